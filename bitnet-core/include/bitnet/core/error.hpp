@@ -1,0 +1,74 @@
+#pragma once
+// The one exception type of the project, and the coarse codes that callers branch on.
+#include <cstdint>
+#include <exception>
+#include <string>
+#include <string_view>
+
+namespace bitnet {
+
+/// Where an Error was made. Not std::source_location: clang 14 (Debian 12's clang, clang-tidy and libFuzzer) lacks
+/// the builtin libstdc++ needs for it, and these three builtins are in every g++ and clang we support.
+struct SourceLocation {
+  const char* file;
+  const char* function;
+  unsigned line;
+  static constexpr SourceLocation current(
+      const char* f = __builtin_FILE(), const char* fn = __builtin_FUNCTION(),
+      unsigned l = static_cast<unsigned>(__builtin_LINE())) noexcept {
+    return {f, fn, l};
+  }
+};
+
+/// What went wrong, coarsely: what a caller may want to branch on. The message says the rest.
+enum class ErrorCode : std::uint8_t {
+  kInvalidArgument,  ///< the caller's value is out of range, unknown or inconsistent
+  kNotFound,         ///< a file, tensor, device or key that was asked for is not there
+  kCorruptFile,      ///< a file contradicts its format
+  kUnsupported,      ///< well-formed, but beyond what this build, CPU or device does
+  kOutOfMemory,      ///< a limit or the system refused memory
+  kIo,               ///< the operating system refused a read or a write
+  kDevice,           ///< a device or its driver failed
+  kCancelled,        ///< the caller asked to stop
+  kInternal,         ///< an invariant of ours does not hold: a bug
+};
+
+/// The code as lower-case words, e.g. "corrupt file".
+std::string_view to_string(ErrorCode code) noexcept;
+
+/// How bad it is for the one who catches it: kRecoverable leaves every object as it was.
+enum class Severity : std::uint8_t { kRecoverable, kFatal };
+
+/// Thrown by every bitnet function that fails. `what()` is the whole story, outermost context first:
+/// "loading model 'm.gguf': tensor 'blk.0.attn_q.weight': expected 2 dims, got 3".
+class Error : public std::exception {
+ public:
+  Error(ErrorCode code, std::string message, SourceLocation where = SourceLocation::current());
+
+  /// Prefixes what() with `context` and ": ", for use in `catch (Error& e) { e.add_context("…"); throw; }`.
+  Error& add_context(std::string_view context);
+
+  ErrorCode code() const noexcept { return code_; }
+  /// kFatal for kInternal and kDevice, else kRecoverable.
+  Severity severity() const noexcept;
+  const SourceLocation& where() const noexcept { return where_; }
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  ErrorCode code_;
+  std::string message_;
+  SourceLocation where_;
+};
+
+/// Runs `body()` and adds `context` to any Error that leaves it.
+template <class Body>
+decltype(auto) with_context(std::string_view context, Body&& body) {
+  try {
+    return body();
+  } catch (Error& e) {
+    e.add_context(context);
+    throw;
+  }
+}
+
+}  // namespace bitnet

@@ -1,0 +1,68 @@
+#pragma once
+// A typed n-dimensional array with shared storage, and views into it that copy nothing.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "bitnet/core/dtype.hpp"
+#include "bitnet/core/shape.hpp"
+
+namespace bitnet {
+
+/// Elements of `dtype` laid out by shape and strides over shared storage. Copying a Tensor copies the handle: both
+/// see the same elements. Reading from several threads is safe; writing needs the caller's order.
+class Tensor {
+ public:
+  Tensor() = default;
+  /// Zero-filled, contiguous, 64-byte aligned. Throws Error(kOutOfMemory), Error(kInvalidArgument) for a kTernary
+  /// tensor whose last dimension is no multiple of 4.
+  Tensor(DType dtype, Shape shape);
+  /// A view of memory that `owner` keeps alive. Throws Error(kInvalidArgument) when `bytes` is too short or not
+  /// aligned for dtype.
+  Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner);
+  template <class T>
+  static Tensor of(Shape shape, std::span<const T> values);  // T: float, int8_t, int32_t
+
+  DType dtype() const noexcept { return dtype_; }
+  const Shape& shape() const noexcept { return shape_; }
+  std::int64_t numel() const noexcept { return shape_.numel(); }
+  /// In elements, slowest first.
+  std::span<const std::int64_t> strides() const noexcept { return {strides_.data(), shape_.rank()}; }
+  bool is_contiguous() const noexcept;
+
+  /// The elements as T. Throws Error(kInvalidArgument) if T is not the dtype's type (uint16_t for f16 and bf16) or
+  /// the tensor is not contiguous.
+  template <class T>
+  std::span<T> span();
+  template <class T>
+  std::span<const T> span() const;
+  /// Raw bytes of a contiguous tensor (the only access to kTernary).
+  std::span<std::byte> bytes();
+  std::span<const std::byte> bytes() const;
+
+  /// Views. Throw Error(kInvalidArgument) on axes or ranges outside the shape; kTernary cannot be viewed except by
+  /// slicing axis 0.
+  Tensor slice(std::int64_t axis, std::int64_t begin, std::int64_t end) const;
+  Tensor permute(std::span<const std::int64_t> axes) const;
+  Tensor transpose(std::int64_t a, std::int64_t b) const;
+  /// Same elements, another shape; needs a contiguous tensor.
+  Tensor reshape(Shape shape) const;
+
+  /// A contiguous copy (or itself when contiguous already).
+  Tensor contiguous() const;
+  /// A copy with elements converted; float → integer rounds half to even and saturates, NaN becomes 0. kTernary
+  /// converts to and from the integers −1, 0, 1 and f32.
+  Tensor to(DType dtype) const;
+
+ private:
+  DType dtype_ = DType::kF32;
+  Shape shape_{0};
+  std::array<std::int64_t, Shape::kMaxRank> strides_{};
+  std::byte* data_ = nullptr;
+  std::shared_ptr<const void> owner_;
+};
+
+}  // namespace bitnet

@@ -1,0 +1,35 @@
+#pragma once
+// Byte layouts of ternary matrices in files: Hugging Face uint8, I2_S, TQ1_0, TQ2_0. Facts with examples:
+// docs/formats/ternary-layouts.md. Layouts in memory (per ISA) are kernels' business, not these.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bitnet/quant/quantize.hpp"
+
+namespace bitnet::quant {
+
+enum class TernaryLayout : std::uint8_t {
+  kHfUint8,  ///< [ceil(out/4), in]; scale is a tensor of its own
+  kI2_S,     ///< in a multiple of 128; one f32 scale at the end
+  kTQ1_0,    ///< in a multiple of 256; an f16 scale per 256
+  kTQ2_0,    ///< in a multiple of 256; an f16 scale per 256
+};
+
+std::string_view to_string(TernaryLayout layout) noexcept;
+
+/// Whether a matrix with `in` columns and `n_scales` scales can be stored; if not, `why` names the rule.
+bool layout_holds(TernaryLayout layout, const TernaryWeights& w, std::string* why = nullptr);
+/// Bytes of a packed [out, in] matrix. Throws Error(kInvalidArgument) when `in` does not fit or sizes overflow.
+std::size_t packed_bytes(TernaryLayout layout, std::int64_t out, std::int64_t in);
+/// Throws Error(kUnsupported) naming the layouts that would do when this one cannot hold `w`.
+std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w);
+/// Throws Error(kCorruptFile) on a wrong size, an invalid code (position given) or a scale that is not finite.
+/// kHfUint8 has no scale inside: `scales` stays empty. TQ types: one scale per tensor when all blocks agree,
+/// one per row (rows_per_scale 1) when each row's agree, else Error(kUnsupported).
+TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out, std::int64_t in);
+
+}  // namespace bitnet::quant

@@ -1,0 +1,1 @@
+#include "bitnet/quant/quantize.hpp"

@@ -1,0 +1,8 @@
+# bitnet_find(<package> <apt package> [find_package arguments…]): find_package that names the Debian package to
+# install when it is missing. A macro, so that imported targets and variables reach the caller.
+macro(bitnet_find package apt)
+  find_package(${package} QUIET ${ARGN})
+  if(NOT ${package}_FOUND)
+    message(FATAL_ERROR "BitNet needs ${package}, which was not found. On Debian: apt-get install ${apt}")
+  endif()
+endmacro()

@@ -1,0 +1,18 @@
+# Script behind bitnet_embed(). A string literal may hold at most 65,536 characters portably, so text is cut
+# into adjacent raw literals of at most 8,000.
+set(text "#pragma once\n// Generated from text files by cmake/embed.cmake.\n#include <string_view>\nnamespace ${NAMESPACE} {\n")
+foreach(file IN LISTS FILES)
+  get_filename_component(stem ${file} NAME_WE)
+  file(READ ${file} body)
+  string(APPEND text "inline constexpr std::string_view ${stem} =\n")
+  string(LENGTH "${body}" n)
+  set(at 0)
+  while(at LESS n)
+    string(SUBSTRING "${body}" ${at} 8000 piece)
+    string(APPEND text "R\"BNEMBED(${piece})BNEMBED\"\n")
+    math(EXPR at "${at}+8000")
+  endwhile()
+  string(APPEND text "\"\";\n")
+endforeach()
+string(APPEND text "}  // namespace ${NAMESPACE}\n")
+file(WRITE ${OUT} "${text}")
