@@ -1,0 +1,276 @@
+#pragma once
+// Row kernels, written once against simd::F32. Every reduction keeps 16 partial sums (lane = index mod 16;
+// the last block is padded with the neutral element) and folds them 16 → 8 → 4 → 2 → 1, so that all ISAs add
+// in one order. Included by f32_table.cpp only; the exponential and what rests on it are in exp.inl.hpp.
+namespace bitnet::kernels {
+namespace {
+
+using simd::F32;
+
+constexpr int kRegs = 16 / F32::kLanes;
+
+/// 16 floats in however many registers the ISA needs.
+struct Block {
+  F32::Reg r[kRegs];
+};
+
+template <class Op>
+BITNET_INLINE Block make_block(Op op) {
+  Block out;
+  BITNET_UNROLL
+  for (int i = 0; i < kRegs; ++i) out.r[i] = op(i);
+  return out;
+}
+
+BITNET_INLINE Block splat(float x) {
+  return make_block([&](int) __attribute__((always_inline)) { return F32::broadcast(x); });
+}
+
+BITNET_INLINE F32::Reg select(F32::Int mask, F32::Reg a, F32::Reg b) {
+  return reinterpret_cast<F32::Reg>((mask & reinterpret_cast<F32::Int>(a)) |
+                                    (~mask & reinterpret_cast<F32::Int>(b)));
+}
+
+BITNET_INLINE F32::Reg absolute(F32::Reg x) {
+  return reinterpret_cast<F32::Reg>(reinterpret_cast<F32::Int>(x) & 0x7fffffff);
+}
+
+// Sources of 16 elements as floats. `block` reads 16, `part` reads n < 16 and pads with `pad`.
+struct FromF32 {
+  const float* p;
+  BITNET_INLINE F32::Reg reg(std::size_t i) const { return F32::load(p + i); }
+  BITNET_INLINE float one(std::size_t i) const { return p[i]; }
+};
+
+BITNET_INLINE F32::Reg widen_bf16(const std::uint16_t* p) {
+  return reinterpret_cast<F32::Reg>(F32::load_u16(p) << 16);
+}
+
+struct FromF16 {
+  const std::uint16_t* p;
+  BITNET_INLINE F32::Reg reg(std::size_t i) const { return F32::load_f16(p + i); }
+  BITNET_INLINE float one(std::size_t i) const {
+    std::uint16_t copy[16] = {p[i]};
+    return F32::load_f16(copy)[0];
+  }
+};
+
+struct FromBf16 {
+  const std::uint16_t* p;
+  BITNET_INLINE F32::Reg reg(std::size_t i) const { return widen_bf16(p + i); }
+  BITNET_INLINE float one(std::size_t i) const {
+    std::uint16_t copy[16] = {p[i]};
+    return widen_bf16(copy)[0];
+  }
+};
+
+template <class Source>
+BITNET_INLINE Block load_block(const Source& from, std::size_t i) {
+  return make_block([&](int r) __attribute__((always_inline)) {
+    return from.reg(i + static_cast<std::size_t>(r * F32::kLanes));
+  });
+}
+
+/// The last n − i < 16 elements, then `pad`.
+template <class Source>
+BITNET_INLINE Block load_part(const Source& from, std::size_t i, std::size_t n, float pad) {
+  float copy[16];
+  for (std::size_t j = 0; j < 16; ++j) copy[j] = i + j < n ? from.one(i + j) : pad;
+  return load_block(FromF32{copy}, 0);
+}
+
+BITNET_INLINE void store_block(float* p, const Block& b) {
+  BITNET_UNROLL
+  for (int r = 0; r < kRegs; ++r) F32::store(p + r * F32::kLanes, b.r[r]);
+}
+
+BITNET_INLINE void store_part(float* p, const Block& b, std::size_t count) {
+  float copy[16];
+  store_block(copy, b);
+  for (std::size_t j = 0; j < count; ++j) p[j] = copy[j];
+}
+
+/// Folds 16 lanes pairwise (i with i + 8, then + 4, + 2, + 1).
+template <class Op>
+BITNET_INLINE float fold(const Block& b, Op op) {
+  float lane[16];
+  store_block(lane, b);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] = op(lane[i], lane[i + width]);
+  return lane[0];
+}
+
+/// acc[lane] = step(acc[lane], x[, y]) over all blocks, then a fold. Four chains would change the order:
+/// there is one per lane on every ISA.
+template <class X, class Step, class Fold>
+BITNET_INLINE float reduce(const X& x, std::size_t n, float start, float pad, Step step, Fold fold_op) {
+  Block acc = splat(start);
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const Block v = load_block(x, i);
+    BITNET_UNROLL
+    for (int r = 0; r < kRegs; ++r) acc.r[r] = step(acc.r[r], v.r[r]);
+  }
+  if (i < n) {
+    const Block v = load_part(x, i, n, pad);
+    BITNET_UNROLL
+    for (int r = 0; r < kRegs; ++r) acc.r[r] = step(acc.r[r], v.r[r]);
+  }
+  return fold(acc, fold_op);
+}
+
+constexpr auto kPlus = [](float a, float b) { return a + b; };
+constexpr auto kLarger = [](float a, float b) { return b > a ? b : a; };
+
+template <class X>
+BITNET_INLINE float dot_of(const X& x, const float* y, std::size_t n) {
+  Block acc = splat(0.0f);
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const Block a = load_block(x, i), b = load_block(FromF32{y}, i);
+    BITNET_UNROLL
+    for (int r = 0; r < kRegs; ++r) acc.r[r] = F32::fma(a.r[r], b.r[r], acc.r[r]);
+  }
+  if (i < n) {
+    const Block a = load_part(x, i, n, 0.0f), b = load_part(FromF32{y}, i, n, 0.0f);
+    BITNET_UNROLL
+    for (int r = 0; r < kRegs; ++r) acc.r[r] = F32::fma(a.r[r], b.r[r], acc.r[r]);
+  }
+  return fold(acc, kPlus);
+}
+
+float dot(const float* x, const float* y, std::size_t n) noexcept { return dot_of(FromF32{x}, y, n); }
+float dot_f16(const std::uint16_t* x, const float* y, std::size_t n) noexcept {
+  return dot_of(FromF16{x}, y, n);
+}
+float dot_bf16(const std::uint16_t* x, const float* y, std::size_t n) noexcept {
+  return dot_of(FromBf16{x}, y, n);
+}
+
+float sum(const float* x, std::size_t n) noexcept {
+  return reduce(
+      FromF32{x}, n, 0.0f, 0.0f, [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return a + v; },
+      kPlus);
+}
+
+float sum_squares(const float* x, std::size_t n) noexcept {
+  return reduce(
+      FromF32{x}, n, 0.0f, 0.0f,
+      [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return F32::fma(v, v, a); }, kPlus);
+}
+
+float max(const float* x, std::size_t n) noexcept {
+  return reduce(
+      FromF32{x}, n, -__builtin_inff(), -__builtin_inff(),
+      [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return select(v > a, v, a); }, kLarger);
+}
+
+float max_abs(const float* x, std::size_t n) noexcept {
+  return reduce(
+      FromF32{x}, n, 0.0f, 0.0f, [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) {
+        const F32::Reg w = absolute(v);
+        return select(w > a, w, a);
+      },
+      kLarger);
+}
+
+/// out[i] = op(x[i]) register by register; op is also given the pad elements, whose results are dropped.
+template <class X, class Op>
+BITNET_INLINE void map1(const X& x, float* out, std::size_t n, Op op) {
+  std::size_t i = 0;
+  for (; i + F32::kLanes <= n; i += F32::kLanes) F32::store(out + i, op(x.reg(i)));
+  if (i == n) return;
+  float copy[F32::kLanes] = {};
+  for (std::size_t j = i; j < n; ++j) copy[j - i] = x.one(j);
+  F32::store(copy, op(F32::load(copy)));
+  for (std::size_t j = i; j < n; ++j) out[j] = copy[j - i];
+}
+
+/// out[i] = op(x[i], y[i])
+template <class Op>
+BITNET_INLINE void map2(const float* x, const float* y, float* out, std::size_t n, Op op) {
+  std::size_t i = 0;
+  for (; i + F32::kLanes <= n; i += F32::kLanes) F32::store(out + i, op(F32::load(x + i), F32::load(y + i)));
+  if (i == n) return;
+  float a[F32::kLanes] = {}, b[F32::kLanes] = {};
+  for (std::size_t j = i; j < n; ++j) {
+    a[j - i] = x[j];
+    b[j - i] = y[j];
+  }
+  F32::store(a, op(F32::load(a), F32::load(b)));
+  for (std::size_t j = i; j < n; ++j) out[j] = a[j - i];
+}
+
+void axpy(float a, const float* x, float* y, std::size_t n) noexcept {
+  const F32::Reg va = F32::broadcast(a);
+  map2(
+      x, y, y, n, [&](F32::Reg u, F32::Reg v) __attribute__((always_inline)) { return F32::fma(va, u, v); });
+}
+
+void scale(float a, float* x, std::size_t n) noexcept {
+  const F32::Reg va = F32::broadcast(a);
+  map1(
+      FromF32{x}, x, n, [&](F32::Reg v) __attribute__((always_inline)) { return va * v; });
+}
+
+void add(const float* x, float* y, std::size_t n) noexcept {
+  map2(
+      x, y, y, n, [](F32::Reg u, F32::Reg v) __attribute__((always_inline)) { return v + u; });
+}
+
+void mul(const float* x, float* y, std::size_t n) noexcept {
+  map2(
+      x, y, y, n, [](F32::Reg u, F32::Reg v) __attribute__((always_inline)) { return v * u; });
+}
+
+void rms_norm(const float* x, const float* w, float eps, float* y, std::size_t n) noexcept {
+  const float mean = n == 0 ? 0.0f : sum_squares(x, n) / static_cast<float>(n);
+  const F32::Reg factor = F32::broadcast(1.0f / __builtin_sqrtf(mean + eps));
+  map2(
+      x, w, y, n, [&](F32::Reg u, F32::Reg v) __attribute__((always_inline)) { return u * factor * v; });
+}
+
+void relu2_gate(const float* gate, const float* up, float* out, std::size_t n) noexcept {
+  const F32::Reg zero = F32::broadcast(0.0f);
+  map2(
+      gate, up, out, n, [&](F32::Reg g, F32::Reg u) __attribute__((always_inline)) {
+        const F32::Reg relu = select(g < zero, zero, g);  // a NaN stays one
+        return relu * relu * u;
+      });
+}
+
+/// One pair of registers of rope: t is named so that the product is rounded before the fused step everywhere.
+BITNET_INLINE void rotate(F32::Reg& a, F32::Reg& b, F32::Reg c, F32::Reg s) {
+  const F32::Reg bs = b * s, as = a * s;
+  const F32::Reg first = F32::fma(a, c, -bs);
+  b = F32::fma(b, c, as);
+  a = first;
+}
+
+void rope(float* x, const float* cos, const float* sin, std::size_t half) noexcept {
+  std::size_t i = 0;
+  for (; i + F32::kLanes <= half; i += F32::kLanes) {
+    F32::Reg a = F32::load(x + i), b = F32::load(x + half + i);
+    rotate(a, b, F32::load(cos + i), F32::load(sin + i));
+    F32::store(x + i, a);
+    F32::store(x + half + i, b);
+  }
+  for (; i < half; ++i) {
+    const float a = x[i], b = x[half + i], bs = b * sin[i], as = a * sin[i];
+    x[i] = F32::fma1(a, cos[i], -bs);
+    x[half + i] = F32::fma1(b, cos[i], as);
+  }
+}
+
+void f16_to_f32(const std::uint16_t* x, float* y, std::size_t n) noexcept {
+  map1(
+      FromF16{x}, y, n, [](F32::Reg v) __attribute__((always_inline)) { return v; });
+}
+
+void bf16_to_f32(const std::uint16_t* x, float* y, std::size_t n) noexcept {
+  map1(
+      FromBf16{x}, y, n, [](F32::Reg v) __attribute__((always_inline)) { return v; });
+}
+
+}  // namespace
+}  // namespace bitnet::kernels
