@@ -1,5 +1,5 @@
-// main() of every test executable. Exit status 77 (skipped, for ctest) when the ISA that BITNET_ISA names is not
-// supported here, or when every test that ran was skipped.
+// main() of every test executable. Exit status 77 (skipped, for ctest) when the ISA that BITNET_ISA names is
+// not supported here, or when every test that ran was skipped.
 #include <unistd.h>
 
 #include <cstdio>
@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
   }
   const int failed = RUN_ALL_TESTS();
   const auto& all = *::testing::UnitTest::GetInstance();
-  if (failed == 0 && all.skipped_test_count() > 0 && all.skipped_test_count() == all.test_to_run_count()) return 77;
+  if (failed == 0 && all.skipped_test_count() > 0 && all.skipped_test_count() == all.test_to_run_count())
+    return 77;
   return failed;
 }

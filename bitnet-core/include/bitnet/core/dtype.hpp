@@ -10,8 +10,8 @@ namespace bitnet {
 /// Element type of a Tensor. File formats have richer type lists of their own (GgmlType in io/gguf.hpp).
 enum class DType : std::uint8_t {
   kF32,
-  kF16,      ///< IEEE binary16
-  kBF16,     ///< upper half of binary32
+  kF16,   ///< IEEE binary16
+  kBF16,  ///< upper half of binary32
   kI8,
   kI32,
   kTernary,  ///< packed 2-bit codes c = w + 1, four per byte, element 4·j + i in bits 2·i of byte j
@@ -22,12 +22,18 @@ std::string_view to_string(DType dtype) noexcept;
 /// Bits of one element: 2 for kTernary, else 8·sizeof.
 constexpr std::size_t bits_of(DType dtype) noexcept {
   switch (dtype) {
-    case DType::kF32: return 32;
-    case DType::kF16: return 16;
-    case DType::kBF16: return 16;
-    case DType::kI8: return 8;
-    case DType::kI32: return 32;
-    case DType::kTernary: return 2;
+    case DType::kF32:
+      return 32;
+    case DType::kF16:
+      return 16;
+    case DType::kBF16:
+      return 16;
+    case DType::kI8:
+      return 8;
+    case DType::kI32:
+      return 32;
+    case DType::kTernary:
+      return 2;
   }
   return 0;
 }

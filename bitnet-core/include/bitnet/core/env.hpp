@@ -1,6 +1,6 @@
 #pragma once
-// The environment variables the libraries know, each read in one place (src/env.cpp). docs/environment.md lists
-// them with their meaning.
+// The environment variables the libraries know, each read in one place (src/env.cpp). docs/environment.md
+// lists them with their meaning.
 #include <optional>
 #include <span>
 #include <string>

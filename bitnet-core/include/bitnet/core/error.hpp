@@ -7,15 +7,15 @@
 
 namespace bitnet {
 
-/// Where an Error was made. Not std::source_location: clang 14 (Debian 12's clang, clang-tidy and libFuzzer) lacks
-/// the builtin libstdc++ needs for it, and these three builtins are in every g++ and clang we support.
+/// Where an Error was made. Not std::source_location: clang 14 (Debian 12's clang, clang-tidy and libFuzzer)
+/// lacks the builtin libstdc++ needs for it, and these three builtins are in every g++ and clang we support.
 struct SourceLocation {
   const char* file;
   const char* function;
   unsigned line;
-  static constexpr SourceLocation current(
-      const char* f = __builtin_FILE(), const char* fn = __builtin_FUNCTION(),
-      unsigned l = static_cast<unsigned>(__builtin_LINE())) noexcept {
+  static constexpr SourceLocation current(const char* f = __builtin_FILE(),
+                                          const char* fn = __builtin_FUNCTION(),
+                                          unsigned l = static_cast<unsigned>(__builtin_LINE())) noexcept {
     return {f, fn, l};
   }
 };

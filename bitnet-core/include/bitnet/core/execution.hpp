@@ -9,8 +9,8 @@
 
 namespace bitnet {
 
-/// A set of worker threads (a oneTBB arena of its own) and an ISA. Shared by reference between objects that run on
-/// it; all members are thread-safe. Results of the project's algorithms never depend on `threads()`.
+/// A set of worker threads (a oneTBB arena of its own) and an ISA. Shared by reference between objects that
+/// run on it; all members are thread-safe. Results of the project's algorithms never depend on `threads()`.
 class ExecutionContext {
  public:
   struct Options {
@@ -21,7 +21,8 @@ class ExecutionContext {
   };
 
   ExecutionContext();
-  /// Throws Error(kInvalidArgument | kUnsupported) on a bad BITNET_THREADS or BITNET_ISA, or more than 1024 threads.
+  /// Throws Error(kInvalidArgument | kUnsupported) on a bad BITNET_THREADS or BITNET_ISA, or more than 1024
+  /// threads.
   explicit ExecutionContext(const Options& options);
   ~ExecutionContext();
   ExecutionContext(const ExecutionContext&) = delete;
@@ -30,14 +31,14 @@ class ExecutionContext {
   std::size_t threads() const noexcept;
   Isa isa() const noexcept;
 
-  /// Calls body(begin, end) on disjoint ranges that cover [0, n), each at least `grain` long except the last, and
-  /// returns when all are done. The cut into ranges depends on n, grain and threads() only. An exception of `body`
-  /// is rethrown here, after the others have ended. May be nested.
+  /// Calls body(begin, end) on disjoint ranges that cover [0, n), each at least `grain` long except the last,
+  /// and returns when all are done. The cut into ranges depends on n, grain and threads() only. An exception
+  /// of `body` is rethrown here, after the others have ended. May be nested.
   template <class Body>
   void parallel_for(std::size_t n, std::size_t grain, Body&& body) const {
     using B = std::remove_reference_t<Body>;
-    run(n, grain,
-        [](void* b, std::size_t begin, std::size_t end) { (*static_cast<B*>(b))(begin, end); },
+    run(
+        n, grain, [](void* b, std::size_t begin, std::size_t end) { (*static_cast<B*>(b))(begin, end); },
         const_cast<void*>(static_cast<const void*>(std::addressof(body))));
   }
 

@@ -1,6 +1,7 @@
 #pragma once
-// Float arithmetic of the project with one fixed order: results do not depend on thread count and are bit-equal on
-// every ISA that has FMA (docs/numerics.md). One row or one block a call; callers cut work with ExecutionContext.
+// Float arithmetic of the project with one fixed order: results do not depend on thread count and are
+// bit-equal on every ISA that has FMA (docs/numerics.md). One row or one block a call; callers cut work with
+// ExecutionContext.
 #include <cstddef>
 #include <cstdint>
 
@@ -8,14 +9,14 @@
 
 namespace bitnet {
 
-/// Table of one ISA's kernels, all noexcept, none allocates unless said. `n` counts elements. Pointers need no
-/// alignment. Reductions run over 16 virtual lanes (lane = index mod 16), then pairwise over the lanes.
+/// Table of one ISA's kernels, all noexcept, none allocates unless said. `n` counts elements. Pointers need
+/// no alignment. Reductions run over 16 virtual lanes (lane = index mod 16), then pairwise over the lanes.
 struct F32Kernels {
   const char* isa;
 
   /// C[m,n] = (accumulate ? C : 0) + A·B, one fused multiply-add a term in ascending k.
-  /// a(i,k) = a[i·a_row + k·a_col], b(k,j) = b[k·b_row + j·b_col], c(i,j) = c[i·ldc + j]: any transpose is a pair
-  /// of strides. Single-threaded; `scratch` holds gemm_scratch floats (packing panels), 64-byte aligned.
+  /// a(i,k) = a[i·a_row + k·a_col], b(k,j) = b[k·b_row + j·b_col], c(i,j) = c[i·ldc + j]: any transpose is a
+  /// pair of strides. Single-threaded; `scratch` holds gemm_scratch floats (packing panels), 64-byte aligned.
   void (*gemm)(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t a_row,
                std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col, float* c,
                std::int64_t ldc, bool accumulate, float* scratch) noexcept;
@@ -34,8 +35,8 @@ struct F32Kernels {
   /// x = exp(x − m), returns their sum; own exp, relative error ≤ 2 ulp, exp(−inf) = 0.
   float (*exp_sum)(float* x, float m, std::size_t n) noexcept;
   void (*scale)(float a, float* x, std::size_t n) noexcept;
-  void (*add)(const float* x, float* y, std::size_t n) noexcept;                      // y += x
-  void (*mul)(const float* x, float* y, std::size_t n) noexcept;                      // y *= x
+  void (*add)(const float* x, float* y, std::size_t n) noexcept;  // y += x
+  void (*mul)(const float* x, float* y, std::size_t n) noexcept;  // y *= x
   void (*relu2_gate)(const float* gate, const float* up, float* out, std::size_t n) noexcept;
   void (*silu_gate)(const float* gate, const float* up, float* out, std::size_t n) noexcept;
   /// Rotates pairs (x[i], x[i+half]) by cos[i], sin[i].
@@ -51,7 +52,7 @@ class ExecutionContext;
 
 /// gemm() over all threads of `context`, cut into blocks whose results do not depend on the cut.
 void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
-          std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col, float* c,
-          std::int64_t ldc, bool accumulate);
+          std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col,
+          float* c, std::int64_t ldc, bool accumulate);
 
 }  // namespace bitnet

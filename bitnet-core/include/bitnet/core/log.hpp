@@ -1,6 +1,6 @@
 #pragma once
-// Diagnostics of the libraries. They never print to standard output; by default messages of level kWarning and
-// above go to standard error, and an application may take them all with set_log_sink().
+// Diagnostics of the libraries. They never print to standard output; by default messages of level kWarning
+// and above go to standard error, and an application may take them all with set_log_sink().
 #include <cstdint>
 #include <functional>
 #include <string_view>

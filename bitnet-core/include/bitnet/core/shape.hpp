@@ -16,7 +16,8 @@ class Shape {
   static constexpr std::size_t kMaxRank = 8;
 
   Shape() = default;
-  /// Throws Error(kInvalidArgument) on more than kMaxRank dimensions, a negative one, or a product over 2^63 − 1.
+  /// Throws Error(kInvalidArgument) on more than kMaxRank dimensions, a negative one, or a product over 2^63
+  /// − 1.
   Shape(std::initializer_list<std::int64_t> dims);
   explicit Shape(std::span<const std::int64_t> dims);
 

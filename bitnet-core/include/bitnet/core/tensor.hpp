@@ -12,16 +12,16 @@
 
 namespace bitnet {
 
-/// Elements of `dtype` laid out by shape and strides over shared storage. Copying a Tensor copies the handle: both
-/// see the same elements. Reading from several threads is safe; writing needs the caller's order.
+/// Elements of `dtype` laid out by shape and strides over shared storage. Copying a Tensor copies the handle:
+/// both see the same elements. Reading from several threads is safe; writing needs the caller's order.
 class Tensor {
  public:
   Tensor() = default;
-  /// Zero-filled, contiguous, 64-byte aligned. Throws Error(kOutOfMemory), Error(kInvalidArgument) for a kTernary
-  /// tensor whose last dimension is no multiple of 4.
+  /// Zero-filled, contiguous, 64-byte aligned. Throws Error(kOutOfMemory), Error(kInvalidArgument) for a
+  /// kTernary tensor whose last dimension is no multiple of 4.
   Tensor(DType dtype, Shape shape);
-  /// A view of memory that `owner` keeps alive. Throws Error(kInvalidArgument) when `bytes` is too short or not
-  /// aligned for dtype.
+  /// A view of memory that `owner` keeps alive. Throws Error(kInvalidArgument) when `bytes` is too short or
+  /// not aligned for dtype.
   Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner);
   template <class T>
   static Tensor of(Shape shape, std::span<const T> values);  // T: float, int8_t, int32_t
@@ -33,8 +33,8 @@ class Tensor {
   std::span<const std::int64_t> strides() const noexcept { return {strides_.data(), shape_.rank()}; }
   bool is_contiguous() const noexcept;
 
-  /// The elements as T. Throws Error(kInvalidArgument) if T is not the dtype's type (uint16_t for f16 and bf16) or
-  /// the tensor is not contiguous.
+  /// The elements as T. Throws Error(kInvalidArgument) if T is not the dtype's type (uint16_t for f16 and
+  /// bf16) or the tensor is not contiguous.
   template <class T>
   std::span<T> span();
   template <class T>
@@ -43,8 +43,8 @@ class Tensor {
   std::span<std::byte> bytes();
   std::span<const std::byte> bytes() const;
 
-  /// Views. Throw Error(kInvalidArgument) on axes or ranges outside the shape; kTernary cannot be viewed except by
-  /// slicing axis 0.
+  /// Views. Throw Error(kInvalidArgument) on axes or ranges outside the shape; kTernary cannot be viewed
+  /// except by slicing axis 0.
   Tensor slice(std::int64_t axis, std::int64_t begin, std::int64_t end) const;
   Tensor permute(std::span<const std::int64_t> axes) const;
   Tensor transpose(std::int64_t a, std::int64_t b) const;
@@ -53,8 +53,8 @@ class Tensor {
 
   /// A contiguous copy (or itself when contiguous already).
   Tensor contiguous() const;
-  /// A copy with elements converted; float → integer rounds half to even and saturates, NaN becomes 0. kTernary
-  /// converts to and from the integers −1, 0, 1 and f32.
+  /// A copy with elements converted; float → integer rounds half to even and saturates, NaN becomes 0.
+  /// kTernary converts to and from the integers −1, 0, 1 and f32.
   Tensor to(DType dtype) const;
 
  private:

@@ -20,19 +20,19 @@ struct QuantizedRows {
 };
 
 /// Quantises x [rows, cols] into `to`, reusing its memory (no allocation once it is large enough).
-void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows, std::int64_t cols,
-                   QuantizedRows& to);
+void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
+                   std::int64_t cols, QuantizedRows& to);
 
-/// A ternary matrix repacked for one ISA (2-bit codes, "T16" tiles; docs/numerics.md has the int32 bound). Any out
-/// and any in ≤ 500,000. Immutable, thread-safe.
+/// A ternary matrix repacked for one ISA (2-bit codes, "T16" tiles; docs/numerics.md has the int32 bound).
+/// Any out and any in ≤ 500,000. Immutable, thread-safe.
 class BitLinear {
  public:
-  /// Repacks for context.isa(). Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that disagree, or an
-  /// `in` over the bound.
+  /// Repacks for context.isa(). Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that disagree,
+  /// or an `in` over the bound.
   BitLinear(const ExecutionContext& context, const TernaryWeights& weights);
   /// The same from views, without a TernaryWeights.
-  BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in, std::span<const std::int8_t> trits,
-            std::span<const float> scales, std::int64_t rows_per_scale);
+  BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
+            std::span<const std::int8_t> trits, std::span<const float> scales, std::int64_t rows_per_scale);
   ~BitLinear();
   BitLinear(BitLinear&&) noexcept;
 
@@ -41,7 +41,8 @@ class BitLinear {
   std::size_t bytes() const noexcept;
 
   /// acc[rows, out] = Σ_k x·trit, exact; bit-equal on every ISA and thread count.
-  void multiply_int(const ExecutionContext& context, const QuantizedRows& x, std::span<std::int32_t> acc) const;
+  void multiply_int(const ExecutionContext& context, const QuantizedRows& x,
+                    std::span<std::int32_t> acc) const;
   /// y[rows, out] = float(acc) · (scale[row of W] · inv_scale[row of x]), one rounding a product.
   void forward(const ExecutionContext& context, const QuantizedRows& x, std::span<float> y) const;
   /// The trits again, for export and tests. [out, in]

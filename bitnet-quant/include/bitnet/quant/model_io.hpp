@@ -1,7 +1,7 @@
 #pragma once
-// Whole models in files: Hugging Face directories and GGUF files ↔ logical tensors (trits and scales, or dense
-// values), one tensor in memory at a time. The only place that knows tensor names, scale directions, row
-// permutations and packings at once; inference, training's export and `bitnet convert` are its callers.
+// Whole models in files: Hugging Face directories and GGUF files ↔ logical tensors (trits and scales, or
+// dense values), one tensor in memory at a time. The only place that knows tensor names, scale directions,
+// row permutations and packings at once; inference, training's export and `bitnet convert` are its callers.
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -22,15 +22,15 @@ namespace bitnet::quant {
 /// What a model is stored as.
 enum class ModelFormat : std::uint8_t { kHf, kGguf };
 
-/// One tensor, whole: ternary (trits and scales) or dense (bytes of f32, f16 or bf16). Vectors are [1, n]-free:
-/// shape as in tensor_shape().
+/// One tensor, whole: ternary (trits and scales) or dense (bytes of f32, f16 or bf16). Vectors are [1,
+/// n]-free: shape as in tensor_shape().
 struct LogicalTensor {
   TensorId id;
   Shape shape;
   bool ternary = false;
-  TernaryWeights weights;         ///< if ternary
-  DType dtype = DType::kF32;      ///< if dense
-  std::vector<std::byte> dense;   // if dense: [shape] of dtype
+  TernaryWeights weights;        ///< if ternary
+  DType dtype = DType::kF32;     ///< if dense
+  std::vector<std::byte> dense;  // if dense: [shape] of dtype
 
   /// Dense values widened to f32 (ternary: scale · trit).
   std::vector<float> to_f32() const;
@@ -46,9 +46,9 @@ enum class FloatLinears : std::uint8_t {
 /// A model opened for reading. Files stay mapped; read() is thread-safe.
 class ModelReader {
  public:
-  /// `path`: a Hugging Face directory or a GGUF file. Checks config, that every tensor of the architecture is there
-  /// once with its shape and a type that can be read, and that nothing unknown is (extra tensors are reported in
-  /// notes()). Throws Error(kNotFound | kIo | kCorruptFile | kUnsupported), file and place named.
+  /// `path`: a Hugging Face directory or a GGUF file. Checks config, that every tensor of the architecture is
+  /// there once with its shape and a type that can be read, and that nothing unknown is (extra tensors are
+  /// reported in notes()). Throws Error(kNotFound | kIo | kCorruptFile | kUnsupported), file and place named.
   static std::unique_ptr<ModelReader> open(const std::filesystem::path& path,
                                            FloatLinears floats = FloatLinears::kAsConfigured);
   virtual ~ModelReader() = default;
@@ -59,8 +59,8 @@ class ModelReader {
   virtual std::shared_ptr<const Tokenizer> tokenizer() const = 0;
   /// The tensors in file order of model_tensors().
   virtual std::vector<TensorId> tensors() const = 0;
-  /// Decoded tensor. Throws Error(kCorruptFile) on invalid codes or scales that are not finite; a scale that is
-  /// implausible for its declared direction is a note.
+  /// Decoded tensor. Throws Error(kCorruptFile) on invalid codes or scales that are not finite; a scale that
+  /// is implausible for its declared direction is a note.
   virtual LogicalTensor read(TensorId id) const = 0;
   /// Stored type of a tensor ("I2_S", "U8 packed", "BF16 → ternary", …) and its bytes, for `inspect`.
   virtual std::string stored_type(TensorId id) const = 0;
@@ -74,16 +74,16 @@ class ModelReader {
 enum class LinearType : std::uint8_t { kHf, kI2_S, kTQ1_0, kTQ2_0, kDense };
 
 struct WriteOptions {
-  LinearType type = LinearType::kI2_S;                      ///< kHf and kDense without `gguf` write a directory
-  bool gguf = true;                                         ///< with kDense: GGUF or directory
+  LinearType type = LinearType::kI2_S;  ///< kHf and kDense without `gguf` write a directory
+  bool gguf = true;                     ///< with kDense: GGUF or directory
   WeightScaleForm scale_form = WeightScaleForm::kMultiply;  ///< kHf only
   DType dense_type = DType::kF16;                           ///< embeddings, head and dense linears
   DType norm_type = DType::kF32;
 };
 
 /// Writes a model tensor by tensor, atomically per file. `source(id)` is called once for each of
-/// model_tensors(config), in that order. Throws Error(kUnsupported) before anything is written when a tensor cannot
-/// be held by the type (K, or several scales), naming the types that would do; Error(kIo).
+/// model_tensors(config), in that order. Throws Error(kUnsupported) before anything is written when a tensor
+/// cannot be held by the type (K, or several scales), naming the types that would do; Error(kIo).
 void write_model(const std::filesystem::path& path, const ModelConfig& config, const Tokenizer* tokenizer,
                  const std::function<LogicalTensor(TensorId)>& source, const WriteOptions& options);
 

@@ -23,13 +23,15 @@ std::string_view to_string(TernaryLayout layout) noexcept;
 
 /// Whether a matrix with `in` columns and `n_scales` scales can be stored; if not, `why` names the rule.
 bool layout_holds(TernaryLayout layout, const TernaryWeights& w, std::string* why = nullptr);
-/// Bytes of a packed [out, in] matrix. Throws Error(kInvalidArgument) when `in` does not fit or sizes overflow.
+/// Bytes of a packed [out, in] matrix. Throws Error(kInvalidArgument) when `in` does not fit or sizes
+/// overflow.
 std::size_t packed_bytes(TernaryLayout layout, std::int64_t out, std::int64_t in);
 /// Throws Error(kUnsupported) naming the layouts that would do when this one cannot hold `w`.
 std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w);
-/// Throws Error(kCorruptFile) on a wrong size, an invalid code (position given) or a scale that is not finite.
-/// kHfUint8 has no scale inside: `scales` stays empty. TQ types: one scale per tensor when all blocks agree,
-/// one per row (rows_per_scale 1) when each row's agree, else Error(kUnsupported).
-TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out, std::int64_t in);
+/// Throws Error(kCorruptFile) on a wrong size, an invalid code (position given) or a scale that is not
+/// finite. kHfUint8 has no scale inside: `scales` stays empty. TQ types: one scale per tensor when all blocks
+/// agree, one per row (rows_per_scale 1) when each row's agree, else Error(kUnsupported).
+TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out,
+                      std::int64_t in);
 
 }  // namespace bitnet::quant

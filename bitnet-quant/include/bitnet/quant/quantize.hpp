@@ -12,14 +12,15 @@ namespace bitnet::quant {
 /// Trits of one matrix with their scale in the multiply form: W ≈ scale · trit.
 struct TernaryWeights {
   std::int64_t out = 0, in = 0;
-  std::vector<std::int8_t> trits;  // [out, in], −1, 0 or 1
-  std::vector<float> scales;       // [ceil(out / rows_per_scale)]
-  std::int64_t rows_per_scale = 0; ///< `out` for one scale per tensor
+  std::vector<std::int8_t> trits;   // [out, in], −1, 0 or 1
+  std::vector<float> scales;        // [ceil(out / rows_per_scale)]
+  std::int64_t rows_per_scale = 0;  ///< `out` for one scale per tensor
 };
 
-/// absmean: m = max(mean|W|, 1e-5), trit = clamp(round_half_even(W / m), −1, 1), scale = m. The mean is summed in
-/// double in index order and rounded once to f32; W·(1/m) is evaluated in f32 as the definition does.
-/// Throws Error(kInvalidArgument) on sizes that disagree or on a NaN or infinite weight (with its index).
+/// absmean: m = max(mean|W|, 1e-5), trit = clamp(round_half_even(W / m), −1, 1), scale = m. The mean is
+/// summed in double in index order and rounded once to f32; W·(1/m) is evaluated in f32 as the definition
+/// does. Throws Error(kInvalidArgument) on sizes that disagree or on a NaN or infinite weight (with its
+/// index).
 TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t in);
 
 /// absmax of one row: a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x·a), −128, 127). Returns a.

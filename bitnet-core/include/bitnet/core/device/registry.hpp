@@ -1,7 +1,7 @@
 #pragma once
 // Which backends an application has, by name. An explicit object that the application fills
-// (inference::register_cpu_backend, gpu::register_backends), not a global filled by static initialisers: the linker
-// drops those from static archives.
+// (inference::register_cpu_backend, gpu::register_backends), not a global filled by static initialisers: the
+// linker drops those from static archives.
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,17 +17,17 @@ enum class DeviceKind : std::uint8_t { kCpu, kGpu, kAccelerator };
 
 /// A device that a backend can be made for.
 struct Device {
-  std::string name;         ///< "cpu", "opencl:<platform>:<device>"
+  std::string name;  ///< "cpu", "opencl:<platform>:<device>"
   DeviceKind kind{};
   std::string description;  ///< vendor, model, driver
   std::size_t memory_bytes = 0;
-  bool emulated = false;    ///< runs on the host's own cores (PoCL): never chosen by `auto`
+  bool emulated = false;  ///< runs on the host's own cores (PoCL): never chosen by `auto`
 };
 
 /// Result of automatic selection.
 struct Selection {
   Device device;
-  std::string reason;       ///< e.g. "cpu: no GPU found", one sentence for `--verbose`
+  std::string reason;  ///< e.g. "cpu: no GPU found", one sentence for `--verbose`
 };
 
 /// Maps device names to factories. Not thread-safe while it is being filled.
@@ -38,7 +38,8 @@ class BackendRegistry {
   /// Throws Error(kInvalidArgument) on a name that is taken.
   void add(Device device, Factory factory);
   /// `name`: a device's name or "auto". Throws Error(kNotFound) listing the devices there are.
-  std::unique_ptr<Backend> create(std::string_view name, std::shared_ptr<const ExecutionContext> context) const;
+  std::unique_ptr<Backend> create(std::string_view name,
+                                  std::shared_ptr<const ExecutionContext> context) const;
   /// What "auto" (or an explicit name) resolves to and why: the real GPU with the most memory, else the CPU.
   Selection select(std::string_view name) const;
   std::vector<Device> devices() const;

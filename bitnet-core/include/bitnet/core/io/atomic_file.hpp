@@ -9,8 +9,8 @@
 
 namespace bitnet {
 
-/// A file written aside (same directory, a name of its own), fsynced and renamed over `path` by commit(). Without
-/// commit() the destructor removes what was written. Not thread-safe.
+/// A file written aside (same directory, a name of its own), fsynced and renamed over `path` by commit().
+/// Without commit() the destructor removes what was written. Not thread-safe.
 class AtomicFile {
  public:
   /// Throws Error(kIo) if the directory is not writable.
@@ -22,8 +22,8 @@ class AtomicFile {
   /// Appends. Throws Error(kIo) naming the file and the reason (a full disk, say).
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  /// Overwrites earlier bytes, for headers that are known last. Throws Error(kIo), Error(kInvalidArgument) when
-  /// the range was not written yet.
+  /// Overwrites earlier bytes, for headers that are known last. Throws Error(kIo), Error(kInvalidArgument)
+  /// when the range was not written yet.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   /// Bytes appended so far.
   std::uint64_t size() const noexcept { return size_; }
@@ -41,7 +41,8 @@ class AtomicFile {
 /// The whole of `text` to `path`, atomically. Throws Error(kIo).
 void write_file(const std::filesystem::path& path, std::string_view text);
 
-/// The whole file as text. Throws Error(kNotFound | kIo), and Error(kInvalidArgument) when larger than `limit`.
+/// The whole file as text. Throws Error(kNotFound | kIo), and Error(kInvalidArgument) when larger than
+/// `limit`.
 std::string read_file(const std::filesystem::path& path, std::uint64_t limit = std::uint64_t{1} << 31);
 
 }  // namespace bitnet

@@ -1,6 +1,6 @@
 #pragma once
-// The GGUF v3 container: typed key-values and a tensor index. What the tensors mean is bitnet-quant's model_io.
-// Format facts: docs/formats/gguf.md.
+// The GGUF v3 container: typed key-values and a tensor index. What the tensors mean is bitnet-quant's
+// model_io. Format facts: docs/formats/gguf.md.
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -19,15 +19,25 @@ namespace bitnet {
 
 /// Type ids of tensor data that we name. Other ids are kept as numbers; only their bytes cannot be sized.
 enum class GgmlType : std::int32_t {
-  kF32 = 0, kF16 = 1, kQ8_0 = 8, kQ6_K = 14, kI8 = 24, kBF16 = 30,
-  kTQ1_0 = 34, kTQ2_0 = 35, kI2_S = 36, kTL1 = 38, kTL2 = 39, kQ2_0 = 42,
+  kF32 = 0,
+  kF16 = 1,
+  kQ8_0 = 8,
+  kQ6_K = 14,
+  kI8 = 24,
+  kBF16 = 30,
+  kTQ1_0 = 34,
+  kTQ2_0 = 35,
+  kI2_S = 36,
+  kTL1 = 38,
+  kTL2 = 39,
+  kQ2_0 = 42,
 };
 
 /// "I2_S", or "type 99" for an id that we do not name.
 std::string to_string(GgmlType type);
 
-/// Bytes of a tensor of `type` with `dims` (dims[0] fastest). Throws Error(kUnsupported) for a type whose size is
-/// unknown, Error(kCorruptFile) when dims[0] is no multiple of the block or the product overflows.
+/// Bytes of a tensor of `type` with `dims` (dims[0] fastest). Throws Error(kUnsupported) for a type whose
+/// size is unknown, Error(kCorruptFile) when dims[0] is no multiple of the block or the product overflows.
 /// I2_S counts its 32 trailing bytes (scale and padding).
 std::uint64_t ggml_bytes(GgmlType type, std::span<const std::int64_t> dims);
 
@@ -49,8 +59,8 @@ class GgufMetadata {
   const GgufValue* find(std::string_view key) const noexcept;
   std::span<const std::pair<std::string, GgufValue>> entries() const noexcept { return entries_; }
 
-  /// Typed look-ups: empty when the key is absent, Error(kCorruptFile) naming key, expected and found type when it
-  /// has another type or an integer is out of range.
+  /// Typed look-ups: empty when the key is absent, Error(kCorruptFile) naming key, expected and found type
+  /// when it has another type or an integer is out of range.
   std::optional<std::int64_t> integer(std::string_view key) const;
   std::optional<double> number(std::string_view key) const;  ///< integers convert
   std::optional<bool> boolean(std::string_view key) const;
@@ -79,7 +89,7 @@ struct GgufTensorInfo {
   std::string name;
   std::vector<std::int64_t> dims;  ///< dims[0] is the fastest: in_features of a linear
   GgmlType type{};
-  std::uint64_t offset = 0;        ///< from the start of the data section, aligned
+  std::uint64_t offset = 0;  ///< from the start of the data section, aligned
   std::uint64_t bytes = 0;
 };
 
@@ -105,13 +115,15 @@ class GgufFile {
   std::uint64_t data_start_ = 0;
 };
 
-/// Writes a GGUF file tensor by tensor, atomically. The index is declared first, then each tensor's bytes follow
-/// in the same order, so that only one tensor is in memory. Not thread-safe.
+/// Writes a GGUF file tensor by tensor, atomically. The index is declared first, then each tensor's bytes
+/// follow in the same order, so that only one tensor is in memory. Not thread-safe.
 class GgufWriter {
  public:
   /// `tensors`: name, dims and type of each; offsets and sizes are computed here. Throws like AtomicFile.
-  GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors);
-  /// Bytes of the next tensor in declared order. Throws Error(kInvalidArgument) if name or size differ from it.
+  GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
+             std::vector<GgufTensorInfo> tensors);
+  /// Bytes of the next tensor in declared order. Throws Error(kInvalidArgument) if name or size differ from
+  /// it.
   void write(std::string_view name, std::span<const std::byte> bytes);
   /// Throws Error(kInvalidArgument) if tensors are missing, Error(kIo).
   void finish();

@@ -33,8 +33,8 @@ struct SafeTensorInfo {
 class SafeTensors {
  public:
   /// `path`: a .safetensors file, an .index.json, or a directory (index first, then model.safetensors, then a
-  /// lone .safetensors file). Checks header length, JSON, dtypes × shapes against offsets, overlaps and gaps, shard
-  /// names (no path separators, no cycles) and that the index agrees with the shards. Throws
+  /// lone .safetensors file). Checks header length, JSON, dtypes × shapes against offsets, overlaps and gaps,
+  /// shard names (no path separators, no cycles) and that the index agrees with the shards. Throws
   /// Error(kNotFound | kIo | kCorruptFile) naming file, place and expectation.
   static std::shared_ptr<const SafeTensors> open(const std::filesystem::path& path);
 
@@ -56,10 +56,12 @@ class SafeTensors {
 /// Writes one .safetensors file tensor by tensor, atomically. Not thread-safe.
 class SafeTensorsWriter {
  public:
-  /// Declares every tensor first (begin/end/shard are computed). Throws Error(kInvalidArgument) on duplicate names.
+  /// Declares every tensor first (begin/end/shard are computed). Throws Error(kInvalidArgument) on duplicate
+  /// names.
   SafeTensorsWriter(const std::filesystem::path& path, std::vector<SafeTensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {});
-  /// Bytes of the next tensor in declared order. Throws Error(kInvalidArgument) if name or size differ from it.
+  /// Bytes of the next tensor in declared order. Throws Error(kInvalidArgument) if name or size differ from
+  /// it.
   void write(std::string_view name, std::span<const std::byte> bytes);
   void finish();
 

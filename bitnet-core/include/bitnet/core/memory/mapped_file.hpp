@@ -7,12 +7,12 @@
 
 namespace bitnet {
 
-/// A whole regular file mapped read-only. Immutable and thread-safe; views into it keep it alive by holding the
-/// shared_ptr that open() returns.
+/// A whole regular file mapped read-only. Immutable and thread-safe; views into it keep it alive by holding
+/// the shared_ptr that open() returns.
 class MappedFile {
  public:
-  /// Throws Error(kNotFound) if there is no such file, Error(kIo) if it is a directory, not readable or cannot be
-  /// mapped. An empty file gives an empty span.
+  /// Throws Error(kNotFound) if there is no such file, Error(kIo) if it is a directory, not readable or
+  /// cannot be mapped. An empty file gives an empty span.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

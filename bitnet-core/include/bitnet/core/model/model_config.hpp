@@ -37,24 +37,24 @@ struct ModelConfig {
   ModelFamily family = ModelFamily::kBitNet25;
   WeightKind weights = WeightKind::kTernary;
   WeightScaleForm scale_form = WeightScaleForm::kMultiply;  ///< of the files it was read from
-  std::string architecture;      ///< as the file names it: "BitNetForCausalLM", "llama", "bitnet-b1.58", …
+  std::string architecture;  ///< as the file names it: "BitNetForCausalLM", "llama", "bitnet-b1.58", …
   std::int64_t vocab_size = 0;
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
   std::int64_t n_layers = 0;
   std::int64_t n_heads = 0;
-  std::int64_t n_kv_heads = 0;   ///< divides n_heads
-  std::int64_t head_dim = 0;     ///< even; n_heads · head_dim need not be hidden_size
-  std::int64_t max_position = 0; ///< context length trained for
+  std::int64_t n_kv_heads = 0;    ///< divides n_heads
+  std::int64_t head_dim = 0;      ///< even; n_heads · head_dim need not be hidden_size
+  std::int64_t max_position = 0;  ///< context length trained for
   Activation activation = Activation::kRelu2;
-  bool sub_norms = true;         ///< attn_sub_norm before o_proj, ffn_sub_norm before down_proj
-  bool input_norms = false;      ///< use_rms_norm: an RMSNorm weight of each linear's own
+  bool sub_norms = true;     ///< attn_sub_norm before o_proj, ffn_sub_norm before down_proj
+  bool input_norms = false;  ///< use_rms_norm: an RMSNorm weight of each linear's own
   bool tied_embeddings = true;
   float rms_norm_eps = 1e-5f;
   double rope_theta = 10000.0;
-  std::int64_t bos_id = -1;      ///< −1: none
+  std::int64_t bos_id = -1;  ///< −1: none
   std::vector<std::int64_t> eos_ids;
-  std::string chat_template;     ///< from GGUF metadata; tokenizer_config.json is the tokenizer's business
+  std::string chat_template;  ///< from GGUF metadata; tokenizer_config.json is the tokenizer's business
 
   std::int64_t q_dim() const noexcept { return n_heads * head_dim; }
   std::int64_t kv_dim() const noexcept { return n_kv_heads * head_dim; }
@@ -67,8 +67,8 @@ struct ModelConfig {
   /// Keys `{arch}.*`. Throws as above.
   static ModelConfig from_gguf(const GgufMetadata& metadata);
 
-  /// The text of a config.json that transformers' BitNet (or Llama) class reads; packed weights in the multiply
-  /// form are declared `autobitlinear`/`offline`, in the divide form `bitlinear`.
+  /// The text of a config.json that transformers' BitNet (or Llama) class reads; packed weights in the
+  /// multiply form are declared `autobitlinear`/`offline`, in the divide form `bitlinear`.
   std::string to_json(WeightScaleForm form) const;
   /// The `{arch}.*` keys; architecture `bitnet-b1.58` for BitNet families, `llama` for plain Llama.
   void to_gguf(GgufMetadata& metadata) const;

@@ -1,6 +1,6 @@
 #pragma once
-// The one table of tensor names: what each tensor of a transformer is called in Hugging Face directories and in
-// GGUF files.
+// The one table of tensor names: what each tensor of a transformer is called in Hugging Face directories and
+// in GGUF files.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -46,8 +46,8 @@ constexpr bool is_linear(TensorRole role) noexcept {
          role == TensorRole::kFfnDown;
 }
 constexpr bool is_norm(TensorRole role) noexcept {
-  return role == TensorRole::kOutputNorm || role == TensorRole::kAttnNorm || role == TensorRole::kAttnSubNorm ||
-         role == TensorRole::kFfnNorm || role == TensorRole::kFfnSubNorm;
+  return role == TensorRole::kOutputNorm || role == TensorRole::kAttnNorm ||
+         role == TensorRole::kAttnSubNorm || role == TensorRole::kFfnNorm || role == TensorRole::kFfnSubNorm;
 }
 
 /// "model.layers.3.self_attn.q_proj.weight"; the sub-norms' names depend on the family.

@@ -1,5 +1,6 @@
 #pragma once
-// Chat formats by name. Templates are not interpreted (they are Jinja programs): the known ones are recognised.
+// Chat formats by name. Templates are not interpreted (they are Jinja programs): the known ones are
+// recognised.
 #include <memory>
 #include <span>
 #include <string>
@@ -11,7 +12,7 @@
 namespace bitnet {
 
 struct ChatMessage {
-  std::string role;     ///< "system", "user" or "assistant"
+  std::string role;  ///< "system", "user" or "assistant"
   std::string content;
 };
 
@@ -23,17 +24,19 @@ class ChatTemplate {
   static std::vector<std::string_view> names();
   /// Throws Error(kNotFound) listing names().
   static std::shared_ptr<const ChatTemplate> by_name(std::string_view name);
-  /// Recognises the tokenizer's own template; `architecture` overrides the wrong one in the official 2B-4T GGUF.
-  /// Throws Error(kUnsupported) for an unknown one, Error(kNotFound) for a base model without; both say how to
-  /// choose (`run`, or --chat-template NAME).
-  static std::shared_ptr<const ChatTemplate> for_model(const Tokenizer& tokenizer, std::string_view architecture);
+  /// Recognises the tokenizer's own template; `architecture` overrides the wrong one in the official 2B-4T
+  /// GGUF. Throws Error(kUnsupported) for an unknown one, Error(kNotFound) for a base model without; both say
+  /// how to choose (`run`, or --chat-template NAME).
+  static std::shared_ptr<const ChatTemplate> for_model(const Tokenizer& tokenizer,
+                                                       std::string_view architecture);
 
   virtual std::string_view name() const noexcept = 0;
   /// Ids of the conversation. Message text is parsed for special tokens only if `parse_special`. With
-  /// `add_generation_prompt` the assistant's turn is opened. Throws Error(kInvalidArgument) on an unknown role and
-  /// Error(kUnsupported) when the vocabulary lacks a token that the format needs.
+  /// `add_generation_prompt` the assistant's turn is opened. Throws Error(kInvalidArgument) on an unknown
+  /// role and Error(kUnsupported) when the vocabulary lacks a token that the format needs.
   virtual std::vector<TokenId> encode(const Tokenizer& tokenizer, std::span<const ChatMessage> messages,
-                                      bool add_generation_prompt = true, bool parse_special = false) const = 0;
+                                      bool add_generation_prompt = true,
+                                      bool parse_special = false) const = 0;
   /// Tokens that end an assistant turn.
   virtual std::vector<TokenId> stop_tokens(const Tokenizer& tokenizer) const = 0;
 };

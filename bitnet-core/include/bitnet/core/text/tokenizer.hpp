@@ -1,6 +1,7 @@
 #pragma once
-// Text ↔ token ids: byte-level BPE (GPT-2, Llama-3) and SentencePiece-BPE (Llama-2), read from tokenizer.json,
-// tokenizer.model or GGUF metadata. Training a vocabulary is bpe_trainer.hpp; chat formats are chat_template.hpp.
+// Text ↔ token ids: byte-level BPE (GPT-2, Llama-3) and SentencePiece-BPE (Llama-2), read from
+// tokenizer.json, tokenizer.model or GGUF metadata. Training a vocabulary is bpe_trainer.hpp; chat formats
+// are chat_template.hpp.
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -17,7 +18,14 @@ namespace bitnet {
 using TokenId = std::int32_t;
 
 /// What a token is, with GGUF's numbers.
-enum class TokenType : std::uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum class TokenType : std::uint8_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 struct EncodeOptions {
   bool add_bos = true;         ///< only where the vocabulary says that it adds one
@@ -29,9 +37,9 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Any of: a directory with tokenizer.json or tokenizer.model (and tokenizer_config.json), one of these files, a
-  /// GGUF file. Throws Error(kNotFound | kCorruptFile | kUnsupported) naming file and place; an unknown
-  /// pre-tokenizer is kUnsupported, never guessed.
+  /// Any of: a directory with tokenizer.json or tokenizer.model (and tokenizer_config.json), one of these
+  /// files, a GGUF file. Throws Error(kNotFound | kCorruptFile | kUnsupported) naming file and place; an
+  /// unknown pre-tokenizer is kUnsupported, never guessed.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& path);
   static std::shared_ptr<const Tokenizer> from_gguf(const GgufMetadata& metadata);
   /// `json`: the text of a tokenizer.json; `config`: of a tokenizer_config.json, or empty.

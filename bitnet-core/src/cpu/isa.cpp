@@ -1,0 +1,112 @@
+// What this CPU can run, and the choice of an ISA by name. The list of ISAs is simd/bitnet/simd/isa.def.
+#include "bitnet/core/isa.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstddef>
+#include <span>
+
+#include "bitnet/core/env.hpp"
+#include "bitnet/core/error.hpp"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace bitnet {
+namespace {
+
+/// The features that isa.def's expressions ask for.
+struct CpuFeatures {
+  bool sse41 = false, avx2 = false, fma = false, f16c = false, avx_vnni = false, avx512_core = false,
+       avx512_vnni = false, neon_dot = false;
+};
+
+CpuFeatures detect() noexcept {
+  CpuFeatures c;
+#if defined(__x86_64__)
+  __builtin_cpu_init();  // includes the XGETBV check: the OS saves YMM and ZMM
+  c.sse41 = __builtin_cpu_supports("sse4.1");
+  c.avx2 = __builtin_cpu_supports("avx2");
+  c.fma = __builtin_cpu_supports("fma");
+  c.avx512_core = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  c.avx512_vnni = __builtin_cpu_supports("avx512vnni");
+  unsigned a = 0, b = 0, cx = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &cx, &d)) c.f16c = c.avx2 && ((cx >> 29) & 1u);  // leaf 1, ECX bit 29
+  if (__get_cpuid_count(7, 1, &a, &b, &cx, &d))
+    c.avx_vnni = c.avx2 && ((a >> 4) & 1u);  // leaf 7.1, EAX bit 4
+#elif defined(__aarch64__)
+  c.neon_dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;  // HWCAP_ASIMDDP
+#endif
+  return c;
+}
+
+struct Row {
+  const char* name;
+  bool supported;
+};
+
+std::span<const Row> rows() noexcept {
+#define BITNET_ISA_ROW(name, supported) Row{#name, (supported)},
+  static const Row* const table = [] {
+    [[maybe_unused]] const CpuFeatures cpu = detect();
+    static const Row made[] = {
+#include "bitnet/simd/isa.def"
+    };
+    return made;
+  }();
+#undef BITNET_ISA_ROW
+#define BITNET_ISA_ROW(name, supported) +1
+  constexpr std::size_t kCount = 0
+#include "bitnet/simd/isa.def"
+      ;
+#undef BITNET_ISA_ROW
+  return {table, kCount};
+}
+
+}  // namespace
+
+std::string_view to_string(Isa isa) noexcept {
+  return isa.index < rows().size() ? rows()[isa.index].name : "?";
+}
+
+std::vector<Isa> compiled_isas() {
+  std::vector<Isa> all;
+  for (std::size_t i = 0; i < rows().size(); ++i) all.push_back(Isa{static_cast<std::uint8_t>(i)});
+  return all;
+}
+
+bool is_supported(Isa isa) noexcept { return isa.index < rows().size() && rows()[isa.index].supported; }
+
+Isa best_isa() noexcept {
+  Isa best;
+  for (std::size_t i = 0; i < rows().size(); ++i) {
+    if (rows()[i].supported) best.index = static_cast<std::uint8_t>(i);
+  }
+  return best;
+}
+
+Isa isa_from_name(std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const Isa isa : compiled_isas()) {
+    names.push_back(to_string(isa));
+    if (names.back() != name) continue;
+    if (!is_supported(isa)) {
+      throw Error(ErrorCode::kUnsupported, fmt::format("ISA '{}': this CPU lacks it", name));
+    }
+    return isa;
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("unknown ISA '{}' (compiled: {})", name, fmt::join(names, ", ")));
+}
+
+Isa default_isa() {
+  const auto name = env("BITNET_ISA");
+  if (!name) return best_isa();
+  return with_context("BITNET_ISA", [&] { return isa_from_name(*name); });
+}
+
+}  // namespace bitnet

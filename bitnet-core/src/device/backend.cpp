@@ -1,0 +1,217 @@
+// The argument checks of every backend, in one place. What a device does is behind the do_… virtuals.
+#include "bitnet/core/device/backend.hpp"
+
+#include <fmt/format.h>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet {
+namespace {
+
+void require(bool holds, const char* op, std::string_view rule) {
+  if (!holds) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {}", op, rule));
+}
+
+/// A matrix must lie inside its buffer; offsets are multiples of 4 bytes.
+void check(const Matrix& m, const char* op, const char* name) {
+  const bool sane = m.buffer != nullptr && m.rows >= 0 && m.cols >= 0 && m.offset % sizeof(float) == 0;
+  std::int64_t cells = 0, bytes = 0;
+  if (!sane || __builtin_mul_overflow(m.rows, m.cols, &cells) ||
+      __builtin_mul_overflow(cells, std::int64_t{sizeof(float)}, &bytes) || m.offset > m.buffer->bytes() ||
+      static_cast<std::size_t>(bytes) > m.buffer->bytes() - m.offset) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: matrix '{}' [{}, {}] at byte {} does not fit its buffer of {} bytes", op,
+                            name, m.rows, m.cols, m.offset, m.buffer != nullptr ? m.buffer->bytes() : 0));
+  }
+}
+
+void check_ids(std::span<const std::int32_t> ids, std::int64_t below, const char* op, const char* name) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= below) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: {}[{}] = {} is outside 0 … {}", op, name, i, ids[i], below - 1));
+    }
+  }
+}
+
+void check(const LinearWeights& w, const char* op) {
+  require(w.out > 0 && w.in > 0, op, "out and in must be positive");
+  std::int64_t cells = 0;
+  require(!__builtin_mul_overflow(w.out, w.in, &cells), op, "out × in overflows");
+  if (!w.trits.empty()) {
+    require(w.dense.empty(), op, "either trits or dense weights, not both");
+    require(static_cast<std::int64_t>(w.trits.size()) == cells, op, "trits must have out × in elements");
+    require(w.rows_per_scale > 0, op, "rows_per_scale must be positive");
+    require(static_cast<std::int64_t>(w.scales.size()) == (w.out - 1) / w.rows_per_scale + 1, op,
+            "one scale for every group of rows_per_scale rows");
+    return;
+  }
+  require(w.dense_type == DType::kF32 || w.dense_type == DType::kF16 || w.dense_type == DType::kBF16, op,
+          "dense weights are f32, f16 or bf16");
+  const std::size_t size = bits_of(w.dense_type) / 8;
+  require(w.dense.size() % size == 0 && w.dense.size() / size == static_cast<std::size_t>(cells), op,
+          "dense weights must have out × in elements");
+}
+
+void check_same(const Matrix& a, const Matrix& b, const char* op) {
+  require(a.rows == b.rows && a.cols == b.cols, op, "operands must have the same shape");
+}
+
+/// Sequences cover rows 0 … n_rows in order, and their pages are inside the cache.
+void check_sequences(const AttentionArgs& a) {
+  constexpr const char* kOp = "attention";
+  std::int64_t row = 0;
+  for (const SequenceSlice& s : a.sequences) {
+    require(s.first_row == row && s.n_rows > 0 && s.past >= 0, kOp, "sequences must cover the rows in order");
+    row += s.n_rows;
+    const std::int64_t pages = (s.past + s.n_rows + a.cache.page_size - 1) / a.cache.page_size;
+    require(static_cast<std::int64_t>(s.pages.size()) >= pages, kOp, "a sequence has too few pages");
+    check_ids(s.pages, a.cache.n_pages, kOp, "pages");
+  }
+  require(row == a.q.rows, kOp, "sequences must cover every row");
+}
+
+}  // namespace
+
+std::string_view to_string(BackendOp op) noexcept {
+  switch (op) {
+    case BackendOp::kLinear:
+      return "linear";
+    case BackendOp::kEmbed:
+      return "embed";
+    case BackendOp::kRmsNorm:
+      return "rms_norm";
+    case BackendOp::kRope:
+      return "rope";
+    case BackendOp::kAttention:
+      return "attention";
+    case BackendOp::kGatedActivation:
+      return "gated_activation";
+    case BackendOp::kAdd:
+      return "add";
+    case BackendOp::kLogits:
+      return "logits";
+  }
+  return "?";
+}
+
+BufferPtr Backend::allocate(std::size_t bytes) { return do_allocate(bytes); }
+
+void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
+  require(offset <= to.bytes() && from.size() <= to.bytes() - offset, "upload",
+          "range is outside the buffer");
+  if (!from.empty()) do_upload(to, offset, from);
+}
+
+void Backend::download(const Buffer& from, std::size_t offset, std::span<std::byte> to) {
+  require(offset <= from.bytes() && to.size() <= from.bytes() - offset, "download",
+          "range is outside the buffer");
+  if (!to.empty()) do_download(from, offset, to);
+}
+
+PreparedPtr Backend::prepare(const LinearWeights& weights) {
+  check(weights, "prepare");
+  return do_prepare(weights);
+}
+
+PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
+  check(weights, "prepare_embedding");
+  require(weights.trits.empty(), "prepare_embedding", "embeddings are dense");
+  return do_prepare_embedding(weights);
+}
+
+void Backend::linear(std::span<const PreparedWeights* const> weights, Matrix x,
+                     std::span<const Matrix> outs) {
+  constexpr const char* kOp = "linear";
+  require(!weights.empty() && weights.size() == outs.size(), kOp, "one output for every weight");
+  check(x, kOp, "x");
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    check(outs[i], kOp, "out");
+    require(weights[i] != nullptr && weights[i]->in() == x.cols, kOp, "x must have `in` columns");
+    require(outs[i].rows == x.rows && outs[i].cols == weights[i]->out(), kOp, "out must be [rows of x, out]");
+    require(weights[i]->ternary() == weights[0]->ternary(), kOp, "weights of one call must be of one kind");
+  }
+  if (x.rows > 0) do_linear(weights, x, outs);
+}
+
+void Backend::embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) {
+  check(out, "embed", "out");
+  require(out.rows == static_cast<std::int64_t>(ids.size()) && out.cols == table.in(), "embed",
+          "out must be [ids, hidden]");
+  check_ids(ids, table.out(), "embed", "ids");
+  if (!ids.empty()) do_embed(table, ids, out);
+}
+
+void Backend::rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
+  check(x, "rms_norm", "x");
+  check(out, "rms_norm", "out");
+  check_same(x, out, "rms_norm");
+  require(weight.bytes() / sizeof(float) >= static_cast<std::size_t>(x.cols), "rms_norm",
+          "weight must have a value a column");
+  if (x.rows > 0) do_rms_norm(x, weight, eps, out);
+}
+
+void Backend::rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
+                   std::int64_t head_dim) {
+  check(x, "rope", "x");
+  require(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0, "rope",
+          "head_dim must be even and divide the columns");
+  require(static_cast<std::int64_t>(positions.size()) == x.rows, "rope", "one position a row");
+  const std::size_t n_positions = table.bytes() / (sizeof(float) * static_cast<std::size_t>(head_dim));
+  check_ids(positions, static_cast<std::int64_t>(n_positions), "rope", "positions");
+  if (x.rows > 0) do_rope(x, positions, table, head_dim);
+}
+
+void Backend::attention(const AttentionArgs& a) {
+  constexpr const char* kOp = "attention";
+  check(a.q, kOp, "q");
+  check(a.k, kOp, "k");
+  check(a.v, kOp, "v");
+  check(a.out, kOp, "out");
+  require(a.n_heads > 0 && a.n_kv_heads > 0 && a.n_heads % a.n_kv_heads == 0, kOp,
+          "n_kv_heads must divide n_heads");
+  require(a.head_dim > 0 && a.q.cols == a.n_heads * a.head_dim && a.k.cols == a.n_kv_heads * a.head_dim, kOp,
+          "columns must be heads × head_dim");
+  check_same(a.q, a.out, kOp);
+  check_same(a.k, a.v, kOp);
+  require(a.q.rows == a.k.rows, kOp, "q and k must have the same rows");
+  require(
+      a.cache.page_size > 0 && a.cache.n_pages >= 0 && a.cache.keys != nullptr && a.cache.values != nullptr,
+      kOp, "the cache needs pages");
+  const auto cells = static_cast<std::size_t>(a.cache.n_pages * a.cache.page_size * a.k.cols);
+  require(a.cache.keys->bytes() / sizeof(float) >= cells && a.cache.values->bytes() / sizeof(float) >= cells,
+          kOp, "the cache's buffers are too small");
+  check_sequences(a);
+  if (a.q.rows > 0) do_attention(a);
+}
+
+void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
+  check(gate, "gated_activation", "gate");
+  check(up, "gated_activation", "up");
+  check(out, "gated_activation", "out");
+  check_same(gate, up, "gated_activation");
+  check_same(gate, out, "gated_activation");
+  if (gate.rows > 0) do_gated_activation(f, gate, up, out);
+}
+
+void Backend::add(Matrix x, Matrix y) {
+  check(x, "add", "x");
+  check(y, "add", "y");
+  check_same(x, y, "add");
+  if (x.rows > 0) do_add(x, y);
+}
+
+void Backend::logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
+                     Matrix out) {
+  check(hidden, "logits", "hidden");
+  check(out, "logits", "out");
+  require(hidden.cols == head.in(), "logits", "hidden must have `in` columns");
+  require(out.rows == static_cast<std::int64_t>(rows.size()) && out.cols == head.out(), "logits",
+          "out must be [rows, vocab]");
+  check_ids(rows, hidden.rows, "logits", "rows");
+  if (!rows.empty()) do_logits(head, hidden, rows, out);
+}
+
+void Backend::sync() { do_sync(); }
+
+}  // namespace bitnet

@@ -1,0 +1,40 @@
+// The only getenv of the workspace's libraries.
+#include "bitnet/core/env.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+#include <string_view>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet {
+namespace {
+
+constexpr std::array kVariables{
+    EnvVariable{"BITNET_ISA",
+                "instruction set of new contexts, e.g. avx2; an unknown or unsupported one is an error"},
+    EnvVariable{"BITNET_THREADS",
+                "threads of new contexts, 1 to 1024; default: the cores this process may use"},
+    EnvVariable{"BITNET_DEVICE",
+                "device of `bitnet` commands unless --device is given: cpu, opencl:P:D or auto"},
+    EnvVariable{"BITNET_MODEL", "model of `bitnet` commands unless -m is given"},
+    EnvVariable{"BITNET_LOG", "lowest level of diagnostics: debug, info, warning or error"},
+};
+
+}  // namespace
+
+std::span<const EnvVariable> env_variables() noexcept { return kVariables; }
+
+std::optional<std::string> env(const char* name) {
+  for (const EnvVariable& v : kVariables) {
+    if (std::string_view(v.name) != name) continue;
+    const char* value = std::getenv(name);
+    if (value == nullptr || *value == '\0') return std::nullopt;
+    return std::string(value);
+  }
+  throw Error(ErrorCode::kInternal, fmt::format("environment variable {} is not listed in env.cpp", name));
+}
+
+}  // namespace bitnet

@@ -1,0 +1,122 @@
+#include "bitnet/core/execution.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <tbb/blocked_range.h>
+#include <tbb/global_control.h>
+#include <tbb/parallel_for.h>
+#include <tbb/partitioner.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <string>
+
+#include "bitnet/core/env.hpp"
+#include "bitnet/core/error.hpp"
+
+namespace bitnet {
+namespace {
+
+constexpr std::size_t kMaxThreads = 1024;
+
+/// Whole cores that the cgroup v2 quota of this process allows, or `otherwise` where there is none.
+std::size_t cgroup_cores(std::size_t otherwise) {
+  std::ifstream self("/proc/self/cgroup");
+  std::string line;
+  std::string group;
+  while (std::getline(self, line)) {
+    if (line.rfind("0::", 0) == 0) group = line.substr(3);
+  }
+  std::ifstream file("/sys/fs/cgroup" + group + "/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (!(file >> quota >> period) || quota == "max" || period <= 0) return otherwise;
+  double microseconds = 0;
+  const auto [end, error] = std::from_chars(quota.data(), quota.data() + quota.size(), microseconds);
+  if (error != std::errc() || microseconds <= 0) return otherwise;
+  return std::clamp<std::size_t>(static_cast<std::size_t>(microseconds / period), 1, otherwise);
+}
+
+std::size_t usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::size_t n = 1;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) n = static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
+  return cgroup_cores(n);
+}
+
+std::size_t choose_threads(std::size_t asked) {
+  if (asked == 0) {
+    const auto text = env("BITNET_THREADS");
+    if (!text) return std::min(usable_cores(), kMaxThreads);
+    const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), asked);
+    if (error != std::errc() || end != text->data() + text->size() || asked == 0 || asked > kMaxThreads) {
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("BITNET_THREADS='{}': expected a whole number from 1 to {}", *text, kMaxThreads));
+    }
+  }
+  if (asked > kMaxThreads) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} threads: at most {} are supported", asked, kMaxThreads));
+  }
+  return asked;
+}
+
+}  // namespace
+
+struct ExecutionContext::Impl {
+  Impl(std::size_t n, Isa i)
+      : threads(n),
+        isa(i),
+        // oneTBB never has more workers than this control allows; without it an arena asked for more threads
+        // than there are cores would run with fewer.
+        control(tbb::global_control::max_allowed_parallelism,
+                std::max(n, tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism))),
+        arena(static_cast<int>(n)) {}
+  std::size_t threads;
+  Isa isa;
+  tbb::global_control control;
+  mutable tbb::task_arena arena;
+};
+
+ExecutionContext::ExecutionContext() : ExecutionContext(Options{}) {}
+
+ExecutionContext::ExecutionContext(const Options& options)
+    : impl_(std::make_unique<Impl>(choose_threads(options.threads),
+                                   options.isa ? *options.isa : default_isa())) {
+  if (!is_supported(impl_->isa)) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("ISA '{}': this CPU lacks it", to_string(impl_->isa)));
+  }
+}
+
+ExecutionContext::~ExecutionContext() = default;
+
+std::size_t ExecutionContext::threads() const noexcept { return impl_->threads; }
+Isa ExecutionContext::isa() const noexcept { return impl_->isa; }
+
+void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*, std::size_t, std::size_t),
+                           void* body) const {
+  if (n == 0) return;
+  grain = std::max<std::size_t>(grain, 1);
+  const std::size_t parts = std::min(impl_->threads, (n + grain - 1) / grain);
+  if (parts <= 1) {
+    call(body, 0, n);
+    return;
+  }
+  // Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each at least `grain` but for
+  // rounding.
+  impl_->arena.execute([&] {
+    tbb::parallel_for(
+        tbb::blocked_range<std::size_t>(0, parts, 1),
+        [&](const tbb::blocked_range<std::size_t>& range) {
+          for (std::size_t p = range.begin(); p != range.end(); ++p)
+            call(body, p * n / parts, (p + 1) * n / parts);
+        },
+        tbb::static_partitioner());
+  });
+}
+
+}  // namespace bitnet

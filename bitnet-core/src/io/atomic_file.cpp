@@ -1,0 +1,145 @@
+#include "bitnet/core/io/atomic_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet {
+namespace {
+
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+
+[[noreturn]] void fail(const char* doing, const std::filesystem::path& path) {
+  throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(), std::strerror(errno)));
+}
+
+/// Makes the rename durable. Some file systems cannot fsync a directory; that is not an error of the file.
+void sync_directory(const std::filesystem::path& file) {
+  const std::filesystem::path directory = file.has_parent_path() ? file.parent_path() : ".";
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  (void)fsync(fd);
+  close(fd);
+}
+
+void write_all(int fd, const char* data, std::size_t n, const std::filesystem::path& path) {
+  while (n > 0) {
+    const ssize_t written = ::write(fd, data, n);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("writing", path);
+    }
+    data += written;
+    n -= static_cast<std::size_t>(written);
+  }
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  static std::atomic<unsigned> serial{0};
+  aside_ = path_;
+  aside_ += fmt::format(".{}.{}.partial", getpid(), serial.fetch_add(1));
+  fd_ = ::open(aside_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail("writing", path_);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  close(fd_);
+  unlink(aside_.c_str());
+}
+
+void AtomicFile::flush() {
+  write_all(fd_, buffer_.data(), buffer_.size(), path_);
+  buffer_.clear();
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  const char* data = reinterpret_cast<const char*>(bytes.data());
+  if (buffer_.size() + bytes.size() > kBufferBytes) flush();
+  if (bytes.size() > kBufferBytes) {
+    write_all(fd_, data, bytes.size(), path_);
+  } else {
+    buffer_.append(data, bytes.size());
+  }
+  size_ += bytes.size();
+}
+
+void AtomicFile::write(std::string_view text) {
+  write(std::as_bytes(std::span<const char>(text.data(), text.size())));
+}
+
+void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  if (offset > size_ || bytes.size() > size_ - offset) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}': write of {} bytes at {} beyond the {} written", path_.string(),
+                            bytes.size(), offset, size_));
+  }
+  flush();
+  const char* data = reinterpret_cast<const char*>(bytes.data());
+  std::size_t n = bytes.size();
+  while (n > 0) {
+    const ssize_t written = pwrite(fd_, data, n, static_cast<off_t>(offset));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("writing", path_);
+    }
+    data += written;
+    offset += static_cast<std::uint64_t>(written);
+    n -= static_cast<std::size_t>(written);
+  }
+}
+
+void AtomicFile::commit() {
+  flush();
+  if (fsync(fd_) != 0) fail("writing", path_);
+  if (close(std::exchange(fd_, -1)) != 0 || rename(aside_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    unlink(aside_.c_str());
+    errno = error;
+    fail("replacing", path_);
+  }
+  sync_directory(path_);
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+std::string read_file(const std::filesystem::path& path, std::uint64_t limit) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    const bool absent = errno == ENOENT || errno == ENOTDIR;
+    throw Error(absent ? ErrorCode::kNotFound : ErrorCode::kIo,
+                fmt::format("opening '{}': {}", path.string(), std::strerror(errno)));
+  }
+  struct Close {
+    int fd;
+    ~Close() { close(fd); }
+  } const closer{fd};
+  std::string text;
+  char chunk[65536];
+  for (;;) {
+    const ssize_t n = ::read(fd, chunk, sizeof chunk);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail("reading", path);
+    if (n == 0) return text;
+    if (text.size() + static_cast<std::size_t>(n) > limit) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("'{}' is larger than {} bytes", path.string(), limit));
+    }
+    text.append(chunk, static_cast<std::size_t>(n));
+  }
+}
+
+}  // namespace bitnet
