@@ -28,7 +28,8 @@ function(bitnet_isa_kernels target source)
     set(object ${target}-${stem}-${isa})
     add_library(${object} OBJECT ${source})
     target_compile_features(${object} PRIVATE cxx_std_20)
-    target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${BITNET_SIMD_INCLUDE_DIR})
+    target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR}/include
+      ${PROJECT_SOURCE_DIR}/bitnet-core/include ${BITNET_SIMD_INCLUDE_DIR})
     target_compile_definitions(${object} PRIVATE BITNET_ISA=${isa})
     # Kernels are optimised in every build type, and float contraction is written, never guessed (docs/numerics.md).
     target_compile_options(${object} PRIVATE ${flags} -O3 -ffp-contract=off -fno-exceptions -fno-rtti

@@ -3,6 +3,7 @@
 #include "bitnet/core/f32_kernels.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 
@@ -90,9 +91,11 @@ void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::
   const F32Kernels& table = f32_kernels(context.isa());
   const Cut cut = choose_cut(m, n, k, context.threads());
   const std::int64_t blocks_n = ceil_div(n, cut.cols), blocks = ceil_div(m, cut.rows) * blocks_n;
-  const auto run = [&](std::size_t begin, std::size_t end) {
+  // Blocks are taken, not dealt: a thread that the system holds up does not hold up the rest.
+  std::atomic<std::int64_t> next{0};
+  const auto run = [&](std::size_t, std::size_t) {
     float* const scratch = thread_scratch(table.gemm_scratch);
-    for (auto block = static_cast<std::int64_t>(begin); block < static_cast<std::int64_t>(end); ++block) {
+    for (std::int64_t block = next++; block < blocks; block = next++) {
       const std::int64_t i = block / blocks_n * cut.rows, j = block % blocks_n * cut.cols;
       table.gemm(std::min(cut.rows, m - i), std::min(cut.cols, n - j), k, a + i * a_row, a_row, a_col,
                  b + j * b_col, b_row, b_col, c + i * ldc + j, ldc, accumulate, scratch);
@@ -101,7 +104,7 @@ void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::
   if (blocks == 1)
     run(0, 1);
   else
-    context.parallel_for(static_cast<std::size_t>(blocks), 1, run);
+    context.parallel_for(std::min(static_cast<std::size_t>(blocks), context.threads()), 1, run);
 }
 
 }  // namespace bitnet
