@@ -1,0 +1,78 @@
+#pragma once
+// The facade: a model by its path, on a device by its name, and generate().
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bitnet/core/device/registry.hpp"
+#include "bitnet/core/execution.hpp"
+#include "bitnet/inference/batch_scheduler.hpp"
+#include "bitnet/inference/generation.hpp"
+#include "bitnet/inference/model.hpp"
+#include "bitnet/inference/perplexity.hpp"
+#include "bitnet/inference/session.hpp"
+
+namespace bitnet::inference {
+
+struct EngineOptions {
+  std::filesystem::path model;                      ///< a GGUF file or a Hugging Face directory
+  std::string device = "cpu";                       ///< a name of the registry, or "auto"
+  bool device_only = false;                         ///< ops that the device lacks are an error, not the CPU's
+  std::shared_ptr<const ExecutionContext> context;  ///< null: a default one
+  std::int64_t n_ctx = 0;                           ///< 0: the model's own context length
+  std::int64_t chunk_rows = 256;                    ///< rows of one forward pass
+  std::size_t kv_memory_bytes = 0;                  ///< of schedulers; 0: from memory headroom
+  std::int64_t max_sequences = 0;                   ///< of schedulers; 0: from memory headroom
+  quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
+  std::function<void(std::int64_t done, std::int64_t total)> load_progress;
+};
+
+/// A loaded model with one session. Not thread-safe. Example:
+///   InferenceEngine engine({.model = "model.gguf"});
+///   engine.generate("Once upon a time", {}, [](std::string_view text) { std::cout << text << std::flush; });
+class InferenceEngine {
+ public:
+  /// The CPU only.
+  explicit InferenceEngine(const EngineOptions& options);
+  /// Devices of `registry`; ops that the device lacks run on the CPU (see fallback_ops()) unless device_only.
+  /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kUnsupported).
+  InferenceEngine(const EngineOptions& options, const BackendRegistry& registry);
+  ~InferenceEngine();
+
+  const std::shared_ptr<const Model>& model() const noexcept { return model_; }
+  const Selection& selection() const noexcept { return selection_; }
+  /// Ops of the chosen device that run on the CPU.
+  const std::vector<BackendOp>& fallback_ops() const noexcept { return fallback_ops_; }
+  std::int64_t n_ctx() const noexcept;
+
+  /// Encodes `prompt` (see EncodeOptions) and generates. Throws Error(kInvalidArgument) before anything runs:
+  /// a prompt that does not fit the context (both numbers named), invalid UTF-8, bad options;
+  /// Error(kNotFound) when the model has no tokenizer. Errors while running are in the result. An empty
+  /// prompt is BOS alone; without a BOS it is an Error(kInvalidArgument).
+  GenerationResult generate(std::string_view prompt, const GenerationOptions& options = {},
+                            const TextCallback& on_text = {}, const EncodeOptions& encode = {});
+  /// From ids. Reuses the cache of the longest prefix shared with the previous call (a chat's history);
+  /// results are bit-equal with and without.
+  GenerationResult generate(std::span<const TokenId> prompt, const GenerationOptions& options = {},
+                            const TextCallback& on_text = {});
+
+  /// A scheduler for many sequences on this model, with this engine's limits.
+  std::unique_ptr<BatchScheduler> make_scheduler() const;
+  /// The engine's session, made at the first use.
+  Session& session();
+
+ private:
+  void load(const BackendRegistry& registry);
+  EngineOptions options_;
+  Selection selection_;
+  std::vector<BackendOp> fallback_ops_;
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<Session> session_;
+};
+
+}  // namespace bitnet::inference

@@ -1,0 +1,56 @@
+#pragma once
+// What one generation is asked for and what comes out: used alike by the engine, the scheduler and the
+// command line.
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/inference/cancellation.hpp"
+#include "bitnet/inference/sampler.hpp"
+
+namespace bitnet::inference {
+
+/// Called with every piece of text as it becomes final: whole UTF-8 characters, never part of a stop string.
+/// An exception from it ends that generation with FinishReason::kError.
+using TextCallback = std::function<void(std::string_view text)>;
+
+struct GenerationOptions {
+  /// Tokens to generate at most; −1: until the context is full. Where prompt + max_tokens exceeds the
+  /// context, generation ends with kLength when the context is full.
+  std::int64_t max_tokens = 128;
+  SamplerOptions sampling;
+  std::vector<std::string> stop;     ///< texts that end the generation; not part of the output; none empty
+  std::vector<TokenId> stop_tokens;  ///< besides the model's own EOS tokens (a chat format's end of turn)
+  bool ignore_eos = false;           ///< for measuring: EOS tokens are like any other
+  bool special = false;              ///< control tokens appear in the text
+  CancellationToken cancellation;
+};
+
+enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kError };
+/// "stop", "length", "cancelled", "error"
+std::string_view to_string(FinishReason reason) noexcept;
+
+struct GenerationTimings {
+  double queue_seconds = 0;   ///< from submission to the first step (0 without a scheduler)
+  double prompt_seconds = 0;  ///< from the first step to the first token
+  double decode_seconds = 0;  ///< from the first token to the last
+  double total_seconds() const noexcept { return queue_seconds + prompt_seconds + decode_seconds; }
+};
+
+struct GenerationResult {
+  std::string text;             ///< without the stop string; empty when the model has no tokenizer
+  std::vector<TokenId> tokens;  ///< generated ones, without the ending EOS
+  FinishReason finish_reason = FinishReason::kError;
+  std::int64_t prompt_tokens = 0;
+  std::int64_t completion_tokens = 0;  ///< sampled tokens, the ending EOS included
+  std::int64_t reused_tokens = 0;      ///< of the prompt, found in the cache (engine only)
+  GenerationTimings timings;
+  std::optional<Error> error;  ///< with kError
+};
+
+}  // namespace bitnet::inference

@@ -1,0 +1,74 @@
+#pragma once
+// A model ready to run on one backend: immutable, shared between sessions and schedulers. Files are read by
+// bitnet-quant's model_io; there is no file format here.
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/device/backend.hpp"
+#include "bitnet/core/model/model_config.hpp"
+#include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/quant/model_io.hpp"
+
+namespace bitnet::inference {
+
+struct ModelWeights;
+
+struct LoadOptions {
+  quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
+  /// Called after each tensor with what is done and the total.
+  std::function<void(std::int64_t done, std::int64_t total)> progress;
+};
+
+/// Config, tokenizer and prepared weights. Thread-safe to read; ops of its backend are issued by one thread
+/// at a time (Backend), so sessions and schedulers of one Model take turns.
+class Model {
+ public:
+  /// Throws Error with the path as context: what ModelReader::open and read throw, Error(kOutOfMemory).
+  static std::shared_ptr<const Model> load(const std::filesystem::path& path,
+                                           std::shared_ptr<Backend> backend, const LoadOptions& options = {});
+  /// From tensors in memory: `source(id)` is called once for each of model_tensors(config). `tokenizer` may
+  /// be null. Throws Error(kInvalidArgument) on tensors whose shape or kind does not fit.
+  static std::shared_ptr<const Model> build(const ModelConfig& config,
+                                            std::shared_ptr<const Tokenizer> tokenizer,
+                                            std::shared_ptr<Backend> backend,
+                                            const std::function<quant::LogicalTensor(TensorId)>& source);
+  ~Model();
+
+  const ModelConfig& config() const noexcept { return config_; }
+  /// Null when the files carry none.
+  const std::shared_ptr<const Tokenizer>& tokenizer() const noexcept { return tokenizer_; }
+  /// Throws Error(kNotFound) when there is none.
+  const Tokenizer& require_tokenizer() const;
+  Backend& backend() const noexcept { return *backend_; }
+  const std::shared_ptr<Backend>& shared_backend() const noexcept { return backend_; }
+  const ModelWeights& weights() const noexcept { return *weights_; }
+
+  /// Tokens that end a generation: the tokenizer's and the config's, ascending.
+  const std::vector<TokenId>& eos() const noexcept { return eos_; }
+  bool is_eos(TokenId token) const noexcept;
+  /// True when the linears run on ternary weights, false for a dense model.
+  bool ternary() const noexcept { return ternary_; }
+  std::int64_t n_parameters() const noexcept { return n_parameters_; }
+  std::size_t weight_bytes() const noexcept { return weight_bytes_; }        ///< as prepared
+  const std::vector<std::string>& notes() const noexcept { return notes_; }  ///< of the reader
+  double load_seconds() const noexcept { return load_seconds_; }
+
+ private:
+  Model();
+  ModelConfig config_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<Backend> backend_;
+  std::unique_ptr<const ModelWeights> weights_;
+  std::vector<TokenId> eos_;
+  bool ternary_ = true;
+  std::int64_t n_parameters_ = 0;
+  std::size_t weight_bytes_ = 0;
+  std::vector<std::string> notes_;
+  double load_seconds_ = 0;
+};
+
+}  // namespace bitnet::inference

@@ -1,0 +1,68 @@
+#pragma once
+// One conversation with a model: its tokens, its KV cache, and evaluation of more tokens. Generation on top
+// of it is engine.hpp; many sequences at once are batch_scheduler.hpp.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "bitnet/inference/kv_cache.hpp"
+#include "bitnet/inference/model.hpp"
+
+namespace bitnet::inference {
+
+class ForwardPass;
+
+struct SessionOptions {
+  std::int64_t n_ctx = 0;         ///< tokens; 0: the model's own context length
+  std::int64_t chunk_rows = 256;  ///< rows of one forward pass: longer inputs go in chunks
+};
+
+/// Context length to use: `requested`, or the model's own when 0 (logged as a warning when it is longer than
+/// the model's). Throws Error(kInvalidArgument) when it is negative or over 2^22.
+std::int64_t resolve_context(const ModelConfig& config, std::int64_t requested);
+
+/// Not thread-safe. Logits are bit-equal however the tokens are cut into calls.
+class Session {
+ public:
+  /// Allocates caches and workspace once. Throws Error(kInvalidArgument | kOutOfMemory).
+  explicit Session(std::shared_ptr<const Model> model, const SessionOptions& options = {});
+  ~Session();
+
+  const Model& model() const noexcept { return *model_; }
+  std::int64_t n_ctx() const noexcept { return n_ctx_; }
+  /// Tokens evaluated so far.
+  const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
+
+  /// Evaluates `ids` after what is there; returns the logits [vocab] after the last one, valid until the next
+  /// call. Throws Error(kInvalidArgument) naming both numbers when the context is too short, or on an id
+  /// outside the vocabulary (nothing evaluated); Error(kDevice).
+  std::span<const float> evaluate(std::span<const TokenId> ids);
+  /// As evaluate, and calls row(position, logits) for each new position ≥ first_position, ascending.
+  void evaluate_all(std::span<const TokenId> ids, std::int64_t first_position,
+                    const std::function<void(std::int64_t position, std::span<const float> logits)>& row);
+  /// Forgets all tokens from position `n` on.
+  void truncate(std::int64_t n);
+  /// Makes tokens() the longest prefix it shares with `ids`, at most ids.size() − 1 tokens; returns its
+  /// length.
+  std::int64_t keep_prefix(std::span<const TokenId> ids);
+
+  std::size_t cache_bytes() const noexcept;
+  std::size_t workspace_bytes() const noexcept;
+
+ private:
+  void check(std::span<const TokenId> ids) const;
+  void step(std::span<const TokenId> ids);
+
+  std::shared_ptr<const Model> model_;
+  std::int64_t n_ctx_;
+  std::unique_ptr<ForwardPass> forward_;
+  KvPool pool_;
+  KvCache cache_;
+  std::vector<TokenId> tokens_;
+  std::vector<std::int32_t> rows_;  // rows whose logits are wanted
+  std::vector<float> logits_;       // [rows, vocab]
+};
+
+}  // namespace bitnet::inference

@@ -1,0 +1,45 @@
+#pragma once
+// Text of a running generation: tokens → whole characters → stop strings. Never emits half a UTF-8 character
+// nor a part of a stop string, also when either lies across tokens.
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bitnet/core/text/tokenizer.hpp"
+
+namespace bitnet::inference {
+
+/// Finds stop strings in a stream of text. Holds back the longest end that could be the begin of one.
+class StopMatcher {
+ public:
+  /// Throws Error(kInvalidArgument) on an empty stop string.
+  explicit StopMatcher(std::vector<std::string> stops);
+  /// Appends `text`; returns what is certain to be before any stop string. After a match: the text before the
+  /// earliest one (the longest on ties), and from then on nothing.
+  std::string push(std::string_view text);
+  /// At the end of the stream: what was held back (nothing after a match).
+  std::string finish();
+  bool matched() const noexcept { return matched_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string pending_;
+  bool matched_ = false;
+};
+
+/// Tokens → text that may be shown, with stop strings. Without a tokenizer all text is empty.
+class TextStream {
+ public:
+  TextStream(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops, bool special);
+  std::string push(TokenId token);
+  std::string finish();
+  bool stopped() const noexcept { return matcher_.matched(); }
+
+ private:
+  std::optional<StreamDecoder> decoder_;
+  StopMatcher matcher_;
+};
+
+}  // namespace bitnet::inference
