@@ -17,7 +17,8 @@
 
 namespace bitnet {
 
-/// Type ids of tensor data that we name. Other ids are kept as numbers; only their bytes cannot be sized.
+/// Type ids of tensor data that the project uses. Other ids are kept as numbers; those of mainline's block
+/// types are known to to_string() and ggml_bytes() too, the bytes of the rest cannot be sized.
 enum class GgmlType : std::int32_t {
   kF32 = 0,
   kF16 = 1,
@@ -55,6 +56,10 @@ struct GgufValue {
 /// Ordered key → value map of a GGUF file.
 class GgufMetadata {
  public:
+  GgufMetadata() = default;
+  /// Throws Error(kInvalidArgument) naming a key that occurs twice.
+  explicit GgufMetadata(std::vector<std::pair<std::string, GgufValue>> entries);
+
   bool contains(std::string_view key) const noexcept { return find(key) != nullptr; }
   const GgufValue* find(std::string_view key) const noexcept;
   std::span<const std::pair<std::string, GgufValue>> entries() const noexcept { return entries_; }
@@ -90,7 +95,7 @@ struct GgufTensorInfo {
   std::vector<std::int64_t> dims;  ///< dims[0] is the fastest: in_features of a linear
   GgmlType type{};
   std::uint64_t offset = 0;  ///< from the start of the data section, aligned
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;   ///< 0 for a type of unknown size
 };
 
 /// A GGUF file opened for reading (mapped). Immutable, thread-safe.
@@ -112,6 +117,7 @@ class GgufFile {
   std::shared_ptr<const MappedFile> file_;
   GgufMetadata metadata_;
   std::vector<GgufTensorInfo> tensors_;
+  std::vector<std::uint32_t> by_name_;  // indices into tensors_, sorted by name
   std::uint64_t data_start_ = 0;
 };
 
@@ -119,7 +125,9 @@ class GgufFile {
 /// follow in the same order, so that only one tensor is in memory. Not thread-safe.
 class GgufWriter {
  public:
-  /// `tensors`: name, dims and type of each; offsets and sizes are computed here. Throws like AtomicFile.
+  /// `tensors`: name, dims and type of each; offsets and sizes are computed here. Throws like AtomicFile, and
+  /// Error(kInvalidArgument) on a duplicate name, dims that the type cannot hold or a value unlike its type
+  /// id.
   GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
              std::vector<GgufTensorInfo> tensors);
   /// Bytes of the next tensor in declared order. Throws Error(kInvalidArgument) if name or size differ from
@@ -132,7 +140,7 @@ class GgufWriter {
   AtomicFile out_;
   std::vector<GgufTensorInfo> tensors_;
   std::size_t next_ = 0;
-  std::uint64_t data_start_ = 0;
+  std::uint64_t alignment_ = 32;
 };
 
 }  // namespace bitnet

@@ -1,0 +1,41 @@
+// The parser callback that holds the two extra rules of json.hpp; syntax itself is nlohmann's.
+#include "io/json.hpp"
+
+#include <fmt/format.h>
+
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::io {
+
+nlohmann::json parse_json(std::string_view text, int max_depth) {
+  using Event = nlohmann::json::parse_event_t;
+  std::vector<std::unordered_set<std::string>> keys;  // one set per open object
+  int depth = 0;
+  const auto check = [&](int, Event event, nlohmann::json& parsed) {
+    if (event == Event::object_start || event == Event::array_start) {
+      if (++depth > max_depth)
+        throw Error(ErrorCode::kCorruptFile,
+                    fmt::format("JSON: expected at most {} nested levels", max_depth));
+      if (event == Event::object_start) keys.emplace_back();
+    } else if (event == Event::object_end || event == Event::array_end) {
+      --depth;
+      if (event == Event::object_end) keys.pop_back();
+    } else if (event == Event::key) {
+      const auto& name = parsed.get_ref<const std::string&>();
+      if (!keys.back().insert(name).second)
+        throw Error(ErrorCode::kCorruptFile, fmt::format("JSON: key '{}' occurs twice in one object", name));
+    }
+    return true;
+  };
+  try {
+    return nlohmann::json::parse(text.begin(), text.end(), check);
+  } catch (const nlohmann::json::exception& e) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("JSON: {}", e.what()));
+  }
+}
+
+}  // namespace bitnet::io
