@@ -2,6 +2,7 @@
 // What a transformer's files say about its shape: read from config.json and from GGUF keys.
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,8 +70,9 @@ struct ModelConfig {
 
   /// The text of a config.json that transformers' BitNet (or Llama) class reads; packed weights in the
   /// multiply form are declared `autobitlinear`/`offline`, in the divide form `bitlinear`.
-  std::string to_json(WeightScaleForm form) const;
-  /// The `{arch}.*` keys; architecture `bitnet-b1.58` for BitNet families, `llama` for plain Llama.
+  std::string to_json(std::optional<WeightScaleForm> form) const;
+  /// The `{arch}.*` keys; architecture `bitnet-b1.58` for kBitNet25, `bitnet` for kBitNetOld, `llama` for
+  /// kLlama. An activation that the architecture does not imply goes into `{arch}.hidden_activation`.
   void to_gguf(GgufMetadata& metadata) const;
 };
 
