@@ -1,0 +1,200 @@
+// The backend seam: argument checks happen before a device sees anything; the registry finds and explains
+// devices.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <functional>
+#include <vector>
+
+#include "bitnet/core/device/registry.hpp"
+#include "bitnet/testing/testing.hpp"
+
+namespace bitnet {
+namespace {
+
+struct PlainBuffer final : Buffer {
+  explicit PlainBuffer(std::size_t bytes) : Buffer(bytes) {}
+};
+
+struct Plain final : PreparedWeights {
+  Plain(std::int64_t out, std::int64_t in, bool ternary) : PreparedWeights(out, in, ternary, 0) {}
+};
+
+/// Counts the calls that pass the checks.
+class CountingBackend final : public Backend {
+ public:
+  int calls = 0;
+  std::string_view name() const noexcept override { return "counting"; }
+  std::string description() const override { return "counts calls"; }
+  bool supports(BackendOp) const noexcept override { return true; }
+  std::size_t available_memory() const override { return 0; }
+
+ private:
+  BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<PlainBuffer>(bytes); }
+  void do_upload(Buffer&, std::size_t, std::span<const std::byte>) override { ++calls; }
+  void do_download(const Buffer&, std::size_t, std::span<std::byte>) override { ++calls; }
+  PreparedPtr do_prepare(const LinearWeights& w) override {
+    return std::make_shared<Plain>(w.out, w.in, !w.trits.empty());
+  }
+  PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
+    return std::make_shared<Plain>(w.out, w.in, false);
+  }
+  void do_linear(std::span<const PreparedWeights* const>, Matrix, std::span<const Matrix>) override {
+    ++calls;
+  }
+  void do_embed(const PreparedWeights&, std::span<const std::int32_t>, Matrix) override { ++calls; }
+  void do_rms_norm(Matrix, const Buffer&, float, Matrix) override { ++calls; }
+  void do_rope(Matrix, std::span<const std::int32_t>, const Buffer&, std::int64_t) override { ++calls; }
+  void do_attention(const AttentionArgs&) override { ++calls; }
+  void do_gated_activation(Activation, Matrix, Matrix, Matrix) override { ++calls; }
+  void do_add(Matrix, Matrix) override { ++calls; }
+  void do_logits(const PreparedWeights&, Matrix, std::span<const std::int32_t>, Matrix) override { ++calls; }
+  void do_sync() override { ++calls; }
+};
+
+class BackendChecks : public ::testing::Test {
+ protected:
+  Matrix matrix(std::int64_t rows, std::int64_t cols) { return {big_.get(), 0, rows, cols}; }
+  void refused(const std::function<void()>& call, const char* text) {
+    const int before = backend_.calls;
+    BITNET_EXPECT_ERROR(call(), ErrorCode::kInvalidArgument, text);
+    EXPECT_EQ(backend_.calls, before) << "the device must not see a bad call";
+  }
+  void accepted(const std::function<void()>& call) {
+    const int before = backend_.calls;
+    EXPECT_NO_THROW(call());
+    EXPECT_EQ(backend_.calls, before + 1);
+  }
+  CountingBackend backend_;
+  BufferPtr big_ = backend_.allocate(4096);
+};
+
+TEST_F(BackendChecks, MatricesMustFitTheirBuffers) {
+  accepted([&] { backend_.add(matrix(32, 32), matrix(32, 32)); });
+  refused([&] { backend_.add(matrix(32, 33), matrix(32, 33)); }, "does not fit its buffer of 4096 bytes");
+  refused([&] { backend_.add({big_.get(), 4, 32, 32}, matrix(32, 32)); }, "does not fit");
+  refused([&] { backend_.add({big_.get(), 2, 1, 1}, matrix(1, 1)); }, "does not fit");
+  refused([&] { backend_.add({nullptr, 0, 1, 1}, matrix(1, 1)); }, "does not fit");
+  refused([&] { backend_.add({big_.get(), 0, std::int64_t{1} << 62, 8}, matrix(1, 1)); }, "does not fit");
+  refused([&] { backend_.add(matrix(2, 3), matrix(3, 2)); }, "same shape");
+}
+
+TEST_F(BackendChecks, TransfersStayInside) {
+  std::array<std::byte, 16> bytes{};
+  accepted([&] { backend_.upload(*big_, 4080, bytes); });
+  refused([&] { backend_.upload(*big_, 4081, bytes); }, "outside the buffer");
+  refused([&] { backend_.download(*big_, ~std::size_t{0}, bytes); }, "outside the buffer");
+}
+
+TEST_F(BackendChecks, WeightsMustBeWhole) {
+  const std::vector<std::int8_t> trits(6);
+  const std::array<float, 1> scale{1};
+  const LinearWeights good{
+      .out = 2, .in = 3, .trits = trits, .scales = scale, .rows_per_scale = 2, .dense = {}};
+  EXPECT_EQ(backend_.prepare(good)->out(), 2);
+  LinearWeights bad = good;
+  bad.in = 4;
+  refused([&] { (void)backend_.prepare(bad); }, "out × in elements");
+  bad = good;
+  bad.rows_per_scale = 1;
+  refused([&] { (void)backend_.prepare(bad); }, "one scale for every group");
+  refused([&] { (void)backend_.prepare_embedding(good); }, "embeddings are dense");
+  bad = {};
+  refused([&] { (void)backend_.prepare(bad); }, "positive");
+}
+
+TEST_F(BackendChecks, LinearsAgreeWithTheirMatrices) {
+  const Plain a(5, 3, true), b(4, 3, false);
+  const std::array<const PreparedWeights*, 2> mixed{&a, &b};
+  const std::array<Matrix, 2> outs{matrix(2, 5), matrix(2, 4)};
+  accepted([&] { backend_.linear(std::span(mixed).first(1), matrix(2, 3), std::span(outs).first(1)); });
+  refused([&] { backend_.linear(mixed, matrix(2, 3), outs); }, "one kind");
+  refused([&] { backend_.linear(std::span(mixed).first(1), matrix(2, 4), std::span(outs).first(1)); },
+          "`in` columns");
+  refused([&] { backend_.linear(std::span(mixed).first(1), matrix(3, 3), std::span(outs).first(1)); },
+          "rows of x");
+}
+
+TEST_F(BackendChecks, IdsPositionsAndPagesAreInRange) {
+  const Plain table(10, 3, false);
+  const std::vector<std::int32_t> ids{0, 9}, bad_ids{0, 10};
+  accepted([&] { backend_.embed(table, ids, matrix(2, 3)); });
+  refused([&] { backend_.embed(table, bad_ids, matrix(2, 3)); }, "ids[1] = 10 is outside 0 … 9");
+  accepted([&] { backend_.logits(table, matrix(2, 3), std::vector<std::int32_t>{1}, matrix(1, 10)); });
+  refused([&] { backend_.logits(table, matrix(2, 3), std::vector<std::int32_t>{2}, matrix(1, 10)); },
+          "rows[0] = 2");
+  const BufferPtr rope = backend_.allocate(sizeof(float) * 4 * 8);  // 8 positions of head_dim 4
+  accepted([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{7}, *rope, 4); });
+  refused([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{8}, *rope, 4); }, "positions[0] = 8");
+  refused([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{0}, *rope, 3); }, "even");
+}
+
+TEST_F(BackendChecks, AttentionCoversItsRows) {
+  const std::vector<std::int32_t> pages{0, 1};
+  std::vector<SequenceSlice> sequences{{0, 2, 3, pages}};
+  const BufferPtr keys = backend_.allocate(4096), values = backend_.allocate(4096);
+  AttentionArgs args{matrix(2, 8),
+                     matrix(2, 4),
+                     matrix(2, 4),
+                     matrix(2, 8),
+                     {keys.get(), values.get(), 2, 4},
+                     sequences,
+                     2,
+                     1,
+                     4};
+  accepted([&] { backend_.attention(args); });
+  sequences[0].past = 7;  // nine tokens in two pages of four
+  refused([&] { backend_.attention(args); }, "too few pages");
+  sequences[0].past = 3;
+  sequences[0].n_rows = 1;
+  refused([&] { backend_.attention(args); }, "cover every row");
+  sequences[0].n_rows = 2;
+  args.cache.n_pages = 1;
+  refused([&] { backend_.attention(args); }, "pages[1] = 1");
+  args.cache.n_pages = 1000;
+  refused([&] { backend_.attention(args); }, "too small");
+}
+
+TEST(BackendRegistry, FindsSelectsAndExplains) {
+  BackendRegistry registry;
+  const auto make = [](std::shared_ptr<const ExecutionContext>) -> std::unique_ptr<Backend> {
+    return std::make_unique<CountingBackend>();
+  };
+  registry.add(
+      {.name = "cpu", .kind = DeviceKind::kCpu, .description = "", .memory_bytes = 0, .emulated = false},
+      make);
+  EXPECT_EQ(registry.select("auto").device.name, "cpu");
+  EXPECT_EQ(registry.select("auto").reason, "cpu: no other device was found");
+  registry.add({.name = "opencl:0:0",
+                .kind = DeviceKind::kCpu,
+                .description = "",
+                .memory_bytes = 99,
+                .emulated = true},
+               make);
+  EXPECT_EQ(registry.select("auto").reason, "cpu: the other devices run on this CPU too");
+  registry.add({.name = "opencl:1:0",
+                .kind = DeviceKind::kGpu,
+                .description = "",
+                .memory_bytes = 5,
+                .emulated = false},
+               make);
+  registry.add({.name = "opencl:1:1",
+                .kind = DeviceKind::kGpu,
+                .description = "",
+                .memory_bytes = 9,
+                .emulated = false},
+               make);
+  EXPECT_EQ(registry.select("auto").device.name, "opencl:1:1");
+  EXPECT_EQ(registry.create("auto", nullptr)->name(), "counting");
+  registry.add_note("OpenCL: no driver");
+  BITNET_EXPECT_ERROR(
+      (void)registry.create("cuda", nullptr), ErrorCode::kNotFound,
+      "device 'cuda' (there are: cpu, opencl:0:0, opencl:1:0, opencl:1:1, auto); OpenCL: no driver");
+  BITNET_EXPECT_ERROR(
+      registry.add({.name = "cpu", .kind = {}, .description = "", .memory_bytes = 0, .emulated = false},
+                   make),
+      ErrorCode::kInvalidArgument, "registered already");
+}
+
+}  // namespace
+}  // namespace bitnet

@@ -1,0 +1,159 @@
+// Core's contact with the machine: threads, ISA names, mapped files, atomic writes, log sinks.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/isa.hpp"
+#include "bitnet/core/log.hpp"
+#include "bitnet/core/memory/mapped_file.hpp"
+#include "bitnet/testing/testing.hpp"
+
+namespace bitnet {
+namespace {
+
+/// Sets an environment variable for one scope.
+class ScopedEnv {
+ public:
+  ScopedEnv(const char* name, const char* value) : name_(name) {
+    if (const char* old = std::getenv(name)) old_ = old;
+    setenv(name, value, 1);
+  }
+  ~ScopedEnv() {
+    if (old_) {
+      setenv(name_, old_->c_str(), 1);
+    } else {
+      unsetenv(name_);
+    }
+  }
+
+ private:
+  const char* name_;
+  std::optional<std::string> old_;
+};
+
+TEST(Isa, NamesAreListedInErrors) {
+  EXPECT_EQ(isa_from_name("scalar").index, 0);
+  EXPECT_TRUE(is_supported(best_isa()));
+  BITNET_EXPECT_ERROR((void)isa_from_name("mmx"), ErrorCode::kInvalidArgument,
+                      "unknown ISA 'mmx' (compiled: scalar");
+  const ScopedEnv scoped("BITNET_ISA", "mmx");
+  BITNET_EXPECT_ERROR(ExecutionContext(), ErrorCode::kInvalidArgument, "BITNET_ISA");
+}
+
+TEST(ExecutionContext, CoversTheRangeOnce) {
+  for (const std::size_t threads : {1u, 2u, 5u}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    EXPECT_EQ(context.threads(), threads);
+    for (const std::size_t n : {0u, 1u, 7u, 1000u}) {
+      for (const std::size_t grain : {0u, 1u, 300u, 5000u}) {
+        std::vector<std::atomic<int>> hits(n);
+        context.parallel_for(n, grain, [&](std::size_t begin, std::size_t end) {
+          for (std::size_t i = begin; i < end; ++i) ++hits[i];
+        });
+        for (const auto& h : hits) ASSERT_EQ(h, 1);
+      }
+    }
+  }
+}
+
+TEST(ExecutionContext, RethrowsAndNests) {
+  const ExecutionContext context({.threads = 3, .isa = {}});
+  EXPECT_THROW(context.parallel_for(10, 1,
+                                    [](std::size_t begin, std::size_t) {
+                                      if (begin == 0) throw Error(ErrorCode::kInternal, "inside");
+                                    }),
+               Error);
+  std::atomic<std::size_t> total = 0;
+  context.parallel_for(4, 1, [&](std::size_t b, std::size_t e) {
+    for (std::size_t i = b; i < e; ++i) {
+      context.parallel_for(5, 1, [&](std::size_t x, std::size_t y) { total += y - x; });
+    }
+  });
+  EXPECT_EQ(total, 20u);
+}
+
+TEST(ExecutionContext, ThreadCountsAreChecked) {
+  BITNET_EXPECT_ERROR(ExecutionContext({.threads = 5000, .isa = {}}), ErrorCode::kInvalidArgument,
+                      "at most 1024");
+  for (const char* bad : {"0", "two", "3x", "-1", "99999"}) {
+    const ScopedEnv scoped("BITNET_THREADS", bad);
+    BITNET_EXPECT_ERROR(ExecutionContext(), ErrorCode::kInvalidArgument, "BITNET_THREADS");
+  }
+  const ScopedEnv scoped("BITNET_THREADS", "3");
+  EXPECT_EQ(ExecutionContext().threads(), 3u);
+}
+
+TEST(MappedFile, ReadsAndRefuses) {
+  const testing::TempDir dir;
+  write_file(dir / "a", "hello");
+  const auto file = MappedFile::open(dir / "a");
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()), "hello");
+  write_file(dir / "empty", "");
+  EXPECT_TRUE(MappedFile::open(dir / "empty")->bytes().empty());
+  BITNET_EXPECT_ERROR((void)MappedFile::open(dir / "none"), ErrorCode::kNotFound, "none");
+  BITNET_EXPECT_ERROR((void)MappedFile::open(dir.path()), ErrorCode::kIo, "is a directory");
+  BITNET_EXPECT_ERROR((void)MappedFile::open("/dev/null"), ErrorCode::kIo, "not a regular file");
+  ASSERT_EQ(mkfifo((dir / "fifo").c_str(), 0600), 0);
+  BITNET_EXPECT_ERROR((void)MappedFile::open(dir / "fifo"), ErrorCode::kIo, "not a regular file");
+}
+
+TEST(MappedFile, ReleasedPagesCanBeReadAgain) {
+  const testing::TempDir dir;
+  write_file(dir / "a", std::string(100000, 'x'));
+  const auto file = MappedFile::open(dir / "a");
+  file->release(file->bytes().subspan(5, 90000));
+  for (const std::byte b : file->bytes()) ASSERT_EQ(b, std::byte{'x'});
+}
+
+TEST(AtomicFile, ReplacesOnlyOnCommit) {
+  const testing::TempDir dir;
+  write_file(dir / "a", "old");
+  {
+    AtomicFile file(dir / "a");
+    file.write(std::string(3 << 20, 'n'));  // larger than the buffer
+    EXPECT_EQ(read_file(dir / "a"), "old");
+  }
+  EXPECT_EQ(read_file(dir / "a"), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1)
+      << "nothing is left behind";
+  AtomicFile file(dir / "a");
+  file.write("12345678");
+  const std::string patch = "AB";
+  file.write_at(3, std::as_bytes(std::span<const char>(patch)));
+  BITNET_EXPECT_ERROR(file.write_at(7, std::as_bytes(std::span<const char>(patch))),
+                      ErrorCode::kInvalidArgument, "beyond the 8 written");
+  EXPECT_EQ(file.size(), 8u);
+  file.commit();
+  EXPECT_EQ(read_file(dir / "a"), "123AB678");
+}
+
+TEST(AtomicFile, ErrorsNameFileAndReason) {
+  const testing::TempDir dir;
+  BITNET_EXPECT_ERROR(write_file(dir / "no/such/dir", "x"), ErrorCode::kIo, "No such file or directory");
+  BITNET_EXPECT_ERROR((void)read_file(dir / "none"), ErrorCode::kNotFound, "none");
+  BITNET_EXPECT_ERROR((void)read_file(dir.path()), ErrorCode::kIo, "directory");
+  write_file(dir / "big", std::string(100, 'x'));
+  BITNET_EXPECT_ERROR((void)read_file(dir / "big", 99), ErrorCode::kInvalidArgument, "larger than 99 bytes");
+}
+
+TEST(Log, SinkTakesWhatPassesTheLevel) {
+  std::vector<std::string> seen;
+  set_log_sink([&](LogLevel, std::string_view m) { seen.emplace_back(m); });
+  set_log_level(LogLevel::kInfo);
+  log(LogLevel::kDebug, "quiet");
+  log(LogLevel::kError, "loud");
+  set_log_level(LogLevel::kWarning);
+  set_log_sink({});
+  EXPECT_EQ(seen, (std::vector<std::string>{"loud"}));
+}
+
+}  // namespace
+}  // namespace bitnet
