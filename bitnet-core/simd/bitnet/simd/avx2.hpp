@@ -29,5 +29,64 @@ struct F32 {
   }
 };
 
+/// A line of a T16 tile is two registers. With AVX-VNNI a sum is int32 a row; without, it is two int16 a row.
+struct I8 {
+  static constexpr int kRows = 8;  // int32 lanes
+  typedef __m256i Bytes;
+  typedef __m256i Sum;
+  typedef __m256i Acc;
+#if defined(__AVXVNNI__)
+  static constexpr int kGemmRows = 6, kGemmRegs = 2;  // 12 sums, 2 codes, 1 of x: 15 of 16 registers
+  static constexpr bool kWideSums = true, kScaledCodes = true;
+#else
+  static constexpr int kGemmRows = 4, kGemmRegs = 2;  // 8 sums, 2 codes, 1 of x, products
+  static constexpr bool kWideSums = false, kScaledCodes = false;
+  // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
+  static constexpr int kSumSteps = 63;
+#endif
+
+  static BITNET_INLINE Bytes load(const std::uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+  }
+  template <int S>
+  static BITNET_INLINE Bytes field(Bytes v) {
+    return _mm256_and_si256(_mm256_srli_epi32(v, 2 * S), _mm256_set1_epi8(3));
+  }
+  template <int S>
+  static BITNET_INLINE Bytes scaled_field(Bytes v) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(3 << (2 * S))));
+  }
+  static BITNET_INLINE Sum zero_sum() { return _mm256_setzero_si256(); }
+  static BITNET_INLINE Acc zero_acc() { return _mm256_setzero_si256(); }
+#if defined(__AVXVNNI__)
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return _mm256_dpbusd_avx_epi32(sum, codes, x);
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return _mm256_add_epi32(acc, sum); }
+#else
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+  }
+#endif
+  static BITNET_INLINE Acc unscale(Sum s0, Sum s1, Sum s2, Sum s3) {
+    return _mm256_add_epi32(_mm256_add_epi32(s0, _mm256_srai_epi32(s1, 2)),
+                            _mm256_add_epi32(_mm256_srai_epi32(s2, 4), _mm256_srai_epi32(s3, 6)));
+  }
+  static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), acc);
+  }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

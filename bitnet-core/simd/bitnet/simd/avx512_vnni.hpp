@@ -29,5 +29,41 @@ struct F32 {
   }
 };
 
+/// A line of a T16 tile is one register.
+struct I8 {
+  static constexpr int kRows = 16;                    // int32 lanes
+  static constexpr int kGemmRows = 8, kGemmRegs = 2;  // 16 sums of 32 registers, two tiles
+  static constexpr bool kWideSums = true, kScaledCodes = true;
+  typedef __m512i Bytes;
+  typedef __m512i Sum;
+  typedef __m512i Acc;
+
+  static BITNET_INLINE Bytes load(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+  static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  template <int S>
+  static BITNET_INLINE Bytes field(Bytes v) {
+    return _mm512_and_si512(_mm512_srli_epi32(v, 2 * S), _mm512_set1_epi8(3));
+  }
+  template <int S>
+  static BITNET_INLINE Bytes scaled_field(Bytes v) {
+    return _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(3 << (2 * S))));
+  }
+  static BITNET_INLINE Sum zero_sum() { return _mm512_setzero_si512(); }
+  static BITNET_INLINE Acc zero_acc() { return _mm512_setzero_si512(); }
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return _mm512_dpbusd_epi32(sum, codes, x);
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return _mm512_add_epi32(acc, sum); }
+  static BITNET_INLINE Acc unscale(Sum s0, Sum s1, Sum s2, Sum s3) {
+    return _mm512_add_epi32(_mm512_add_epi32(s0, _mm512_srai_epi32(s1, 2)),
+                            _mm512_add_epi32(_mm512_srai_epi32(s2, 4), _mm512_srai_epi32(s3, 6)));
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) { _mm512_storeu_si512(p, acc); }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

@@ -30,5 +30,59 @@ struct F32 {
   }
 };
 
+/// A line of a T16 tile is four registers. With the dot-product instructions a sum is int32 a row; without,
+/// it is four int16 a row, rows 0 and 1 in `low`, 2 and 3 in `high`.
+struct I8 {
+  static constexpr int kRows = 4;  // int32 lanes
+  typedef uint8x16_t Bytes;
+  typedef int32x4_t Acc;
+
+  static BITNET_INLINE Bytes load(const std::uint8_t* p) { return vld1q_u8(p); }
+  static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return vreinterpretq_u8_s32(vdupq_n_s32(four));
+  }
+  template <int S>
+  static BITNET_INLINE Bytes field(Bytes v) {
+    if constexpr (S == 0)
+      return vandq_u8(v, vdupq_n_u8(3));
+    else if constexpr (S == 3)
+      return vshrq_n_u8(v, 6);
+    else
+      return vandq_u8(vshrq_n_u8(v, 2 * S), vdupq_n_u8(3));
+  }
+  static BITNET_INLINE Acc zero_acc() { return vdupq_n_s32(0); }
+  static BITNET_INLINE Acc load_acc(const std::int32_t* p) { return vld1q_s32(p); }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) { vst1q_s32(p, acc); }
+  static constexpr bool kScaledCodes = false;  // 2·64 is no int8
+#if defined(__ARM_FEATURE_DOTPROD)
+  static constexpr int kGemmRows = 4, kGemmRegs = 4;  // 16 sums of 32 registers
+  static constexpr bool kWideSums = true;
+  typedef int32x4_t Sum;
+  static BITNET_INLINE Sum zero_sum() { return vdupq_n_s32(0); }
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return vdotq_s32(sum, vreinterpretq_s8_u8(codes), vreinterpretq_s8_u8(x));
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return vaddq_s32(acc, sum); }
+#else
+  static constexpr int kGemmRows = 2, kGemmRegs = 4;  // 16 half sums of 32 registers
+  static constexpr bool kWideSums = false;
+  // A product is at most 2·128 = 256: 127 of them stay below 2^15.
+  static constexpr int kSumSteps = 127;
+  struct Sum {
+    int16x8_t low, high;
+  };
+  static BITNET_INLINE Sum zero_sum() { return {vdupq_n_s16(0), vdupq_n_s16(0)}; }
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    const int8x16_t c = vreinterpretq_s8_u8(codes), v = vreinterpretq_s8_u8(x);
+    return {vmlal_s8(sum.low, vget_low_s8(c), vget_low_s8(v)), vmlal_high_s8(sum.high, c, v)};
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    return vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(sum.low), vpaddlq_s16(sum.high)));
+  }
+#endif
+};
+
 }  // namespace
 }  // namespace bitnet::simd

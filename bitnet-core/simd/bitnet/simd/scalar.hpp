@@ -1,25 +1,54 @@
 #pragma once
-// Vocabulary of the processor's baseline: no intrinsics, no fused multiply-add (so its floats form the second
-// class of docs/numerics.md together with sse41). Four lanes, because every baseline has 128-bit registers.
-#include "bitnet/simd/common.hpp"
+// Vocabulary of the processor's baseline: GCC vector extensions of 128 bits, no intrinsics.
+#include "bitnet/simd/baseline_f32.hpp"
 
 namespace bitnet::simd {
 namespace {
 
-struct F32 {
-  static constexpr int kLanes = 4;
-  static constexpr int kGemmRows = 4, kGemmVectors = 2;  // 8 sums, 2 + 1 operands, 1 product of 16 registers
-  typedef Quad Reg;
-  typedef IntQuad Int;
-  typedef UIntQuad UInt;
+/// A line of a T16 tile is four pieces of 16 bytes; a sum is four int16 a row.
+struct I8 {
+  static constexpr int kRows = 4;
+  static constexpr int kGemmRows = 2, kGemmRegs = 4;
+  static constexpr bool kWideSums = false, kScaledCodes = false;
+  // A product is at most 2·128 = 256: 127 of them stay below 2^15.
+  static constexpr int kSumSteps = 127;
+  typedef std::uint8_t Bytes __attribute__((vector_size(16)));
+  typedef std::int8_t Signed __attribute__((vector_size(16)));
+  typedef std::int16_t Sum __attribute__((vector_size(32)));
+  typedef std::int32_t Pairs __attribute__((vector_size(32)));
+  typedef IntQuad Acc;
 
-  static BITNET_INLINE Reg load(const float* p) { return *reinterpret_cast<const QuadMem*>(p); }
-  static BITNET_INLINE void store(float* p, Reg v) { *reinterpret_cast<QuadMem*>(p) = v; }
-  static BITNET_INLINE Reg broadcast(float x) { return Reg{x, x, x, x}; }
-  static BITNET_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
-  static BITNET_INLINE float fma1(float a, float b, float c) { return a * b + c; }
-  static BITNET_INLINE Reg load_f16(const std::uint16_t* p) { return WidenF16::quad(p); }
-  static BITNET_INLINE UInt load_u16(const std::uint16_t* p) { return UInt{p[0], p[1], p[2], p[3]}; }
+  static BITNET_INLINE Bytes load(const std::uint8_t* p) {
+    Bytes v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return reinterpret_cast<Bytes>(IntQuad{four, four, four, four});
+  }
+  template <int S>
+  static BITNET_INLINE Bytes field(Bytes v) {
+    return reinterpret_cast<Bytes>((reinterpret_cast<UIntQuad>(v) >> (2 * S)) & 0x03030303u);
+  }
+  static BITNET_INLINE Sum zero_sum() { return Sum{}; }
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return sum +
+           __builtin_convertvector(codes, Sum) * __builtin_convertvector(reinterpret_cast<Signed>(x), Sum);
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    const Pairs two = reinterpret_cast<Pairs>(sum);
+    const Pairs pairs = ((two << 16) >> 16) + (two >> 16);
+    return acc + __builtin_shufflevector(pairs, pairs, 0, 2, 4, 6) +
+           __builtin_shufflevector(pairs, pairs, 1, 3, 5, 7);
+  }
+  static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
+    Acc v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) { __builtin_memcpy(p, &acc, sizeof acc); }
 };
 
 }  // namespace

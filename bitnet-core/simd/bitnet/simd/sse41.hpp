@@ -2,4 +2,48 @@
 // Vocabulary of SSE4.1. Its floats are the baseline's.
 #include <immintrin.h>
 
-#include "bitnet/simd/scalar.hpp"
+#include "bitnet/simd/baseline_f32.hpp"
+
+namespace bitnet::simd {
+namespace {
+
+/// A line of a T16 tile is four registers; a sum is two int16 a row.
+struct I8 {
+  static constexpr int kRows = 4;                     // int32 lanes
+  static constexpr int kGemmRows = 2, kGemmRegs = 4;  // 8 sums, 4 codes of 16 registers
+  static constexpr bool kWideSums = false, kScaledCodes = false;
+  // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
+  static constexpr int kSumSteps = 63;
+  typedef __m128i Bytes;
+  typedef __m128i Sum;
+  typedef __m128i Acc;
+
+  static BITNET_INLINE Bytes load(const std::uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
+    std::int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm_set1_epi32(four);
+  }
+  template <int S>
+  static BITNET_INLINE Bytes field(Bytes v) {
+    return _mm_and_si128(_mm_srli_epi32(v, 2 * S), _mm_set1_epi8(3));
+  }
+  static BITNET_INLINE Sum zero_sum() { return _mm_setzero_si128(); }
+  static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
+    return _mm_add_epi16(sum, _mm_maddubs_epi16(codes, x));
+  }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    return _mm_add_epi32(acc, _mm_madd_epi16(sum, _mm_set1_epi16(1)));
+  }
+  static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), acc);
+  }
+};
+
+}  // namespace
+}  // namespace bitnet::simd

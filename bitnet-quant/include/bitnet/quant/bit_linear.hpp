@@ -1,5 +1,6 @@
 #pragma once
 // y = BitLinear(x): quantise rows to int8, multiply by ternary weights in exact integers, scale once.
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -40,7 +41,8 @@ class BitLinear {
   std::int64_t in() const noexcept;
   std::size_t bytes() const noexcept;
 
-  /// acc[rows, out] = Σ_k x·trit, exact; bit-equal on every ISA and thread count.
+  /// acc[rows, out] = Σ_k x·trit, exact; bit-equal on every ISA and thread count. Neither product allocates.
+  /// Both throw Error(kInvalidArgument) on sizes that disagree.
   void multiply_int(const ExecutionContext& context, const QuantizedRows& x,
                     std::span<std::int32_t> acc) const;
   /// y[rows, out] = float(acc) · (scale[row of W] · inv_scale[row of x]), one rounding a product.
@@ -50,6 +52,8 @@ class BitLinear {
 
  private:
   struct Impl;
+  void run(const ExecutionContext& context, const QuantizedRows& x, std::int32_t* acc, float* y,
+           std::size_t size) const;
   std::unique_ptr<Impl> impl_;
 };
 

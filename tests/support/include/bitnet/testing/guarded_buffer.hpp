@@ -1,6 +1,6 @@
 #pragma once
-// Memory that ends (or begins) exactly at a page that cannot be touched: a kernel that reads or writes one byte
-// beyond its arrays crashes the test.
+// Memory that ends (or begins) exactly at a page that cannot be touched: a kernel that reads or writes one
+// byte beyond its arrays crashes the test.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -30,7 +30,8 @@ class GuardedBuffer {
     std::byte* first = guard == Guard::kBefore ? base_ + page : base_ + page + payload - n * sizeof(T);
     data_ = reinterpret_cast<T*>(first);
   }
-  GuardedBuffer(std::span<const T> values, Guard guard = Guard::kAfter) : GuardedBuffer(values.size(), guard) {
+  GuardedBuffer(std::span<const T> values, Guard guard = Guard::kAfter)
+      : GuardedBuffer(values.size(), guard) {
     if (!values.empty()) std::memcpy(data_, values.data(), values.size_bytes());
   }
   ~GuardedBuffer() { munmap(base_, bytes_); }

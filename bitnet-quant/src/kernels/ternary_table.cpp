@@ -1,0 +1,25 @@
+// The ternary kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
+// -DBITNET_ISA=<name>. Everything but the table has internal linkage (tools/check_isa_object.sh). The
+// algorithms are in generic/, the registers in bitnet-core/simd.
+#include "kernels/ternary_table.hpp"
+
+#define BITNET_STR2(x) #x
+#define BITNET_STR(x) BITNET_STR2(x)
+// clang-format off
+#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
+// clang-format on
+#include BITNET_SIMD_HEADER
+
+#include "kernels/generic/quantize.inl.hpp"
+#include "kernels/generic/ternary.inl.hpp"
+
+namespace bitnet::quant::kernels::BITNET_ISA {
+
+extern const TernaryKernels kKernels;
+constinit const TernaryKernels kKernels{
+    .isa = BITNET_STR(BITNET_ISA),
+    .multiply = &multiply,
+    .quantize = &quantize,
+};
+
+}  // namespace bitnet::quant::kernels::BITNET_ISA

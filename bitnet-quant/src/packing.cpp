@@ -1,0 +1,366 @@
+// The file layouts of ternary matrices: checks, then one coder per layout. Every coder names the bytes as
+// docs/formats/ternary-layouts.md does. Layouts in memory are bit_linear.cpp's.
+#include "bitnet/quant/packing.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "bitnet/core/dtype.hpp"
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+constexpr std::array kLayouts{TernaryLayout::kHfUint8, TernaryLayout::kI2_S, TernaryLayout::kTQ1_0,
+                              TernaryLayout::kTQ2_0};
+constexpr std::size_t kI2SBlock = 128, kI2STail = 32;  // the tail holds the scale and 28 bytes of padding
+constexpr std::size_t kTqBlock = 256, kTq1Bytes = 54, kTq2Bytes = 66;
+
+std::size_t column_multiple(TernaryLayout layout) {
+  switch (layout) {
+    case TernaryLayout::kHfUint8:
+      return 1;
+    case TernaryLayout::kI2_S:
+      return kI2SBlock;
+    case TernaryLayout::kTQ1_0:
+      return kTqBlock;
+    case TernaryLayout::kTQ2_0:
+      return kTqBlock;
+  }
+  return 1;
+}
+
+bool scale_is_in_blocks(TernaryLayout layout) {
+  return layout == TernaryLayout::kTQ1_0 || layout == TernaryLayout::kTQ2_0;
+}
+
+void check_weights(const TernaryWeights& w) {
+  const auto bad = [](const std::string& what) {
+    return Error(ErrorCode::kInvalidArgument, "pack: " + what);
+  };
+  if (w.out < 0 || w.in < 0 || (w.in > 0 && w.out > (std::int64_t{1} << 48) / w.in) ||
+      w.trits.size() != static_cast<std::size_t>(w.out * w.in))
+    throw bad(fmt::format("{} trits for a matrix of {} x {}", w.trits.size(), w.out, w.in));
+  const std::size_t scales =
+      w.rows_per_scale > 0 ? static_cast<std::size_t>((w.out + w.rows_per_scale - 1) / w.rows_per_scale) : 0;
+  if (w.out > 0 && (w.rows_per_scale <= 0 || w.scales.size() != scales))
+    throw bad(fmt::format("{} scales for {} rows, {} rows each", w.scales.size(), w.out, w.rows_per_scale));
+  for (std::size_t i = 0; i < w.trits.size(); ++i)
+    if (w.trits[i] < -1 || w.trits[i] > 1)
+      throw bad(fmt::format("value {} is {}, not -1, 0 or 1", i, static_cast<int>(w.trits[i])));
+  for (std::size_t i = 0; i < w.scales.size(); ++i)
+    if (!std::isfinite(w.scales[i])) throw bad(fmt::format("scale {} is {}, not finite", i, w.scales[i]));
+}
+
+/// Code trit + 1 of element i.
+unsigned code(const TernaryWeights& w, std::size_t i) { return static_cast<unsigned>(w.trits[i] + 1); }
+
+float scale_of_row(const TernaryWeights& w, std::size_t row) {
+  return w.scales[row / static_cast<std::size_t>(w.rows_per_scale)];
+}
+
+template <class T>
+void store(std::byte* to, T value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+template <class T>
+T fetch(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+Error invalid_code(TernaryLayout layout, std::size_t byte) {
+  return Error(ErrorCode::kCorruptFile,
+               fmt::format("{}: byte {} holds code 3, which is no ternary value", to_string(layout), byte));
+}
+
+// --- Hugging Face uint8: byte [r, c] holds rows r, r + R, r + 2R, r + 3R from the low bits, R = ceil(out/4)
+// -----
+
+void pack_hf(const TernaryWeights& w, std::byte* to) {
+  const auto out = static_cast<std::size_t>(w.out), in = static_cast<std::size_t>(w.in),
+             quarter = (out + 3) / 4;
+  for (std::size_t o = 0; o < out; ++o)
+    for (std::size_t c = 0; c < in; ++c)
+      to[o % quarter * in + c] |= static_cast<std::byte>(code(w, o * in + c) << (2 * (o / quarter)));
+}
+
+void unpack_hf(std::span<const std::byte> from, TernaryWeights& w) {
+  const auto out = static_cast<std::size_t>(w.out), in = static_cast<std::size_t>(w.in),
+             quarter = (out + 3) / 4;
+  for (std::size_t o = 0; o < out; ++o)
+    for (std::size_t c = 0; c < in; ++c) {
+      const std::size_t at = o % quarter * in + c;
+      const unsigned v = (std::to_integer<unsigned>(from[at]) >> (2 * (o / quarter))) & 3;
+      if (v == 3) throw invalid_code(TernaryLayout::kHfUint8, at);
+      w.trits[o * in + c] = static_cast<std::int8_t>(v) - 1;
+    }
+}
+
+// --- I2_S: per 128 elements 32 bytes, element j in byte j % 32 at shift 6 − 2·(j / 32); one f32 scale at the
+// end ----
+
+void pack_i2s(const TernaryWeights& w, std::byte* to) {
+  const std::size_t n = w.trits.size();
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t j = i % kI2SBlock;
+    to[i / kI2SBlock * 32 + j % 32] |= static_cast<std::byte>(code(w, i) << (6 - 2 * (j / 32)));
+  }
+  store(to + n / 4, w.scales.empty() ? 1.0f : w.scales[0]);
+}
+
+void unpack_i2s(std::span<const std::byte> from, TernaryWeights& w) {
+  const std::size_t n = w.trits.size();
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t j = i % kI2SBlock, at = i / kI2SBlock * 32 + j % 32;
+    const unsigned v = (std::to_integer<unsigned>(from[at]) >> (6 - 2 * (j / 32))) & 3;
+    if (v == 3) throw invalid_code(TernaryLayout::kI2_S, at);
+    w.trits[i] = static_cast<std::int8_t>(v) - 1;
+  }
+  const float scale = fetch<float>(from.data() + n / 4);
+  if (!std::isfinite(scale))
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("i2_s: the scale at byte {} is {}, not finite", n / 4, scale));
+  w.scales = {scale};
+  w.rows_per_scale = w.out;
+}
+
+// --- TQ2_0: element h·128 + l·32 + m in byte h·32 + m at shift 2·l, then an f16 scale
+// -------------------------------
+
+void pack_tq2_block(const std::int8_t* trits, std::byte* to) {
+  for (std::size_t i = 0; i < kTqBlock; ++i)
+    to[i / 128 * 32 + i % 32] |=
+        static_cast<std::byte>(static_cast<unsigned>(trits[i] + 1) << (2 * (i % 128 / 32)));
+}
+
+/// False at a code 3; `at` is its byte then.
+bool unpack_tq2_block(const std::byte* from, std::int8_t* trits, std::size_t& at) {
+  for (std::size_t i = 0; i < kTqBlock; ++i) {
+    at = i / 128 * 32 + i % 32;
+    const unsigned v = (std::to_integer<unsigned>(from[at]) >> (2 * (i % 128 / 32))) & 3;
+    if (v == 3) return false;
+    trits[i] = static_cast<std::int8_t>(v) - 1;
+  }
+  return true;
+}
+
+// --- TQ1_0: base-3 digits, first the most significant, as a fraction of 3^5 scaled to a byte
+// ------------------------
+
+/// A run of bytes: byte m holds elements first + m + count·n, n < digits.
+struct Tq1Run {
+  std::size_t first_byte, count, first, digits;
+};
+constexpr std::array<Tq1Run, 3> kTq1Runs{{{0, 32, 0, 5}, {32, 16, 160, 5}, {48, 4, 240, 4}}};
+
+void pack_tq1_block(const std::int8_t* trits, std::byte* to) {
+  for (const Tq1Run& run : kTq1Runs)
+    for (std::size_t m = 0; m < run.count; ++m) {
+      unsigned q = 0;
+      for (std::size_t n = 0; n < 5; ++n)
+        q = q * 3 + (n < run.digits ? static_cast<unsigned>(trits[run.first + m + run.count * n] + 1) : 0);
+      to[run.first_byte + m] = static_cast<std::byte>((q * 256 + 242) / 243);
+    }
+}
+
+void unpack_tq1_block(const std::byte* from, std::int8_t* trits) {
+  for (const Tq1Run& run : kTq1Runs)
+    for (std::size_t m = 0; m < run.count; ++m) {
+      unsigned rest = std::to_integer<unsigned>(from[run.first_byte + m]);
+      for (std::size_t n = 0; n < run.digits; ++n) {
+        const unsigned digit = (rest * 3) >> 8;
+        trits[run.first + m + run.count * n] = static_cast<std::int8_t>(digit) - 1;
+        rest = (rest * 3) & 0xff;
+      }
+    }
+}
+
+void pack_tq(TernaryLayout layout, const TernaryWeights& w, std::byte* to) {
+  const std::size_t bytes = layout == TernaryLayout::kTQ1_0 ? kTq1Bytes : kTq2Bytes;
+  const std::size_t blocks = w.trits.size() / kTqBlock, per_row = static_cast<std::size_t>(w.in) / kTqBlock;
+  for (std::size_t b = 0; b < blocks; ++b, to += bytes) {
+    const std::int8_t* const trits = w.trits.data() + b * kTqBlock;
+    if (layout == TernaryLayout::kTQ1_0)
+      pack_tq1_block(trits, to);
+    else
+      pack_tq2_block(trits, to);
+    store(to + bytes - 2, f32_to_f16(scale_of_row(w, b / per_row)));
+  }
+}
+
+/// One scale if all agree, one per row if each row's do.
+void merge_scales(TernaryLayout layout, const std::vector<float>& block_scales, TernaryWeights& w) {
+  if (block_scales.empty()) {
+    w.scales.clear();
+    w.rows_per_scale = w.out;
+    return;
+  }
+  const auto equal = [&](std::size_t begin, std::size_t end) {
+    return std::all_of(block_scales.begin() + static_cast<std::ptrdiff_t>(begin),
+                       block_scales.begin() + static_cast<std::ptrdiff_t>(end),
+                       [&](float s) { return s == block_scales[begin]; });
+  };
+  if (equal(0, block_scales.size())) {
+    w.scales = {block_scales[0]};
+    w.rows_per_scale = w.out;
+    return;
+  }
+  const auto rows = static_cast<std::size_t>(w.out), per_row = block_scales.size() / rows;
+  w.rows_per_scale = 1;
+  w.scales.clear();
+  for (std::size_t r = 0; r < rows; ++r) {
+    if (!equal(r * per_row, (r + 1) * per_row)) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: row {} has blocks of different scales; one scale a row is supported",
+                              to_string(layout), r));
+    }
+    w.scales.push_back(block_scales[r * per_row]);
+  }
+}
+
+void unpack_tq(TernaryLayout layout, std::span<const std::byte> from, TernaryWeights& w) {
+  const std::size_t bytes = layout == TernaryLayout::kTQ1_0 ? kTq1Bytes : kTq2Bytes;
+  const std::size_t blocks = w.trits.size() / kTqBlock;
+  std::vector<float> scales(blocks);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    const std::byte* const block = from.data() + b * bytes;
+    std::int8_t* const trits = w.trits.data() + b * kTqBlock;
+    std::size_t at = 0;
+    if (layout == TernaryLayout::kTQ1_0)
+      unpack_tq1_block(block, trits);
+    else if (!unpack_tq2_block(block, trits, at))
+      throw invalid_code(layout, b * bytes + at);
+    scales[b] = f16_to_f32(fetch<std::uint16_t>(block + bytes - 2));
+    if (!std::isfinite(scales[b])) {
+      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: the scale of block {} is {}, not finite",
+                                                       to_string(layout), b, scales[b]));
+    }
+  }
+  merge_scales(layout, scales, w);
+}
+
+}  // namespace
+
+std::string_view to_string(TernaryLayout layout) noexcept {
+  switch (layout) {
+    case TernaryLayout::kHfUint8:
+      return "hf";
+    case TernaryLayout::kI2_S:
+      return "i2_s";
+    case TernaryLayout::kTQ1_0:
+      return "tq1_0";
+    case TernaryLayout::kTQ2_0:
+      return "tq2_0";
+  }
+  return "?";
+}
+
+bool layout_holds(TernaryLayout layout, const TernaryWeights& w, std::string* why) {
+  const auto no = [&](std::string reason) {
+    if (why != nullptr) *why = std::move(reason);
+    return false;
+  };
+  const std::size_t multiple = column_multiple(layout);
+  if (w.in < 0 || static_cast<std::size_t>(w.in) % multiple != 0)
+    return no(fmt::format("{} needs columns in multiples of {}, got {}", to_string(layout), multiple, w.in));
+  if (!scale_is_in_blocks(layout)) {
+    for (const float s : w.scales)
+      if (s != w.scales[0])
+        return no(fmt::format("{} holds one scale a matrix, got {}", to_string(layout), w.scales.size()));
+    return true;
+  }
+  for (const float s : w.scales) {
+    const float half = f16_to_f32(f32_to_f16(s));
+    if (!std::isfinite(half) || (half == 0 && s != 0))
+      return no(fmt::format("{} holds scales as f16, which cannot represent {}", to_string(layout), s));
+  }
+  return true;
+}
+
+std::size_t packed_bytes(TernaryLayout layout, std::int64_t out, std::int64_t in) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 48;  // elements: far above any file, far below overflow
+  if (out < 0 || in < 0 || out > kMost || in > kMost || (in > 0 && out > kMost / in)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {} x {} is no possible size", to_string(layout), out, in));
+  }
+  const auto rows = static_cast<std::size_t>(out), cols = static_cast<std::size_t>(in);
+  if (cols % column_multiple(layout) != 0) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} needs columns in multiples of {}, got {}",
+                                                         to_string(layout), column_multiple(layout), in));
+  }
+  switch (layout) {
+    case TernaryLayout::kHfUint8:
+      return (rows + 3) / 4 * cols;
+    case TernaryLayout::kI2_S:
+      return rows * cols / 4 + kI2STail;
+    case TernaryLayout::kTQ1_0:
+      return rows * cols / kTqBlock * kTq1Bytes;
+    case TernaryLayout::kTQ2_0:
+      return rows * cols / kTqBlock * kTq2Bytes;
+  }
+  return 0;
+}
+
+std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w) {
+  check_weights(w);
+  if (std::string why; !layout_holds(layout, w, &why)) {
+    std::string others;
+    for (const TernaryLayout other : kLayouts)
+      if (layout_holds(other, w)) others += (others.empty() ? "" : ", ") + std::string(to_string(other));
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{}; {}", why,
+                            others.empty() ? "no ternary layout holds this matrix" : "possible: " + others));
+  }
+  std::vector<std::byte> bytes(packed_bytes(layout, w.out, w.in));
+  switch (layout) {
+    case TernaryLayout::kHfUint8:
+      pack_hf(w, bytes.data());
+      break;
+    case TernaryLayout::kI2_S:
+      pack_i2s(w, bytes.data());
+      break;
+    case TernaryLayout::kTQ1_0:
+    case TernaryLayout::kTQ2_0:
+      pack_tq(layout, w, bytes.data());
+      break;
+  }
+  return bytes;
+}
+
+TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out,
+                      std::int64_t in) {
+  std::size_t expected = 0;
+  try {
+    expected = packed_bytes(layout, out, in);
+  } catch (const Error& e) {  // here the sizes come from a file
+    throw Error(ErrorCode::kCorruptFile, e.what());
+  }
+  if (bytes.size() != expected) {
+    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {} bytes for a matrix of {} x {}, expected {}",
+                                                     to_string(layout), bytes.size(), out, in, expected));
+  }
+  TernaryWeights w{.out = out, .in = in, .trits = {}, .scales = {}, .rows_per_scale = out};
+  w.trits.resize(static_cast<std::size_t>(out * in));
+  switch (layout) {
+    case TernaryLayout::kHfUint8:
+      unpack_hf(bytes, w);
+      break;
+    case TernaryLayout::kI2_S:
+      unpack_i2s(bytes, w);
+      break;
+    case TernaryLayout::kTQ1_0:
+    case TernaryLayout::kTQ2_0:
+      unpack_tq(layout, bytes, w);
+      break;
+  }
+  return w;
+}
+
+}  // namespace bitnet::quant

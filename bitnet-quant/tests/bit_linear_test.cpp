@@ -1,0 +1,169 @@
+// BitLinear of one ISA (the one BITNET_ISA names) against the naive integer product.
+#include "bitnet/quant/bit_linear.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "bitnet/testing/testing.hpp"
+#include "quant_support.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+struct Size {
+  std::int64_t rows, out, in;
+};
+
+/// Odd sizes, sizes of public models, and every number of rows that has a kernel of its own.
+std::vector<Size> sizes() {
+  std::vector<Size> all{{1, 1, 1},     {1, 3, 17},     {1, 17, 3},    {2, 100, 100},
+                        {1, 33, 3200}, {3, 16, 8640},  {5, 40, 256},  {1, 300, 1000},
+                        {13, 50, 129}, {27, 33, 1027}, {1, 31, 6912}, {40, 20, 20000}};
+  for (std::int64_t rows = 1; rows <= 14; ++rows) all.push_back({rows, 48, 80});
+  return all;
+}
+
+TEST(BitLinear, EqualsTheNaiveProduct) {
+  const ExecutionContext context;
+  for (const Size& s : sizes()) {
+    const auto w = test::random_weights(s.out, s.in, 1);
+    const auto x = test::random_rows(s.rows, s.in, 2);
+    std::vector<std::int32_t> acc(static_cast<std::size_t>(s.rows * s.out));
+    BitLinear(context, w).multiply_int(context, x, acc);
+    ASSERT_EQ(acc, test::naive_product(w, x)) << s.rows << " x " << s.out << " x " << s.in;
+  }
+}
+
+TEST(BitLinear, ExtremesReachTheBoundWithoutOverflow) {
+  const ExecutionContext context;
+  for (const std::int64_t in : {std::int64_t{4096}, std::int64_t{500'000}})
+    for (const int value : {-128, 127})
+      for (const int trit : {-1, 1}) {
+        TernaryWeights w = test::random_weights(17, in, 3);
+        std::fill(w.trits.begin(), w.trits.end(), static_cast<std::int8_t>(trit));
+        for (const std::int64_t rows : {1, 3}) {
+          QuantizedRows x = test::random_rows(rows, in, 4);
+          for (std::int64_t r = 0; r < rows; ++r) {
+            std::fill_n(x.values.begin() + r * x.stride, in, static_cast<std::int8_t>(value));
+            x.sums[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(value * in);
+          }
+          std::vector<std::int32_t> acc(static_cast<std::size_t>(rows * 17));
+          BitLinear(context, w).multiply_int(context, x, acc);
+          for (const std::int32_t v : acc) ASSERT_EQ(v, static_cast<std::int32_t>(trit * value * in)) << in;
+        }
+      }
+}
+
+TEST(BitLinear, ForwardScalesEachProductOnce) {
+  const ExecutionContext context;
+  for (const std::int64_t rows_per_scale : {0, 1, 7}) {
+    const auto w = test::random_weights(50, 300, 5, rows_per_scale);
+    const auto x = test::random_rows(3, 300, 6);
+    const BitLinear linear(context, w);
+    std::vector<float> y(150);
+    linear.forward(context, x, y);
+    const auto acc = test::naive_product(w, x);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t row = i / 50, o = i % 50;
+      const float scale = w.scales[o / static_cast<std::size_t>(w.rows_per_scale)];
+      ASSERT_EQ(y[i], static_cast<float>(acc[i]) * (scale * x.inv_scales[row]));
+    }
+  }
+}
+
+TEST(BitLinear, AnyNumberOfThreadsGivesTheSameBits) {
+  const std::int64_t out = 1000, in = 2000;  // enough work to be cut
+  const auto w = test::random_weights(out, in, 7);
+  for (const std::int64_t rows : {1, 9}) {
+    const auto x = test::random_rows(rows, in, 8);
+    std::vector<std::vector<float>> results;
+    for (const std::size_t threads : {1u, 2u, 3u, 8u}) {
+      const ExecutionContext context({.threads = threads, .isa = {}});
+      results.emplace_back(static_cast<std::size_t>(rows * out));
+      BitLinear(context, w).forward(context, x, results.back());
+      EXPECT_EQ(results.back(), results.front()) << threads;
+    }
+  }
+}
+
+TEST(BitLinear, ARowDoesNotDependOnItsCompany) {
+  const ExecutionContext context;
+  const auto w = test::random_weights(70, 333, 9);
+  const auto x = test::random_rows(11, 333, 10);
+  const BitLinear linear(context, w);
+  std::vector<float> together(11 * 70), alone(70);
+  linear.forward(context, x, together);
+  for (std::int64_t r = 0; r < x.rows; ++r) {
+    QuantizedRows one{
+        .rows = 1, .cols = x.cols, .stride = x.stride, .values = {}, .inv_scales = {}, .sums = {}};
+    one.values.assign(x.values.begin() + r * x.stride, x.values.begin() + (r + 1) * x.stride);
+    one.inv_scales = {x.inv_scales[static_cast<std::size_t>(r)]};
+    one.sums = {x.sums[static_cast<std::size_t>(r)]};
+    linear.forward(context, one, alone);
+    for (std::size_t o = 0; o < 70; ++o) ASSERT_EQ(alone[o], together[static_cast<std::size_t>(r) * 70 + o]);
+  }
+}
+
+TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
+  const auto w = test::random_weights(37, 211, 11);
+  const auto x = test::random_rows(4, 211, 12);
+  const BitLinear linear(ExecutionContext{}, w);
+  const auto expected = test::naive_product(w, x);
+  for (const Isa isa : compiled_isas()) {
+    if (!is_supported(isa)) continue;
+    std::vector<std::int32_t> acc(expected.size());
+    linear.multiply_int(ExecutionContext({.threads = 1, .isa = isa}), x, acc);
+    EXPECT_EQ(acc, expected) << to_string(isa);
+  }
+}
+
+TEST(BitLinear, GivesItsTritsBack) {
+  const ExecutionContext context;
+  for (const Size& s : sizes()) {
+    const auto w = test::random_weights(s.out, s.in, 13);
+    EXPECT_EQ(BitLinear(context, w).trits(), w.trits);
+  }
+}
+
+TEST(BitLinear, NoRowsIsNoWork) {
+  const ExecutionContext context;
+  const BitLinear linear(context, test::random_weights(5, 5, 14));
+  linear.forward(context, test::random_rows(0, 5, 15), {});
+}
+
+TEST(BitLinear, RefusesWhatDoesNotFit) {
+  const ExecutionContext context;
+  auto w = test::random_weights(4, 6, 16);
+  w.trits[15] = 2;
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "trit 15 (row 2, column 3) is 2");
+  w.trits[15] = 127;
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "is 127");
+  w.trits[15] = -2;
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "is -2");
+  w.trits[15] = 0;
+  w.scales.push_back(1);
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "2 scales for 4 rows");
+  w.scales = {std::numeric_limits<float>::infinity()};
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "not finite");
+  w.scales = {1};
+  w.trits.pop_back();
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "23 trits for a matrix of 4 x 6");
+  BITNET_EXPECT_ERROR(BitLinear(context, 1, 500'001, {}, {}, 1), ErrorCode::kInvalidArgument,
+                      "500001 columns");
+  BITNET_EXPECT_ERROR(BitLinear(context, std::int64_t{1} << 62, 8, {}, {}, 1), ErrorCode::kInvalidArgument,
+                      "no possible size");
+
+  const BitLinear linear(context, test::random_weights(4, 6, 17));
+  std::vector<float> y(8);
+  BITNET_EXPECT_ERROR(linear.forward(context, test::random_rows(2, 7, 18), y), ErrorCode::kInvalidArgument,
+                      "rows of 7, expected 6");
+  BITNET_EXPECT_ERROR(linear.forward(context, test::random_rows(3, 6, 18), y), ErrorCode::kInvalidArgument,
+                      "8 results for 3 rows of 4");
+  auto narrow = test::random_rows(2, 6, 18);
+  narrow.stride = 6;
+  BITNET_EXPECT_ERROR(linear.forward(context, narrow, y), ErrorCode::kInvalidArgument,
+                      "not as quantize_rows");
+}
+
+}  // namespace
+}  // namespace bitnet::quant
