@@ -10,6 +10,8 @@ namespace bitnet::inference {
 class CancellationToken {
  public:
   CancellationToken() : flag_(std::make_shared<std::atomic<bool>>(false)) {}
+  /// The flag of someone else (a program's signal handler), which outlives all copies.
+  explicit CancellationToken(std::atomic<bool>& flag) : flag_(std::shared_ptr<void>{}, &flag) {}
   void cancel() const noexcept { flag_->store(true, std::memory_order_relaxed); }
   bool cancelled() const noexcept { return flag_->load(std::memory_order_relaxed); }
 

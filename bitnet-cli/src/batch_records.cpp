@@ -1,0 +1,194 @@
+// Writers and readers of batch records; see batch_records.hpp.
+#include "batch_records.hpp"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "csv.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const std::vector<std::string> kColumns{
+    "id",           "prompt", "text", "finish_reason", "prompt_tokens", "completion_tokens",
+    "milliseconds", "seed",   "error"};
+
+double rounded(double milliseconds) { return std::round(milliseconds * 1000) / 1000; }
+
+Json to_json(const BatchRecord& r) {
+  Json j;
+  if (r.id.numeric) {
+    j["id"] = Json::parse(r.id.text);
+  } else {
+    j["id"] = r.id.text;
+  }
+  j["prompt"] = r.prompt;
+  if (!r.messages.empty()) {
+    for (const ChatMessage& m : r.messages)
+      j["messages"].push_back({{"role", m.role}, {"content", m.content}});
+  }
+  j["text"] = r.text;
+  j["finish_reason"] = r.finish_reason;
+  j["prompt_tokens"] = r.prompt_tokens;
+  j["completion_tokens"] = r.completion_tokens;
+  j["milliseconds"] = rounded(r.milliseconds);
+  if (r.seed) j["seed"] = *r.seed;
+  if (!r.error.empty()) j["error"] = r.error;
+  return j;
+}
+
+/// Bytes that are no UTF-8 (of an item that failed for it) are written as U+FFFD.
+std::string dump(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+BatchRecord from_json(const Json& j) {
+  BatchRecord r;
+  const Json& id = j.at("id");
+  r.id = id.is_string() ? ItemId{id.get<std::string>(), false} : ItemId{id.dump(), true};
+  r.prompt = j.at("prompt").get<std::string>();
+  if (j.contains("messages"))
+    for (const Json& m : j["messages"])
+      r.messages.push_back({m.at("role").get<std::string>(), m.at("content").get<std::string>()});
+  r.text = j.at("text").get<std::string>();
+  r.finish_reason = j.at("finish_reason").get<std::string>();
+  r.prompt_tokens = j.at("prompt_tokens").get<std::int64_t>();
+  r.completion_tokens = j.at("completion_tokens").get<std::int64_t>();
+  r.milliseconds = j.at("milliseconds").get<double>();
+  if (j.contains("seed")) r.seed = j["seed"].get<std::int64_t>();
+  r.error = j.value("error", "");
+  return r;
+}
+
+std::vector<std::string> to_fields(const BatchRecord& r) {
+  return {r.id.text,
+          r.prompt,
+          r.text,
+          r.finish_reason,
+          std::to_string(r.prompt_tokens),
+          std::to_string(r.completion_tokens),
+          Json(rounded(r.milliseconds)).dump(),
+          r.seed ? std::to_string(*r.seed) : "",
+          r.error};
+}
+
+[[noreturn]] void corrupt(std::size_t line, const std::string& message) {
+  throw Error(ErrorCode::kCorruptFile, "line " + std::to_string(line) + ": " + message);
+}
+
+BatchRecord from_fields(const CsvRow& row) {
+  if (!row.error.empty()) corrupt(row.line, row.error);
+  if (row.fields.size() != kColumns.size())
+    corrupt(row.line, "expected " + std::to_string(kColumns.size()) + " fields of a batch record, got " +
+                          std::to_string(row.fields.size()));
+  const auto& f = row.fields;
+  BatchRecord r;
+  r.id = {f[0], false};
+  r.prompt = f[1];
+  r.text = f[2];
+  r.finish_reason = f[3];
+  const auto prompt_tokens = parse_integer(f[4]), completion_tokens = parse_integer(f[5]);
+  const auto milliseconds = parse_real(f[6]);
+  if (!prompt_tokens || !completion_tokens || !milliseconds)
+    corrupt(row.line, "expected numbers in a batch record");
+  r.prompt_tokens = *prompt_tokens;
+  r.completion_tokens = *completion_tokens;
+  r.milliseconds = *milliseconds;
+  r.seed = parse_integer(f[7]);
+  r.error = f[8];
+  return r;
+}
+
+std::vector<BatchRecord> parse_csv_records(std::string_view text) {
+  std::vector<BatchRecord> records;
+  const std::vector<CsvRow> rows = parse_csv(text);
+  if (rows.empty() || rows.front().fields != kColumns)
+    corrupt(1, "expected the column names of batch records");
+  for (std::size_t i = 1; i < rows.size(); ++i) records.push_back(from_fields(rows[i]));
+  return records;
+}
+
+std::vector<BatchRecord> parse_json_lines(std::string_view text, bool lenient) {
+  std::vector<BatchRecord> records;
+  for (std::size_t line = 1; !text.empty(); ++line) {
+    const std::size_t end = text.find('\n');
+    const std::string_view one = text.substr(0, end);
+    const bool cut_off = end == std::string_view::npos;
+    text = cut_off ? std::string_view{} : text.substr(end + 1);
+    if (one.empty()) continue;
+    try {
+      records.push_back(from_json(Json::parse(one)));
+    } catch (const Json::exception&) {
+      if (lenient && cut_off) break;
+      corrupt(line, "expected a batch record");
+    }
+  }
+  return records;
+}
+
+}  // namespace
+
+RecordFormat record_format(const std::filesystem::path& path) {
+  const std::string suffix = path.extension().string();
+  if (path == "-" || suffix == ".jsonl") return RecordFormat::kJsonl;
+  if (suffix == ".json") return RecordFormat::kJson;
+  if (suffix == ".csv") return RecordFormat::kCsv;
+  throw Error(ErrorCode::kInvalidArgument,
+              "'" + path.string() + "': expected an output file called .jsonl, .json or .csv");
+}
+
+std::string format_jsonl(const BatchRecord& record) { return dump(to_json(record)) + "\n"; }
+
+std::string format_records(const std::vector<BatchRecord>& records, RecordFormat format) {
+  std::string text;
+  switch (format) {
+    case RecordFormat::kJsonl:
+      for (const BatchRecord& r : records) text += format_jsonl(r);
+      break;
+    case RecordFormat::kJson:
+      text = "[";
+      for (std::size_t i = 0; i < records.size(); ++i)
+        text += (i == 0 ? "\n  " : ",\n  ") + dump(to_json(records[i]));
+      text += "\n]\n";
+      break;
+    case RecordFormat::kCsv:
+      text = csv_line(kColumns);
+      for (const BatchRecord& r : records) text += csv_line(to_fields(r));
+      break;
+  }
+  return text;
+}
+
+std::vector<BatchRecord> parse_records(std::string_view text, RecordFormat format, bool lenient) {
+  if (format == RecordFormat::kJsonl) return parse_json_lines(text, lenient);
+  if (format == RecordFormat::kCsv) return parse_csv_records(text);
+  std::vector<BatchRecord> records;
+  try {
+    for (const Json& j : Json::parse(text)) records.push_back(from_json(j));
+  } catch (const Json::exception&) {
+    corrupt(1, "expected a list of batch records");
+  }
+  return records;
+}
+
+std::filesystem::path BatchJournal::path_for(const std::filesystem::path& output) {
+  return output.string() + ".partial";
+}
+
+BatchJournal::BatchJournal(const std::filesystem::path& output)
+    : path_(path_for(output)), file_(path_, std::ios::binary | std::ios::app) {
+  if (!file_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "'");
+}
+
+void BatchJournal::add(const BatchRecord& record) {
+  file_ << format_jsonl(record) << std::flush;
+  if (!file_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "' (is the disk full?)");
+}
+
+void BatchJournal::remove() {
+  file_.close();
+  std::error_code ignored;
+  std::filesystem::remove(path_, ignored);
+}
+
+}  // namespace bitnet::cli

@@ -1,0 +1,98 @@
+// Command lines → values, with cxxopts doing the splitting. Values are checked by options.cpp, yaml files are
+// read by yaml_config.cpp; this file decides the precedence: command line, environment, yaml file, default.
+#define CXXOPTS_NO_REGEX  // std::regex recurses once a character: a long prompt would overflow the stack
+#include <cxxopts.hpp>
+
+#include "bitnet/core/env.hpp"
+#include "commands.hpp"
+#include "suggest.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+std::vector<const Option*> with_help(const Command& command) {
+  std::vector<const Option*> all = command.options;
+  all.push_back(&opt::kHelp);
+  return all;
+}
+
+const Option* find_option(const std::vector<const Option*>& options, std::string_view name) {
+  for (const Option* o : options)
+    if (o->name == name || (name.size() == 1 && o->letter == name[0])) return o;
+  return nullptr;
+}
+
+[[noreturn]] void unknown_option(const std::string& text, const std::vector<const Option*>& options) {
+  const std::string name = text.substr(0, text.find('='));
+  std::vector<std::string> words;
+  for (const Option* o : options) words.push_back("--" + std::string(o->name));
+  // "-temp" is read as a group of letters: compare with the long names all the same.
+  throw UsageError("unknown option '" + name + "'" +
+                   suggestion(name.starts_with("--") ? name : "-" + name, words));
+}
+
+cxxopts::ParseResult split(const std::vector<const Option*>& options, int argc, const char* const* argv,
+                           int first) {
+  // Everything is declared as text: kinds and ranges are checked by Values::set, with one wording for all
+  // sources.
+  cxxopts::Options parser("bitnet");
+  auto add = parser.add_options();
+  for (const Option* o : options) {
+    std::string names(o->name);
+    if (o->letter != 0) names.insert(0, std::string(1, o->letter) + ",");
+    add(names, "", o->kind == Kind::kFlag ? cxxopts::value<bool>() : cxxopts::value<std::string>());
+  }
+  add("positional", "", cxxopts::value<std::vector<std::string>>());
+  parser.parse_positional({"positional"});
+  parser.allow_unrecognised_options();
+  const std::vector<const char*> arguments = [&] {
+    std::vector<const char*> a{"bitnet"};
+    a.insert(a.end(), argv + first, argv + argc);
+    return a;
+  }();
+  try {
+    return parser.parse(static_cast<int>(arguments.size()), arguments.data());
+  } catch (const cxxopts::exceptions::missing_argument&) {
+    const std::string last = argv[argc - 1];  // only the last word can lack its value
+    throw UsageError("option '" + last + "' needs a value");
+  } catch (const cxxopts::exceptions::exception& e) {
+    throw UsageError(e.what());
+  }
+}
+
+void check_positionals(const Command& command, const std::vector<std::string>& given) {
+  if (given.size() > command.arguments.size())
+    throw UsageError("unexpected argument '" + given[command.arguments.size()] + "'");
+  if (given.size() < command.arguments.size())
+    throw UsageError("missing argument " + std::string(command.arguments[given.size()]));
+}
+
+}  // namespace
+
+Values parse_command_line(const Command& command, int argc, const char* const* argv, int first) {
+  const auto options = with_help(command);
+  const auto result = split(options, argc, argv, first);
+  if (!result.unmatched().empty()) unknown_option(result.unmatched().front(), options);
+
+  Values values;
+  for (const auto& argument : result.arguments()) {
+    if (argument.key() == "positional") {
+      values.positionals.push_back(argument.value());
+      continue;
+    }
+    const Option* option = find_option(options, argument.key());
+    values.set(*option, argument.value(), Origin::kCommandLine, "--" + std::string(option->name));
+  }
+  if (values.flag(opt::kHelp)) return values;
+
+  check_positionals(command, values.positionals);
+  for (const Option* o : options) {
+    if (!o->fallback.empty()) values.set(*o, o->fallback, Origin::kDefault, o->name);
+    if (o->env == nullptr) continue;
+    if (const auto text = env(o->env)) values.set(*o, *text, Origin::kEnvironment, o->env);
+  }
+  if (values.has(opt::kConfig)) read_yaml_config(command, values.text(opt::kConfig), values);
+  return values;
+}
+
+}  // namespace bitnet::cli

@@ -1,0 +1,332 @@
+// `bitnet batch`: many prompts from a file through the continuous-batching scheduler, records to a file. The
+// formats are in batch_items.cpp and batch_records.cpp.
+#include <deque>
+#include <map>
+#include <ostream>
+
+#include "batch_items.hpp"
+#include "batch_records.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "commands/commands_list.hpp"
+#include "common.hpp"
+#include "loading.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using inference::BatchScheduler;
+using inference::FinishReason;
+using inference::GenerationResult;
+
+/// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
+/// huge file is not tokenised all at once.
+constexpr std::int64_t kMaxWaiting = 64;
+
+class Batch {
+ public:
+  Batch(const Values& values, Io& io) : values_(values), io_(io), output_(require(values, opt::kOutput)) {}
+  int run();
+
+ private:
+  void read_input();
+  void check_output() const;
+  void take_over_finished();
+  void open_journal(const std::vector<BatchRecord>& kept);
+  void work();
+  void submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine);
+  std::vector<TokenId> encode(const BatchItem& item, inference::InferenceEngine& engine,
+                              inference::GenerationOptions& options);
+  void finish(std::size_t index, const GenerationResult& result);
+  void keep(std::size_t index);
+  void fail_item(std::size_t index, const std::string& why);
+  void show_progress(const BatchScheduler& scheduler);
+  void write_ready_lines();
+  void write_output();
+  int summarise(double seconds) const;
+  bool to_stdout() const { return output_ == "-"; }
+
+  const Values& values_;
+  Io& io_;
+  fs::path output_;
+  RecordFormat format_ = RecordFormat::kJsonl;
+  std::vector<BatchItem> items_;
+  std::vector<BatchRecord> records_;  // one an item; finish_reason is empty until it is done
+  std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
+  std::int64_t new_tokens_ = 0;
+  std::optional<BatchJournal> journal_;
+  std::exception_ptr problem_;  // of the journal, raised in a callback that must not throw
+  std::shared_ptr<const ChatTemplate> chat_format_;
+  std::optional<Error> chat_problem_;
+  std::unique_ptr<ProgressBar> bar_;
+};
+
+void Batch::read_input() {
+  BatchItems input = read_batch_items(require(values_, opt::kInput));
+  for (const std::string& note : input.notes) io_.err << "note: " << note << '\n';
+  items_ = std::move(input.items);
+  records_.resize(items_.size());
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    records_[i].id = items_[i].id;
+    records_[i].prompt = items_[i].prompt;
+    records_[i].messages = items_[i].messages;
+  }
+}
+
+/// Finds out before hours of work that the result could not be written.
+void Batch::check_output() const {
+  if (to_stdout()) {
+    if (values_.flag(opt::kResume)) throw UsageError("--resume needs an output file");
+    return;
+  }
+  std::error_code ignored;
+  if (fs::exists(output_, ignored) && !fs::is_regular_file(output_, ignored))
+    throw Error(ErrorCode::kInvalidArgument, "'" + output_.string() + "': is no ordinary file");
+  if (fs::equivalent(output_, require(values_, opt::kInput), ignored))
+    throw Error(ErrorCode::kInvalidArgument, "'" + output_.string() + "': input and output are the same");
+  const fs::path folder = output_.parent_path();
+  if (!folder.empty() && !fs::is_directory(folder, ignored))
+    throw Error(ErrorCode::kNotFound,
+                "'" + output_.string() + "': there is no directory '" + folder.string() + "'");
+  const fs::path journal = BatchJournal::path_for(output_);
+  if (!values_.flag(opt::kResume) && fs::exists(journal, ignored) && !fs::is_empty(journal, ignored))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "'" + journal.string() +
+            "' holds records of a run that did not end: continue it with --resume, or remove that file");
+}
+
+/// --resume: complete records of OUT and of its journal whose id and prompt are still the same.
+void Batch::take_over_finished() {
+  std::map<std::pair<std::string, std::string>, std::deque<BatchRecord>> known;
+  const auto collect = [&](const fs::path& path, RecordFormat format, bool lenient) {
+    if (!fs::exists(path)) return;
+    auto records = with_context("'" + path.string() + "'",
+                                [&] { return parse_records(read_file(path), format, lenient); });
+    for (BatchRecord& r : records)
+      if (r.is_complete()) known[{r.id.text, r.prompt}].push_back(std::move(r));
+  };
+  collect(output_, format_, false);
+  collect(BatchJournal::path_for(output_), RecordFormat::kJsonl, true);
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const auto found = known.find({items_[i].id.text, items_[i].prompt});
+    if (found == known.end() || found->second.empty()) continue;
+    BatchRecord record = std::move(found->second.front());
+    found->second.pop_front();
+    record.id = items_[i].id;
+    record.messages = items_[i].messages;
+    records_[i] = std::move(record);
+    ++n_kept_;
+  }
+  n_done_ = n_kept_;
+}
+
+/// A fresh journal that begins with what was taken over, so that a line which was cut off is gone.
+void Batch::open_journal(const std::vector<BatchRecord>& kept) {
+  std::string lines;
+  for (const BatchRecord& r : kept)
+    if (!r.finish_reason.empty()) lines += format_jsonl(r);
+  write_file(BatchJournal::path_for(output_), lines);
+  journal_.emplace(output_);
+}
+
+std::vector<TokenId> Batch::encode(const BatchItem& item, inference::InferenceEngine& engine,
+                                   inference::GenerationOptions& options) {
+  const Tokenizer& tokenizer = engine.model()->require_tokenizer();
+  const bool special = values_.flag(opt::kSpecial);
+  check_utf8(item.prompt, "the prompt");
+  std::vector<ChatMessage> messages = item.messages;
+  if (messages.empty() && values_.has(opt::kChatTemplate)) messages.push_back({"user", item.prompt});
+  if (messages.empty()) {
+    auto ids = tokenizer.encode(item.prompt, {.add_bos = true, .parse_special = special});
+    if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
+    return ids;
+  }
+  if (chat_problem_) throw *chat_problem_;
+  if (chat_format_ == nullptr) {
+    try {
+      chat_format_ = chat_template(values_, *engine.model());
+    } catch (const Error& e) {
+      chat_problem_ = e;
+      throw;
+    }
+  }
+  if (values_.has(opt::kSystem) && messages.front().role != "system")
+    messages.insert(messages.begin(), {"system", values_.text(opt::kSystem)});
+  options.stop_tokens = chat_format_->stop_tokens(tokenizer);
+  return chat_format_->encode(tokenizer, messages, true, special);
+}
+
+void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine) {
+  const BatchItem& item = items_[index];
+  if (!item.error.empty()) return fail_item(index, item.error);
+  try {
+    inference::GenerationOptions options = generation_options(values_, io_);
+    std::int64_t seed = choose_seed(values_);
+    bool own_stops = false;
+    for (const auto& [option, text] : item.overrides) {
+      if (option == &opt::kStop && !std::exchange(own_stops, true)) options.stop.clear();
+      apply_override(*option, text, options);
+      if (option == &opt::kSeed) seed = parse_integer(text).value();
+    }
+    options.sampling.seed = static_cast<std::uint64_t>(seed);
+    records_[index].seed = seed;
+    auto ids = encode(item, engine, options);
+    records_[index].prompt_tokens = static_cast<std::int64_t>(ids.size());
+    scheduler.submit(
+        {.prompt = std::move(ids),
+         .options = std::move(options),
+         .on_text = {},
+         .on_done = [this, index](inference::RequestId, const GenerationResult& r) { finish(index, r); }});
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kCancelled) throw;
+    fail_item(index, e.what());
+  }
+}
+
+void Batch::fail_item(std::size_t index, const std::string& why) {
+  records_[index].finish_reason = "error";
+  records_[index].error = why;
+  keep(index);
+}
+
+/// Called by the scheduler; must not throw.
+void Batch::finish(std::size_t index, const GenerationResult& result) {
+  BatchRecord& record = records_[index];
+  record.text = result.text;
+  record.finish_reason = to_string(result.finish_reason);
+  record.completion_tokens = result.completion_tokens;
+  record.milliseconds = 1000 * (result.timings.prompt_seconds + result.timings.decode_seconds);
+  if (result.error) record.error = result.error->what();
+  new_tokens_ += result.completion_tokens;
+  if (result.finish_reason != FinishReason::kCancelled) keep(index);
+}
+
+/// Counts a finished record and puts it where a crash cannot reach it.
+void Batch::keep(std::size_t index) {
+  ++n_done_;
+  if (!journal_ || problem_ != nullptr) return;
+  try {
+    journal_->add(records_[index]);
+  } catch (...) {
+    problem_ = std::current_exception();
+  }
+}
+
+void Batch::show_progress(const BatchScheduler& scheduler) {
+  const auto stats = scheduler.stats();
+  const auto to_do = static_cast<double>(items_.size() - n_kept_);
+  bar_->update(static_cast<double>(n_done_ - n_kept_), to_do,
+               rate(static_cast<double>(stats.generated_tokens), stats.step_seconds) + " tokens/s, " +
+                   std::to_string(stats.running) + " at a time");
+}
+
+/// With -o -: records go out in order as soon as all before them are done.
+void Batch::write_ready_lines() {
+  if (!to_stdout()) return;
+  while (n_written_ < records_.size() && !records_[n_written_].finish_reason.empty())
+    io_.out << format_jsonl(records_[n_written_++]);
+  io_.out.flush();
+  check_out(io_);
+}
+
+void Batch::work() {
+  const auto engine = load_engine(values_, io_);
+  const auto scheduler = engine->make_scheduler();
+  if (!to_stdout()) open_journal(records_);
+  if (values_.flag(opt::kVerbose))
+    io_.err << "batch: up to " << scheduler->max_sequences() << " sequences of "
+            << grouped(scheduler->n_ctx()) << " tokens, " << human_bytes(scheduler->stats().kv_bytes)
+            << " of cache\n";
+  bar_ = std::make_unique<ProgressBar>(io_, "items");
+  std::size_t next = 0;
+  while (true) {
+    while (next < items_.size() && scheduler->stats().waiting < kMaxWaiting && !io_.is_cancelled()) {
+      if (records_[next].finish_reason.empty()) submit(next, *scheduler, *engine);
+      ++next;
+    }
+    const bool more = scheduler->step();
+    if (problem_ != nullptr) std::rethrow_exception(problem_);
+    show_progress(*scheduler);
+    write_ready_lines();
+    if (!more && (next == items_.size() || io_.is_cancelled())) break;
+  }
+  bar_.reset();
+}
+
+void Batch::write_output() {
+  for (BatchRecord& r : records_)
+    if (r.finish_reason.empty()) r.finish_reason = "cancelled";
+  write_ready_lines();
+  if (to_stdout()) return;
+  write_file(output_, format_records(records_, format_));
+  if (journal_) journal_->remove();
+}
+
+int Batch::summarise(double seconds) const {
+  std::size_t failed = 0, cancelled = 0;
+  constexpr std::size_t kListed = 5;
+  for (const BatchRecord& r : records_) {
+    if (r.finish_reason == "cancelled") ++cancelled;
+    if (r.finish_reason != "error") continue;
+    if (++failed <= kListed) io_.err << "item " << quoted(r.id.text) << ": " << r.error << '\n';
+  }
+  if (failed > kListed) io_.err << "… and " << failed - kListed << " more\n";
+  io_.err << items_.size() << " items: " << items_.size() - failed - cancelled << " done";
+  if (n_kept_ > 0) io_.err << " (" << n_kept_ << " of them before)";
+  if (failed > 0) io_.err << ", " << failed << " failed";
+  if (cancelled > 0) io_.err << ", " << cancelled << " cancelled";
+  io_.err << "; " << grouped(new_tokens_) << " tokens in " << fixed(seconds, 1) << " s ("
+          << rate(static_cast<double>(new_tokens_), seconds) << " tokens/s), peak memory "
+          << human_bytes(peak_memory_bytes()) << '\n';
+  if (cancelled > 0 || io_.is_cancelled()) return kInterrupted;
+  return failed > 0 ? kFailure : kOk;
+}
+
+int Batch::run() {
+  require(values_, opt::kModel);
+  require(values_, opt::kInput);
+  format_ = record_format(output_);
+  static_cast<void>(generation_options(values_, io_));  // mistakes in the options are not each item's
+  read_input();
+  check_output();
+  if (values_.flag(opt::kResume)) take_over_finished();
+  const Stopwatch watch;
+  if (n_done_ < items_.size()) work();
+  const double seconds = watch.seconds();
+  write_output();
+  return summarise(seconds);
+}
+
+int batch(const Values& values, Io& io) { return Batch(values, io).run(); }
+
+}  // namespace
+
+const Command kBatchCommand{
+    .name = "batch",
+    .summary = "run many prompts from a file, several at a time",
+    .usage = "-m MODEL -i IN -o OUT [options]",
+    .description =
+        "IN: .txt (a prompt a line), .json or .jsonl (texts, or objects with `prompt` or `messages`, an `id` "
+        "and "
+        "overrides of the sampling options), .csv (a column `prompt`). OUT: .jsonl, .json or .csv with a "
+        "record for "
+        "each item, in the order of IN: id, prompt, text, finish_reason (stop, length, cancelled, error), "
+        "prompt_tokens, completion_tokens, milliseconds, seed, error. A bad item fails alone; the exit code "
+        "is then "
+        "1. Ctrl-C keeps what is done, and --resume does the rest. --seed holds for every item without its "
+        "own; "
+        "without it each item gets a random one, which its record names.",
+    .example =
+        "bitnet batch -m models/demo.gguf -i prompts.jsonl -o answers.jsonl --config configs/batch.yaml\n"
+        "bitnet batch -m models/demo.gguf -i prompts.jsonl -o answers.jsonl --resume",
+    .arguments = {},
+    .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
+                        &opt::kSpecial, &opt::kCtxSize, &opt::kBatchSize},
+                       engine_options(),
+                       sampling_options(),
+                       {&opt::kConfig, &opt::kVerbose}}),
+    .body = batch,
+};
+
+}  // namespace bitnet::cli

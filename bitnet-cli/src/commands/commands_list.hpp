@@ -1,0 +1,8 @@
+#pragma once
+// The commands, one a file of this directory; commands.cpp puts them into the table.
+#include "commands.hpp"
+
+namespace bitnet::cli {
+extern const Command kRunCommand, kChatCommand, kBatchCommand, kPerplexityCommand, kTokenizeCommand,
+    kInspectCommand, kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand, kSynthCommand;
+}  // namespace bitnet::cli

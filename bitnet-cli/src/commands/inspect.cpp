@@ -1,0 +1,160 @@
+// `bitnet inspect`: what is in a model's files.
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "bitnet/quant/model_io.hpp"
+#include "commands/commands_list.hpp"
+#include "common.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using quant::ModelReader;
+
+std::string_view family_name(ModelFamily family) {
+  switch (family) {
+    case ModelFamily::kBitNet25:
+      return "BitNet 2B-4T (sub-norms)";
+    case ModelFamily::kBitNetOld:
+      return "BitNet 1bitLLM (sub-norms)";
+    case ModelFamily::kLlama:
+      return "Llama (no sub-norms)";
+  }
+  return "unknown";
+}
+
+std::int64_t parameter_count(const ModelReader& model) {
+  std::int64_t count = 0;
+  for (const TensorId id : model.tensors()) count += tensor_shape(id, model.config()).numel();
+  return count;
+}
+
+Json config_json(const ModelConfig& c) {
+  return {{"architecture", c.architecture},
+          {"family", family_name(c.family)},
+          {"weights", to_string(c.weights)},
+          {"vocab_size", c.vocab_size},
+          {"hidden_size", c.hidden_size},
+          {"intermediate_size", c.intermediate_size},
+          {"n_layers", c.n_layers},
+          {"n_heads", c.n_heads},
+          {"n_kv_heads", c.n_kv_heads},
+          {"head_dim", c.head_dim},
+          {"max_position", c.max_position},
+          {"activation", to_string(c.activation)},
+          {"sub_norms", c.sub_norms},
+          {"tied_embeddings", c.tied_embeddings},
+          {"rms_norm_eps", c.rms_norm_eps},
+          {"rope_theta", c.rope_theta},
+          {"bos_id", c.bos_id},
+          {"eos_ids", c.eos_ids}};
+}
+
+std::string dump(const Json& j) { return j.dump(2, ' ', false, Json::error_handler_t::replace); }
+
+Json to_json(const ModelReader& model, const Tokenizer* tokenizer) {
+  Json j{{"format", model.format() == quant::ModelFormat::kGguf ? "gguf" : "hf"},
+         {"file_bytes", model.file_bytes()},
+         {"parameters", parameter_count(model)},
+         {"config", config_json(model.config())}};
+  if (tokenizer != nullptr) {
+    j["tokenizer"] = {{"vocab_size", tokenizer->vocab_size()},
+                      {"adds_bos", tokenizer->adds_bos()},
+                      {"chat_template", tokenizer->chat_template()}};
+  } else {
+    j["tokenizer"] = nullptr;
+  }
+  Json tensors = Json::array();
+  for (const TensorId id : model.tensors())
+    tensors.push_back({{"name", gguf_name(id)},
+                       {"shape", tensor_shape(id, model.config()).dims()},
+                       {"type", model.stored_type(id)},
+                       {"bytes", model.stored_bytes(id)}});
+  j["tensors"] = std::move(tensors);
+  j["notes"] = model.notes();
+  return j;
+}
+
+/// "embedding BF16" and so on, one line for each kind of tensor and type.
+void write_types(const ModelReader& model, Io& io) {
+  struct Sum {
+    std::int64_t tensors = 0, parameters = 0;
+    std::uint64_t bytes = 0;
+  };
+  std::map<std::pair<std::string, std::string>, Sum> sums;
+  for (const TensorId id : model.tensors()) {
+    const char* kind = is_linear(id.role) ? "linear" : is_norm(id.role) ? "norm" : "embedding and head";
+    Sum& sum = sums[{kind, model.stored_type(id)}];
+    ++sum.tensors;
+    sum.parameters += tensor_shape(id, model.config()).numel();
+    sum.bytes += model.stored_bytes(id);
+  }
+  io.out << "stored as:\n";
+  for (const auto& [key, sum] : sums)
+    io.out << "  " << key.first << ": " << sum.tensors << " × " << key.second << ", "
+           << grouped(sum.parameters) << " parameters, " << human_bytes(sum.bytes) << '\n';
+}
+
+void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
+  const ModelConfig& c = model.config();
+  const auto line = [&](std::string_view name, const auto& value) {
+    std::string padded(name);
+    padded.resize(18, ' ');
+    io.out << padded << value << '\n';
+  };
+  line("format", model.format() == quant::ModelFormat::kGguf ? "GGUF" : "Hugging Face directory");
+  line("size", human_bytes(model.file_bytes()));
+  line("architecture", c.architecture + ", " + std::string(family_name(c.family)));
+  line("linear weights",
+       c.weights == WeightKind::kTernary ? "ternary (1.58 bit)" : "dense (float, used as they are)");
+  line("parameters", grouped(parameter_count(model)));
+  line("layers", c.n_layers);
+  line("hidden size", c.hidden_size);
+  line("intermediate", c.intermediate_size);
+  line("heads", std::to_string(c.n_heads) + " of " + std::to_string(c.head_dim) + ", " +
+                    std::to_string(c.n_kv_heads) + " for keys and values");
+  line("activation", to_string(c.activation));
+  line("context", c.max_position);
+  line("RoPE theta", c.rope_theta);
+  line("vocabulary",
+       grouped(c.vocab_size) + (c.tied_embeddings ? ", head tied to the embedding" : ", separate head"));
+  if (tokenizer == nullptr) {
+    line("tokenizer", "none");
+  } else {
+    line("tokenizer",
+         grouped(tokenizer->vocab_size()) + " tokens" + (tokenizer->adds_bos() ? ", adds BOS" : ""));
+    line("chat template", tokenizer->chat_template().empty() ? "none" : "yes");
+  }
+  write_types(model, io);
+  for (const std::string& note : model.notes()) io.out << "note: " << note << '\n';
+}
+
+int inspect(const Values& values, Io& io) {
+  const auto model = ModelReader::open(values.positionals.at(0));
+  const auto tokenizer = model->tokenizer();
+  if (values.flag(opt::kJson)) {
+    io.out << dump(to_json(*model, tokenizer.get())) << '\n';
+  } else {
+    write_text(*model, tokenizer.get(), io);
+  }
+  return kOk;
+}
+
+}  // namespace
+
+const Command kInspectCommand{
+    .name = "inspect",
+    .summary = "say what is in a model: architecture, sizes, types, tokenizer",
+    .usage = "MODEL [--json]",
+    .description = "MODEL is a GGUF file or a Hugging Face directory. --json lists every tensor.",
+    .example = "bitnet inspect models/demo.gguf\nbitnet inspect --json models/demo.gguf | jq .config",
+    .arguments = {"MODEL"},
+    .options = {&opt::kJson},
+    .body = inspect,
+};
+
+}  // namespace bitnet::cli

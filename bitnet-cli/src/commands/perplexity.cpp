@@ -1,0 +1,79 @@
+// `bitnet perplexity`: how well a model predicts a text.
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "bitnet/inference/perplexity.hpp"
+#include "commands/commands_list.hpp"
+#include "common.hpp"
+#include "loading.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+void write_result(const inference::PerplexityResult& r, std::int64_t n_ctx, bool json, Io& io) {
+  if (json) {
+    const nlohmann::ordered_json j{{"perplexity", r.perplexity},
+                                   {"standard_error", r.standard_error},
+                                   {"nll", r.nll},
+                                   {"bits_per_byte", r.bits_per_byte},
+                                   {"scored_tokens", r.scored_tokens},
+                                   {"scored_bytes", r.scored_bytes},
+                                   {"chunks", r.chunks},
+                                   {"total_tokens", r.total_tokens},
+                                   {"ctx_size", n_ctx},
+                                   {"seconds", r.seconds}};
+    io.out << j.dump(2) << '\n';
+    return;
+  }
+  io.out << "perplexity " << fixed(r.perplexity, 4) << " ± " << fixed(r.standard_error, 4)
+         << ", bits per byte " << fixed(r.bits_per_byte, 4) << " (" << grouped(r.scored_tokens)
+         << " tokens scored in " << grouped(r.chunks) << " chunks of " << n_ctx << ")\n";
+}
+
+int measure(const Values& values, Io& io) {
+  require(values, opt::kModel);
+  const std::string text = read_text(require(values, opt::kPplFile), io);
+  check_utf8(text, "'" + values.text(opt::kPplFile) + "'");
+  const auto engine = load_engine(values, io);
+  inference::PerplexityOptions options;
+  options.n_ctx = values.integer(opt::kPplContext);
+  options.max_chunks = values.integer(opt::kPplChunks);
+  if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
+  inference::PerplexityResult result;
+  {
+    ProgressBar bar(io, "chunks");
+    options.progress = [&](std::int64_t chunk, std::int64_t n_chunks, double so_far) {
+      bar.update(static_cast<double>(chunk), static_cast<double>(n_chunks), "perplexity " + fixed(so_far, 4));
+    };
+    result = inference::perplexity(engine->model(), std::string_view(text), options);
+  }
+  write_result(result, options.n_ctx, values.flag(opt::kJson), io);
+  io.err << fixed(result.seconds, 1) << " s, "
+         << rate(static_cast<double>(result.chunks * options.n_ctx), result.seconds)
+         << " tokens/s, peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  return kOk;
+}
+
+}  // namespace
+
+const Command kPerplexityCommand{
+    .name = "perplexity",
+    .summary = "measure how well a model predicts a text",
+    .usage = "-m MODEL -f FILE [options]",
+    .description =
+        "As llama.cpp does it: chunks of --ctx-size tokens, the first token of each replaced by the "
+        "begin-of-text "
+        "token where the model adds one, the second half of each chunk scored. Bits per byte compares models "
+        "with "
+        "different vocabularies.",
+    .example =
+        "bitnet perplexity -m models/demo.gguf -f book.txt -c 512\n"
+        "bitnet perplexity -m models/demo.gguf -f book.txt --json | jq .perplexity",
+    .arguments = {},
+    .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks},
+                       engine_options(),
+                       {&opt::kJson, &opt::kConfig, &opt::kVerbose}}),
+    .body = measure,
+};
+
+}  // namespace bitnet::cli

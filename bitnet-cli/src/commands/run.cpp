@@ -1,0 +1,89 @@
+// `bitnet run`: text after one prompt.
+#include <ostream>
+
+#include "commands/commands_list.hpp"
+#include "common.hpp"
+#include "loading.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using inference::FinishReason;
+
+/// The prompt's text. Files usually end in a line break that is not part of the prompt: one is taken off.
+std::string read_prompt(const Values& values, Io& io) {
+  std::string text = text_or_file(values, opt::kPrompt, opt::kFile, io);
+  if (values.has(opt::kFile) && text.ends_with('\n')) {
+    text.pop_back();
+    if (text.ends_with('\r')) text.pop_back();
+  }
+  check_utf8(text, values.has(opt::kFile) ? "'" + values.text(opt::kFile) + "'" : "the prompt");
+  return text;
+}
+
+inference::GenerationResult generate(const Values& values, const std::string& prompt,
+                                     inference::InferenceEngine& engine,
+                                     inference::GenerationOptions& options, Io& io) {
+  const auto write = [&io](std::string_view text) {
+    io.out << text << std::flush;
+    check_out(io);
+  };
+  const bool special = values.flag(opt::kSpecial);
+  if (!values.has(opt::kChatTemplate)) return engine.generate(prompt, options, write, {true, special});
+  const auto format = chat_template(values, *engine.model());
+  const Tokenizer& tokenizer = engine.model()->require_tokenizer();
+  std::vector<ChatMessage> messages;
+  if (values.has(opt::kSystem)) messages.push_back({"system", values.text(opt::kSystem)});
+  messages.push_back({"user", prompt});
+  const auto ids = format->encode(tokenizer, messages, true, special);
+  options.stop_tokens = format->stop_tokens(tokenizer);
+  return engine.generate(ids, options, write);
+}
+
+int run_model(const Values& values, Io& io) {
+  require(values, opt::kModel);
+  if (values.has(opt::kSystem) && !values.has(opt::kChatTemplate))
+    throw UsageError("--system needs --chat-template NAME (auto: the model's own)");
+  auto options = generation_options(values, io);
+  const std::string prompt = read_prompt(values, io);
+  const std::int64_t seed = choose_seed(values);
+  options.sampling.seed = static_cast<std::uint64_t>(seed);
+  const auto engine = load_engine(values, io);
+  if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
+
+  if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
+  const auto result = generate(values, prompt, *engine, options, io);
+  if (result.error) throw *result.error;
+  if (io.out_is_terminal) io.out << '\n';
+  io.out.flush();
+  io.err << "load " << fixed(engine->model()->load_seconds(), 2) << " s, " << speed_line(result)
+         << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (values.flag(opt::kVerbose)) io.err << "finished: " << to_string(result.finish_reason) << '\n';
+  return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
+}
+
+}  // namespace
+
+const Command kRunCommand{
+    .name = "run",
+    .summary = "write text after a prompt",
+    .usage = "-m MODEL -p TEXT | -f FILE [options]",
+    .description =
+        "The text goes to standard output as it is made, figures (load time, tokens/s, peak memory) go to "
+        "standard "
+        "error. The same prompt and seed give the same text with any number of threads. One line break at "
+        "the end of "
+        "FILE is not part of the prompt.",
+    .example =
+        "bitnet run -m models/demo.gguf -p \"It was a truth\" -n 64 --seed 1\n"
+        "echo \"Once upon a time\" | bitnet run -m models/demo.gguf -f - --temp 0 > story.txt",
+    .arguments = {},
+    .options = concat({{&opt::kPrompt, &opt::kFile, &opt::kChatTemplate, &opt::kSystem, &opt::kSpecial,
+                        &opt::kEcho, &opt::kCtxSize},
+                       engine_options(),
+                       sampling_options(),
+                       {&opt::kConfig, &opt::kVerbose}}),
+    .body = run_model,
+};
+
+}  // namespace bitnet::cli

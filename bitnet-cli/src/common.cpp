@@ -1,0 +1,189 @@
+// See common.hpp.
+#include "common.hpp"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <istream>
+#include <iterator>
+#include <ostream>
+
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/isa.hpp"
+
+namespace bitnet::cli {
+
+std::string require(const Values& values, const Option& option) {
+  const std::string text = values.text(option);
+  if (!text.empty()) return text;
+  std::string name = "--" + std::string(option.name);
+  if (option.letter != 0) name = std::string("-") + option.letter + " (" + name + ")";
+  throw UsageError("missing option " + name + " " + std::string(option.value));
+}
+
+std::string read_text(const std::string& path, Io& io) {
+  if (path != "-") return read_file(path);
+  std::string text{std::istreambuf_iterator<char>(io.in), std::istreambuf_iterator<char>()};
+  check_cancelled(io);
+  if (io.in.bad()) throw Error(ErrorCode::kIo, "cannot read standard input");
+  return text;
+}
+
+std::string text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io) {
+  const std::string names = "--" + std::string(text_option.name) + " or --" + std::string(file_option.name);
+  if (values.has(text_option) && values.has(file_option)) throw UsageError("give " + names + ", not both");
+  if (values.has(text_option)) return values.text(text_option);
+  if (values.has(file_option)) return read_text(values.text(file_option), io);
+  throw UsageError("missing " + names);
+}
+
+void check_utf8(std::string_view text, std::string_view what) {
+  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  for (std::size_t i = 0; i < text.size();) {
+    const unsigned b = byte(i);
+    // Length and the range of the second byte (Unicode 15, table 3-7); the others are 80 … BF.
+    std::size_t length = 0;
+    unsigned low = 0x80, high = 0xBF;
+    if (b < 0x80) length = 1;
+    if (b >= 0xC2 && b <= 0xDF) length = 2;
+    if (b >= 0xE0 && b <= 0xEF) length = 3;
+    if (b >= 0xF0 && b <= 0xF4) length = 4;
+    if (b == 0xE0) low = 0xA0;
+    if (b == 0xED) high = 0x9F;
+    if (b == 0xF0) low = 0x90;
+    if (b == 0xF4) high = 0x8F;
+    bool good = length == 1 || (length > 1 && byte(i + 1) >= low && byte(i + 1) <= high);
+    for (std::size_t k = 2; good && k < length; ++k) good = (byte(i + k) & 0xC0u) == 0x80u;
+    if (!good)
+      throw Error(ErrorCode::kInvalidArgument,
+                  std::string(what) + ": invalid UTF-8 at byte " + std::to_string(i));
+    i += length;
+  }
+}
+
+std::string quoted(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto u = static_cast<unsigned char>(c);
+    char code[8];
+    switch (c) {
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      default:
+        if (u < 0x20 || u == 0x7F) {
+          std::snprintf(code, sizeof code, "\\x%02X", u);
+          out += code;
+        } else {
+          out += c;
+        }
+    }
+  }
+  return out + '"';
+}
+
+std::string grouped(std::int64_t n) {
+  std::string digits = std::to_string(n);
+  const std::size_t first = digits.starts_with('-') ? 1 : 0;
+  for (std::size_t at = digits.size(); at > first + 3;) {
+    at -= 3;
+    digits.insert(at, ",");
+  }
+  return digits;
+}
+
+std::string fixed(double x, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, x);
+  return text;
+}
+
+std::string human_bytes(std::uint64_t bytes) {
+  static constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
+    value /= 1024;
+    ++unit;
+  }
+  return fixed(value, unit == 0 ? 0 : 1) + " " + kUnits[unit];
+}
+
+std::string human_time(double seconds) {
+  const auto s = static_cast<long long>(std::ceil(std::clamp(seconds, 0.0, 3.6e9)));
+  char text[64];
+  if (s >= 3600) {
+    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+  } else {
+    std::snprintf(text, sizeof text, "%lld:%02lld", s / 60, s % 60);
+  }
+  return text;
+}
+
+void check_cancelled(const Io& io) {
+  if (io.is_cancelled()) throw Error(ErrorCode::kCancelled, "interrupted");
+}
+
+void check_out(Io& io) {
+  if (!io.out) throw Error(ErrorCode::kIo, "cannot write to standard output (is the disk full?)");
+}
+
+std::shared_ptr<const ExecutionContext> make_context(const Values& values) {
+  ExecutionContext::Options options;
+  options.threads = static_cast<std::size_t>(values.integer(opt::kThreads));
+  if (values.has(opt::kIsa)) options.isa = isa_from_name(values.text(opt::kIsa));
+  return std::make_shared<const ExecutionContext>(options);
+}
+
+std::uint64_t peak_memory_bytes() {
+  rusage usage{};
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
+}
+
+std::string ProgressBar::line(double done, double total, double seconds, const std::string& unit,
+                              const std::string& remark, int columns) {
+  const double share = total > 0 ? std::clamp(done / total, 0.0, 1.0) : 0.0;
+  constexpr int kBar = 24;
+  const int full = static_cast<int>(share * kBar);
+  std::string text = "[" + std::string(static_cast<std::size_t>(full), '#') +
+                     std::string(static_cast<std::size_t>(kBar - full), '.') + "] ";
+  text +=
+      grouped(static_cast<std::int64_t>(done)) + "/" + grouped(static_cast<std::int64_t>(total)) + " " + unit;
+  if (share > 0) text += ", " + human_time(seconds / share - seconds) + " to go";
+  if (!remark.empty()) text += ", " + remark;
+  const auto limit = static_cast<std::size_t>(std::max(columns - 1, 1));
+  if (text.size() > limit) text.resize(limit);
+  return text;
+}
+
+void ProgressBar::update(double done, double total, const std::string& remark) {
+  if (!io_.err_is_terminal) return;
+  const double now = watch_.seconds();
+  if (visible_ && now - drawn_at_ < 0.1 && done < total) return;
+  drawn_at_ = now;
+  visible_ = true;
+  io_.err << '\r' << line(done, total, now, unit_, remark, io_.columns) << "\x1b[K" << std::flush;
+}
+
+void ProgressBar::clear() {
+  if (!visible_) return;
+  io_.err << "\r\x1b[K" << std::flush;
+  visible_ = false;
+}
+
+}  // namespace bitnet::cli

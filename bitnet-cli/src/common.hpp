@@ -1,0 +1,86 @@
+#pragma once
+// Small things that several commands need: required options, text input, printable text, the progress bar,
+// the machine as the options describe it.
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "bitnet/cli/app.hpp"
+#include "bitnet/core/execution.hpp"
+#include "options.hpp"
+
+namespace bitnet::cli {
+
+/// The option's text. Throws UsageError when there is none.
+std::string require(const Values& values, const Option& option);
+
+/// The whole of a file, or of standard input for "-". Throws Error(kNotFound | kIo | kCancelled).
+std::string read_text(const std::string& path, Io& io);
+
+/// TEXT of `text_option` or the contents of `file_option`'s file; exactly one must be given (UsageError).
+std::string text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io);
+
+/// Throws Error(kInvalidArgument) with the offset of the first byte that is no valid UTF-8. `what` begins the
+/// message.
+void check_utf8(std::string_view text, std::string_view what);
+
+/// `text` in double quotes with line breaks and other control characters as escapes.
+std::string quoted(std::string_view text);
+
+/// "1,234,567", "3.1 MiB", "1:05:09"
+std::string grouped(std::int64_t n);
+std::string human_bytes(std::uint64_t bytes);
+std::string human_time(double seconds);
+/// Fixed-point with `digits` behind the point.
+std::string fixed(double x, int digits);
+
+/// Throws Error(kCancelled) once Ctrl-C was pressed.
+void check_cancelled(const Io& io);
+/// Throws Error(kIo) when standard output does not take text any more.
+void check_out(Io& io);
+
+/// Of --threads and --isa.
+std::shared_ptr<const ExecutionContext> make_context(const Values& values);
+
+/// Largest resident memory of this process so far, in bytes.
+std::uint64_t peak_memory_bytes();
+
+/// Seconds since it was made.
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// A bar with a time to go on a terminal, nothing elsewhere.
+class ProgressBar {
+ public:
+  ProgressBar(Io& io, std::string unit) : io_(io), unit_(std::move(unit)) {}
+  ~ProgressBar() { clear(); }
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  /// Draws at most ten times a second. `remark` is put at the end ("34.5 tokens/s").
+  void update(double done, double total, const std::string& remark = {});
+  /// Removes the line.
+  void clear();
+
+  /// The line for a terminal of `columns`, without the carriage return.
+  static std::string line(double done, double total, double seconds, const std::string& unit,
+                          const std::string& remark, int columns);
+
+ private:
+  Io& io_;
+  std::string unit_;
+  Stopwatch watch_;
+  double drawn_at_ = -1;
+  bool visible_ = false;
+};
+
+}  // namespace bitnet::cli

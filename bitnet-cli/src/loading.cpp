@@ -1,0 +1,160 @@
+// See loading.hpp.
+#include "loading.hpp"
+
+#include <algorithm>
+#include <ostream>
+#include <random>
+
+#include "bitnet/inference/fallback_backend.hpp"
+#include "bitnet/inference/register.hpp"
+#include "common.hpp"
+#ifdef BITNET_WITH_GPU
+#include "bitnet/gpu/register.hpp"
+#endif
+
+namespace bitnet::cli {
+namespace {
+
+using inference::InferenceEngine;
+
+void warn_about_rounding(const Values& values, Io& io) {
+  if (values.has(opt::kQuantize))
+    io.err
+        << "warning: --quantize rounds the weights to −1, 0 and 1; a model that was not trained for that is "
+           "destroyed by it\n";
+}
+
+void say_fallbacks(const InferenceEngine& engine, Io& io) {
+  if (!engine.fallback_ops().empty())
+    io.err << "note: '" << engine.selection().device.name
+           << "' lacks these operations, which run on the CPU: " << inference::list_ops(engine.fallback_ops())
+           << '\n';
+}
+
+void say_details(const InferenceEngine& engine, const ExecutionContext& context, bool device_given, Io& io) {
+  const inference::Model& model = *engine.model();
+  const std::string reason =
+      device_given ? engine.selection().reason : engine.selection().device.name + ": the default";
+  io.err << "device: " << reason << "; " << model.backend().description() << '\n'
+         << "instruction set: " << to_string(context.isa()) << ", threads: " << context.threads() << '\n'
+         << "model: " << model.config().architecture << ", " << grouped(model.n_parameters())
+         << " parameters, " << (model.ternary() ? "ternary" : "dense") << " linear weights, "
+         << human_bytes(model.weight_bytes()) << " prepared\n"
+         << "context: " << grouped(engine.n_ctx()) << " tokens\n";
+  for (const std::string& note : model.notes()) io.err << "note: " << note << '\n';
+}
+
+}  // namespace
+
+BackendRegistry make_registry(bool with_gpu) {
+  BackendRegistry registry;
+  inference::register_cpu_backend(registry);
+#ifdef BITNET_WITH_GPU
+  if (with_gpu) gpu::register_backends(registry);
+#else
+  if (with_gpu) registry.add_note("this build has no GPU support (BITNET_BUILD_GPU)");
+#endif
+  return registry;
+}
+
+std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
+  inference::EngineOptions options;
+  options.model = require(values, opt::kModel);
+  options.device = values.text(opt::kDevice);
+  options.device_only = values.flag(opt::kDeviceOnly);
+  options.context = make_context(values);
+  if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
+  options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;
+  if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
+  warn_about_rounding(values, io);
+  std::unique_ptr<InferenceEngine> engine;
+  {
+    ProgressBar bar(io, "tensors");
+    options.load_progress = [&](std::int64_t done, std::int64_t total) {
+      check_cancelled(io);
+      bar.update(static_cast<double>(done), static_cast<double>(total), "loading");
+    };
+    engine = std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
+  }
+  say_fallbacks(*engine, io);
+  if (values.flag(opt::kVerbose)) say_details(*engine, *options.context, values.given(opt::kDevice), io);
+  return engine;
+}
+
+void apply_override(const Option& option, const std::string& text, inference::GenerationOptions& to) {
+  inference::SamplerOptions& s = to.sampling;
+  const auto integer = [&] { return parse_integer(text).value(); };
+  const auto real = [&] { return static_cast<float>(parse_real(text).value()); };
+  if (&option == &opt::kMaxTokens) to.max_tokens = integer();
+  if (&option == &opt::kTemperature) s.temperature = real();
+  if (&option == &opt::kTopK) s.top_k = static_cast<std::int32_t>(integer());
+  if (&option == &opt::kTopP) s.top_p = real();
+  if (&option == &opt::kMinP) s.min_p = real();
+  if (&option == &opt::kRepeatPenalty) s.repeat_penalty = real();
+  if (&option == &opt::kRepeatLastN) s.repeat_last_n = static_cast<std::int32_t>(integer());
+  if (&option == &opt::kSeed) s.seed = static_cast<std::uint64_t>(integer());
+  if (&option == &opt::kStop) to.stop.push_back(text);
+}
+
+inference::GenerationOptions generation_options(const Values& values, Io& io) {
+  inference::GenerationOptions options;
+  for (const Option* o : sampling_options()) {
+    if (o == &opt::kStop) {
+      for (const std::string& text : values.list(*o)) {
+        if (text.empty()) throw UsageError("--stop: expected a text that is not empty");
+        apply_override(*o, text, options);
+      }
+    } else if (values.has(*o)) {
+      apply_override(*o, values.text(*o), options);
+    }
+  }
+  options.special = values.flag(opt::kSpecial);
+  if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
+  return options;
+}
+
+std::int64_t random_seed() {
+  std::random_device device;
+  const std::uint64_t bits = (std::uint64_t{device()} << 32) | device();
+  return static_cast<std::int64_t>(bits >> 11);
+}
+
+std::int64_t choose_seed(const Values& values) {
+  return values.has(opt::kSeed) ? values.integer(opt::kSeed) : random_seed();
+}
+
+std::shared_ptr<const ChatTemplate> chat_template(const Values& values, const inference::Model& model) {
+  const std::string name = values.text(opt::kChatTemplate);
+  if (!name.empty() && name != "auto") return ChatTemplate::by_name(name);
+  return ChatTemplate::for_model(model.require_tokenizer(), model.config().architecture);
+}
+
+std::string rate(double tokens, double seconds) {
+  return seconds > 0 && tokens > 0 ? fixed(tokens / seconds, 1) : "–";
+}
+
+std::string speed_line(const inference::GenerationResult& r) {
+  // The first token comes out of the prompt's last pass, so generation is timed over the others.
+  const std::int64_t fresh = r.prompt_tokens - r.reused_tokens;
+  const auto decoded = static_cast<double>(std::max<std::int64_t>(r.completion_tokens - 1, 0));
+  std::string text = "prompt " + grouped(r.prompt_tokens) + " tokens";
+  if (r.reused_tokens > 0) text += " (" + grouped(r.reused_tokens) + " from the cache)";
+  text += " at " + rate(static_cast<double>(fresh), r.timings.prompt_seconds) + " tokens/s, generation " +
+          grouped(r.completion_tokens) + " tokens at " + rate(decoded, r.timings.decode_seconds) +
+          " tokens/s";
+  return text;
+}
+
+std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts) {
+  std::vector<const Option*> all;
+  for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+const std::vector<const Option*>& engine_options() {
+  static const std::vector<const Option*> list{&opt::kModel,   &opt::kDevice, &opt::kDeviceOnly,
+                                               &opt::kThreads, &opt::kIsa,    &opt::kQuantize};
+  return list;
+}
+
+}  // namespace bitnet::cli

@@ -1,0 +1,49 @@
+#pragma once
+// From option values to a loaded model and to the settings of a generation; what run, chat, batch and
+// perplexity share.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/cli/app.hpp"
+#include "bitnet/core/text/chat_template.hpp"
+#include "bitnet/inference/engine.hpp"
+#include "options.hpp"
+
+namespace bitnet::cli {
+
+/// The devices of this build. Graphics drivers are only woken when `with_gpu`.
+BackendRegistry make_registry(bool with_gpu);
+
+/// Loads the model of --model on --device with --threads, --isa, --ctx-size, --quantize and --device-only.
+/// Says on io.err which operations run on the CPU instead of the device and, with --verbose, what is used and
+/// why.
+std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
+
+/// Sampling, stop strings, --special and cancellation. The seed is that of --seed, or 0 when there is none.
+inference::GenerationOptions generation_options(const Values& values, Io& io);
+
+/// Sets one option of an item over `to`. `text` was checked against the table.
+void apply_override(const Option& option, const std::string& text, inference::GenerationOptions& to);
+
+/// --seed, or a random one (below 2^53, so that every JSON reader keeps it).
+std::int64_t random_seed();
+std::int64_t choose_seed(const Values& values);
+
+/// --chat-template's format ("auto": the model's own), or with no such option the model's own. Throws as
+/// ChatTemplate::by_name and for_model.
+std::shared_ptr<const ChatTemplate> chat_template(const Values& values, const inference::Model& model);
+
+/// "load 0.52 s, prompt 12 tokens at 340.1 tokens/s, …" of one generation.
+std::string speed_line(const inference::GenerationResult& result);
+
+/// tokens / seconds as text, "–" when no time was measured.
+std::string rate(double tokens, double seconds);
+
+/// Options that load_engine reads.
+const std::vector<const Option*>& engine_options();
+/// One list of several, for the commands' tables.
+std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts);
+
+}  // namespace bitnet::cli

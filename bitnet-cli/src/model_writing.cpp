@@ -1,0 +1,89 @@
+// See model_writing.hpp.
+#include "model_writing.hpp"
+
+#include <ostream>
+
+#include "common.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using quant::LinearType;
+using quant::WriteOptions;
+
+[[noreturn]] void refuse(const fs::path& path, const std::string& message) {
+  throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "': " + message);
+}
+
+std::uint64_t bytes_at(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) return fs::file_size(path, ignored);
+  std::uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(path, ignored))
+    if (entry.is_regular_file(ignored)) sum += entry.file_size(ignored);
+  return sum;
+}
+
+DType dense_type_of(std::string_view word) {
+  if (word == "f32") return DType::kF32;
+  return word == "bf16" ? DType::kBF16 : DType::kF16;
+}
+
+}  // namespace
+
+WriteOptions write_options(std::string_view type, std::string_view dense_type, bool dense) {
+  WriteOptions options;
+  options.dense_type = dense_type_of(dense_type);
+  options.gguf = type != "hf";
+  if (type == "hf") options.type = dense ? LinearType::kDense : LinearType::kHf;
+  if (type == "i2_s") options.type = LinearType::kI2_S;
+  if (type == "tq1_0") options.type = LinearType::kTQ1_0;
+  if (type == "tq2_0") options.type = LinearType::kTQ2_0;
+  if (type == "f16" || type == "bf16" || type == "f32") {
+    options.type = LinearType::kDense;
+    options.dense_type = dense_type_of(type);
+  }
+  return options;
+}
+
+void check_output_path(const fs::path& out, const fs::path& in, const WriteOptions& options) {
+  const bool directory = !options.gguf || options.type == LinearType::kHf;
+  std::error_code ignored;
+  if (!in.empty() && fs::equivalent(out, in, ignored)) refuse(out, "input and output are the same");
+  if (fs::exists(out, ignored)) {
+    if (directory && !fs::is_directory(out, ignored))
+      refuse(out, "expected a directory: that is what this type writes");
+    if (!directory && fs::is_directory(out, ignored))
+      refuse(out, "is a directory; this type writes a GGUF file");
+    if (!directory && !fs::is_regular_file(out, ignored)) refuse(out, "is no ordinary file");
+  } else if (directory && out.extension() == ".gguf") {
+    refuse(out, "type hf writes a directory; a name that ends in .gguf would mislead");
+  }
+  const fs::path parent = out.parent_path();
+  if (!parent.empty() && !fs::is_directory(parent, ignored))
+    refuse(out, "there is no directory '" + parent.string() + "'");
+}
+
+void write_with_progress(const fs::path& out, const ModelConfig& config, const Tokenizer* tokenizer,
+                         const std::function<quant::LogicalTensor(TensorId)>& source,
+                         const WriteOptions& options, Io& io) {
+  const Stopwatch watch;
+  const auto total = static_cast<double>(model_tensors(config).size());
+  {
+    ProgressBar bar(io, "tensors");
+    double done = 0;
+    quant::write_model(
+        out, config, tokenizer,
+        [&](TensorId id) {
+          check_cancelled(io);
+          bar.update(done++, total);
+          return source(id);
+        },
+        options);
+  }
+  io.err << "wrote '" << out.string() << "': " << human_bytes(bytes_at(out)) << " in "
+         << fixed(watch.seconds(), 1) << " s\n";
+}
+
+}  // namespace bitnet::cli

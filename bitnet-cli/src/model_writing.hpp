@@ -1,0 +1,28 @@
+#pragma once
+// Writing models as the options of convert, quantize and synth say. The files themselves are bitnet-quant's
+// model_io.
+#include <filesystem>
+#include <functional>
+#include <string_view>
+
+#include "bitnet/cli/app.hpp"
+#include "bitnet/quant/model_io.hpp"
+
+namespace bitnet::cli {
+
+/// Write options of a --type word and a --dense-type word; `dense` models keep float linears of `dense_type`.
+quant::WriteOptions write_options(std::string_view type, std::string_view dense_type, bool dense);
+
+/// Throws Error(kInvalidArgument) when `out` is the same file as `in`, lies where it cannot be written (no
+/// parent directory, a device), or does not look like the container of `options`: a GGUF into a directory,
+/// say.
+void check_output_path(const std::filesystem::path& out, const std::filesystem::path& in,
+                       const quant::WriteOptions& options);
+
+/// write_model() with a progress bar and Ctrl-C; says on io.err what was written.
+void write_with_progress(const std::filesystem::path& out, const ModelConfig& config,
+                         const Tokenizer* tokenizer,
+                         const std::function<quant::LogicalTensor(TensorId)>& source,
+                         const quant::WriteOptions& options, Io& io);
+
+}  // namespace bitnet::cli

@@ -1,0 +1,209 @@
+// The option table and the checks of values against it; see options.hpp.
+#include "options.hpp"
+
+#include <charconv>
+#include <cmath>
+
+namespace bitnet::cli {
+
+namespace opt {
+namespace {
+constexpr std::string_view kModelGroup = "Model and machine", kInputGroup = "Input",
+                           kSamplingGroup = "Sampling", kOutputGroup = "Output", kCommonGroup = "Common";
+}  // namespace
+
+// clang-format off
+const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file or Hugging Face directory", "", "model", "BITNET_MODEL"};
+const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
+const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
+const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
+const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
+const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};
+
+const Option kPrompt{kInputGroup, "prompt", 'p', Kind::kText, "TEXT", "the prompt", "", "prompt"};
+const Option kFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the prompt from FILE; - is standard input", "", "file"};
+const Option kSystem{kInputGroup, "system", 0, Kind::kText, "TEXT", "system message", "", "system"};
+const Option kChatTemplate{kInputGroup, "chat-template", 0, Kind::kText, "NAME", "chat format to use instead of the model's own", "", "chat_template"};
+const Option kSpecial{kInputGroup, "special", 0, Kind::kFlag, "", "turn text such as <|eot_id|> into the special token, and show special tokens", "", "special"};
+const Option kEcho{kInputGroup, "echo", 0, Kind::kFlag, "", "write the prompt before the text", "", "echo"};
+const Option kCtxSize{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens of context; 0: what the model was trained for", "0", "ctx_size", nullptr, 0, 1 << 22};
+const Option kBatchSize{kInputGroup, "batch-size", 'b', Kind::kInteger, "N", "sequences at a time; 0: as many as memory allows", "0", "batch_size", nullptr, 0, 4096};
+
+const Option kMaxTokens{kSamplingGroup, "max-tokens", 'n', Kind::kInteger, "N", "tokens to write at most; -1: until the context is full", "128", "max_tokens", nullptr, -1, 1 << 24};
+const Option kTemperature{kSamplingGroup, "temp", 0, Kind::kReal, "X", "temperature; 0: always the most likely token", "0.8", "temperature", nullptr, 0, 100};
+const Option kTopK{kSamplingGroup, "top-k", 0, Kind::kInteger, "N", "choose among the N most likely tokens; 0: all", "40", "top_k", nullptr, 0, 1 << 24};
+const Option kTopP{kSamplingGroup, "top-p", 0, Kind::kReal, "X", "choose among the most likely tokens that reach this probability together; 1: all", "0.95", "top_p", nullptr, 0.001, 1};
+const Option kMinP{kSamplingGroup, "min-p", 0, Kind::kReal, "X", "leave out tokens less likely than X times the most likely one; 0: none", "0.05", "min_p", nullptr, 0, 1};
+const Option kRepeatPenalty{kSamplingGroup, "repeat-penalty", 0, Kind::kReal, "X", "make tokens of the recent text less likely; 1: off", "1.0", "repeat_penalty", nullptr, 0.01, 100};
+const Option kRepeatLastN{kSamplingGroup, "repeat-last-n", 0, Kind::kInteger, "N", "how many tokens count as recent", "64", "repeat_last_n", nullptr, 0, 1 << 24};
+const Option kSeed{kSamplingGroup, "seed", 's', Kind::kInteger, "N", "seed of the random choices; without one it is random and printed", "", "seed", nullptr, 0};
+const Option kStop{kSamplingGroup, "stop", 0, Kind::kList, "TEXT", "end before this text; may be given several times", "", "stop"};
+
+const Option kInput{kInputGroup, "input", 'i', Kind::kText, "FILE", "prompts: .txt (one a line), .json, .jsonl or .csv", "", "input"};
+const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records: .jsonl, .json or .csv; - writes jsonl to standard output", "", "output"};
+const Option kResume{kOutputGroup, "resume", 0, Kind::kFlag, "", "keep the records of FILE that are complete and do the others", "", "resume"};
+
+const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
+const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};
+const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};
+const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file (vocabulary-only will do), directory with a tokenizer.json, or a tokenizer file", "", "", "BITNET_MODEL"};
+const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
+const Option kIds{kOutputGroup, "ids", 0, Kind::kFlag, "", "write only the ids, separated by spaces", "", ""};
+const Option kNoBos{kInputGroup, "no-bos", 0, Kind::kFlag, "", "do not put the begin-of-text token first", "", ""};
+const Option kDecode{kInputGroup, "decode", 0, Kind::kFlag, "", "the input is ids separated by spaces or commas: write their text", "", ""};
+
+const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", ""};
+const Option kType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
+const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0", "type to write; hf is a Hugging Face directory, the others are GGUF files", "i2_s", ""};
+const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};
+const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean", "how weights become ternary", "absmean", ""};
+const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};
+const Option kTrainResume{kInputGroup, "resume", 0, Kind::kFlag, "", "continue from the newest checkpoint", "", ""};
+
+const Option kSynthConfig{kInputGroup, "config", 0, Kind::kText, "FILE", "shape of the model: a config.json, as in configs/synth/", "", ""};
+const Option kSynthType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files", "i2_s", ""};
+const Option kSynthOutput{kOutputGroup, "output", 'o', Kind::kText, "PATH", "file or directory to write", "", ""};
+const Option kSynthSeed{kInputGroup, "seed", 's', Kind::kInteger, "N", "seed of the weights", "0", "", nullptr, 0};
+const Option kSynthLayers{kInputGroup, "layers", 0, Kind::kInteger, "N", "write only N layers; 0: as many as the config says", "0", "", nullptr, 0, 100000};
+
+const Option kConfig{kCommonGroup, "config", 0, Kind::kText, "FILE", "yaml file with values for these options (top_k: 20); options and environment win over it", "", ""};
+const Option kVerbose{kCommonGroup, "verbose", 'v', Kind::kFlag, "", "say on standard error what is used: device and why, instruction set, threads, kind of weights", "", "verbose"};
+const Option kHelp{kCommonGroup, "help", 'h', Kind::kFlag, "", "this text", "", ""};
+// clang-format on
+}  // namespace opt
+
+const std::vector<const Option*>& sampling_options() {
+  static const std::vector<const Option*> options{
+      &opt::kMaxTokens,     &opt::kTemperature, &opt::kTopK, &opt::kTopP, &opt::kMinP,
+      &opt::kRepeatPenalty, &opt::kRepeatLastN, &opt::kSeed, &opt::kStop};
+  return options;
+}
+
+std::optional<std::int64_t> parse_integer(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  std::int64_t v = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), v);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return v;
+}
+
+std::optional<double> parse_real(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  double v = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), v);
+  if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(v)) return std::nullopt;
+  return v;
+}
+
+namespace {
+
+std::string shorten(std::string_view text) {
+  return text.size() <= 60 ? std::string(text) : std::string(text.substr(0, 57)) + "…";
+}
+
+std::string number_text(double v) {
+  char buffer[32];
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, v).ptr;
+  return std::string(buffer, end);
+}
+
+std::string range_text(const Option& o) {
+  const bool low = std::isfinite(o.low), high = std::isfinite(o.high);
+  if (low && high) return " from " + number_text(o.low) + " to " + number_text(o.high);
+  if (low) return " of at least " + number_text(o.low);
+  if (high) return " of at most " + number_text(o.high);
+  return "";
+}
+
+bool is_choice(std::string_view words, std::string_view text) {
+  while (!words.empty()) {
+    const std::size_t bar = words.find('|');
+    if (words.substr(0, bar) == text) return true;
+    words = bar == std::string_view::npos ? std::string_view{} : words.substr(bar + 1);
+  }
+  return false;
+}
+
+[[noreturn]] void refuse(std::string_view where, const std::string& expected, std::string_view text) {
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string(where) + ": expected " + expected + ", got '" + shorten(text) + "'");
+}
+
+}  // namespace
+
+void check_value(const Option& option, std::string_view text, std::string_view where) {
+  switch (option.kind) {
+    case Kind::kFlag:
+      if (text != "true" && text != "false") refuse(where, "true or false", text);
+      return;
+    case Kind::kInteger: {
+      const auto v = parse_integer(text);
+      if (!v || static_cast<double>(*v) < option.low || static_cast<double>(*v) > option.high)
+        refuse(where, "a whole number" + range_text(option), text);
+      return;
+    }
+    case Kind::kReal: {
+      const auto v = parse_real(text);
+      if (!v || *v < option.low || *v > option.high) refuse(where, "a number" + range_text(option), text);
+      return;
+    }
+    case Kind::kChoice:
+      if (!is_choice(option.value, text)) {
+        std::string words(option.value);
+        for (std::size_t at = 0; (at = words.find('|', at)) != std::string::npos; at += 2)
+          words.replace(at, 1, ", ");
+        refuse(where, (words.find(',') == std::string::npos ? "" : "one of ") + words, text);
+      }
+      return;
+    case Kind::kText:
+    case Kind::kList:
+      return;
+  }
+}
+
+void Values::set(const Option& option, std::string_view text, Origin origin, std::string_view where) {
+  try {
+    check_value(option, text, where);
+  } catch (const Error& e) {
+    if (origin == Origin::kCommandLine) throw UsageError(e.what());
+    throw;
+  }
+  const auto found = entries_.find(&option);
+  if (found != entries_.end() && found->second.origin > origin) return;
+  const bool grows = option.kind == Kind::kList && found != entries_.end() && found->second.origin == origin;
+  Entry& entry = entries_[&option];
+  if (!grows) entry.texts.clear();
+  entry.texts.emplace_back(text);
+  entry.origin = origin;
+}
+
+bool Values::has(const Option& option) const { return entries_.contains(&option); }
+
+bool Values::given(const Option& option) const {
+  const auto found = entries_.find(&option);
+  return found != entries_.end() && found->second.origin != Origin::kDefault;
+}
+
+const Values::Entry& Values::at(const Option& option) const {
+  const auto found = entries_.find(&option);
+  if (found == entries_.end())
+    throw Error(ErrorCode::kInternal,
+                "option --" + std::string(option.name) + " has no value and no default");
+  return found->second;
+}
+
+bool Values::flag(const Option& option) const { return has(option) && at(option).texts.back() == "true"; }
+
+std::string Values::text(const Option& option) const { return has(option) ? at(option).texts.back() : ""; }
+
+std::int64_t Values::integer(const Option& option) const {
+  return parse_integer(at(option).texts.back()).value();
+}
+
+double Values::real(const Option& option) const { return parse_real(at(option).texts.back()).value(); }
+
+std::vector<std::string> Values::list(const Option& option) const {
+  return has(option) ? at(option).texts : std::vector<std::string>{};
+}
+
+}  // namespace bitnet::cli

@@ -1,0 +1,63 @@
+// The frame around the commands: help, version, unknown words, and output that cannot be written.
+#include <fstream>
+
+#include "cli_fixture.hpp"
+#include "commands.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+TEST(App, HelpAndVersionGoToStandardOutput) {
+  for (const std::string word : {"--help", "-h", "help"}) {
+    const auto o = call({word});
+    EXPECT_EQ(o.code, kOk);
+    EXPECT_THAT(o.out, HasSubstr("Commands:"));
+    EXPECT_EQ(o.err, "");
+  }
+  EXPECT_THAT(call({"--version"}).out, HasSubstr("bitnet 0."));
+  EXPECT_EQ(call({"help", "run"}).out, call({"run", "--help"}).out);
+}
+
+TEST(App, EveryCommandHelpsEvenWhenSomethingIsMissing) {
+  for (const Command& command : commands()) {
+    const auto o = call({std::string(command.name), "--help"});
+    EXPECT_EQ(o.code, kOk) << command.name;
+    EXPECT_EQ(o.out, command_help(command));
+  }
+}
+
+TEST(App, WrongUsageIsExitCode2) {
+  EXPECT_EQ(call({}).code, kUsage);
+  EXPECT_THAT(call({}).err, HasSubstr("Commands:"));
+  EXPECT_FAILS(call({"rnu"}), kUsage, "unknown command 'rnu', did you mean 'run'?");
+  EXPECT_FAILS(call({"--frobnicate"}), kUsage, "unknown option '--frobnicate'");
+  EXPECT_FAILS(call({"help", "rnu"}), kUsage, "did you mean 'run'?");
+  EXPECT_FAILS(call({"run", "--tmep", "1"}), kUsage,
+               "bitnet run: unknown option '--tmep', did you mean '--temp'?");
+  EXPECT_FAILS(call({"run", "--tmep", "1"}), kUsage, "Try 'bitnet run --help'.");
+  EXPECT_FAILS(call({"run", "-p", "x"}), kUsage, "missing option -m (--model) MODEL");
+  EXPECT_FAILS(call({"inspect"}), kUsage, "missing argument MODEL");
+}
+
+TEST(App, AFullStandardOutputIsAnError) {
+  std::ofstream full("/dev/full");
+  CallOptions options;
+  options.out = &full;
+  EXPECT_FAILS(call({"--help"}, options), kFailure, "cannot write to standard output");
+}
+
+TEST(Devices, ListsTheCpuAndWhatAutoWouldChoose) {
+  const auto o = call({"devices"});
+  EXPECT_EQ(o.code, kOk);
+  EXPECT_THAT(o.out, ::testing::StartsWith("cpu\t"));
+  EXPECT_THAT(o.out, HasSubstr("\nauto\tcpu: "));
+  EXPECT_THAT(call({"devices", "--json"}).out, HasSubstr("\"name\": \"cpu\""));
+}
+
+TEST(Train, AMissingConfigIsAnError) {
+  EXPECT_FAILS(call({"train", "/nonexistent/demo.yaml"}), kFailure, "");
+  EXPECT_FAILS(call({"train"}), kUsage, "missing argument CONFIG");
+}
+
+}  // namespace
+}  // namespace bitnet::cli

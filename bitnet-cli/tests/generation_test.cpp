@@ -1,0 +1,220 @@
+// run, chat and perplexity with tiny random models: what goes where, determinism, and every wrong input.
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli_fixture.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using nlohmann::json;
+
+class RunTest : public CliTest {
+ protected:
+  static Outcome run_model(std::vector<std::string> more, const CallOptions& options = {}) {
+    std::vector<std::string> arguments{"run", "-m", model(), "-n", "12"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return call(arguments, options);
+  }
+};
+
+TEST_F(RunTest, TextGoesOutAndFiguresGoToErr) {
+  const auto o = run_model({"-p", "hello", "--seed", "1", "--special"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_NE(o.out, "");
+  EXPECT_THAT(o.err, HasSubstr("load "));
+  EXPECT_THAT(o.err, HasSubstr("prompt 6 tokens"));
+  EXPECT_THAT(o.err, HasSubstr("tokens/s"));
+  EXPECT_THAT(o.err, HasSubstr("peak memory"));
+  EXPECT_THAT(o.err, Not(HasSubstr("seed")));
+}
+
+TEST_F(RunTest, TheSameSeedGivesTheSameTextWithAnyNumberOfThreads) {
+  const auto a = run_model({"-p", "hello", "--seed", "5"});
+  EXPECT_EQ(run_model({"-p", "hello", "--seed", "5", "--threads", "1"}).out, a.out);
+  EXPECT_EQ(run_model({"-p", "hello", "--seed", "5", "--threads", "3"}).out, a.out);
+  EXPECT_NE(run_model({"-p", "hello", "--seed", "6"}).out, a.out);
+}
+
+TEST_F(RunTest, ARandomSeedIsPrintedAndCanBeUsedAgain) {
+  const auto a = run_model({"-p", "hello"});
+  const std::size_t at_seed = a.err.find("seed: ");
+  ASSERT_NE(at_seed, std::string::npos);
+  const std::string seed = a.err.substr(at_seed + 6, a.err.find('\n', at_seed) - at_seed - 6);
+  EXPECT_EQ(run_model({"-p", "hello", "--seed", seed}).out, a.out);
+}
+
+TEST_F(RunTest, PromptsComeFromTextFileOrStandardInput) {
+  const auto a = run_model({"-p", "two\nlines", "--seed", "1"});
+  EXPECT_EQ(run_model({"-f", file("p.txt", "two\nlines\n"), "--seed", "1"}).out, a.out);
+  EXPECT_EQ(run_model({"-f", "-", "--seed", "1"}, {.input = "two\nlines"}).out, a.out);
+  EXPECT_EQ(run_model({"-p", "two\nlines", "--seed", "1", "--echo"}).out, "two\nlines" + a.out);
+  EXPECT_EQ(run_model({"-p", "two\nlines", "--seed", "1"}, {.out_is_terminal = true}).out, a.out + "\n");
+}
+
+TEST_F(RunTest, SpecialTokensInThePromptNeedSpecial) {
+  EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1"}).err, HasSubstr("prompt 11 tokens"));
+  EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1", "--special"}).err, HasSubstr("prompt 2 tokens"));
+}
+
+TEST_F(RunTest, AStopStringEndsTheTextBeforeIt) {
+  const auto a = run_model({"-p", "hello", "--temp", "0", "--special"});
+  ASSERT_GT(a.out.size(), 4u);
+  const std::string stop = a.out.substr(2, 2);
+  const auto b = run_model({"-p", "hello", "--temp", "0", "--special", "--stop", stop});
+  EXPECT_EQ(b.out, a.out.substr(0, a.out.find(stop)));
+}
+
+TEST_F(RunTest, VerboseSaysWhatIsUsed) {
+  const auto o = run_model({"-p", "hello", "-v", "--threads", "2"});
+  EXPECT_THAT(o.err, HasSubstr("device: cpu: the default"));
+  EXPECT_THAT(o.err, HasSubstr("instruction set: "));
+  EXPECT_THAT(o.err, HasSubstr("threads: 2"));
+  EXPECT_THAT(o.err, HasSubstr("ternary linear weights"));
+  EXPECT_THAT(o.err, HasSubstr("finished: "));
+  const auto dense = call({"run", "-m", dense_model(), "-p", "x", "-n", "2", "-v"});
+  EXPECT_EQ(dense.code, kOk) << dense.err;
+  EXPECT_THAT(dense.err, HasSubstr("dense linear weights"));
+}
+
+TEST_F(RunTest, QuantizeMakesADenseModelTernaryWithAWarning) {
+  const auto o = call({"run", "-m", dense_model(), "-p", "x", "-n", "2", "-v", "--quantize", "absmean"});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("ternary linear weights"));
+  EXPECT_THAT(o.err, HasSubstr("destroyed by it"));
+}
+
+TEST_F(RunTest, ValuesFromYaml) {
+  const std::string yaml = file("c.yaml", "model: " + model() + "\nmax_tokens: 12\nseed: 1\n");
+  const auto o = call({"run", "-p", "hello", "--config", yaml});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(o.out, run_model({"-p", "hello", "--seed", "1"}).out);
+  EXPECT_FAILS(run_model({"-p", "x", "--config", file("bad.yaml", "\ntop_kk: 3\n")}), kFailure,
+               "bad.yaml:2: unknown key 'top_kk', did you mean 'top_k'?");
+}
+
+TEST_F(RunTest, WrongInputIsAnErrorThatSaysWhy) {
+  EXPECT_FAILS(run_model({}), kUsage, "missing --prompt or --file");
+  EXPECT_FAILS(run_model({"-p", "x", "--stop", ""}), kUsage, "--stop");
+  EXPECT_FAILS(run_model({"-p", "x", "--system", "y"}), kUsage, "--system needs --chat-template");
+  EXPECT_FAILS(run_model({"-p", "a\xC3"}), kFailure, "the prompt: invalid UTF-8 at byte 1");
+  EXPECT_FAILS(run_model({"-f", file("bad.txt", "ab\xFF")}), kFailure, "bad.txt': invalid UTF-8 at byte 2");
+  EXPECT_FAILS(run_model({"-f", file("none.txt")}), kFailure, "none.txt");
+  EXPECT_FAILS(run_model({"-p", std::string(500, 'x')}), kFailure, "501");  // with BOS
+  EXPECT_FAILS(run_model({"-p", std::string(500, 'x')}), kFailure, "128");
+  EXPECT_FAILS(run_model({"-p", "x", "--device", "opencl:9:9"}), kFailure, "there is no device 'opencl:9:9'");
+  EXPECT_FAILS(run_model({"-p", "x", "--isa", "mmx"}), kFailure, "mmx");
+  EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "nope"}), kFailure, "nope");
+  EXPECT_FAILS(run_model({"-p", "x", "-n", "many"}), kUsage, "--max-tokens: expected a whole number");
+  EXPECT_FAILS(call({"run", "-m", file("none.gguf"), "-p", "x"}), kFailure, "none.gguf");
+  EXPECT_FAILS(call({"run", "-m", file("notes.md", "# hello"), "-p", "x"}), kFailure, "notes.md");
+}
+
+TEST_F(RunTest, AFullDiskBehindStandardOutputIsAnError) {
+  std::ofstream full("/dev/full");
+  CallOptions options;
+  options.out = &full;
+  EXPECT_FAILS(run_model({"-p", "hello", "--special"}, options), kFailure, "cannot write to standard output");
+}
+
+TEST_F(RunTest, CtrlCIs130) {
+  std::atomic<bool> cancelled{true};
+  EXPECT_EQ(run_model({"-p", "hello"}, {.cancelled = &cancelled}).code, kInterrupted);
+}
+
+TEST_F(RunTest, AChatTemplateWrapsThePrompt) {
+  const auto plain = run_model({"-p", "hello", "--seed", "1"});
+  const auto wrapped =
+      run_model({"-p", "hello", "--seed", "1", "--chat-template", "bitnet", "--system", "s"});
+  EXPECT_EQ(wrapped.code, kOk) << wrapped.err;
+  EXPECT_NE(wrapped.out, plain.out);
+  EXPECT_THAT(wrapped.err, Not(HasSubstr("prompt 6 tokens")));
+}
+
+class ChatTest : public CliTest {
+ protected:
+  static Outcome chat(const std::string& input, std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments{"chat", "-m",     model(), "--chat-template", "bitnet", "-n",
+                                       "4",    "--seed", "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return call(arguments, {.input = input});
+  }
+};
+
+TEST_F(ChatTest, ABaseModelNeedsATemplateOrRun) {
+  const auto o = call({"chat", "-m", model()}, {.input = "hi\n"});
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_THAT(o.err, HasSubstr("run"));
+  EXPECT_THAT(o.err, HasSubstr("--chat-template"));
+}
+
+TEST_F(ChatTest, RemembersTheConversation) {
+  const auto o = chat("one\ntwo\n/history\n", {"--system", "be brief"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  const std::size_t history = o.out.find("system: be brief\nuser: one\nassistant: ");
+  ASSERT_NE(history, std::string::npos) << o.out;
+  EXPECT_NE(o.out.find("\nuser: two\nassistant: ", history), std::string::npos);
+  EXPECT_EQ(chat("one\ntwo\n/history\n", {"--system", "be brief"}).out, o.out);
+}
+
+TEST_F(ChatTest, CommandsInside) {
+  const std::string saved = file("talk.json");
+  const auto o =
+      chat("/help\none\n/save " + saved + "\n/stats\n/clear\n/history\n/hlep\n/save\n/exit\nnever\n");
+  EXPECT_EQ(o.code, kOk) << o.err;
+  for (const std::string word : {"/help", "/clear", "/history", "/save FILE", "/stats", "/exit", "context: "})
+    EXPECT_THAT(o.out, HasSubstr(word));
+  EXPECT_THAT(o.out, Not(HasSubstr("user:")));
+  EXPECT_THAT(o.err, HasSubstr("unknown command '/hlep', did you mean '/help'?"));
+  EXPECT_THAT(o.err, HasSubstr("/save needs a file name"));
+  const auto messages = json::parse(read_file(saved))["messages"];
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(messages[0]["content"], "one");
+}
+
+TEST_F(ChatTest, AFullContextForgetsTheOldestTurnsAndKeepsTheSystemPrompt) {
+  std::string input;
+  for (int i = 0; i < 6; ++i) input += "message number " + std::to_string(i) + "\n";
+  const auto o = chat(input + "/history\n", {"--system", "stay"});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("forgot the oldest"));
+  EXPECT_THAT(o.out, HasSubstr("system: stay\nuser: message number "));
+  EXPECT_THAT(o.out, Not(HasSubstr("user: message number 0")));
+  EXPECT_THAT(o.out, HasSubstr("user: message number 5"));
+}
+
+TEST_F(ChatTest, AMessageThatDoesNotFitIsAnErrorAndTheChatGoesOn) {
+  const auto o = chat(std::string(300, 'x') + "\nbad \xFF\nok\n/history\n");
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_THAT(o.err, HasSubstr("128"));
+  EXPECT_THAT(o.err, HasSubstr("invalid UTF-8 at byte 4"));
+  EXPECT_THAT(o.out, HasSubstr("user: ok\n"));
+  EXPECT_THAT(o.out, Not(HasSubstr("xxx")));
+}
+
+class PerplexityTest : public CliTest {};
+
+TEST_F(PerplexityTest, MeasuresAndWritesJson) {
+  const std::string text = file("t.txt", std::string(600, 'a'));
+  const auto o = call({"perplexity", "-m", model(), "-f", text, "-c", "64"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.out, ::testing::StartsWith("perplexity "));
+  EXPECT_THAT(o.out, HasSubstr(" ± "));
+  EXPECT_THAT(o.out, HasSubstr("bits per byte"));
+  const auto j =
+      json::parse(call({"perplexity", "-m", model(), "-f", text, "-c", "64", "--json", "--chunks", "2"}).out);
+  EXPECT_EQ(j["chunks"], 2);
+  EXPECT_GT(j["perplexity"], 1.0);
+}
+
+TEST_F(PerplexityTest, WrongInput) {
+  EXPECT_FAILS(call({"perplexity", "-m", model()}), kUsage, "missing option -f (--file)");
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short")}), kFailure, "512");
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("b.txt", "\xFF")}), kFailure,
+               "invalid UTF-8 at byte 0");
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short"), "-c", "2"}), kUsage,
+               "from 8");
+}
+
+}  // namespace
+}  // namespace bitnet::cli
