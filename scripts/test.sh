@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds, and runs every test with ctest; the last lines are ctest's summary, the exit
+# status is non-zero when any test failed. Runs again without redoing what is done.
+#
+#   scripts/test.sh          release build: unit tests, conformance, installed package, NEON and old x86 under qemu, PoCL
+#   scripts/test.sh --full   the developer presets (g++ and clang), ASan + UBSan, TSan and shared libraries besides
+#
+# Environment: BITNET_TEST_DATA names a folder of real files that some tests read (skipped without it), JOBS the number
+# of parallel jobs (default: the number of cores).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/packages.sh
+
+full=0
+case "${1:-}" in
+  "") ;;
+  --full) full=1 ;;
+  *)
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
+    [ "$1" = --help ] && exit 0
+    echo "error: unknown option '$1'" >&2
+    exit 2
+    ;;
+esac
+jobs=${JOBS:-$(nproc)}
+
+step "Packages"
+packages=("${packages_build[@]}" "${packages_test[@]}")
+[ "$full" -eq 0 ] || packages+=("${packages_full[@]}")
+install_packages "${packages[@]}"
+use_ccache
+
+failed=()
+# check <preset>: configures, builds and tests one preset; notes a failure and goes on, so that one run tells all.
+check() {
+  step "Preset $1: build"
+  cmake --preset "$1" -DBITNET_BUILD_TESTS=ON && cmake --build --preset "$1" -j "$jobs" || {
+    failed+=("$1 (build)")
+    return 0
+  }
+  step "Preset $1: tests"
+  ctest --preset "$1" -j "$jobs" || failed+=("$1")
+}
+
+if [ "$full" -eq 1 ]; then
+  for preset in dev dev-clang asan tsan shared; do check "$preset"; done
+  [ ${#failed[@]} -eq 0 ] || step "Failed so far: ${failed[*]}"
+fi
+before=${#failed[@]}
+check release
+[ "$before" -eq 0 ] || echo "failed before release: ${failed[*]:0:before}" >&2
+[ ${#failed[@]} -eq 0 ]
