@@ -10,6 +10,20 @@ using simd::I8;
 constexpr int kTileRegs = 16 / I8::kRows;  // registers in a line
 constexpr std::int64_t kRegBytes = 4 * I8::kRows;
 
+/// How far ahead of its use a line is fetched: one stream (one tile) and two streams want different
+/// distances.
+constexpr std::int64_t kPrefetchOne = 5120, kPrefetchTwo = 2048;
+
+/// Register g of G in a line of one or two tiles; asks for the cache line that is needed later.
+template <class V, int G>
+BITNET_INLINE typename V::Bytes load_reg(const std::uint8_t* w, std::int64_t tile_bytes, std::int64_t line,
+                                         int g) {
+  const std::uint8_t* const p =
+      w + g / kTileRegs * tile_bytes + line * kLineBytes + g % kTileRegs * kRegBytes;
+  if (g % kTileRegs == 0) __builtin_prefetch(p + (G > kTileRegs ? kPrefetchTwo : kPrefetchOne));
+  return V::load(p);
+}
+
 /// Codes of bit pair S of G registers, 0 … 2 each.
 template <class V, int S, int G>
 BITNET_INLINE void fields(const typename V::Bytes (&v)[G], typename V::Bytes (&codes)[G]) {
@@ -37,8 +51,7 @@ BITNET_INLINE void add_lines(const std::uint8_t* w, std::int64_t tile_bytes, std
   for (std::int64_t line = begin; line < end; ++line) {
     typename V::Bytes v[G], codes[G];
     BITNET_UNROLL
-    for (int g = 0; g < G; ++g)
-      v[g] = V::load(w + g / kTileRegs * tile_bytes + line * kLineBytes + g % kTileRegs * kRegBytes);
+    for (int g = 0; g < G; ++g) v[g] = load_reg<V, G>(w, tile_bytes, line, g);
     const std::int8_t* const at = x + line * kLineColumns;
     fields<V, 0>(v, codes);
     add_rows<V, R>(codes, at, stride, sum);
@@ -95,9 +108,6 @@ void rows_kernel(const std::uint8_t* w, std::int64_t lines, const std::int8_t* x
   }
 }
 
-/// How far ahead of its use a line is fetched: measured best from 4 to 8 KB for one linear stream.
-constexpr std::int64_t kPrefetchBytes = 5120;
-
 /// One row on an ISA whose products take codes scaled by 4^s: bit pairs are masked and never shifted. The
 /// four sums are multiples of 1, 4, 16 and 64, so that the shifts at the end are exact.
 template <class V, int G>
@@ -111,10 +121,7 @@ void gemv_scaled(const std::uint8_t* w, std::int64_t lines, const std::int8_t* x
                             x3 = V::broadcast4(at + 12);
     BITNET_UNROLL
     for (int g = 0; g < G; ++g) {
-      const std::uint8_t* const p =
-          w + g / kTileRegs * tile_bytes + line * kLineBytes + g % kTileRegs * kRegBytes;
-      if (g % kTileRegs == 0) __builtin_prefetch(p + kPrefetchBytes);
-      const typename V::Bytes v = V::load(p);
+      const typename V::Bytes v = load_reg<V, G>(w, tile_bytes, line, g);
       sum[0][g] = V::add_products(sum[0][g], V::template scaled_field<0>(v), x0);
       sum[1][g] = V::add_products(sum[1][g], V::template scaled_field<1>(v), x1);
       sum[2][g] = V::add_products(sum[2][g], V::template scaled_field<2>(v), x2);
@@ -177,8 +184,11 @@ RowsKernel kernel_for(std::int64_t rows, bool wide) {
 
 void multiply(const TernaryProduct& p) noexcept {
   std::int32_t total[kMaxRows * kWideRegs * I8::kRows];
+  // One row: two tiles at a time keep more products in flight, but memory gives more to a single stream.
+  constexpr std::int64_t kCachedBytes = 256 << 10;
+  const bool two = p.rows > 1 || (p.tile_end - p.tile_begin) * p.lines * kLineBytes <= kCachedBytes;
   for (std::int64_t tile = p.tile_begin; tile < p.tile_end;) {
-    const bool wide = p.tile_end - tile >= kWideTiles;
+    const bool wide = two && p.tile_end - tile >= kWideTiles;
     const std::int64_t width = wide ? kWideTiles * kTileRows : kTileRows;
     const std::int64_t first = tile * kTileRows;
     const std::int64_t cols = p.out - first < width ? p.out - first : width;
