@@ -1,0 +1,130 @@
+// Hugging Face directories: written aside and renamed as a whole when the directory is new, else file by file
+// with config.json last, so that a reader never sees a config whose tensors are not there.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/io/safetensors.hpp"
+#include "model_io/writer_base.hpp"
+
+namespace bitnet::quant::model_io {
+namespace {
+
+namespace fs = std::filesystem;
+
+SafeDType safe_dtype(DType dtype) {
+  return dtype == DType::kF32 ? SafeDType::kF32 : dtype == DType::kF16 ? SafeDType::kF16 : SafeDType::kBF16;
+}
+
+std::vector<SafeTensorInfo> declare(const ModelConfig& config, const WriteOptions& options) {
+  std::vector<SafeTensorInfo> out;
+  for (const TensorId id : model_tensors(config)) {
+    const Shape shape = tensor_shape(id, config);
+    SafeTensorInfo info;
+    info.name = hf_name(id, config.family);
+    info.shape.assign(shape.dims().begin(), shape.dims().end());
+    info.dtype = safe_dtype(dense_dtype(id, options));
+    const bool packed = is_linear(id.role) && options.type == LinearType::kHf;
+    if (packed) {
+      info.dtype = SafeDType::kU8;
+      info.shape[0] = (info.shape[0] + 3) / 4;
+    }
+    out.push_back(info);
+    if (packed) out.push_back({info.name + "_scale", SafeDType::kF32, {1}, 0, 0, 0});
+  }
+  return out;
+}
+
+void write_tensors(const fs::path& path, const ModelConfig& config, const Source& source,
+                   const WriteOptions& options) {
+  SafeTensorsWriter writer(path, declare(config, options), {{"format", "pt"}});
+  const bool packed = options.type == LinearType::kHf;
+  for (const TensorId id : model_tensors(config)) {
+    const LogicalTensor t = take(source, id, config, packed);
+    const std::string name = hf_name(id, config.family);
+    if (!t.ternary) {
+      writer.write(name, as_dtype(t, dense_dtype(id, options)));
+      continue;
+    }
+    with_context(fmt::format("tensor '{}'", name),
+                 [&] { writer.write(name, pack(TernaryLayout::kHfUint8, t.weights)); });
+    const float m = t.weights.scales.at(0);
+    const float stored = options.scale_form == WeightScaleForm::kDivide ? 1.0f / m : m;
+    writer.write(name + "_scale", std::as_bytes(std::span(&stored, 1)));
+  }
+  writer.finish();
+}
+
+std::string generation_config(const ModelConfig& config) {
+  nlohmann::ordered_json out;
+  out["_from_model_config"] = true;
+  if (config.bos_id >= 0) out["bos_token_id"] = config.bos_id;
+  if (config.eos_ids.size() == 1) out["eos_token_id"] = config.eos_ids[0];
+  if (config.eos_ids.size() > 1) out["eos_token_id"] = config.eos_ids;
+  return out.dump(2) + "\n";
+}
+
+void write_files(const fs::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
+                 const Source& source, const WriteOptions& options) {
+  const auto form = options.type == LinearType::kHf ? std::optional(options.scale_form) : std::nullopt;
+  const std::string text = config.to_json(form);  // throws before anything is written
+  write_tensors(directory / "model.safetensors", config, source, options);
+  if (tokenizer) {
+    write_file(directory / "tokenizer.json", tokenizer->to_json());
+    write_file(directory / "tokenizer_config.json", tokenizer->config_json());
+  }
+  write_file(directory / "generation_config.json", generation_config(config));
+  write_file(directory / "config.json", text);
+}
+
+/// An older model's tensors in the directory would be read instead of, or beside, the new ones.
+void refuse_other_model(const fs::path& directory) {
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name == "model.safetensors.index.json" ||
+        (it->path().extension() == ".safetensors" && name != "model.safetensors"))
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("the directory holds another model's '{}'; expected a new or empty directory", name));
+  }
+  if (error)
+    throw Error(ErrorCode::kIo, fmt::format("cannot list '{}': {}", directory.string(), error.message()));
+}
+
+[[noreturn]] void io_error(const fs::path& path, const std::error_code& error) {
+  throw Error(ErrorCode::kIo, fmt::format("'{}': {}", path.string(), error.message()));
+}
+
+}  // namespace
+
+void write_hf(const fs::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
+              const Source& source, const WriteOptions& options) {
+  // "out/" names the same directory as "out"
+  const fs::path target = directory.has_filename() ? directory : directory.parent_path();
+  std::error_code error;
+  if (fs::exists(target, error)) {
+    if (!fs::is_directory(target, error))
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
+    refuse_other_model(target);
+    write_files(target, config, tokenizer, source, options);
+    return;
+  }
+  const fs::path aside =
+      target.parent_path() / fmt::format(".{}.{}.partial", target.filename().string(), getpid());
+  if (!fs::create_directory(aside, error) || error)
+    io_error(aside, error ? error : std::make_error_code(std::errc::file_exists));
+  try {
+    write_files(aside, config, tokenizer, source, options);
+    fs::rename(aside, target, error);
+    if (error) io_error(target, error);
+  } catch (...) {
+    fs::remove_all(aside, error);
+    throw;
+  }
+}
+
+}  // namespace bitnet::quant::model_io

@@ -1,0 +1,88 @@
+// ModelReader::open and what both readers share; LogicalTensor's widening.
+#include <fmt/format.h>
+
+#include "bitnet/core/error.hpp"
+#include "model_io/reader_base.hpp"
+
+namespace bitnet::quant {
+
+std::vector<float> LogicalTensor::to_f32() const {
+  using model_io::Encoding;
+  if (!ternary) {
+    const Encoding e = dtype == DType::kF16    ? Encoding::kF16
+                       : dtype == DType::kBF16 ? Encoding::kBF16
+                                               : Encoding::kF32;
+    return model_io::decode_floats(e, dense, dense.size() * 8 / bits_of(dtype));
+  }
+  std::vector<float> out(weights.trits.size());
+  const auto in = static_cast<std::size_t>(weights.in),
+             rows = static_cast<std::size_t>(weights.rows_per_scale);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = weights.scales[i / in / rows] * static_cast<float>(weights.trits[i]);
+  return out;
+}
+
+std::unique_ptr<ModelReader> ModelReader::open(const std::filesystem::path& path, FloatLinears floats) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) return model_io::open_hf(path, floats);
+  if (path.extension() == ".safetensors" || path.filename() == "config.json")
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}': expected the model's directory or a GGUF file", path.string()));
+  return model_io::open_gguf(path, floats);
+}
+
+namespace model_io {
+
+LogicalTensor ReaderBase::read(TensorId id) const {
+  return with_context(place_, [&] { return decode(stored(id), id, tensor_shape(id, config_)); });
+}
+
+std::string ReaderBase::stored_type(TensorId id) const {
+  const StoredTensor& t = stored(id);
+  return t.ternarise ? t.type + " → ternary" : t.type;
+}
+
+std::uint64_t ReaderBase::stored_bytes(TensorId id) const {
+  return stored(id).bytes.size() + stored(id).scale_bytes;
+}
+
+const StoredTensor& ReaderBase::stored(TensorId id) const {
+  const auto at = stored_.find({id.role, id.layer});
+  if (at == stored_.end())
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: no tensor of role {} in layer {}", place_,
+                                                  static_cast<int>(id.role), id.layer));
+  return at->second;
+}
+
+void ReaderBase::add(TensorId id, StoredTensor tensor) {
+  if (tensor.scale && (is_packed(tensor.encoding)))
+    if (std::string note = implausible_scale(tensor.name, *tensor.scale);
+        !note.empty() && notes_.size() < 100)
+      notes_.push_back(std::move(note));
+  stored_.insert_or_assign({id.role, id.layer}, std::move(tensor));
+}
+
+void ReaderBase::decide_floats(FloatLinears floats) {
+  const bool bitnet = config_.weights == WeightKind::kTernary;
+  const bool ternarise =
+      floats == FloatLinears::kTernarise || (floats == FloatLinears::kAsConfigured && bitnet);
+  std::size_t n = 0;
+  for (auto& [key, t] : stored_) {
+    if (!is_linear(key.first) || is_packed(t.encoding)) continue;
+    ++n;
+    t.ternarise = ternarise;
+  }
+  if (n == 0) return;
+  if (ternarise) {
+    notes_.push_back(fmt::format("{} float linears are ternarised (absmean) at load", n));
+    if (!bitnet)
+      notes_.push_back(
+          "the configuration names no BitNet: rounding a model that was not trained for it destroys it");
+    config_.weights = WeightKind::kTernary;
+  } else if (bitnet) {
+    notes_.push_back(fmt::format("{} float linears of a BitNet model are left dense (latent weights)", n));
+  }
+}
+
+}  // namespace model_io
+}  // namespace bitnet::quant

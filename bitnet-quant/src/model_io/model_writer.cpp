@@ -1,0 +1,105 @@
+// write_model: the checks that need no tensor, then one of the two writers; and what they share.
+#include <fmt/format.h>
+
+#include "bitnet/core/error.hpp"
+#include "model_io/stored_tensor.hpp"
+#include "model_io/writer_base.hpp"
+
+namespace bitnet::quant {
+namespace model_io {
+namespace {
+
+/// The types of linears whose columns all fit, for messages.
+std::string types_that_fit(const ModelConfig& config) {
+  std::string out = "hf";
+  const auto all = [&](std::int64_t multiple) {
+    for (const TensorId id : model_tensors(config))
+      if (is_linear(id.role) && tensor_shape(id, config)[1] % multiple != 0) return false;
+    return true;
+  };
+  if (all(128)) out += ", i2_s";
+  if (all(256)) out += ", tq1_0, tq2_0";
+  return out;
+}
+
+void check_columns(const ModelConfig& config, LinearType type) {
+  const std::int64_t multiple = type == LinearType::kI2_S                                  ? 128
+                                : type == LinearType::kTQ1_0 || type == LinearType::kTQ2_0 ? 256
+                                                                                           : 1;
+  const char* const name = type == LinearType::kI2_S    ? "i2_s"
+                           : type == LinearType::kTQ1_0 ? "tq1_0"
+                                                        : "tq2_0";
+  for (const TensorId id : model_tensors(config)) {
+    if (!is_linear(id.role) || tensor_shape(id, config)[1] % multiple == 0) continue;
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("tensor '{}' has {} columns; {} holds multiples of {} only; types that would do: {}",
+                    gguf_name(id), tensor_shape(id, config)[1], name, multiple, types_that_fit(config)));
+  }
+}
+
+}  // namespace
+
+LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config, bool ternary) {
+  LogicalTensor t = source(id);
+  return with_context(fmt::format("tensor '{}'", gguf_name(id)), [&] {
+    const Shape shape = tensor_shape(id, config);
+    if (!is_linear(id.role) && t.ternary)
+      throw Error(ErrorCode::kInvalidArgument, "expected dense values: only the linears are ternary");
+    if (is_linear(id.role) && ternary && !t.ternary)
+      throw Error(ErrorCode::kInvalidArgument,
+                  "expected ternary weights; dense ones must be quantised first (absmean)");
+    if (is_linear(id.role) && !ternary && t.ternary)
+      throw Error(
+          ErrorCode::kUnsupported,
+          "ternary weights are not written as floats: reading them back would ternarise them again, with "
+          "another scale; types that would do: " +
+              types_that_fit(config));
+    const auto n = static_cast<std::size_t>(shape.numel());
+    const bool fits =
+        t.ternary ? t.weights.out == shape[0] && t.weights.in == shape[1] && t.weights.trits.size() == n
+                  : t.dense.size() == n * bits_of(t.dtype) / 8;
+    if (!(t.shape == shape) || !fits)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("expected shape {}, got {} with {} values", shape.to_string(),
+                              t.shape.to_string(), t.ternary ? t.weights.trits.size() : t.dense.size()));
+    return std::move(t);
+  });
+}
+
+std::vector<std::byte> as_dtype(const LogicalTensor& t, DType dtype) {
+  if (t.dtype == dtype) return t.dense;
+  return with_context(fmt::format("tensor '{}'", gguf_name(t.id)),
+                      [&] { return encode_floats(dtype, t.to_f32()); });
+}
+
+DType dense_dtype(TensorId id, const WriteOptions& options) {
+  return is_norm(id.role) ? options.norm_type : options.dense_type;
+}
+
+}  // namespace model_io
+
+void write_model(const std::filesystem::path& path, const ModelConfig& config, const Tokenizer* tokenizer,
+                 const std::function<LogicalTensor(TensorId)>& source, const WriteOptions& options) {
+  with_context(fmt::format("writing model '{}'", path.string()), [&] {
+    ModelConfig written = config;
+    if (options.type != LinearType::kDense) written.weights = WeightKind::kTernary;
+    written.validate();
+    for (const DType dtype : {options.dense_type, options.norm_type})
+      if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("expected f32, f16 or bf16, got {}", to_string(dtype)));
+    if (written.input_norms)
+      throw Error(ErrorCode::kUnsupported, "a norm before each linear (use_rms_norm) is not supported");
+    if (tokenizer && tokenizer->vocab_size() > config.vocab_size)
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("the tokenizer has {} tokens, the model {}",
+                                                           tokenizer->vocab_size(), config.vocab_size));
+    model_io::check_columns(written, options.type);
+    if (options.type == LinearType::kHf || (options.type == LinearType::kDense && !options.gguf))
+      model_io::write_hf(path, written, tokenizer, source, options);
+    else
+      model_io::write_gguf(path, written, tokenizer, source, options);
+  });
+}
+
+}  // namespace bitnet::quant

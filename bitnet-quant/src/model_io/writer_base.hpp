@@ -1,0 +1,27 @@
+#pragma once
+// What the writers of both formats share. Private to bitnet-quant.
+#include <filesystem>
+#include <functional>
+
+#include "bitnet/quant/model_io.hpp"
+
+namespace bitnet::quant::model_io {
+
+using Source = std::function<LogicalTensor(TensorId)>;
+
+/// source(id), checked: the shape is tensor_shape()'s, the sizes agree, and a linear is ternary if and only
+/// if `ternary`. Throws Error(kInvalidArgument | kUnsupported).
+LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config, bool ternary);
+
+/// The dense values as bytes of `dtype`; a copy when they have it already.
+std::vector<std::byte> as_dtype(const LogicalTensor& t, DType dtype);
+
+/// The dtype in which a tensor that is not packed is written.
+DType dense_dtype(TensorId id, const WriteOptions& options);
+
+void write_hf(const std::filesystem::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
+              const Source& source, const WriteOptions& options);
+void write_gguf(const std::filesystem::path& path, const ModelConfig& config, const Tokenizer* tokenizer,
+                const Source& source, const WriteOptions& options);
+
+}  // namespace bitnet::quant::model_io
