@@ -1,0 +1,21 @@
+// register_backends(): the device list as registry entries.
+#include "bitnet/gpu/register.hpp"
+
+#include <memory>
+#include <utility>
+
+#include "device_list.hpp"
+#include "opencl_backend.hpp"
+
+namespace bitnet::gpu {
+
+void register_backends(BackendRegistry& registry, const Options& options) {
+  DeviceList list = list_devices();
+  for (std::string& note : list.notes) registry.add_note(std::move(note));
+  for (const ClDevice& device : list.devices)
+    registry.add(device.device, [device, options](std::shared_ptr<const ExecutionContext>) {
+      return make_opencl_backend(device, options.build_options);
+    });
+}
+
+}  // namespace bitnet::gpu
