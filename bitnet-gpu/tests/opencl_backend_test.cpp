@@ -1,0 +1,278 @@
+// The OpenCL backend against the definition written out (and against quant's BitLinear, the CPU's code):
+// every comparison is to the bit. Runs on the first OpenCL device, PoCL in the project's own checks.
+#include <gtest/gtest.h>
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/core/rng.hpp"
+#include "bitnet/gpu/register.hpp"
+#include "bitnet/quant/bit_linear.hpp"
+#include "bitnet/testing/testing.hpp"
+
+namespace bitnet {
+namespace {
+
+struct Ternary {
+  std::int64_t out = 0, in = 0, rows_per_scale = 0;
+  std::vector<std::int8_t> trits;  // [out, in]
+  std::vector<float> scales;
+  LinearWeights view() const { return {out, in, trits, scales, rows_per_scale, {}, DType::kF32}; }
+};
+
+Ternary random_ternary(Rng& rng, std::int64_t out, std::int64_t in, std::int64_t rows_per_scale) {
+  Ternary w{out, in, rows_per_scale, {}, {}};
+  for (std::int64_t i = 0; i < out * in; ++i) w.trits.push_back(static_cast<std::int8_t>(rng.below(3)) - 1);
+  for (std::int64_t i = 0; i < (out - 1) / rows_per_scale + 1; ++i)
+    w.scales.push_back(static_cast<float>(0.01 + rng.uniform()));
+  return w;
+}
+
+std::vector<float> random_rows(Rng& rng, std::int64_t n) {
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (float& v : x) v = static_cast<float>(rng.normal());
+  return x;
+}
+
+// The definition (docs/numerics.md), one row: quantise, multiply in 64 bits, scale.
+std::vector<float> reference(const Ternary& w, const std::vector<float>& x, std::int64_t rows) {
+  std::vector<float> y;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* row = x.data() + r * w.in;
+    float largest = 0;
+    for (std::int64_t k = 0; k < w.in; ++k) largest = std::max(largest, std::fabs(row[k]));
+    const volatile float a = 127.0f / std::max(largest, 1e-5f);
+    const volatile float inverse = 1.0f / a;
+    std::vector<std::int64_t> q;
+    for (std::int64_t k = 0; k < w.in; ++k) {
+      const volatile float scaled = row[k] * a;
+      q.push_back(static_cast<std::int64_t>(std::min(127.0f, std::max(-128.0f, std::nearbyint(scaled)))));
+    }
+    for (std::int64_t o = 0; o < w.out; ++o) {
+      std::int64_t acc = 0;
+      for (std::int64_t k = 0; k < w.in; ++k) acc += q[k] * w.trits[o * w.in + k];
+      const volatile float scale = w.scales[o / w.rows_per_scale] * inverse;
+      y.push_back(static_cast<float>(acc) * scale);
+    }
+  }
+  return y;
+}
+
+// Position of the first value whose bits differ, or -1.
+std::int64_t first_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (std::memcmp(&a[i], &b[i], sizeof(float)) != 0) return static_cast<std::int64_t>(i);
+  return -1;
+}
+
+class OpenCl : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    BackendRegistry registry;
+    gpu::register_backends(registry);
+    if (registry.devices().empty()) return;
+    context = std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 1, .isa = {}});
+    backend = registry.create(registry.devices()[0].name, context);
+  }
+  static void TearDownTestSuite() {
+    backend.reset();
+    context.reset();
+  }
+  void SetUp() override {
+    if (backend == nullptr) GTEST_SKIP() << "no OpenCL device";
+  }
+
+  static std::vector<float> run(Backend& on, const Ternary& w, const std::vector<float>& x,
+                                std::int64_t rows) {
+    const PreparedPtr prepared = on.prepare(w.view());
+    const BufferPtr in = on.allocate(x.size() * sizeof(float));
+    const BufferPtr out = on.allocate(static_cast<std::size_t>(rows * w.out) * sizeof(float));
+    on.upload(*in, 0, std::as_bytes(std::span(x)));
+    const PreparedWeights* weights[] = {prepared.get()};
+    const Matrix outs[] = {{out.get(), 0, rows, w.out}};
+    on.linear(weights, {in.get(), 0, rows, w.in}, outs);
+    std::vector<float> y(static_cast<std::size_t>(rows * w.out));
+    on.download(*out, 0, std::as_writable_bytes(std::span(y)));
+    return y;
+  }
+
+  static void expect_reference(const Ternary& w, const std::vector<float>& x, std::int64_t rows) {
+    const auto got = run(*backend, w, x, rows);
+    const auto want = reference(w, x, rows);
+    const auto at = first_difference(got, want);
+    EXPECT_EQ(at, -1) << rows << " rows, " << w.out << " x " << w.in << ": " << got[at] << " instead of "
+                      << want[at];
+  }
+
+  static inline std::shared_ptr<const ExecutionContext> context;
+  static inline std::unique_ptr<Backend> backend;
+};
+
+TEST_F(OpenCl, LinearEqualsTheDefinition) {
+  Rng rng(1);
+  for (const std::int64_t rows : {1, 2, 3, 7, 8, 9, 16, 17})
+    for (const std::int64_t in : {1, 15, 16, 17, 100, 257})
+      for (const std::int64_t out : {1, 5, 63, 64, 65, 130}) {
+        const Ternary w = random_ternary(rng, out, in, rows % 2 == 0 ? out : 1 + out / 3);
+        expect_reference(w, random_rows(rng, rows * in), rows);
+      }
+}
+
+TEST_F(OpenCl, LinearEqualsTheCpu) {
+  Rng rng(2);
+  for (const std::int64_t rows : {1, 5, 17}) {
+    const Ternary w = random_ternary(rng, 193, 2563, 193);
+    const auto x = random_rows(rng, rows * w.in);
+    const quant::BitLinear cpu(*context, w.out, w.in, w.trits, w.scales, w.rows_per_scale);
+    quant::QuantizedRows q;
+    quant::quantize_rows(*context, x, rows, w.in, q);
+    std::vector<float> want(static_cast<std::size_t>(rows * w.out));
+    cpu.forward(*context, q, want);
+    EXPECT_EQ(first_difference(run(*backend, w, x, rows), want), -1) << rows << " rows";
+  }
+}
+
+// Row absmax 127 makes a = 1 and the result the integer itself; all codes and activations at their extremes.
+TEST_F(OpenCl, IntegersAreExactAtTheExtremes) {
+  for (const std::int8_t trit : {-1, 1}) {
+    Ternary w{3, 60'001, 3, std::vector<std::int8_t>(3 * 60'001, trit), {1.0f}};
+    const std::vector<float> x(static_cast<std::size_t>(w.in), -127.0f);
+    EXPECT_EQ(run(*backend, w, x, 1), std::vector<float>(3, -127.0f * 60'001.0f * static_cast<float>(trit)));
+  }
+}
+
+// With the identity as weights a result is q * inv_scale: one wrong q or scale shows.
+TEST_F(OpenCl, QuantizerTiesZerosAndRanges) {
+  constexpr std::int64_t kCols = 66;
+  Ternary identity{kCols, kCols, kCols, std::vector<std::int8_t>(kCols * kCols, 0), {1.0f}};
+  for (std::int64_t i = 0; i < kCols; ++i) identity.trits[i * kCols + i] = 1;
+  Rng rng(3);
+  std::vector<std::vector<float>> rows;
+  rows.emplace_back(kCols, 0.0f);
+  rows.emplace_back(kCols, -0.0f);
+  rows.emplace_back(kCols, 9e-6f);        // below the floor of 1e-5
+  rows.emplace_back(kCols, FLT_MIN / 4);  // subnormal
+  rows.emplace_back(kCols, FLT_MAX);
+  std::vector<float> ties(kCols, 127.0f);  // a = 1: halves stay halves
+  for (std::int64_t i = 1; i < kCols; ++i)
+    ties[i] = (i % 2 == 0 ? -1.0f : 1.0f) * (static_cast<float>(i) + 0.5f);
+  rows.push_back(ties);
+  for (const float magnitude : {1e-30f, 1e-6f, 1e-5f, 1e-3f, 1.0f, 1e6f, 1e30f}) {
+    auto row = random_rows(rng, kCols);
+    for (float& v : row) v *= magnitude;
+    rows.push_back(row);
+  }
+  std::vector<float> x;
+  for (const auto& row : rows) x.insert(x.end(), row.begin(), row.end());
+  expect_reference(identity, x, static_cast<std::int64_t>(rows.size()));
+}
+
+// 1 x 1: each row is a division of its own. More rows than one chunk of the backend.
+TEST_F(OpenCl, DivisionsAreCorrectlyRounded) {
+  Rng rng(4);
+  Ternary one{1, 1, 1, {1}, {1.0f}};
+  std::vector<float> x;
+  for (int i = 0; i < 5000; ++i) x.push_back(static_cast<float>(std::exp(rng.normal() * 10)));
+  for (int i = 1; i <= 1000; ++i) x.push_back(static_cast<float>(i));
+  for (int i = 0; i < 30; ++i) x.push_back(std::ldexp(1.0f, i - 15));
+  expect_reference(one, x, static_cast<std::int64_t>(x.size()));
+}
+
+TEST_F(OpenCl, SeveralWeightsWithinLargerBuffers) {
+  Rng rng(5);
+  constexpr std::int64_t kRows = 5, kIn = 70;
+  constexpr std::size_t kBefore = 12, kAfter = 20;  // floats around each matrix
+  const Ternary w[] = {random_ternary(rng, 33, kIn, 33), random_ternary(rng, 70, kIn, 1)};
+  const auto x = random_rows(rng, kRows * kIn);
+  const BufferPtr in = backend->allocate((kBefore + x.size()) * sizeof(float));
+  backend->upload(*in, kBefore * sizeof(float), std::as_bytes(std::span(x)));
+  std::vector<PreparedPtr> prepared;
+  std::vector<const PreparedWeights*> weights;
+  std::vector<BufferPtr> buffers;
+  std::vector<Matrix> outs;
+  for (const Ternary& one : w) {
+    weights.push_back(prepared.emplace_back(backend->prepare(one.view())).get());
+    const std::size_t floats = kBefore + static_cast<std::size_t>(kRows * one.out) + kAfter;
+    Buffer* b = buffers.emplace_back(backend->allocate(floats * sizeof(float))).get();
+    const std::vector<float> mark(floats, -7.5f);
+    backend->upload(*b, 0, std::as_bytes(std::span(mark)));
+    outs.push_back({b, kBefore * sizeof(float), kRows, one.out});
+  }
+  backend->linear(weights, {in.get(), kBefore * sizeof(float), kRows, kIn}, outs);
+  backend->sync();
+  for (std::size_t i = 0; i < 2; ++i) {
+    auto want = reference(w[i], x, kRows);
+    want.insert(want.begin(), kBefore, -7.5f);
+    want.insert(want.end(), kAfter, -7.5f);
+    std::vector<float> got(want.size());
+    backend->download(*buffers[i], 0, std::as_writable_bytes(std::span(got)));
+    EXPECT_EQ(first_difference(got, want), -1) << "weight " << i;
+  }
+}
+
+TEST_F(OpenCl, ResultsDoNotDependOnTheWorkGroupSizes) {
+  BackendRegistry registry;
+  gpu::register_backends(registry, {.build_options = "-DBN_OUT_WG=16 -DBN_QUANT_WG=8"});
+  const auto tuned = registry.create(registry.devices()[0].name, context);
+  Rng rng(6);
+  const Ternary w = random_ternary(rng, 77, 131, 77);
+  const auto x = random_rows(rng, 9 * w.in);
+  EXPECT_EQ(first_difference(run(*tuned, w, x, 9), run(*backend, w, x, 9)), -1);
+}
+
+TEST_F(OpenCl, BuffersAreZeroFilledAndCounted) {
+  const std::size_t before = backend->available_memory();
+  {
+    const BufferPtr buffer = backend->allocate(4097);
+    EXPECT_EQ(buffer->bytes(), 4097u);
+    EXPECT_EQ(backend->available_memory(), before - 4097);
+    std::vector<std::byte> bytes(4097, std::byte{1});
+    backend->download(*buffer, 0, bytes);
+    EXPECT_EQ(bytes, std::vector<std::byte>(4097));
+  }
+  EXPECT_EQ(backend->available_memory(), before);
+  EXPECT_EQ(backend->allocate(0)->bytes(), 0u);
+}
+
+TEST_F(OpenCl, TooMuchMemoryIsAnError) {
+  BITNET_EXPECT_ERROR(backend->allocate(std::size_t{1} << 60), ErrorCode::kOutOfMemory,
+                      "1152921504606846976 bytes");
+}
+
+TEST_F(OpenCl, RefusesWhatItDoesNotRun) {
+  const std::vector<float> dense(6, 1.0f);
+  LinearWeights w;
+  w.out = 2;
+  w.in = 3;
+  w.dense = std::as_bytes(std::span(dense));
+  BITNET_EXPECT_ERROR(backend->prepare(w), ErrorCode::kUnsupported, "ternary weights only");
+  BITNET_EXPECT_ERROR(backend->prepare_embedding(w), ErrorCode::kUnsupported, "embed");
+  const BufferPtr b = backend->allocate(24);
+  const Matrix m{b.get(), 0, 2, 3};
+  BITNET_EXPECT_ERROR(backend->add(m, m), ErrorCode::kUnsupported, "does not run add");
+  for (const BackendOp op : {BackendOp::kEmbed, BackendOp::kRmsNorm, BackendOp::kRope, BackendOp::kAttention,
+                             BackendOp::kGatedActivation, BackendOp::kAdd, BackendOp::kLogits})
+    EXPECT_FALSE(backend->supports(op)) << to_string(op);
+}
+
+TEST_F(OpenCl, RefusesBadTritsAndForeignBuffers) {
+  Ternary w{1, 3, 1, {0, 2, 0}, {1.0f}};
+  BITNET_EXPECT_ERROR(backend->prepare(w.view()), ErrorCode::kInvalidArgument, "trit [0, 1] is 2");
+  w.trits[1] = 1;
+  const PreparedPtr prepared = backend->prepare(w.view());
+  struct Foreign final : Buffer {
+    Foreign() : Buffer(64) {}
+  } foreign;
+  const PreparedWeights* weights[] = {prepared.get()};
+  const Matrix outs[] = {{&foreign, 0, 1, 1}};
+  BITNET_EXPECT_ERROR(backend->linear(weights, {&foreign, 0, 1, 3}, outs), ErrorCode::kInvalidArgument,
+                      "buffer of another backend");
+}
+
+}  // namespace
+}  // namespace bitnet

@@ -1,0 +1,82 @@
+// What register_backends() puts into the registry, with drivers and without, and what happens to bad build
+// options.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <regex>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/gpu/register.hpp"
+#include "bitnet/testing/testing.hpp"
+
+namespace bitnet {
+namespace {
+
+std::shared_ptr<const ExecutionContext> one_thread() {
+  return std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 1, .isa = {}});
+}
+
+class Register : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    gpu::register_backends(registry);
+    if (registry.devices().empty()) GTEST_SKIP() << "no OpenCL device";
+  }
+  BackendRegistry registry;
+};
+
+TEST_F(Register, NamesAndDescribesEveryDevice) {
+  const std::regex form("opencl:[0-9]+:[0-9]+");
+  for (const Device& d : registry.devices()) {
+    EXPECT_TRUE(std::regex_match(d.name, form)) << d.name;
+    EXPECT_FALSE(d.description.empty());
+    EXPECT_GT(d.memory_bytes, 0u);
+    EXPECT_EQ(d.emulated, d.kind == DeviceKind::kCpu) << d.name;
+  }
+}
+
+TEST_F(Register, CreatesWhatItListed) {
+  for (const Device& d : registry.devices()) {
+    const auto backend = registry.create(d.name, one_thread());
+    EXPECT_EQ(backend->name(), d.name);
+    EXPECT_EQ(backend->description(), d.description);
+    EXPECT_LE(backend->available_memory(), d.memory_bytes);
+    EXPECT_TRUE(backend->supports(BackendOp::kLinear));
+    EXPECT_FALSE(backend->supports(BackendOp::kAttention));
+  }
+}
+
+TEST_F(Register, UnknownDeviceListsTheKnownOnes) {
+  BITNET_EXPECT_ERROR(registry.create("opencl:99:7", one_thread()), ErrorCode::kNotFound,
+                      registry.devices()[0].name);
+}
+
+TEST_F(Register, AutoNeverTakesAnEmulatedDevice) {
+  registry.add(Device{.name = "cpu", .kind = DeviceKind::kCpu, .description = "stand-in", .memory_bytes = 1},
+               [](std::shared_ptr<const ExecutionContext>) -> std::unique_ptr<Backend> { return nullptr; });
+  EXPECT_FALSE(registry.select("auto").device.emulated);
+  EXPECT_FALSE(registry.select("auto").reason.empty());
+}
+
+TEST_F(Register, BrokenBuildIsADeviceErrorWithTheLog) {
+  BackendRegistry broken;
+  gpu::register_backends(broken, {.build_options = "-DBN_OUT_WG=not_a_number_at_all"});
+  const std::string name = registry.devices()[0].name;
+  BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, "not_a_number_at_all");
+  BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, name);
+}
+
+TEST(NoDriver, IsANoteAndNoDevices) {
+  if (std::getenv("BITNET_TEST_NO_DRIVER") == nullptr)
+    GTEST_SKIP() << "runs where the loader finds no driver";
+  BackendRegistry registry;
+  gpu::register_backends(registry);
+  EXPECT_TRUE(registry.devices().empty());
+  ASSERT_EQ(registry.notes().size(), 1u);
+  EXPECT_THAT(registry.notes()[0], ::testing::HasSubstr("no OpenCL platform"));
+  BITNET_EXPECT_ERROR(registry.create("opencl:0:0", one_thread()), ErrorCode::kNotFound, "opencl:0:0");
+}
+
+}  // namespace
+}  // namespace bitnet
