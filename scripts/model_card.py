@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Writes the shipped model's card, its loss curves and its samples from two finished training runs.
+
+usage: model_card.py --bitnet BIN --ternary RUN --float RUN --model MODEL.gguf --corpus FOLDER --out FOLDER
+                     [--probes FOLDER]
+
+RUN: the output folder of `bitnet train` (log.jsonl, model.gguf) for configs/train/demo.yaml and
+configs/train/demo-float.yaml. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes
+from the runs' logs or from running BIN; exit status 1 if fewer than 95 % of the samples' words occur in the training
+text. Python's standard library only.
+"""
+import argparse
+import json
+import math
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+PROMPTS = ["It was", "The king", "She had been", "And the LORD said unto", "Elizabeth", "Mr. Knightley", "In those days",
+           "My dear", "The children of Israel", "There was a man", "Emma", "He answered", "The house of", "When they came",
+           "I am sure", "Jesus said to", "The young lady", "And it came to pass", "Captain Wentworth", "As soon as"]
+SAMPLING = {"temp": 0.7, "top_k": 40, "top_p": 0.9, "n": 64}
+
+
+def run(command, **kwargs):
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def read_log(folder):
+    """start, train and evaluation records of log.jsonl; steps repeated by a resumed run keep their last record."""
+    start, train, evaluations = None, {}, {}
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["type"] == "start":
+            start = start or record
+        elif record["type"] == "train":
+            train[record["step"]] = record
+        elif record["type"] == "evaluation":
+            evaluations[record["step"]] = record
+    return start, [train[s] for s in sorted(train)], [evaluations[s] for s in sorted(evaluations)]
+
+
+def seconds_of(train):
+    """Training time; `seconds` starts anew when a run is resumed."""
+    total, last = 0.0, 0.0
+    for record in train:
+        if record["seconds"] < last:
+            total += last
+        last = record["seconds"]
+    return total + last
+
+
+def smooth(points, width):
+    out, window = [], []
+    for x, y in points:
+        window = (window + [y])[-width:]
+        out.append((x, sum(window) / len(window)))
+    return out
+
+
+def curve_svg(series):
+    """A line chart of loss over tokens. series: list of (name, colour, dashed, [(tokens, loss)])."""
+    width, height, left, right, top, bottom = 760, 420, 56, 16, 16, 48
+    xs = [x for *_, points in series for x, _ in points]
+    ys = [y for *_, points in series for _, y in points]
+    x1, y0, y1 = max(xs), math.floor(min(ys) * 2) / 2, min(math.ceil(max(ys) * 2) / 2, 7.0)
+    px = lambda x: left + (width - left - right) * x / x1
+    py = lambda y: top + (height - top - bottom) * (y1 - min(y, y1)) / (y1 - y0)
+    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+           f'<rect width="{width}" height="{height}" fill="white"/>']
+    y = y0
+    while y <= y1 + 1e-9:
+        svg.append(f'<line x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}" stroke="#ddd"/>'
+                   f'<text x="{left - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+        y += 0.5
+    for i in range(6):
+        x = x1 * i / 5
+        svg.append(f'<text x="{px(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{x / 1e6:.1f}M</text>')
+    svg.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">training tokens</text>'
+               f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">'
+               'cross-entropy, nats per token</text>')
+    for i, (name, colour, dashed, points) in enumerate(series):
+        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
+        dash = ' stroke-dasharray="6 4"' if dashed else ""
+        svg.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
+        ly = top + 16 + 18 * i
+        svg.append(f'<line x1="{width - 270}" x2="{width - 240}" y1="{ly}" y2="{ly}" stroke="{colour}" stroke-width="2"{dash}/>'
+                   f'<text x="{width - 232}" y="{ly + 4}">{name}</text>')
+    return "\n".join(svg + ["</svg>"]) + "\n"
+
+
+def words(text):
+    return re.findall(r"[A-Za-z]+(?:'[a-z]+)?", text)
+
+
+def samples(bitnet, model, out):
+    """20 samples with seeds 1 … 20, each from its own prompt."""
+    items = [{"id": str(i + 1), "prompt": p, "seed": i + 1, "temperature": SAMPLING["temp"], "top_k": SAMPLING["top_k"],
+              "top_p": SAMPLING["top_p"], "max_tokens": SAMPLING["n"]} for i, p in enumerate(PROMPTS)]
+    source = out / "prompts.jsonl"
+    source.write_text("".join(json.dumps(i) + "\n" for i in items))
+    target = out / "samples.jsonl"
+    target.unlink(missing_ok=True)
+    run([bitnet, "batch", "-m", model, "-i", source, "-o", target])
+    return [json.loads(line) for line in target.read_text().splitlines()]
+
+
+def perplexity(bitnet, model, text):
+    return json.loads(run([bitnet, "perplexity", "-m", model, "-f", text, "--json"]))
+
+
+def cpu_name():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def probe_table(folder):
+    """Short runs at several learning rates, each a folder with a log: the choice of either model's rate."""
+    rows = []
+    for log in sorted(folder.glob("*/log.jsonl")):
+        start, train, evaluations = read_log(log.parent)
+        if not evaluations:
+            continue
+        rows.append((start["quantization"], start["learning_rate"], start["steps"], evaluations[-1]))
+    rows.sort(key=lambda r: (r[0], r[1]))
+    lines = ["| weights | peak learning rate | steps | held-out perplexity (all positions) |", "|---|---|---|---|"]
+    for quantization, rate, steps, e in rows:
+        name = "ternary" if quantization == "ternary" else "full precision"
+        lines.append(f"| {name} | {rate:g} | {steps} | {e['perplexity']:.2f} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("bitnet", "ternary", "float", "model", "corpus", "out"):
+        parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
+    parser.add_argument("--probes", type=pathlib.Path)
+    a = parser.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    runs = {"ternary": read_log(a.ternary), "float": read_log(a.float)}
+    series = []
+    for name, label, colour in (("ternary", "ternary", "#c0392b"), ("float", "full precision", "#2c5aa0")):
+        _, train, evaluations = runs[name]
+        tokens = {t["step"]: t["tokens"] for t in train}
+        series.append((f"{label}, training", colour, False, smooth([(t["tokens"], t["loss"]) for t in train], 10)))
+        series.append((f"{label}, held out", colour, True,
+                       [(tokens[e["step"]], e["nll"]) for e in evaluations
+                        if e["step"] in tokens]))
+    (a.out / "loss.svg").write_text(curve_svg([s for s in series if s[3]]))
+
+    held_out = a.corpus / "heldout.txt"
+    ternary, full = (perplexity(a.bitnet, m, held_out) for m in (a.model, a.float / "model.gguf"))
+    ratio = ternary["perplexity"] / full["perplexity"] - 1
+    records = samples(a.bitnet, a.model, a.out)
+    known = {w.lower() for w in words((a.corpus / "train.txt").read_text())}
+    seen = [w for r in records for w in words(r["text"])[:-1]]  # the last word may be cut by the token limit
+    share = sum(w.lower() in known for w in seen) / len(seen)
+
+    start, train, evaluations = runs["ternary"]
+    fstart, ftrain, fevaluations = runs["float"]
+    minutes = {k: seconds_of(v[1]) / 60 for k, v in runs.items()}
+    quote = lambda text: text.replace("\n", " ⏎ ").replace("|", "\\|").strip()
+    card = f"""# {a.model.stem}
+
+A ternary (BitNet b1.58) language model of {start['parameters']:,} parameters that writes in the manner of its training text:
+Jane Austen's novels and two English Bibles. It exists to show, test and measure the engine; it knows nothing and follows no
+instructions.
+
+| | |
+|---|---|
+| file | `{a.model.name}`, {a.model.stat().st_size:,} bytes, GGUF (I2_S linears, f16 embeddings) |
+| architecture | as microsoft/bitnet-b1.58-2B-4T: pre-norms, sub-norms, relu² GLU, rotary grouped-query attention, tied embedding; `bitnet inspect` shows its sizes |
+| tokenizer | byte-level BPE, learnt from the training text |
+| data | Austen without *Northanger Abbey*, King James Version, World English Bible: all in the public domain, extracted from Debian packages by `scripts/fetch_corpus.sh`; held out: *Northanger Abbey* |
+| licence | MIT, as the project; the training text is in the public domain |
+| command | `scripts/fetch_corpus.sh && bitnet train configs/train/demo.yaml` |
+| tokens seen | {train[-1]['tokens']:,} in {train[-1]['step']:,} steps of {start['batch']} × {start['length']} |
+| time | {minutes['ternary']:.0f} minutes (full precision: {minutes['float']:.0f}) on two cores of {cpu_name()}, shared with other work |
+
+## Quality on the held-out novel
+
+| weights | perplexity (`bitnet perplexity`, context {ternary.get('n_ctx', ternary.get('ctx_size', 512))}) | bits per byte | all positions, as the trainer reports |
+|---|---|---|---|
+| ternary (this model) | {ternary['perplexity']:.3f} | {ternary['bits_per_byte']:.4f} | {evaluations[-1]['perplexity']:.3f} |
+| the same model in full precision, same tokens | {full['perplexity']:.3f} | {full['bits_per_byte']:.4f} | {fevaluations[-1]['perplexity']:.3f} |
+
+The ternary model's perplexity is {100 * ratio:+.1f} % against full precision.
+
+![loss over training tokens](loss.svg)
+"""
+    if a.probes and a.probes.is_dir():
+        card += f"""
+## Learning rates
+
+Each model was trained at its own best rate, chosen by short runs over the same data:
+
+{probe_table(a.probes)}
+"""
+    card += f"""
+## Samples
+
+`bitnet batch -m {a.model.name} -i prompts.jsonl -o samples.jsonl`: temperature {SAMPLING['temp']}, top-k {SAMPLING['top_k']}, top-p {SAMPLING['top_p']},
+{SAMPLING['n']} tokens, seeds 1 to {len(records)}. Of {len(seen)} words, {100 * share:.1f} % occur in the training text.
+
+| seed | prompt | text |
+|---|---|---|
+"""
+    for i, (prompt, record) in enumerate(zip(PROMPTS, records)):
+        card += f"| {i + 1} | {prompt} | {quote(record['text'])} |\n"
+    (a.out / "README.md").write_text(card)
+    print(f"{a.out}/README.md: ternary {ternary['perplexity']:.3f}, full precision {full['perplexity']:.3f} "
+          f"({100 * ratio:+.1f} %), {100 * share:.1f} % known words")
+    sys.exit(0 if share >= 0.95 else 1)
+
+
+if __name__ == "__main__":
+    main()
