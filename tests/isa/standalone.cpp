@@ -1,0 +1,198 @@
+// One ISA's kernel objects without any library: checks the integers against naive products and the floats
+// against double, then prints a hash of every result. Built with a cross compiler and run under qemu
+// (run.sh), it shows that another processor gives the bits that standalone_hashes.txt names. The native tests
+// of the same kernels are in bitnet-core/tests and bitnet-quant/tests.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "bitnet/core/f32_kernels.hpp"
+#include "kernels/ternary_table.hpp"
+
+#define BITNET_STR2(x) #x
+#define BITNET_STR(x) BITNET_STR2(x)
+
+namespace bitnet::kernels::BITNET_ISA {
+extern const F32Kernels kKernels;
+}
+namespace bitnet::quant::kernels::BITNET_ISA {
+extern const TernaryKernels kKernels;
+}
+
+namespace {
+
+const bitnet::F32Kernels& floats = bitnet::kernels::BITNET_ISA::kKernels;
+const bitnet::quant::TernaryKernels& ternary = bitnet::quant::kernels::BITNET_ISA::kKernels;
+int failures = 0;
+
+void expect(bool ok, const char* what, long i) {
+  if (ok) return;
+  if (++failures < 20) std::printf("FAILED: %s at %ld\n", what, i);
+}
+
+struct Hash {
+  std::uint64_t value = 0xcbf29ce484222325u;
+  void add(const void* data, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; ++i)
+      value = (value ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3u;
+  }
+  void add(const std::vector<float>& v) { add(v.data(), v.size() * sizeof(float)); }
+};
+
+/// A linear congruential generator (Knuth's MMIX constants), upper bits.
+struct Random {
+  std::uint64_t state = 1;
+  std::uint32_t next() {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<std::uint32_t>(state >> 33);
+  }
+  float uniform() { return static_cast<float>(next()) * 0x1p-30f - 1; }  // [−1, 1]
+};
+
+std::vector<float> random_floats(std::size_t n, std::uint64_t seed) {
+  Random random{seed};
+  std::vector<float> v(n);
+  for (float& x : v) x = random.uniform();
+  return v;
+}
+
+void check_gemm(Hash& hash, long m, long n, long k, bool accumulate) {
+  const auto a = random_floats(static_cast<std::size_t>(m * k), 1),
+             b = random_floats(static_cast<std::size_t>(n * k), 2);
+  auto c = random_floats(static_cast<std::size_t>(m * n), 3);
+  const auto before = c;
+  std::vector<float> scratch(floats.gemm_scratch);
+  floats.gemm(m, n, k, a.data(), k, 1, b.data(), 1, k, c.data(), n, accumulate, scratch.data());
+  for (long i = 0; i < m * n; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    double sum = accumulate ? before[at] : 0, magnitude = std::fabs(sum);
+    for (long q = 0; q < k; ++q) {
+      const double term = static_cast<double>(a[static_cast<std::size_t>(i / n * k + q)]) *
+                          b[static_cast<std::size_t>(i % n * k + q)];
+      sum += term;
+      magnitude += std::fabs(term);
+    }
+    expect(std::fabs(c[at] - sum) <= 1.01 * static_cast<double>(k + 1) * 0x1p-24 * magnitude, "gemm", i);
+  }
+  hash.add(c);
+}
+
+void check_rows(Hash& hash, std::size_t n) {
+  const auto x = random_floats(n, 4), w = random_floats(n, 5);
+  auto y = random_floats(n, 6);
+  std::vector<std::uint16_t> half(n);
+  for (std::size_t i = 0; i < n; ++i)
+    half[i] = static_cast<std::uint16_t>(i * 2654435761u & 0xbbff);  // finite
+  double dot = 0, magnitude = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    dot += static_cast<double>(x[i]) * w[i];
+    magnitude += std::fabs(static_cast<double>(x[i]) * w[i]);
+  }
+  const float scalars[] = {floats.dot(x.data(), w.data(), n),
+                           floats.dot_f16(half.data(), w.data(), n),
+                           floats.dot_bf16(half.data(), w.data(), n),
+                           floats.sum(x.data(), n),
+                           floats.sum_squares(x.data(), n),
+                           floats.max(x.data(), n),
+                           floats.max_abs(x.data(), n)};
+  expect(std::fabs(scalars[0] - dot) <= 1.01 * static_cast<double>(n / 16 + 6) * 0x1p-24 * magnitude, "dot",
+         0);
+  hash.add(scalars, sizeof scalars);
+  floats.axpy(0.3f, x.data(), y.data(), n);
+  hash.add(y);
+  floats.rms_norm(x.data(), w.data(), 1e-5f, y.data(), n);
+  hash.add(y);
+  floats.relu2_gate(x.data(), w.data(), y.data(), n);
+  hash.add(y);
+  floats.silu_gate(x.data(), w.data(), y.data(), n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double expected = x[i] / (1 + std::exp(-static_cast<double>(x[i]))) * w[i];
+    expect(std::fabs(y[i] - expected) <= 4 * 0x1p-23 * std::fabs(expected) + 1e-37, "silu",
+           static_cast<long>(i));
+  }
+  hash.add(y);
+  y = x;
+  const float sum = floats.exp_sum(y.data(), 0.5f, n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double expected = std::exp(static_cast<double>(x[i] - 0.5f));
+    expect(std::fabs(y[i] - expected) <= 2 * 0x1p-23 * expected, "exp", static_cast<long>(i));
+  }
+  hash.add(&sum, sizeof sum);
+  hash.add(y);
+  floats.scale(0.7f, y.data(), n);
+  floats.add(x.data(), y.data(), n);
+  floats.mul(w.data(), y.data(), n);
+  floats.rope(y.data(), x.data(), w.data(), n / 2);
+  hash.add(y);
+  floats.f16_to_f32(half.data(), y.data(), n);
+  hash.add(y);
+  floats.bf16_to_f32(half.data(), y.data(), n);
+  hash.add(y);
+}
+
+/// The integers have one right answer on every processor: they are checked, not hashed.
+void check_ternary(std::int64_t rows, std::int64_t out, std::int64_t in) {
+  Random random{7};
+  const std::int64_t lines = (in + 15) / 16, tiles = (out + 15) / 16, stride = lines * 16;
+  std::vector<int> trits(static_cast<std::size_t>(out * in));
+  std::vector<std::uint8_t> packed(static_cast<std::size_t>(tiles * lines * 64));
+  for (std::int64_t i = 0; i < out * in; ++i) {
+    const std::int64_t o = i / in, k = i % in;
+    trits[static_cast<std::size_t>(i)] = static_cast<int>(random.next() % 3) - 1;
+    packed[static_cast<std::size_t>((o / 16 * lines + k / 16) * 64 + o % 16 * 4 + k % 4)] |=
+        static_cast<std::uint8_t>((trits[static_cast<std::size_t>(i)] + 1) << (k % 16 / 4 * 2));
+  }
+  std::vector<std::int8_t> x(static_cast<std::size_t>(rows * stride));
+  std::vector<std::int32_t> sums, acc(static_cast<std::size_t>(rows * out));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto values = random_floats(static_cast<std::size_t>(in), 8 + static_cast<std::uint64_t>(r));
+    std::int8_t* const q = x.data() + r * stride;
+    sums.push_back(ternary.quantize(values.data(), 127.0f, q, static_cast<std::size_t>(in)));
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < in; ++k) {
+      expect(q[k] == std::nearbyint(values[static_cast<std::size_t>(k)] * 127.0f), "quantize", k);
+      sum += q[k];
+    }
+    expect(sum == sums.back(), "sum", r);
+  }
+  const bitnet::quant::TernaryProduct product{.tiles = packed.data(),
+                                              .lines = lines,
+                                              .out = out,
+                                              .tile_begin = 0,
+                                              .tile_end = tiles,
+                                              .x = x.data(),
+                                              .stride = stride,
+                                              .rows = rows,
+                                              .sums = sums.data(),
+                                              .acc = acc.data(),
+                                              .y = nullptr,
+                                              .scales = nullptr,
+                                              .inv_scales = nullptr};
+  ternary.multiply(product);
+  for (std::int64_t i = 0; i < rows * out; ++i) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < in; ++k)
+      sum += x[static_cast<std::size_t>(i / out * stride + k)] *
+             trits[static_cast<std::size_t>(i % out * in + k)];
+    expect(acc[static_cast<std::size_t>(i)] == sum, "product", i);
+  }
+}
+
+}  // namespace
+
+int main() {
+  expect(std::strcmp(floats.isa, BITNET_STR(BITNET_ISA)) == 0, "isa", 0);
+  Hash hash;
+  check_gemm(hash, 33, 47, 300, false);
+  check_gemm(hash, 5, 130, 70, true);
+  for (const std::size_t n : {1u, 6u, 16u, 37u, 300u}) check_rows(hash, n);
+  const std::int64_t sizes[][3] = {{1, 1, 1},    {1, 33, 100},  {2, 16, 17},
+                                   {5, 40, 256}, {9, 20, 1000}, {1, 17, 3200}};
+  for (const auto& s : sizes) check_ternary(s[0], s[1], s[2]);
+  const float one = 1 + 0x1p-12f;
+  float fused = -(1 + 0x1p-11f);  // 2^-24 remains if the multiply-add rounds once
+  floats.axpy(one, &one, &fused, 1);
+  std::printf("%s %016llx\n", fused != 0 ? "fused" : "unfused", static_cast<unsigned long long>(hash.value));
+  return failures == 0 ? 0 : 1;
+}
