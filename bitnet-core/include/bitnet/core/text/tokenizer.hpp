@@ -87,7 +87,8 @@ class Tokenizer {
 /// thread-safe.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool special = false);
+  /// `at_start`: false where the tokens continue a text (a prompt), so that a leading space is kept.
+  explicit StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool special = false, bool at_start = true);
   /// Text that is complete after this token (often empty in the middle of a character).
   std::string push(TokenId id);
   /// What is left at the end: an unfinished character becomes U+FFFD.
@@ -96,7 +97,7 @@ class StreamDecoder {
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
   bool special_;
-  bool at_start_ = true;
+  bool at_start_;
   std::string pending_;
 };
 

@@ -1,0 +1,35 @@
+#pragma once
+// UTF-8 for the tokenizers: checking, decoding one character, repairing what tokens decode to. Unicode properties
+// (letters, numbers) are not here but in PCRE2, behind regex.hpp.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace bitnet::text {
+
+/// What lies at a position: a character, or the longest start of one that is still well-formed (Unicode's
+/// "maximal subpart"), which is ill-formed because of the next byte or only cut off by the end of the text.
+struct Utf8Unit {
+  enum class Kind : std::uint8_t { kCharacter, kIllFormed, kCutOff };
+  Kind kind;
+  std::uint8_t length;  ///< in bytes, at least 1
+  char32_t code_point;  ///< of a character
+};
+
+/// Requires pos < text.size().
+Utf8Unit utf8_at(std::string_view text, std::size_t pos) noexcept;
+
+/// Offset of the first byte that is not UTF-8, or npos.
+std::size_t find_invalid_utf8(std::string_view text) noexcept;
+
+/// Throws Error(kInvalidArgument) "<what>: invalid UTF-8 at byte N".
+void require_utf8(std::string_view text, std::string_view what);
+
+void append_utf8(std::string& out, char32_t code_point);
+
+/// Appends `bytes` with each ill-formed part replaced by U+FFFD. Returns how many bytes at the end were left out
+/// because they begin a character that is cut off (always 0 when `last`, which replaces them too).
+std::size_t append_repaired(std::string& out, std::string_view bytes, bool last);
+
+}  // namespace bitnet::text
