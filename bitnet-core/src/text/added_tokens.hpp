@@ -27,7 +27,7 @@ class AddedTokens {
   std::size_t longest(std::string_view text, std::size_t pos, std::size_t& index) const;
 
   std::vector<AddedToken> tokens_;
-  PairTable edges_;                        // (node, byte) → (index of the token that ends there or -1, next node)
+  PairTable edges_;  // (node, byte) → (index of the token that ends there or -1, next node)
   std::array<bool, 256> first_ = {};
 };
 

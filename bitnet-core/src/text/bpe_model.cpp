@@ -1,7 +1,7 @@
 // Two ways to say which pair merges first: a list of merges (Hugging Face) or a score for each token
-// (SentencePiece: the pair whose concatenation scores highest). Both become one table of pairs with ranks. Where
-// merging goes by score, a character outside the vocabulary is still a symbol that may merge (its id is then
-// vocab_size + code point) and falls back to bytes only if it is left; by merges it falls back at once.
+// (SentencePiece: the pair whose concatenation scores highest). Both become one table of pairs with ranks.
+// Where merging goes by score, a character outside the vocabulary is still a symbol that may merge (its id is
+// then vocab_size + code point) and falls back to bytes only if it is left; by merges it falls back at once.
 #include "text/bpe_model.hpp"
 
 #include <algorithm>
@@ -85,7 +85,8 @@ std::int32_t BpeModel::character_id(char32_t c) const {
 }
 
 void BpeModel::index_scores() {
-  std::map<float, std::int32_t, std::greater<>> ranks;  // equal scores, equal ranks: then the leftmost pair wins
+  std::map<float, std::int32_t, std::greater<>>
+      ranks;  // equal scores, equal ranks: then the leftmost pair wins
   for (const float score : spec_.scores) ranks.emplace(score, 0);
   std::int32_t next = 0;
   for (auto& [score, rank] : ranks) rank = next++;

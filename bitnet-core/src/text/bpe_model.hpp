@@ -1,5 +1,6 @@
 #pragma once
-// Byte-pair merging of one piece: symbols in, token ids out. Splitting a text into pieces is pre_tokenizer.hpp.
+// Byte-pair merging of one piece: symbols in, token ids out. Splitting a text into pieces is
+// pre_tokenizer.hpp.
 #include <array>
 #include <cstdint>
 #include <string_view>

@@ -1,5 +1,5 @@
-// The one Tokenizer class: added tokens, pre-tokenizer, BPE model, in that order, and the way back. All variety
-// between vocabularies is in the spec.
+// The one Tokenizer class: added tokens, pre-tokenizer, BPE model, in that order, and the way back. All
+// variety between vocabularies is in the spec.
 #include <limits>
 #include <unordered_map>
 
@@ -28,7 +28,8 @@ void check(const TokenizerSpec& spec) {
     if (!(score == score)) fail("a score is not a number");
   const auto check_id = [&](TokenId id, const char* what) {
     if (id < 0 || static_cast<std::size_t>(id) >= n)
-      fail(std::string(what) + " " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n));
+      fail(std::string(what) + " " + std::to_string(id) + " is outside the vocabulary of " +
+           std::to_string(n));
   };
   for (const auto& [left, right] : spec.merges) check_id(left, "merge of id"), check_id(right, "merge of id");
   for (const AddedToken& a : spec.added) check_id(a.id, "added token");
@@ -97,7 +98,8 @@ class BpeTokenizer final : public Tokenizer {
  private:
   std::size_t index(TokenId id) const {
     if (id < 0 || static_cast<std::size_t>(id) >= spec_.tokens.size())
-      throw Error(ErrorCode::kInvalidArgument, "token id " + std::to_string(id) + " is outside the vocabulary of " +
+      throw Error(ErrorCode::kInvalidArgument, "token id " + std::to_string(id) +
+                                                   " is outside the vocabulary of " +
                                                    std::to_string(spec_.tokens.size()));
     return static_cast<std::size_t>(id);
   }
@@ -105,9 +107,9 @@ class BpeTokenizer final : public Tokenizer {
   static std::string with_spaces(std::string_view token) {
     std::string out;
     for (std::size_t i = 0; i < token.size();) {
-      const bool space = token.substr(i, kMetaspace.size()) == kMetaspace;
+      const bool space = token.substr(i, kVisibleSpace.size()) == kVisibleSpace;
       out += space ? ' ' : token[i];
-      i += space ? kMetaspace.size() : 1;
+      i += space ? kVisibleSpace.size() : 1;
     }
     return out;
   }

@@ -1,5 +1,5 @@
-// Byte-level BPE training after Sennrich et al. 2016 (arXiv:1508.07909), with pair counts that are updated only
-// where a merge changed something and a heap whose entries may be out of date.
+// Byte-level BPE training after Sennrich et al. 2016 (arXiv:1508.07909), with pair counts that are updated
+// only where a merge changed something and a heap whose entries may be out of date.
 #include "bitnet/core/text/bpe_trainer.hpp"
 
 #include <algorithm>
@@ -48,7 +48,8 @@ class PairCounts {
       const Entry top = heap_.top();
       heap_.pop();
       const auto found = pairs_.find(top.key);
-      if (found == pairs_.end() || found->second.count != top.count) continue;  // a newer entry exists, or none
+      if (found == pairs_.end() || found->second.count != top.count)
+        continue;  // a newer entry exists, or none
       key = top.key;
       return true;
     }
@@ -173,8 +174,8 @@ BpeTrainer::BpeTrainer(BpeTrainerOptions options) : impl_(std::make_unique<Impl>
   const auto& special = impl_->options.special_tokens;
   for (std::size_t i = 0; i < special.size(); ++i) {
     text::require_utf8(special[i], "special token");
-    const bool again = std::find(special.begin(), special.begin() + static_cast<std::ptrdiff_t>(i), special[i]) !=
-                       special.begin() + static_cast<std::ptrdiff_t>(i);
+    const bool again = std::find(special.begin(), special.begin() + static_cast<std::ptrdiff_t>(i),
+                                 special[i]) != special.begin() + static_cast<std::ptrdiff_t>(i);
     if (again || special[i].size() < 2)
       throw Error(ErrorCode::kInvalidArgument,
                   "special token '" + special[i] + "': expected two bytes or more, and each token once");
@@ -215,11 +216,13 @@ std::string BpeTrainer::train() {
   std::uint64_t key = 0;
   while (static_cast<std::int64_t>(spec.tokens.size()) < options.vocab_size && pairs.best(key)) {
     const TokenId left = left_of(key), right = right_of(key);
-    std::string token = spec.tokens[static_cast<std::size_t>(left)] + spec.tokens[static_cast<std::size_t>(right)];
+    std::string token =
+        spec.tokens[static_cast<std::size_t>(left)] + spec.tokens[static_cast<std::size_t>(right)];
     // Two ways to merge may spell the same token; it then exists already.
     const auto [slot, added] = ids.emplace(token, static_cast<TokenId>(spec.tokens.size()));
     if (added) add_token(spec, std::move(token), TokenType::kNormal);
-    if (merged.insert(key).second) spec.merges.emplace_back(left, right);  // for the same reason a pair may come back
+    if (merged.insert(key).second)
+      spec.merges.emplace_back(left, right);  // for the same reason a pair may come back
     pairs.merge(key, slot->second);
   }
   return text::write_tokenizer_json(spec);

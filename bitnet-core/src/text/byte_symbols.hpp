@@ -6,8 +6,8 @@
 
 namespace bitnet::text {
 
-/// The character that stands for a byte, as UTF-8. Bytes 33–126, 161–172 and 174–255 stand for themselves; the
-/// other 68 take U+0100, U+0101, … in byte order.
+/// The character that stands for a byte, as UTF-8. Bytes 33–126, 161–172 and 174–255 stand for themselves;
+/// the other 68 take U+0100, U+0101, … in byte order.
 std::string_view byte_symbol(unsigned char byte) noexcept;
 
 /// Every byte of `bytes` replaced by its character.

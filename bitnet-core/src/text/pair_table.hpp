@@ -1,5 +1,6 @@
 #pragma once
-// A hash table from pairs of ids to a merge, built once and looked up very often: open addressing, linear probing.
+// A hash table from pairs of ids to a merge, built once and looked up very often: open addressing, linear
+// probing.
 #include <cstdint>
 #include <vector>
 

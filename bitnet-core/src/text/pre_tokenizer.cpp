@@ -43,7 +43,8 @@ struct Range {
   bool match;
 };
 
-// `ranges`: matches and what is between them. Joins neighbours as `behavior` says and emits what is not empty.
+// `ranges`: matches and what is between them. Joins neighbours as `behavior` says and emits what is not
+// empty.
 void emit(std::string_view text, std::vector<Range>& ranges, SplitBehavior behavior,
           std::vector<std::string_view>& out) {
   std::vector<Range> joined;
@@ -118,9 +119,10 @@ void split_piece(const PreTokenizerStep& step, std::string_view text, RegexMatch
 std::string metaspace(const PreTokenizerStep& step, std::string_view piece, bool first) {
   using Prepend = PreTokenizerStep::Prepend;
   std::string text(piece);
-  replace_all(text, " ", kMetaspace);
+  replace_all(text, " ", kVisibleSpace);
   const bool wanted = step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && first);
-  if (wanted && std::string_view(text).substr(0, kMetaspace.size()) != kMetaspace) text.insert(0, kMetaspace);
+  if (wanted && std::string_view(text).substr(0, kVisibleSpace.size()) != kVisibleSpace)
+    text.insert(0, kVisibleSpace);
   return text;
 }
 
@@ -137,7 +139,7 @@ PreTokenizer::PreTokenizer(const std::vector<NormalizerStep>& normalizer,
         break;
       case PreTokenizerStep::Kind::kMetaspace:
         compiled.spec.behavior = SplitBehavior::kMergedWithNext;
-        if (step.split) compiled.regex.emplace_back(kMetaspace);
+        if (step.split) compiled.regex.emplace_back(kVisibleSpace);
         break;
       case PreTokenizerStep::Kind::kByteLevel:
         compiled.spec.behavior = SplitBehavior::kIsolated;

@@ -15,8 +15,8 @@ class PreTokenizer {
  public:
   PreTokenizer(const std::vector<NormalizerStep>& normalizer, const std::vector<PreTokenizerStep>& steps);
 
-  /// Appends the pieces of `text` (valid UTF-8) in order: views into `text` or into strings added to `storage`.
-  /// `at_start`: the text begins the whole input (for Metaspace's prepend_scheme "first").
+  /// Appends the pieces of `text` (valid UTF-8) in order: views into `text` or into strings added to
+  /// `storage`. `at_start`: the text begins the whole input (for Metaspace's prepend_scheme "first").
   void split(std::string_view text, bool at_start, std::deque<std::string>& storage,
              std::vector<std::string_view>& pieces) const;
 

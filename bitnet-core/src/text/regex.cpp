@@ -42,8 +42,8 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(ErrorCode::kUnsupported, "regular expression '" + std::string(in_) + "': " + what + " at byte " +
-                                             std::to_string(at_) + " is not supported");
+    throw Error(ErrorCode::kUnsupported, "regular expression '" + std::string(in_) + "': " + what +
+                                             " at byte " + std::to_string(at_) + " is not supported");
   }
   bool follows(std::string_view s) const { return in_.substr(at_, s.size()) == s; }
   void copy(std::size_t n) {
@@ -92,15 +92,23 @@ class Translator {
         if (!in_class_) out_ += ']';
         at_ += 2;
         return;
-      case 'd': case 'D': case 'r': case 'n': case 't': case 'f':
+      case 'd':
+      case 'D':
+      case 'r':
+      case 'n':
+      case 't':
+      case 'f':
         return copy(2);
-      case 'p': case 'P':
+      case 'p':
+      case 'P':
         return property();
-      case 'x': case 'u':
+      case 'x':
+      case 'u':
         return code_point();
       default:
         // Other letters and digits mean different things to the two (\h, \w, \b, \R, references, …).
-        if (static_cast<unsigned char>(c) < 0x80 && !std::isalnum(static_cast<unsigned char>(c))) return copy(2);
+        if (static_cast<unsigned char>(c) < 0x80 && !std::isalnum(static_cast<unsigned char>(c)))
+          return copy(2);
         refuse(std::string("'\\") + c + "'");
     }
   }
@@ -114,7 +122,8 @@ class Translator {
       out_ += '^';
       name.remove_prefix(1);
     }
-    if (name.empty() || !std::all_of(name.begin(), name.end(), [](char c) { return std::isalpha(c) || c == '_'; }))
+    if (name.empty() ||
+        !std::all_of(name.begin(), name.end(), [](char c) { return std::isalpha(c) || c == '_'; }))
       refuse("this property");
     if (name.size() > 2) out_ += "sc:";  // a script; without "sc:" PCRE2 would take its extensions too
     out_.append(name);
@@ -152,7 +161,8 @@ constexpr std::size_t kJitStackBytes = 1 << 20;
 
 Regex::Regex(std::string_view pattern) {
   const auto refuse = [&](const std::string& why) -> Error {
-    return {ErrorCode::kUnsupported, "regular expression '" + std::string(pattern.substr(0, 200)) + "': " + why};
+    return {ErrorCode::kUnsupported,
+            "regular expression '" + std::string(pattern.substr(0, 200)) + "': " + why};
   };
   if (pattern.size() > kMaxPatternBytes) throw refuse("longer than 65536 bytes");
   require_utf8(pattern, "regular expression");
@@ -209,8 +219,8 @@ void RegexMatcher::start(std::string_view subject) {
   from_ = 0;
   last_end_ = std::string_view::npos;
   const std::uint64_t limit = 1'000'000 + std::uint64_t{32} * subject.size();
-  pcre2_set_match_limit(context_, static_cast<std::uint32_t>(
-                                      std::min<std::uint64_t>(limit, std::numeric_limits<std::uint32_t>::max())));
+  pcre2_set_match_limit(context_, static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                      limit, std::numeric_limits<std::uint32_t>::max())));
 }
 
 int RegexMatcher::match(std::size_t from) {

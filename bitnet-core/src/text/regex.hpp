@@ -1,6 +1,6 @@
 #pragma once
-// The regular expressions of tokenizers. Files write them in Oniguruma's dialect; the part of it that means the
-// same everywhere is translated to PCRE2, anything else is refused by name.
+// The regular expressions of tokenizers. Files write them in Oniguruma's dialect; the part of it that means
+// the same everywhere is translated to PCRE2, anything else is refused by name.
 #include <cstddef>
 #include <memory>
 #include <string>

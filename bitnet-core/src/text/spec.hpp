@@ -1,7 +1,9 @@
 #pragma once
-// A tokenizer as plain data: what every reader (tokenizer.json, GGUF, tokenizer.model, trainer) produces, what
-// BpeTokenizer runs and what every writer stores. The fields mean what Hugging Face's tokenizers means by them.
+// A tokenizer as plain data: what every reader (tokenizer.json, GGUF, tokenizer.model, trainer) produces,
+// what BpeTokenizer runs and what every writer stores. The fields mean what Hugging Face's tokenizers means
+// by them.
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,12 +15,12 @@
 namespace bitnet::text {
 
 /// U+2581, SentencePiece's visible space.
-inline constexpr std::string_view kMetaspace = "\xE2\x96\x81";
+inline constexpr std::string_view kVisibleSpace = "\xE2\x96\x81";
 
 /// A token that is found in the text before anything else happens to it (longest first).
 struct AddedToken {
   TokenId id = 0;
-  bool special = false;  ///< found only when special tokens are parsed
+  bool special = false;                 ///< found only when special tokens are parsed
   bool lstrip = false, rstrip = false;  ///< also takes the white space on that side
 };
 
@@ -33,7 +35,13 @@ struct NormalizerStep {
 };
 
 /// What becomes of the matches of a splitting pattern.
-enum class SplitBehavior : std::uint8_t { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
+enum class SplitBehavior : std::uint8_t {
+  kRemoved,
+  kIsolated,
+  kMergedWithPrevious,
+  kMergedWithNext,
+  kContiguous
+};
 
 struct PreTokenizerStep {
   enum class Kind : std::uint8_t {
@@ -48,7 +56,8 @@ struct PreTokenizerStep {
   bool invert = false;
   bool split = true;
   Prepend prepend = Prepend::kNever;  ///< kMetaspace; for kByteLevel kAlways is add_prefix_space
-  std::string json;  ///< how tokenizer.json writes a kSplit that has a name of its own there (Digits, …); or empty
+  std::string
+      json;  ///< how tokenizer.json writes a kSplit that has a name of its own there (Digits, …); or empty
 };
 
 struct TokenizerSpec {
@@ -56,7 +65,7 @@ struct TokenizerSpec {
   std::vector<TokenType> types;
   std::vector<AddedToken> added;
   std::vector<std::pair<TokenId, TokenId>> merges;  ///< best first
-  std::vector<float> scores;  ///< of SentencePiece: merging goes by these where there are no merges
+  std::vector<float> scores;   ///< of SentencePiece: merging goes by these where there are no merges
   bool ignore_merges = false;  ///< a piece that is a token is taken whole
   bool byte_fallback = false;  ///< characters outside the vocabulary become <0xHH>
   bool fuse_unknown = false;
@@ -76,12 +85,15 @@ std::string byte_token(unsigned char byte);
 /// The byte of "<0x0A>".
 std::optional<unsigned char> parse_byte_token(std::string_view token) noexcept;
 
-/// Adds to `spec.eos` the control tokens that end a turn or a text by their well-known names, and sets `spec.bos`
-/// by name if it is not set.
+/// Adds to `spec.eos` the control tokens that end a turn or a text by their well-known names, and sets
+/// `spec.bos` by name if it is not set.
 void find_well_known_tokens(TokenizerSpec& spec);
 
-/// tokenizer.json (with tokenizer_config.json, or empty) and back; see tokenizer_json.cpp for what is supported.
+/// tokenizer.json (with tokenizer_config.json, or empty) and back; see tokenizer_json.cpp for what is
+/// supported.
 TokenizerSpec read_tokenizer_json(std::string_view json, std::string_view config);
+/// What a tokenizer_config.json adds to or changes of a spec: BOS, EOS, add_bos_token, chat template.
+void apply_tokenizer_config(std::string_view config, TokenizerSpec& spec);
 std::string write_tokenizer_json(const TokenizerSpec& spec);
 
 /// `tokenizer.*` keys and back; see tokenizer_gguf.cpp.

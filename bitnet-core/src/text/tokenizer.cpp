@@ -1,18 +1,15 @@
-// What all tokenizers share: finding the files, decoding, the streaming decoder, tokenizer_config.json.
+// What all tokenizers share: decoding, the streaming decoder, tokenizer_config.json, well-known names.
+// Finding the files is tokenizer_load.cpp.
 #include "bitnet/core/text/tokenizer.hpp"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/error.hpp"
-#include "bitnet/core/io/atomic_file.hpp"
-#include "bitnet/core/io/gguf.hpp"
 #include "text/spec.hpp"
 #include "text/utf8.hpp"
 
 namespace bitnet {
-
-namespace fs = std::filesystem;
 
 namespace text {
 
@@ -51,10 +48,6 @@ void find_well_known_tokens(TokenizerSpec& spec) {
 }
 
 }  // namespace text
-
-std::shared_ptr<const Tokenizer> Tokenizer::from_json(std::string_view json, std::string_view config) {
-  return text::make_tokenizer(text::read_tokenizer_json(json, config));
-}
 
 std::string Tokenizer::decode(std::span<const TokenId> ids, bool special) const {
   std::string bytes;

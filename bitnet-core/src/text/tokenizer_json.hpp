@@ -1,5 +1,6 @@
 #pragma once
-// Typed look-ups in parsed JSON that name the place when something else is there. For the tokenizer readers only.
+// Typed look-ups in parsed JSON that name the place when something else is there. For the tokenizer readers
+// only.
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>

@@ -1,6 +1,6 @@
-// Reads Hugging Face's tokenizer.json: model BPE, the normalizers, pre-tokenizers, post-processors and decoders that
-// byte-level and Llama-2 vocabularies use. Whatever else a file asks for is refused by name. Writing is
-// tokenizer_json_write.cpp.
+// Reads Hugging Face's tokenizer.json: model BPE, the normalizers, pre-tokenizers, post-processors and
+// decoders that byte-level and Llama-2 vocabularies use. Whatever else a file asks for is refused by name.
+// Writing is tokenizer_json_write.cpp.
 #include <algorithm>
 #include <unordered_map>
 
@@ -37,11 +37,13 @@ void read_vocabulary(const JsonPlace& root, TokenizerSpec& spec) {
   // Ids may have gaps, but a file cannot claim many more tokens than it lists.
   const std::size_t listed = vocab.value().size() + (added.null() ? 0 : added.value().size());
   const auto place_token = [&](std::size_t id, const std::string& token, const JsonPlace& where) {
-    if (id > 2 * listed + 1024) where.corrupt("id " + std::to_string(id) + " is far beyond the tokens listed");
+    if (id > 2 * listed + 1024)
+      where.corrupt("id " + std::to_string(id) + " is far beyond the tokens listed");
     if (token.empty()) where.corrupt("empty token");
     if (id >= spec.tokens.size()) spec.tokens.resize(id + 1);
     if (!spec.tokens[id].empty() && spec.tokens[id] != token)
-      where.corrupt("id " + std::to_string(id) + " is taken by '" + spec.tokens[id] + "' and '" + token + "'");
+      where.corrupt("id " + std::to_string(id) + " is taken by '" + spec.tokens[id] + "' and '" + token +
+                    "'");
     spec.tokens[id] = token;
   };
   for (auto it = vocab.value().begin(); it != vocab.value().end(); ++it)
@@ -75,8 +77,7 @@ void read_merges(const JsonPlace& merges, const Ids& ids, TokenizerSpec& spec) {
   merges.array();
   const auto find = [&](std::string_view token, std::size_t i) {
     const auto found = ids.find(token);
-    if (found == ids.end())
-      merges.at(i).corrupt("'" + std::string(token) + "' is not in the vocabulary");
+    if (found == ids.end()) merges.at(i).corrupt("'" + std::string(token) + "' is not in the vocabulary");
     return found->second;
   };
   spec.merges.reserve(merges.value().size());
@@ -106,7 +107,8 @@ void read_model(const JsonPlace& root, TokenizerSpec& spec) {
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
     if (!model.at(key).null() && !model.at(key).string().empty()) model.at(key).unsupported("a value");
   const JsonPlace dropout = model.at("dropout");
-  if (!dropout.null() && !(dropout.value().is_number() && dropout.value() == 0)) dropout.unsupported("dropout");
+  if (!dropout.null() && !(dropout.value().is_number() && dropout.value() == 0))
+    dropout.unsupported("dropout");
   spec.ignore_merges = model.at("ignore_merges").boolean(false);
   spec.byte_fallback = model.at("byte_fallback").boolean(false);
   spec.fuse_unknown = model.at("fuse_unk").boolean(false);
@@ -175,7 +177,7 @@ PreTokenizerStep read_metaspace(const JsonPlace& part) {
   using Prepend = PreTokenizerStep::Prepend;
   PreTokenizerStep step;
   step.kind = PreTokenizerStep::Kind::kMetaspace;
-  if (!part.at("replacement").null() && part.at("replacement").string() != kMetaspace)
+  if (!part.at("replacement").null() && part.at("replacement").string() != kVisibleSpace)
     part.at("replacement").unsupported("a replacement other than U+2581");
   step.split = part.at("split").boolean(true);
   const JsonPlace scheme = part.at("prepend_scheme");
@@ -207,7 +209,8 @@ PreTokenizerStep read_pre_tokenizer_step(const JsonPlace& part) {
     step.json = part.value().dump();
   } else if (type == "Punctuation") {
     step.pattern = R"([\p{P}!-/:-@\[-`{-~])";
-    step.behavior = part.at("behavior").null() ? SplitBehavior::kIsolated : read_behavior(part.at("behavior"));
+    step.behavior =
+        part.at("behavior").null() ? SplitBehavior::kIsolated : read_behavior(part.at("behavior"));
     step.json = part.value().dump();
   } else {
     part.unsupported("pre-tokenizer '" + type + "'");
@@ -239,7 +242,7 @@ void read_decoder(const JsonPlace& root, TokenizerSpec& spec) {
     const std::string& type = type_of(part);
     if (type == "ByteLevel") {
       byte_level = true;
-    } else if (type == "Replace" && is_space_to(part, kMetaspace, " ")) {
+    } else if (type == "Replace" && is_space_to(part, kVisibleSpace, " ")) {
     } else if (type == "ByteFallback" || type == "Fuse") {
     } else if (type == "Strip" && part.at("content").string() == " " && part.at("start").id() <= 1 &&
                part.at("stop").id() == 0) {
@@ -251,8 +254,9 @@ void read_decoder(const JsonPlace& root, TokenizerSpec& spec) {
     }
   }
   if (parts.empty() || byte_level != spec.byte_level || (byte_level && parts.size() > 1))
-    decoder.unsupported(parts.empty() ? "a file without a decoder"
-                                      : "a decoder that does not fit the pre-tokenizer ('" + type_of(decoder) + "')");
+    decoder.unsupported(parts.empty()
+                            ? "a file without a decoder"
+                            : "a decoder that does not fit the pre-tokenizer ('" + type_of(decoder) + "')");
 }
 
 // The template "<bos> A" (adds BOS) or "A".
@@ -273,7 +277,8 @@ void read_post_processor(const JsonPlace& root, TokenizerSpec& spec) {
       return ids.at(std::size_t{0}).id();
     };
     if (n == 2) {
-      const std::string& name = single.at(std::size_t{0}).object().at("SpecialToken").object().at("id").string();
+      const std::string& name =
+          single.at(std::size_t{0}).object().at("SpecialToken").object().at("id").string();
       spec.bos = id_of(name);
       spec.adds_bos = true;
       // A special token that is listed and not used in front: what our own vocabularies list as EOS.
@@ -288,11 +293,14 @@ std::optional<TokenId> read_config_token(const JsonPlace& token, const Tokenizer
   if (token.null()) return std::nullopt;
   const std::string& content = token.value().is_object() ? token.at("content").string() : token.string();
   const auto found = std::find(spec.tokens.begin(), spec.tokens.end(), content);
-  if (content.empty() || found == spec.tokens.end()) token.corrupt("'" + content + "' is not in the vocabulary");
+  if (content.empty() || found == spec.tokens.end())
+    token.corrupt("'" + content + "' is not in the vocabulary");
   return static_cast<TokenId>(found - spec.tokens.begin());
 }
 
-void read_config(std::string_view text, TokenizerSpec& spec) {
+}  // namespace
+
+void apply_tokenizer_config(std::string_view text, TokenizerSpec& spec) {
   const Json json = parse_json(text, "tokenizer_config.json");
   const JsonPlace config(json, "tokenizer_config.json");
   config.object();
@@ -309,8 +317,6 @@ void read_config(std::string_view text, TokenizerSpec& spec) {
   }
 }
 
-}  // namespace
-
 TokenizerSpec read_tokenizer_json(std::string_view text, std::string_view config) {
   const Json json = parse_json(text, "tokenizer.json");
   const JsonPlace root(json, "tokenizer.json");
@@ -321,7 +327,7 @@ TokenizerSpec read_tokenizer_json(std::string_view text, std::string_view config
   read_pre_tokenizer(root, spec);
   read_decoder(root, spec);
   read_post_processor(root, spec);
-  if (!config.empty()) read_config(config, spec);
+  if (!config.empty()) apply_tokenizer_config(config, spec);
   find_well_known_tokens(spec);
   return spec;
 }

@@ -15,11 +15,16 @@ Json regex_pattern(std::string_view text) { return {{"Regex", std::string(text)}
 
 std::string behavior_name(SplitBehavior behavior) {
   switch (behavior) {
-    case SplitBehavior::kRemoved: return "Removed";
-    case SplitBehavior::kIsolated: return "Isolated";
-    case SplitBehavior::kMergedWithPrevious: return "MergedWithPrevious";
-    case SplitBehavior::kMergedWithNext: return "MergedWithNext";
-    case SplitBehavior::kContiguous: return "Contiguous";
+    case SplitBehavior::kRemoved:
+      return "Removed";
+    case SplitBehavior::kIsolated:
+      return "Isolated";
+    case SplitBehavior::kMergedWithPrevious:
+      return "MergedWithPrevious";
+    case SplitBehavior::kMergedWithNext:
+      return "MergedWithNext";
+    case SplitBehavior::kContiguous:
+      return "Contiguous";
   }
   return "Isolated";
 }
@@ -41,8 +46,10 @@ Json normalizer(const TokenizerSpec& spec) {
       case NormalizerStep::Kind::kReplace:
         parts.push_back({{"type", "Replace"}, {"pattern", string_pattern(step.from)}, {"content", step.to}});
         break;
-      case NormalizerStep::Kind::kCollapseSpaces:  // of each run of spaces all but the last, and those at the ends
-        parts.push_back({{"type", "Replace"}, {"pattern", regex_pattern("^ +| +$| +(?= )")}, {"content", ""}});
+      case NormalizerStep::Kind::kCollapseSpaces:  // of each run of spaces all but the last, and those at the
+                                                   // ends
+        parts.push_back(
+            {{"type", "Replace"}, {"pattern", regex_pattern("^ +| +$| +(?= )")}, {"content", ""}});
         break;
     }
   }
@@ -66,7 +73,7 @@ Json pre_tokenizer(const TokenizerSpec& spec) {
         break;
       case PreTokenizerStep::Kind::kMetaspace:
         parts.push_back({{"type", "Metaspace"},
-                         {"replacement", std::string(kMetaspace)},
+                         {"replacement", std::string(kVisibleSpace)},
                          {"prepend_scheme", step.prepend == Prepend::kAlways  ? "always"
                                             : step.prepend == Prepend::kFirst ? "first"
                                                                               : "never"},
@@ -87,7 +94,7 @@ Json decoder(const TokenizerSpec& spec) {
   if (spec.byte_level)
     return {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   std::vector<Json> parts = {
-      {{"type", "Replace"}, {"pattern", string_pattern(kMetaspace)}, {"content", " "}},
+      {{"type", "Replace"}, {"pattern", string_pattern(kVisibleSpace)}, {"content", " "}},
       {{"type", "ByteFallback"}},
       {{"type", "Fuse"}}};
   if (spec.strip_leading_space)
@@ -99,7 +106,8 @@ Json post_processor(const TokenizerSpec& spec) {
   if (!spec.adds_bos) return nullptr;
   const auto name = [&](TokenId id) { return spec.tokens[static_cast<std::size_t>(id)]; };
   const auto special = [&](TokenId id) {
-    return Json{{"id", name(id)}, {"ids", std::vector<TokenId>{id}}, {"tokens", std::vector<std::string>{name(id)}}};
+    return Json{
+        {"id", name(id)}, {"ids", std::vector<TokenId>{id}}, {"tokens", std::vector<std::string>{name(id)}}};
   };
   const auto bos = [&](int type_id) {
     return Json{{"SpecialToken", {{"id", name(*spec.bos)}, {"type_id", type_id}}}};
@@ -132,7 +140,9 @@ Json added_tokens(const TokenizerSpec& spec) {
 
 Json merges(const TokenizerSpec& spec) {
   const auto list = spec.merges.empty() && !spec.scores.empty() ? merges_from_scores(spec) : spec.merges;
-  const auto name = [&](TokenId id) -> const std::string& { return spec.tokens[static_cast<std::size_t>(id)]; };
+  const auto name = [&](TokenId id) -> const std::string& {
+    return spec.tokens[static_cast<std::size_t>(id)];
+  };
   // "a b" is what every version reads; pairs of strings are for tokens with spaces in them.
   const bool spaces = std::any_of(list.begin(), list.end(), [&](const auto& m) {
     return (name(m.first) + name(m.second)).find(' ') != std::string::npos;
@@ -156,8 +166,9 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
     if (spec.tokens[i].empty()) continue;
     const auto [slot, added] = vocab.emplace(spec.tokens[i], i);
     if (!added)
-      throw Error(ErrorCode::kUnsupported, "tokenizer.json cannot hold the token '" + spec.tokens[i] + "' twice (ids " +
-                                               slot->dump() + " and " + std::to_string(i) + ")");
+      throw Error(ErrorCode::kUnsupported, "tokenizer.json cannot hold the token '" + spec.tokens[i] +
+                                               "' twice (ids " + slot->dump() + " and " + std::to_string(i) +
+                                               ")");
   }
   // Sorted by id, which ordered_json keeps and spares its quadratic search for duplicates.
   std::string listed = "{";
@@ -167,9 +178,12 @@ std::string write_tokenizer_json(const TokenizerSpec& spec) {
     listed += Json(spec.tokens[i]).dump() + ":" + std::to_string(i);
   }
   listed += '}';
-  const auto unknown = spec.unknown ? Json(spec.tokens[static_cast<std::size_t>(*spec.unknown)]) : Json(nullptr);
+  const auto unknown =
+      spec.unknown ? Json(spec.tokens[static_cast<std::size_t>(*spec.unknown)]) : Json(nullptr);
   std::string out = "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null";
-  const auto add = [&](const char* key, const Json& value) { out += std::string(",\"") + key + "\":" + value.dump(); };
+  const auto add = [&](const char* key, const Json& value) {
+    out += std::string(",\"") + key + "\":" + value.dump();
+  };
   add("added_tokens", added_tokens(spec));
   add("normalizer", normalizer(spec));
   add("pre_tokenizer", pre_tokenizer(spec));

@@ -1,6 +1,6 @@
 #pragma once
-// UTF-8 for the tokenizers: checking, decoding one character, repairing what tokens decode to. Unicode properties
-// (letters, numbers) are not here but in PCRE2, behind regex.hpp.
+// UTF-8 for the tokenizers: checking, decoding one character, repairing what tokens decode to. Unicode
+// properties (letters, numbers) are not here but in PCRE2, behind regex.hpp.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -28,8 +28,8 @@ void require_utf8(std::string_view text, std::string_view what);
 
 void append_utf8(std::string& out, char32_t code_point);
 
-/// Appends `bytes` with each ill-formed part replaced by U+FFFD. Returns how many bytes at the end were left out
-/// because they begin a character that is cut off (always 0 when `last`, which replaces them too).
+/// Appends `bytes` with each ill-formed part replaced by U+FFFD. Returns how many bytes at the end were left
+/// out because they begin a character that is cut off (always 0 when `last`, which replaces them too).
 std::size_t append_repaired(std::string& out, std::string_view bytes, bool last);
 
 }  // namespace bitnet::text
