@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
+#include <iterator>
 #include <new>
 
 #include "bitnet/core/error.hpp"
@@ -29,21 +31,40 @@ void check(bool ok, const std::string& message) {
   if (!ok) throw Error(ErrorCode::kInvalidArgument, "BitLinear: " + message);
 }
 
-/// Codes of rows [16·tile, …) into `to` [lines, 64]. Returns the index of the first value that is no trit, or
-/// −1.
-std::int64_t pack_tile(const std::int8_t* trits, std::int64_t out, std::int64_t in, std::int64_t tile,
-                       std::uint8_t* to) {
-  std::int64_t bad = -1;
+/// Codes trit + 1 of four trits, byte by byte (no carry from one to the next).
+std::uint32_t codes_of(const std::int8_t* trits) {
+  std::uint32_t t;
+  std::memcpy(&t, trits, 4);
+  return ((t & 0x7f7f7f7fu) + 0x01010101u) ^ (t & 0x80808080u);
+}
+
+/// Nonzero where a byte is no code 0, 1 or 2.
+std::uint32_t not_codes(std::uint32_t codes) {
+  return (codes & 0xfcfcfcfcu) | (codes & (codes >> 1) & 0x01010101u);
+}
+
+/// Codes of rows [16·tile, …) into `to` [lines, 64]. Returns false if any value is no trit.
+bool pack_tile(const std::int8_t* trits, std::int64_t out, std::int64_t in, std::int64_t tile,
+               std::uint8_t* to) {
+  std::uint32_t wrong = 0;
   for (std::int64_t r = 0; r < kTileRows && tile * kTileRows + r < out; ++r) {
-    const std::int64_t row = (tile * kTileRows + r) * in;
-    for (std::int64_t k = 0; k < in; ++k) {
-      const auto code = static_cast<std::uint8_t>(trits[row + k] + 1);
-      if (code > 2 && bad < 0) bad = row + k;
-      const std::int64_t line = k / kLineColumns, pair = k % kLineColumns / 4, byte = k % 4;
-      to[line * kLineBytes + 4 * r + byte] |= static_cast<std::uint8_t>((code & 3) << (2 * pair));
+    const std::int8_t* const row = trits + (tile * kTileRows + r) * in;
+    for (std::int64_t k = 0; k < in; k += kLineColumns) {
+      std::int8_t last[kLineColumns];
+      const std::int8_t* from = row + k;
+      if (in - k < kLineColumns) {  // padded columns meet activations that are zero
+        std::fill(std::begin(last), std::end(last), std::int8_t{0});
+        std::copy(from, row + in, last);
+        from = last;
+      }
+      const std::uint32_t c0 = codes_of(from), c1 = codes_of(from + 4), c2 = codes_of(from + 8),
+                          c3 = codes_of(from + 12);
+      wrong |= not_codes(c0) | not_codes(c1) | not_codes(c2) | not_codes(c3);
+      const std::uint32_t line = c0 | c1 << 2 | c2 << 4 | c3 << 6;
+      std::memcpy(to + k / kLineColumns * kLineBytes + 4 * r, &line, 4);
     }
   }
-  return bad;
+  return wrong == 0;
 }
 
 }  // namespace
@@ -89,22 +110,20 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
   for (std::int64_t o = 0; o < out; ++o)
     m.scales[static_cast<std::size_t>(o)] = scales[static_cast<std::size_t>(o / rows_per_scale)];
 
-  std::atomic<std::int64_t> bad{out * in};  // smallest index of a value that is no trit
+  std::atomic<bool> all_trits{true};
   const std::int64_t bytes = m.lines * kLineBytes;
   context.parallel_for(static_cast<std::size_t>(m.tiles), 4, [&](std::size_t begin, std::size_t end) {
     for (auto tile = static_cast<std::int64_t>(begin); tile < static_cast<std::int64_t>(end); ++tile) {
       std::uint8_t* const to = m.packed.get() + tile * bytes;
-      std::fill(to, to + bytes, std::uint8_t{0});
-      const std::int64_t at = pack_tile(trits.data(), out, in, tile, to);
-      std::int64_t smallest = bad.load();
-      while (at >= 0 && at < smallest && !bad.compare_exchange_weak(smallest, at)) {
-      }
+      if ((tile + 1) * kTileRows > out) std::fill(to, to + bytes, std::uint8_t{0});
+      if (!pack_tile(trits.data(), out, in, tile, to)) all_trits = false;
     }
   });
-  if (const std::int64_t at = bad.load(); at < out * in) {
-    check(false, fmt::format("trit {} (row {}, column {}) is {}, not -1, 0 or 1", at, at / in, at % in,
-                             static_cast<int>(trits[static_cast<std::size_t>(at)])));
-  }
+  if (all_trits) return;
+  const auto at =
+      std::find_if(trits.begin(), trits.end(), [](std::int8_t t) { return t < -1 || t > 1; }) - trits.begin();
+  check(false, fmt::format("trit {} (row {}, column {}) is {}, not -1, 0 or 1", at, at / in, at % in,
+                           static_cast<int>(trits[static_cast<std::size_t>(at)])));
 }
 
 BitLinear::~BitLinear() = default;

@@ -80,6 +80,24 @@ Error invalid_code(TernaryLayout layout, std::size_t byte) {
                fmt::format("{}: byte {} holds code 3, which is no ternary value", to_string(layout), byte));
 }
 
+/// The trit at bits `shift` and `shift` + 1.
+std::int8_t trit_at(std::byte b, std::size_t shift) {
+  return static_cast<std::int8_t>(static_cast<int>((std::to_integer<unsigned>(b) >> shift) & 3) - 1);
+}
+
+/// Throws if a byte of four codes holds a 3; `first` is the offset of bytes[0] in what was given.
+void check_codes(TernaryLayout layout, std::span<const std::byte> bytes, std::size_t first) {
+  const auto bad = [](std::byte b) {
+    const auto v = std::to_integer<unsigned>(b);
+    return (v & (v >> 1) & 0x55) != 0;
+  };
+  bool any = false;
+  for (const std::byte b : bytes) any |= bad(b);  // without a branch: vectorised
+  if (!any) return;
+  const auto at = std::find_if(bytes.begin(), bytes.end(), bad) - bytes.begin();
+  throw invalid_code(layout, first + static_cast<std::size_t>(at));
+}
+
 // --- Hugging Face uint8: byte [r, c] holds rows r, r + R, r + 2R, r + 3R from the low bits, R = ceil(out/4)
 // -----
 
@@ -94,13 +112,20 @@ void pack_hf(const TernaryWeights& w, std::byte* to) {
 void unpack_hf(std::span<const std::byte> from, TernaryWeights& w) {
   const auto out = static_cast<std::size_t>(w.out), in = static_cast<std::size_t>(w.in),
              quarter = (out + 3) / 4;
-  for (std::size_t o = 0; o < out; ++o)
+  for (std::size_t o = 0; o < out; ++o) {
+    const std::byte* const row = from.data() + o % quarter * in;
+    std::int8_t* const trits = w.trits.data() + o * in;
+    const std::size_t shift = 2 * (o / quarter);
+    std::int8_t largest = -1;
     for (std::size_t c = 0; c < in; ++c) {
-      const std::size_t at = o % quarter * in + c;
-      const unsigned v = (std::to_integer<unsigned>(from[at]) >> (2 * (o / quarter))) & 3;
-      if (v == 3) throw invalid_code(TernaryLayout::kHfUint8, at);
-      w.trits[o * in + c] = static_cast<std::int8_t>(v) - 1;
+      trits[c] = trit_at(row[c], shift);
+      largest = std::max(largest, trits[c]);
     }
+    if (largest > 1) {  // bits of rows that are not there are not looked at
+      const auto at = std::find(trits, trits + in, std::int8_t{2}) - trits;
+      throw invalid_code(TernaryLayout::kHfUint8, o % quarter * in + static_cast<std::size_t>(at));
+    }
+  }
 }
 
 // --- I2_S: per 128 elements 32 bytes, element j in byte j % 32 at shift 6 − 2·(j / 32); one f32 scale at the
@@ -108,21 +133,22 @@ void unpack_hf(std::span<const std::byte> from, TernaryWeights& w) {
 
 void pack_i2s(const TernaryWeights& w, std::byte* to) {
   const std::size_t n = w.trits.size();
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::size_t j = i % kI2SBlock;
-    to[i / kI2SBlock * 32 + j % 32] |= static_cast<std::byte>(code(w, i) << (6 - 2 * (j / 32)));
-  }
+  for (std::size_t block = 0; block < n; block += kI2SBlock)
+    for (std::size_t p = 0; p < 32; ++p)
+      to[block / 4 + p] = static_cast<std::byte>(code(w, block + p) << 6 | code(w, block + 32 + p) << 4 |
+                                                 code(w, block + 64 + p) << 2 | code(w, block + 96 + p));
   store(to + n / 4, w.scales.empty() ? 1.0f : w.scales[0]);
 }
 
 void unpack_i2s(std::span<const std::byte> from, TernaryWeights& w) {
   const std::size_t n = w.trits.size();
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::size_t j = i % kI2SBlock, at = i / kI2SBlock * 32 + j % 32;
-    const unsigned v = (std::to_integer<unsigned>(from[at]) >> (6 - 2 * (j / 32))) & 3;
-    if (v == 3) throw invalid_code(TernaryLayout::kI2_S, at);
-    w.trits[i] = static_cast<std::int8_t>(v) - 1;
-  }
+  check_codes(TernaryLayout::kI2_S, from.first(n / 4), 0);
+  for (std::size_t block = 0; block < n; block += kI2SBlock)
+    for (std::size_t q = 0; q < 4; ++q) {
+      const std::byte* const in = from.data() + block / 4;
+      std::int8_t* const trits = w.trits.data() + block + 32 * q;
+      for (std::size_t p = 0; p < 32; ++p) trits[p] = trit_at(in[p], 6 - 2 * q);
+    }
   const float scale = fetch<float>(from.data() + n / 4);
   if (!std::isfinite(scale))
     throw Error(ErrorCode::kCorruptFile,
@@ -135,20 +161,18 @@ void unpack_i2s(std::span<const std::byte> from, TernaryWeights& w) {
 // -------------------------------
 
 void pack_tq2_block(const std::int8_t* trits, std::byte* to) {
-  for (std::size_t i = 0; i < kTqBlock; ++i)
-    to[i / 128 * 32 + i % 32] |=
-        static_cast<std::byte>(static_cast<unsigned>(trits[i] + 1) << (2 * (i % 128 / 32)));
+  for (std::size_t h = 0; h < 2; ++h)
+    for (std::size_t m = 0; m < 32; ++m) {
+      const std::int8_t* const t = trits + h * 128 + m;
+      to[h * 32 + m] =
+          static_cast<std::byte>((t[0] + 1) | (t[32] + 1) << 2 | (t[64] + 1) << 4 | (t[96] + 1) << 6);
+    }
 }
 
-/// False at a code 3; `at` is its byte then.
-bool unpack_tq2_block(const std::byte* from, std::int8_t* trits, std::size_t& at) {
-  for (std::size_t i = 0; i < kTqBlock; ++i) {
-    at = i / 128 * 32 + i % 32;
-    const unsigned v = (std::to_integer<unsigned>(from[at]) >> (2 * (i % 128 / 32))) & 3;
-    if (v == 3) return false;
-    trits[i] = static_cast<std::int8_t>(v) - 1;
-  }
-  return true;
+void unpack_tq2_block(const std::byte* from, std::int8_t* trits) {
+  for (std::size_t h = 0; h < 2; ++h)
+    for (std::size_t l = 0; l < 4; ++l)
+      for (std::size_t m = 0; m < 32; ++m) trits[h * 128 + l * 32 + m] = trit_at(from[h * 32 + m], 2 * l);
 }
 
 // --- TQ1_0: base-3 digits, first the most significant, as a fraction of 3^5 scaled to a byte
@@ -232,11 +256,12 @@ void unpack_tq(TernaryLayout layout, std::span<const std::byte> from, TernaryWei
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::byte* const block = from.data() + b * bytes;
     std::int8_t* const trits = w.trits.data() + b * kTqBlock;
-    std::size_t at = 0;
-    if (layout == TernaryLayout::kTQ1_0)
+    if (layout == TernaryLayout::kTQ1_0) {
       unpack_tq1_block(block, trits);
-    else if (!unpack_tq2_block(block, trits, at))
-      throw invalid_code(layout, b * bytes + at);
+    } else {
+      check_codes(layout, {block, kTqBlock / 4}, b * bytes);
+      unpack_tq2_block(block, trits);
+    }
     scales[b] = f16_to_f32(fetch<std::uint16_t>(block + bytes - 2));
     if (!std::isfinite(scales[b])) {
       throw Error(ErrorCode::kCorruptFile, fmt::format("{}: the scale of block {} is {}, not finite",

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "bitnet/core/error.hpp"
@@ -16,12 +17,6 @@ namespace bitnet::quant {
 namespace {
 
 constexpr float kSmallest = 1e-5f;  // of both definitions' max(…, 1e-5)
-
-/// Half to even, for |v| < 2^22.
-float round_half_even(float v) {
-  constexpr float kMagic = 0x1.8p23f;
-  return (v + kMagic) - kMagic;
-}
 
 /// Quantises one row and returns a; `sum` becomes Σ q.
 float quantize_one(const F32Kernels& floats, const TernaryKernels& kernels, const float* x, std::size_t n,
@@ -40,19 +35,26 @@ TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t 
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("absmean: {} weights do not make a matrix of {} x {}", w.size(), out, in));
   }
-  double sum = 0;
-  for (std::size_t i = 0; i < w.size(); ++i) {
-    if (!std::isfinite(w[i]))
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("absmean: weight {} is {}, not finite", i, w[i]));
-    sum += std::fabs(static_cast<double>(w[i]));
+  std::uint32_t not_finite = 0;  // loops without branches: the compiler makes vectors of them
+  for (const float v : w)
+    not_finite |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(v) & 0x7f800000u) == 0x7f800000u);
+  if (not_finite != 0) {
+    const auto at = std::find_if(w.begin(), w.end(), [](float v) { return !std::isfinite(v); });
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("absmean: weight {} is {}, not finite", at - w.begin(), *at));
   }
+  double sum = 0;
+  for (const float v : w) sum += std::fabs(static_cast<double>(v));
   const float mean = w.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(w.size()));
   const float scale = std::max(mean, kSmallest), inverse = 1.0f / scale;
   TernaryWeights result{.out = out, .in = in, .trits = {}, .scales = {scale}, .rows_per_scale = out};
   result.trits.resize(w.size());
-  for (std::size_t i = 0; i < w.size(); ++i) {
-    const float v = std::clamp(w[i] * inverse, -1.0f, 1.0f);  // before rounding: same result, no overflow
-    result.trits[i] = static_cast<std::int8_t>(round_half_even(v));
+  // round_half_even(v) clamped to ±1 is 0 up to |v| = 0.5 (a half goes to the even 0), else the sign.
+  const float* const from = w.data();
+  std::int8_t* const to = result.trits.data();
+  for (std::size_t i = 0, n = w.size(); i < n; ++i) {
+    const float v = from[i] * inverse;
+    to[i] = static_cast<std::int8_t>(static_cast<int>(v > 0.5f) - static_cast<int>(v < -0.5f));
   }
   return result;
 }
