@@ -1,0 +1,33 @@
+#pragma once
+// The whole state of a training run in one safetensors file, so that a resumed run gives the same bits as one
+// that was never stopped.
+#include <cstdint>
+#include <filesystem>
+
+#include "bitnet/training/data.hpp"
+#include "bitnet/training/modules.hpp"
+#include "bitnet/training/optimizer.hpp"
+
+namespace bitnet::training {
+
+/// What a checkpoint holds besides weights and moments.
+struct TrainState {
+  std::int64_t step = 0;    ///< optimiser steps done
+  std::int64_t tokens = 0;  ///< trained on
+  double seconds = 0;       ///< spent training, over all resumes
+  BatchSampler::State data;
+  std::uint64_t seed = 0;         ///< of the run
+  std::uint64_t data_tokens = 0;  ///< size of the training text, to notice another one
+};
+
+/// Writes weights ("weights/…"), AdamW moments ("moment1/…", "moment2/…") and the state as metadata,
+/// atomically: the old file stays whole until the new one is on disk. Throws Error(kIo).
+void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer,
+                     const TrainState& state);
+
+/// Fills model and optimiser from a checkpoint. Throws Error(kNotFound | kCorruptFile), and
+/// Error(kInvalidArgument) naming the first difference when it is of another architecture or quantisation;
+/// nothing is changed then. The caller refreshes the model.
+TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer);
+
+}  // namespace bitnet::training

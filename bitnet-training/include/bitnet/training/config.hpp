@@ -1,0 +1,48 @@
+#pragma once
+// A training run as a yaml file says it. What is done with it is trainer.hpp.
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "bitnet/core/model/model_config.hpp"
+#include "bitnet/training/modules.hpp"
+#include "bitnet/training/optimizer.hpp"
+#include "bitnet/training/schedule.hpp"
+
+namespace bitnet::training {
+
+/// Everything that a run depends on. Paths are relative to the current directory. docs/guides/training.md
+/// explains each key.
+struct TrainConfig {
+  ModelConfig
+      model;  ///< vocab_size is what is asked for; a tokenizer that is given or learnt may set a smaller one
+  Quantization quantization = Quantization::kTernary;
+  double init_deviation = 0.02;
+
+  std::filesystem::path train, validation;  ///< text files
+  std::filesystem::path tokenizer;          ///< empty: learn one from `train`
+  std::int64_t validation_tokens = 65536;   ///< scored at each evaluation; the last one scores the whole file
+
+  Schedule schedule;
+  AdamWOptions adamw;
+  double clip = 1.0;
+  std::int64_t length = 512;     ///< tokens of a training sequence, at most model.max_position
+  std::int64_t batch = 8;        ///< sequences per optimiser step
+  std::int64_t micro_batch = 2;  ///< sequences at once; divides batch
+  std::uint64_t seed = 1;
+
+  std::filesystem::path output;  ///< directory of checkpoint, log, tokenizer and exported model
+  double checkpoint_minutes = 3;
+  std::int64_t log_every = 10, evaluate_every = 250;
+
+  /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that
+  /// cannot be parsed, an unknown or missing key, or a value that breaks a rule.
+  static TrainConfig from_yaml_file(const std::filesystem::path& path);
+  /// The same from text; `name` stands for the file in messages.
+  static TrainConfig from_yaml(std::string_view text, const std::string& name);
+  /// Throws Error(kInvalidArgument) naming key and rule.
+  void validate() const;
+};
+
+}  // namespace bitnet::training

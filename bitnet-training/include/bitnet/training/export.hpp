@@ -1,0 +1,22 @@
+#pragma once
+// A trained model as files that inference reads: Hugging Face directory and GGUF, through bitnet-quant's
+// model_io.
+#include <filesystem>
+
+#include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/quant/model_io.hpp"
+#include "bitnet/training/modules.hpp"
+
+namespace bitnet::training {
+
+/// One tensor as inference sees it: trits and scale by absmean of the latent weights for a ternary model's
+/// linears, f32 values for everything else.
+quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id);
+
+/// Writes the model. A ternary model takes any ternary type or kDense (its latent weights are then *not*
+/// kept: the dequantised ones are written); a full-precision model only kDense. Throws like
+/// quant::write_model, and Error(kUnsupported) for a ternary type of a full-precision model.
+void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,
+                  const quant::WriteOptions& options);
+
+}  // namespace bitnet::training

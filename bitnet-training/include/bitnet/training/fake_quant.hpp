@@ -1,0 +1,47 @@
+#pragma once
+// Quantisers inside the training graph, with straight-through gradients: absmax int8 activations and absmean
+// ternary weights (Ma et al. 2024 and its "Training Tips, Code, FAQ"). Definitions in
+// bitnet/quant/quantize.hpp; the forward product is the same exact integer that inference computes.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bitnet/training/tape.hpp"
+
+namespace bitnet::training {
+
+/// Rows quantised by absmax. The variable's values are the integers −128 … 127 (as floats); its gradient is
+/// that of the rows themselves (straight through).
+struct QuantizedVariable {
+  Variable integers;        // [rows, cols]
+  const float* inv_scales;  // [rows], 1 / a: row ≈ integers · inv_scale
+};
+QuantizedVariable quantize_activations(Tape& tape, Variable x);
+
+/// The ternary form of a latent weight matrix, made once per optimiser step.
+class TernaryCache {
+ public:
+  TernaryCache(std::int64_t out, std::int64_t in);
+  /// absmean of `latent`. Bit-equal to quant::absmean.
+  void update(const ExecutionContext& context, std::span<const float> latent);
+  std::span<const float> trits() const noexcept { return trits_; }              // [out, in]
+  std::span<const float> dequantized() const noexcept { return dequantized_; }  // [out, in], scale · trit
+  float scale() const noexcept { return scale_; }
+  /// Of the last update: trits that are zero, and trits that changed (none counted in the first).
+  std::int64_t zeros() const noexcept { return zeros_; }
+  std::int64_t flips() const noexcept { return flips_; }
+
+ private:
+  std::int64_t out_, in_;
+  std::vector<float> trits_, dequantized_;
+  float scale_ = 0;
+  std::int64_t zeros_ = 0, flips_ = 0;
+  bool fresh_ = true;
+};
+
+/// y = x_q · w_qᵀ: exact integers, scaled once. Backward: dX = dY·w_q, dW = dYᵀ·x_q, where both are the
+/// quantised values and no gradient is masked. `latent` receives dW; `cache` must hold its ternary form and
+/// outlive the step.
+Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache);
+
+}  // namespace bitnet::training

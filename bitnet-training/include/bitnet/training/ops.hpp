@@ -1,0 +1,52 @@
+#pragma once
+// Differentiable operations on a Tape, dense ones; each adds to the gradients of its inputs what calculus
+// says. Quantising operations with straight-through gradients are fake_quant.hpp. All throw
+// Error(kInvalidArgument) when shapes disagree; all give the same bits for any number of threads.
+#include <cstdint>
+#include <span>
+
+#include "bitnet/training/tape.hpp"
+
+namespace bitnet::training {
+
+/// Rows of `table` [vocab, dim] chosen by `ids` (kept by the caller until the tape's reset) → [ids.size(),
+/// dim]. An id outside the table is an Error(kInvalidArgument).
+Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids);
+
+/// y = x·Wᵀ; x [n, in], w [out, in] → [n, out].
+Variable linear(Tape& tape, Variable x, Variable w);
+
+/// z = x + y, same shapes.
+Variable add(Tape& tape, Variable x, Variable y);
+
+/// y = x / sqrt(mean x² + eps) · w, row by row; w [1, cols].
+Variable rms_norm(Tape& tape, Variable x, Variable w, float eps);
+
+/// h = max(g, 0)² · u, the 2B-4T feed-forward gate.
+Variable relu2_gate(Tape& tape, Variable gate, Variable up);
+
+/// Angles of the rotary embedding: cos and sin of position · theta^(−2i/head_dim), computed in double.
+struct RopeTable {
+  RopeTable(std::int64_t positions, std::int64_t head_dim, double theta);
+  std::int64_t positions, half;
+  std::vector<float> cos, sin;  // [positions, half]
+};
+
+/// Rotate-half RoPE on every head of x [sequences · length, heads · head_dim]; the row's position is row mod
+/// length. `table` must outlive the tape's step.
+Variable rope(Tape& tape, Variable x, const RopeTable& table, std::int64_t length);
+
+/// Causal softmax(q·kᵀ / sqrt(head_dim))·v of each sequence of `length` rows, with grouped-query heads.
+/// q [n, n_heads · head_dim], k and v [n, n_kv_heads · head_dim] → [n, n_heads · head_dim].
+struct AttentionShape {
+  std::int64_t length, n_heads, n_kv_heads, head_dim;
+};
+Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& shape);
+
+/// scale · Σ over rows of −log softmax(logits)[target] → [1, 1]; a target below 0 is left out. The logits'
+/// storage is overwritten by their gradient. Rows' own losses go to `row_losses` (unscaled) if it is not
+/// empty.
+Variable cross_entropy(Tape& tape, Variable logits, std::span<const std::int32_t> targets, float scale,
+                       std::span<float> row_losses = {});
+
+}  // namespace bitnet::training

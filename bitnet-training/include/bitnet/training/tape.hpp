@@ -1,0 +1,128 @@
+#pragma once
+// Reverse-mode differentiation: variables, trainable parameters, and the tape that remembers how to go back.
+// What can be computed with them is ops.hpp and fake_quant.hpp; layers made of ops are modules.hpp.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+
+namespace bitnet::training {
+
+/// A matrix on the way from parameters to the loss: values and, once the backward pass has reached it,
+/// gradients. Owned by a Tape (until its reset) or by a Parameter.
+struct Node {
+  float* value = nullptr;  // [rows, cols]
+  float* grad = nullptr;   // [rows, cols], null until someone writes it
+  std::int64_t rows = 0, cols = 0;
+  Node* grad_owner = nullptr;  ///< node whose gradient this one shares (straight-through ops), or null
+  bool needs_grad = false;
+  bool grad_written = false;  ///< false: the next contribution overwrites, true: it adds
+  bool persistent = false;    ///< a parameter's: its gradient outlives the tape
+};
+
+/// A handle to a node; copying it copies the handle.
+class Variable {
+ public:
+  Variable() = default;
+  explicit Variable(Node* node) noexcept : node_(node) {}
+  explicit operator bool() const noexcept { return node_ != nullptr; }
+  std::int64_t rows() const noexcept { return node_->rows; }
+  std::int64_t cols() const noexcept { return node_->cols; }
+  bool needs_grad() const noexcept { return node_->needs_grad; }
+  std::span<float> value() const noexcept { return {node_->value, size()}; }
+  /// Empty when the backward pass has not written it (or has released it already).
+  std::span<float> grad() const noexcept;
+  Node* node() const noexcept { return node_; }
+
+ private:
+  std::size_t size() const noexcept { return static_cast<std::size_t>(node_->rows * node_->cols); }
+  Node* node_ = nullptr;
+};
+
+/// A trainable matrix with its gradient. Gradients of several backward passes add up until zero_grad().
+class Parameter {
+ public:
+  Parameter(std::string name, std::int64_t rows, std::int64_t cols, bool decay);
+  Parameter(const Parameter&) = delete;
+  Parameter& operator=(const Parameter&) = delete;
+
+  const std::string& name() const noexcept { return name_; }
+  std::int64_t rows() const noexcept { return node_.rows; }
+  std::int64_t cols() const noexcept { return node_.cols; }
+  bool decay() const noexcept { return decay_; }  ///< whether weight decay applies
+  std::span<float> value() noexcept { return value_; }
+  std::span<const float> value() const noexcept { return value_; }
+  std::span<float> grad() noexcept { return grad_; }
+  Variable variable() noexcept { return Variable(&node_); }
+  /// Writes zeros where no backward pass has written since zero_grad().
+  void finish_grad() noexcept;
+  void zero_grad() noexcept { node_.grad_written = false; }
+
+ private:
+  std::string name_;
+  bool decay_;
+  std::vector<float> value_, grad_;
+  Node node_;
+};
+
+/// Records the backward step of each op and replays them in reverse. Memory for values, gradients and
+/// closures comes from one arena that is kept over reset(), so a step of the same shape allocates nothing.
+/// Not thread-safe; ops use all threads of the context inside.
+class Tape {
+ public:
+  /// With `record` false nothing is remembered and no gradient exists: evaluation.
+  explicit Tape(const ExecutionContext& context, bool record = true);
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  const ExecutionContext& context() const noexcept { return context_; }
+  bool recording() const noexcept { return record_; }
+
+  /// A new [rows, cols] variable, values uninitialised.
+  Variable make(std::int64_t rows, std::int64_t cols, bool needs_grad);
+  /// The same, whose gradient is x's own: d(out) = d(x).
+  Variable make_straight_through(Variable x);
+  /// `count` floats, 64-byte aligned, uninitialised, valid until reset().
+  float* floats(std::size_t count);
+
+  /// Remembers `step`, called in the backward pass once the gradient of `out` is complete.
+  template <class Step>
+  void on_backward(Variable out, Step step) {
+    static_assert(std::is_trivially_destructible_v<Step> && alignof(Step) <= 64);
+    if (!record_ || !out.needs_grad()) return;
+    void* memory = bytes(sizeof(Step));
+    ::new (memory) Step(step);
+    push(out.node(), memory, [](void* s) { (*static_cast<Step*>(s))(); });
+  }
+
+  /// Where an op writes the gradient of `x`: `accumulate` says whether to add to what is there.
+  struct GradTarget {
+    float* data;
+    bool accumulate;
+  };
+  GradTarget grad_target(Variable x);
+
+  /// d(loss) = 1, then all steps in reverse. Throws Error(kInvalidArgument) unless loss is a recorded [1, 1].
+  void backward(Variable loss);
+  /// Forgets everything; variables of this tape become invalid.
+  void reset();
+  /// Bytes that the arena holds.
+  std::size_t bytes_held() const noexcept;
+
+ private:
+  void* bytes(std::size_t size);
+  void push(Node* out, void* closure, void (*call)(void*));
+  struct Impl;
+  const ExecutionContext& context_;
+  bool record_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bitnet::training

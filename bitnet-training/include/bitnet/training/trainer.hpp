@@ -1,0 +1,58 @@
+#pragma once
+// A training run from a TrainConfig to files: data, steps, evaluation, log, checkpoints.
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/training/config.hpp"
+
+namespace bitnet::training {
+
+/// Held-out text scored in windows of the training length; every position counts (`bitnet perplexity` scores
+/// the second halves of its windows only, and so reports lower values).
+struct Evaluation {
+  std::int64_t tokens = 0;
+  double nll = 0;  ///< nats per token
+  double perplexity = 0;
+  double bits_per_byte = 0;  ///< over the bytes that the scored tokens decode to
+};
+
+/// One line of progress.
+struct Progress {
+  std::int64_t step = 0, steps = 0, tokens = 0;
+  double loss = 0;  ///< mean of the steps since the last report
+  double learning_rate = 0, gradient_norm = 0;
+  double tokens_per_second = 0;
+  double seconds = 0, eta_seconds = 0;
+  double zero_fraction = 0;  ///< of all trits; 0 in full precision
+  double flip_rate = 0;      ///< trits that changed per step, as a fraction, mean since the last report
+  std::uint64_t epoch = 0;
+};
+/// "step 120/3000 | loss 4.312 | lr 1.2e-03 | 5230 tok/s | eta 0:38:10 | zero 31.2% | flips 0.41%"
+std::string format_progress(const Progress& p);
+
+struct TrainCallbacks {
+  std::function<void(const Progress&)> progress;
+  std::function<void(std::int64_t step, const Evaluation&)> evaluation;
+  std::function<void(const std::string&)> message;  ///< what is being done, one line
+  std::function<bool()> cancelled;  ///< asked between steps; a checkpoint is written before leaving
+};
+
+struct TrainResult {
+  std::int64_t steps = 0, tokens = 0;
+  double seconds = 0;
+  Evaluation final_evaluation;
+  bool cancelled = false;
+};
+
+/// Trains and writes into config.output: tokenizer.json, log.jsonl, checkpoint.safetensors, and at the end
+/// model/ (Hugging Face directory) and model.gguf (I2_S, or f16 in full precision). With `resume` it
+/// continues from the checkpoint there (or starts, if there is none); without, an existing checkpoint is an
+/// Error(kInvalidArgument). Throws Error; a loss that is not finite stops the run with step and value, the
+/// last checkpoint kept.
+TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
+                  const ExecutionContext& context);
+
+}  // namespace bitnet::training

@@ -1,0 +1,146 @@
+// Checkpoints: one safetensors file, everything as f32 and the state as exact text in the metadata.
+#include "bitnet/training/checkpoint.hpp"
+
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/safetensors.hpp"
+
+namespace bitnet::training {
+namespace {
+
+using Fields = std::map<std::string, std::string>;
+
+/// Everything that must agree for a checkpoint to belong to a model.
+Fields architecture_of(const LanguageModel& model) {
+  const ModelConfig& c = model.config();
+  return {{"model.quantization", model.quantization() == Quantization::kTernary ? "ternary" : "none"},
+          {"model.vocab_size", std::to_string(c.vocab_size)},
+          {"model.hidden_size", std::to_string(c.hidden_size)},
+          {"model.intermediate_size", std::to_string(c.intermediate_size)},
+          {"model.layers", std::to_string(c.n_layers)},
+          {"model.heads", std::to_string(c.n_heads)},
+          {"model.kv_heads", std::to_string(c.n_kv_heads)},
+          {"model.head_dim", std::to_string(c.head_dim)},
+          {"model.context", std::to_string(c.max_position)},
+          {"model.rope_theta", std::to_string(c.rope_theta)},
+          {"model.rms_norm_eps", std::to_string(c.rms_norm_eps)}};
+}
+
+std::string exact(double v) {
+  char text[64];
+  const auto end = std::to_chars(text, text + sizeof text, v).ptr;
+  return {text, end};
+}
+
+template <class T>
+T field(const Fields& fields, const std::string& key) {
+  const auto it = fields.find(key);
+  if (it == fields.end())
+    throw Error(ErrorCode::kCorruptFile, "the checkpoint lacks the field '" + key + "'");
+  T value{};
+  const char* end = it->second.data() + it->second.size();
+  const auto r = std::from_chars(it->second.data(), end, value);
+  if (r.ec != std::errc{} || r.ptr != end)
+    throw Error(ErrorCode::kCorruptFile, "field '" + key + "' holds '" + it->second + "', expected a number");
+  return value;
+}
+
+struct Entry {
+  std::string name;
+  const Parameter* parameter;
+  std::span<float> values;
+};
+
+std::vector<Entry> entries_of(LanguageModel& model, AdamW& optimizer) {
+  std::vector<Entry> all;
+  const auto parameters = model.parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    Parameter* p = parameters[i];
+    all.push_back({"weights/" + p->name(), p, p->value()});
+    all.push_back({"moment1/" + p->name(), p, optimizer.first_moment(i)});
+    all.push_back({"moment2/" + p->name(), p, optimizer.second_moment(i)});
+  }
+  return all;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer,
+                     const TrainState& state) {
+  with_context("writing checkpoint '" + path.string() + "'", [&] {
+    Fields fields = architecture_of(model);
+    fields["format"] = "bitnet-checkpoint";
+    fields["version"] = "1";
+    fields["step"] = std::to_string(state.step);
+    fields["tokens"] = std::to_string(state.tokens);
+    fields["seconds"] = exact(state.seconds);
+    fields["seed"] = std::to_string(state.seed);
+    fields["data_tokens"] = std::to_string(state.data_tokens);
+    fields["optimizer_steps"] = std::to_string(optimizer.steps());
+    fields["data.position"] = std::to_string(state.data.position);
+    fields["data.epoch"] = std::to_string(state.data.epoch);
+    for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
+      fields["data.rng" + std::to_string(i)] = std::to_string(state.data.epoch_rng[i]);
+    const std::vector<Entry> entries = entries_of(model, optimizer);
+    std::vector<SafeTensorInfo> infos;
+    for (const Entry& e : entries)
+      infos.push_back({e.name, SafeDType::kF32, {e.parameter->rows(), e.parameter->cols()}});
+    SafeTensorsWriter writer(path, infos, fields);
+    for (const Entry& e : entries) writer.write(e.name, std::as_bytes(e.values));
+    writer.finish();
+  });
+}
+
+TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer) {
+  return with_context("reading checkpoint '" + path.string() + "'", [&] {
+    const auto file = SafeTensors::open(path);
+    const Fields& fields = file->metadata();
+    const auto format = fields.find("format");
+    if (format == fields.end() || format->second != "bitnet-checkpoint")
+      throw Error(ErrorCode::kCorruptFile,
+                  "this is not a training checkpoint (no metadata format=bitnet-checkpoint)");
+    if (field<int>(fields, "version") != 1)
+      throw Error(ErrorCode::kUnsupported,
+                  "checkpoint version " + fields.at("version") + "; this build reads 1");
+    for (const auto& [key, ours] : architecture_of(model)) {
+      const auto it = fields.find(key);
+      const std::string theirs = it == fields.end() ? "nothing" : it->second;
+      if (theirs != ours)
+        throw Error(ErrorCode::kInvalidArgument, "it is of another model: " + key + " is " + theirs +
+                                                     " there and " + ours + " in the configuration");
+    }
+    TrainState state;
+    state.step = field<std::int64_t>(fields, "step");
+    state.tokens = field<std::int64_t>(fields, "tokens");
+    state.seconds = field<double>(fields, "seconds");
+    state.seed = field<std::uint64_t>(fields, "seed");
+    state.data_tokens = field<std::uint64_t>(fields, "data_tokens");
+    state.data.position = field<std::uint64_t>(fields, "data.position");
+    state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
+    for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
+      state.data.epoch_rng[i] = field<std::uint64_t>(fields, "data.rng" + std::to_string(i));
+    const auto optimizer_steps = field<std::int64_t>(fields, "optimizer_steps");
+
+    const std::vector<Entry> entries = entries_of(model, optimizer);
+    for (const Entry& e : entries) {
+      const SafeTensorInfo* info = file->find(e.name);
+      if (!info) throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' is missing");
+      if (info->dtype != SafeDType::kF32 ||
+          info->shape != std::vector{e.parameter->rows(), e.parameter->cols()})
+        throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' has another type or shape than F32 [" +
+                                                 std::to_string(e.parameter->rows()) + ", " +
+                                                 std::to_string(e.parameter->cols()) + "]");
+    }
+    for (const Entry& e : entries)
+      std::memcpy(e.values.data(), file->data(*file->find(e.name)).data(), e.values.size_bytes());
+    optimizer.set_steps(optimizer_steps);
+    return state;
+  });
+}
+
+}  // namespace bitnet::training

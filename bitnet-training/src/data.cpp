@@ -1,0 +1,123 @@
+// Tokenised text and its order.
+#include "bitnet/training/data.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+
+namespace bitnet::training {
+namespace {
+
+constexpr std::size_t kPieceBytes = 1 << 16;
+
+/// Ends of pieces: after a line end that is not followed by white space (the only place where every known
+/// pre-tokenizer cuts for sure), at least kPieceBytes apart where the text allows.
+std::vector<std::size_t> piece_ends(std::string_view text) {
+  std::vector<std::size_t> ends;
+  std::size_t at = 0;
+  while (at < text.size()) {
+    std::size_t end = at + kPieceBytes;
+    for (;; ++end) {
+      if (end >= text.size()) {
+        end = text.size();
+        break;
+      }
+      const auto c = static_cast<unsigned char>(text[end]);
+      if (text[end - 1] == '\n' && c > ' ' && c < 0x80) break;
+    }
+    ends.push_back(end);
+    at = end;
+  }
+  return ends;
+}
+
+}  // namespace
+
+std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
+                                   const std::filesystem::path& path) {
+  const std::string text = read_file(path);
+  const std::vector<std::size_t> ends = piece_ends(text);
+  std::vector<std::vector<TokenId>> pieces(ends.size());
+  with_context("tokenising '" + path.string() + "'", [&] {
+    context.parallel_for(ends.size(), 1, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t i = begin; i < end; ++i) {
+        const std::size_t from = i ? ends[i - 1] : 0;
+        with_context("text from byte " + std::to_string(from), [&] {
+          pieces[i] =
+              tokenizer.encode(std::string_view(text).substr(from, ends[i] - from), {.add_bos = false});
+        });
+      }
+    });
+  });
+  std::size_t count = 0;
+  for (const auto& p : pieces) count += p.size();
+  std::vector<TokenId> tokens;
+  tokens.reserve(count);
+  for (const auto& p : pieces) tokens.insert(tokens.end(), p.begin(), p.end());
+  return tokens;
+}
+
+void append_window(std::span<const TokenId> tokens, std::int64_t at, std::int64_t length, std::int32_t bos,
+                   Batch& batch) {
+  const auto window = tokens.subspan(static_cast<std::size_t>(at));
+  for (std::int64_t i = 0; i < length; ++i) {
+    const auto t = static_cast<std::size_t>(i);
+    if (bos >= 0) {
+      batch.inputs.push_back(i == 0 ? bos : window[t - 1]);
+      batch.targets.push_back(window[t]);
+    } else {
+      batch.inputs.push_back(window[t]);
+      batch.targets.push_back(window[t + 1]);
+    }
+  }
+}
+
+BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos,
+                           std::uint64_t seed)
+    : tokens_(tokens), length_(length), bos_(bos), rng_(seed) {
+  // One window is lost to the phase, and one token to the last target.
+  if (length <= 0 || static_cast<std::int64_t>(tokens.size()) < 2 * length + 1)
+    throw Error(ErrorCode::kInvalidArgument, "the training text has " + std::to_string(tokens.size()) +
+                                                 " tokens; sequences of " + std::to_string(length) +
+                                                 " need at least " + std::to_string(2 * length + 1));
+  if (tokens.size() / static_cast<std::size_t>(length) > std::numeric_limits<std::uint32_t>::max())
+    throw Error(ErrorCode::kUnsupported, "more than 2^32 training sequences");
+  begin_epoch();
+}
+
+void BatchSampler::begin_epoch() {
+  epoch_rng_ = rng_.state();
+  phase_ = static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(length_)));
+  order_.resize(static_cast<std::size_t>((static_cast<std::int64_t>(tokens_.size()) - 1 - phase_) / length_));
+  for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<std::uint32_t>(i);
+  for (std::size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[rng_.below(i)]);
+  position_ = 0;
+}
+
+void BatchSampler::next(std::int64_t sequences, Batch& batch) {
+  batch.inputs.clear();
+  batch.targets.clear();
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    if (position_ == order_.size()) {
+      ++epoch_;
+      begin_epoch();
+    }
+    append_window(tokens_, phase_ + static_cast<std::int64_t>(order_[position_++]) * length_, length_, bos_,
+                  batch);
+  }
+}
+
+void BatchSampler::set_state(const State& state) {
+  rng_.set_state(state.epoch_rng);
+  begin_epoch();
+  if (state.position > order_.size())
+    throw Error(ErrorCode::kInvalidArgument, "position " + std::to_string(state.position) +
+                                                 " is outside an epoch of " + std::to_string(order_.size()) +
+                                                 " sequences: another training text");
+  position_ = state.position;
+  epoch_ = state.epoch;
+}
+
+}  // namespace bitnet::training

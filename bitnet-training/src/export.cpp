@@ -1,0 +1,38 @@
+// Export: latent weights → trits and scale, tensor by tensor.
+#include "bitnet/training/export.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::training {
+
+quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id) {
+  const auto ids = model.tensor_ids();
+  const auto it = std::find(ids.begin(), ids.end(), id);
+  if (it == ids.end()) throw Error(ErrorCode::kInvalidArgument, "the model has no such tensor");
+  const Parameter& p = *model.parameters()[static_cast<std::size_t>(it - ids.begin())];
+  quant::LogicalTensor t;
+  t.id = id;
+  t.shape = tensor_shape(id, model.config());
+  if (is_linear(id.role) && model.quantization() == Quantization::kTernary) {
+    t.ternary = true;
+    t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
+  } else {
+    t.dense.resize(p.value().size_bytes());
+    std::memcpy(t.dense.data(), p.value().data(), t.dense.size());
+  }
+  return t;
+}
+
+void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,
+                  const quant::WriteOptions& options) {
+  if (model.quantization() == Quantization::kNone && options.type != quant::LinearType::kDense)
+    throw Error(ErrorCode::kUnsupported,
+                "this model was trained in full precision: export it dense, or quantise it afterwards");
+  quant::write_model(
+      path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id); }, options);
+}
+
+}  // namespace bitnet::training

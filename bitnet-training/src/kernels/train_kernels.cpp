@@ -1,0 +1,239 @@
+// Training's elementwise loops, compiled once per ISA (cmake/BitNetIsa.cmake). Plain 16-wide vectors of the
+// compiler: each ISA splits them as it can. Which object runs is decided in kernels/dispatch.cpp.
+#include "kernels/train_kernels.hpp"
+
+#define BITNET_STRING_(x) #x
+#define BITNET_STRING(x) BITNET_STRING_(x)
+
+namespace bitnet::training::BITNET_ISA {
+namespace {
+
+typedef float V __attribute__((vector_size(64), aligned(4), may_alias));
+typedef std::int32_t I __attribute__((vector_size(64)));
+constexpr std::size_t kLanes = 16;
+
+inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+inline void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
+inline V splat(float a) { return V{} + a; }
+inline V load_tail(const float* p, std::size_t n) {
+  V v{};
+  for (std::size_t i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+inline void store_tail(float* p, V v, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) p[i] = v[i];
+}
+inline V max_of(V a, V b) { return a > b ? a : b; }
+inline V min_of(V a, V b) { return a < b ? a : b; }
+inline V abs_of(V a) { return a < 0.0f ? -a : a; }
+/// Half to even for |a| < 2^22: adding 1.5·2^23 leaves no fraction bits.
+inline V round_of(V a) { return (a + 12582912.0f) - 12582912.0f; }
+
+inline float sum_lanes(V v) {
+  float a[kLanes];
+  for (std::size_t i = 0; i < kLanes; ++i) a[i] = v[i];
+  for (std::size_t width = kLanes / 2; width > 0; width /= 2)
+    for (std::size_t i = 0; i < width; ++i) a[i] = a[i] + a[i + width];
+  return a[0];
+}
+
+/// Calls f(i, count) for whole vectors (count = 16) and the tail.
+template <class Full, class Tail>
+inline void for_lanes(std::size_t n, Full&& full, Tail&& tail) {
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) full(i);
+  if (i < n) tail(i, n - i);
+}
+
+double abs_sum(const float* w, std::size_t n) noexcept {
+  double s = 0;
+  for (std::size_t i = 0; i < n; ++i) s += static_cast<double>(__builtin_fabsf(w[i]));
+  return s;
+}
+
+void ternarize(const float* w, float inv, float scale, float* trits, float* dequantised, std::size_t n,
+               std::int64_t* zeros, std::int64_t* flips) noexcept {
+  I zero_count{}, flip_count{};
+  const V one = splat(1.0f), s = splat(scale), f = splat(inv);
+  // Clamping to ±2 first keeps round_of in its range and changes no result.
+  const auto trit_of = [&](V x) {
+    return max_of(min_of(round_of(max_of(min_of(x * f, one + one), -one - one)), one), -one);
+  };
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V t = trit_of(load(w + i));
+        zero_count -= (t == 0.0f);
+        flip_count -= (t != load(trits + i));
+        store(trits + i, t);
+        store(dequantised + i, t * s);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V t = trit_of(load_tail(w + i, c));
+        for (std::size_t j = 0; j < c; ++j) {
+          *zeros += t[j] == 0.0f;
+          *flips += t[j] != trits[i + j];
+        }
+        store_tail(trits + i, t, c);
+        store_tail(dequantised + i, t * s, c);
+      });
+  for (std::size_t j = 0; j < kLanes; ++j) {
+    *zeros += zero_count[j];
+    *flips += flip_count[j];
+  }
+}
+
+float quantize_row(const float* x, float* q, std::size_t n) noexcept {
+  V m{};
+  for_lanes(
+      n, [&](std::size_t i) { m = max_of(m, abs_of(load(x + i))); },
+      [&](std::size_t i, std::size_t c) { m = max_of(m, abs_of(load_tail(x + i, c))); });
+  float largest = 1e-5f;
+  for (std::size_t j = 0; j < kLanes; ++j) largest = m[j] > largest ? m[j] : largest;
+  const float a = 127.0f / largest;
+  const auto quantised = [&](V v) { return max_of(min_of(round_of(v * a), splat(127.0f)), splat(-128.0f)); };
+  for_lanes(
+      n, [&](std::size_t i) { store(q + i, quantised(load(x + i))); },
+      [&](std::size_t i, std::size_t c) { store_tail(q + i, quantised(load_tail(x + i, c)), c); });
+  return 1.0f / a;
+}
+
+void scale_to(float a, const float* x, float* y, std::size_t n) noexcept {
+  for_lanes(
+      n, [&](std::size_t i) { store(y + i, load(x + i) * a); },
+      [&](std::size_t i, std::size_t c) { store_tail(y + i, load_tail(x + i, c) * a, c); });
+}
+
+void add_to(const float* x, const float* y, float* z, std::size_t n) noexcept {
+  for_lanes(
+      n, [&](std::size_t i) { store(z + i, load(x + i) + load(y + i)); },
+      [&](std::size_t i, std::size_t c) { store_tail(z + i, load_tail(x + i, c) + load_tail(y + i, c), c); });
+}
+
+void rms_norm_backward(const float* x, const float* w, const float* dy, float eps, float* dx, bool accumulate,
+                       float* dw, std::size_t n) noexcept {
+  V squares{}, products{};
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V v = load(x + i);
+        squares = squares + v * v;
+        products = products + v * load(w + i) * load(dy + i);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V v = load_tail(x + i, c);
+        squares = squares + v * v;
+        products = products + v * load_tail(w + i, c) * load_tail(dy + i, c);
+      });
+  const float count = static_cast<float>(n);
+  const float r = 1.0f / __builtin_sqrtf(sum_lanes(squares) / count + eps);
+  const float pull = sum_lanes(products) * r * r / count;  // dx = r · (w·dy − x · pull)
+  const auto at = [&](V v, V weight, V d) { return (weight * d - v * pull) * r; };
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V v = load(x + i), d = load(dy + i), g = at(v, load(w + i), d);
+        store(dx + i, accumulate ? load(dx + i) + g : g);
+        store(dw + i, load(dw + i) + d * v * r);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V v = load_tail(x + i, c), d = load_tail(dy + i, c), g = at(v, load_tail(w + i, c), d);
+        store_tail(dx + i, accumulate ? load_tail(dx + i, c) + g : g, c);
+        store_tail(dw + i, load_tail(dw + i, c) + d * v * r, c);
+      });
+}
+
+void relu2_gate_backward(const float* g, const float* u, const float* dh, float* dg, bool add_g, float* du,
+                         bool add_u, std::size_t n) noexcept {
+  const auto both = [&](V gate, V up, V d, V& gate_grad, V& up_grad) {
+    const V positive = max_of(gate, V{});
+    gate_grad = d * up * (positive + positive);
+    up_grad = d * (positive * positive);
+  };
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        V a, b;
+        both(load(g + i), load(u + i), load(dh + i), a, b);
+        store(dg + i, add_g ? load(dg + i) + a : a);
+        store(du + i, add_u ? load(du + i) + b : b);
+      },
+      [&](std::size_t i, std::size_t c) {
+        V a, b;
+        both(load_tail(g + i, c), load_tail(u + i, c), load_tail(dh + i, c), a, b);
+        store_tail(dg + i, add_g ? load_tail(dg + i, c) + a : a, c);
+        store_tail(du + i, add_u ? load_tail(du + i, c) + b : b, c);
+      });
+}
+
+void softmax_backward(const float* p, float* dp, float scale, std::size_t n) noexcept {
+  V products{};
+  for_lanes(
+      n, [&](std::size_t i) { products = products + load(p + i) * load(dp + i); },
+      [&](std::size_t i, std::size_t c) {
+        products = products + load_tail(p + i, c) * load_tail(dp + i, c);
+      });
+  const float mean = sum_lanes(products);
+  const auto at = [&](V probability, V d) { return probability * (d - mean) * scale; };
+  for_lanes(
+      n, [&](std::size_t i) { store(dp + i, at(load(p + i), load(dp + i))); },
+      [&](std::size_t i, std::size_t c) {
+        store_tail(dp + i, at(load_tail(p + i, c), load_tail(dp + i, c)), c);
+      });
+}
+
+void rotate(const float* x, const float* cos, const float* sin, float sin_sign, float* y, bool accumulate,
+            std::size_t half) noexcept {
+  const auto both = [&](V a, V b, V c, V s, V& low, V& high) {
+    s = s * sin_sign;
+    low = a * c - b * s;
+    high = b * c + a * s;
+  };
+  for_lanes(
+      half,
+      [&](std::size_t i) {
+        V low, high;
+        both(load(x + i), load(x + half + i), load(cos + i), load(sin + i), low, high);
+        store(y + i, accumulate ? load(y + i) + low : low);
+        store(y + half + i, accumulate ? load(y + half + i) + high : high);
+      },
+      [&](std::size_t i, std::size_t c) {
+        V low, high;
+        both(load_tail(x + i, c), load_tail(x + half + i, c), load_tail(cos + i, c), load_tail(sin + i, c),
+             low, high);
+        store_tail(y + i, accumulate ? load_tail(y + i, c) + low : low, c);
+        store_tail(y + half + i, accumulate ? load_tail(y + half + i, c) + high : high, c);
+      });
+}
+
+void adamw(const TrainKernels::AdamW& a, const float* g, float* w, float* m, float* v,
+           std::size_t n) noexcept {
+  const float rest1 = 1.0f - a.beta1, rest2 = 1.0f - a.beta2;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float d = g[i] * a.g_scale;
+    const float m1 = a.beta1 * m[i] + rest1 * d;
+    const float v1 = a.beta2 * v[i] + rest2 * (d * d);
+    m[i] = m1;
+    v[i] = v1;
+    w[i] = w[i] * a.shrink - a.step_size * m1 / (__builtin_sqrtf(v1) * a.inv_bias2 + a.eps);
+  }
+}
+
+}  // namespace
+
+extern const TrainKernels kKernels;
+constinit const TrainKernels kKernels = {
+    .isa = BITNET_STRING(BITNET_ISA),
+    .abs_sum = abs_sum,
+    .ternarize = ternarize,
+    .quantize_row = quantize_row,
+    .scale_to = scale_to,
+    .add_to = add_to,
+    .rms_norm_backward = rms_norm_backward,
+    .relu2_gate_backward = relu2_gate_backward,
+    .softmax_backward = softmax_backward,
+    .rotate = rotate,
+    .adamw = adamw,
+};
+
+}  // namespace bitnet::training::BITNET_ISA

@@ -1,0 +1,258 @@
+// Dense operations: forward and, in the closure beside it, backward. Attention is attention.cpp.
+#include "bitnet/training/ops.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "ops_common.hpp"
+
+namespace bitnet::training {
+namespace {
+
+/// Rows per partial sum where gradients are summed over rows: fixed, so that the order of additions is.
+constexpr std::int64_t kRowsPerPartial = 64;
+
+struct FreeFloats {
+  void operator()(float* p) const noexcept { std::free(p); }
+};
+
+}  // namespace
+
+float* thread_scratch(std::size_t count) {
+  thread_local std::unique_ptr<float, FreeFloats> memory;
+  thread_local std::size_t held = 0;
+  if (count > held) {
+    const std::size_t bytes = (count * sizeof(float) + 4095) / 4096 * 4096;
+    memory.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    held = memory ? bytes / sizeof(float) : 0;
+    if (!memory) throw Error(ErrorCode::kOutOfMemory, "no memory for a thread's scratch");
+  }
+  return memory.get();
+}
+
+Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids) {
+  for (const std::int32_t id : ids)
+    require_shape(id >= 0 && id < table.rows(), "embedding",
+                  "id " + std::to_string(id) + " is outside a vocabulary of " + std::to_string(table.rows()));
+  const auto n = static_cast<std::int64_t>(ids.size());
+  const std::int64_t dim = table.cols();
+  Variable out = tape.make(n, dim, table.needs_grad());
+  const float* from = table.value().data();
+  float* to = out.value().data();
+  for (std::int64_t r = 0; r < n; ++r)
+    std::memcpy(to + r * dim, from + ids[static_cast<std::size_t>(r)] * dim,
+                static_cast<std::size_t>(dim) * 4);
+  Tape* t = &tape;
+  tape.on_backward(out, [t, table, ids, out, n, dim] {
+    const auto [grad, accumulate] = t->grad_target(table);
+    if (!accumulate) std::fill_n(grad, table.rows() * dim, 0.0f);
+    const float* d = out.grad().data();
+    float* g = grad;
+    // Threads own columns, so that rows are added in order whatever the number of threads.
+    t->context().parallel_for(static_cast<std::size_t>(dim), 64, [&](std::size_t begin, std::size_t end) {
+      for (std::int64_t r = 0; r < n; ++r) {
+        float* row = g + ids[static_cast<std::size_t>(r)] * dim;
+        for (std::size_t c = begin; c < end; ++c) row[c] += d[r * dim + static_cast<std::int64_t>(c)];
+      }
+    });
+  });
+  return out;
+}
+
+Variable linear(Tape& tape, Variable x, Variable w) {
+  require_shape(x.cols() == w.cols(), "linear", "input " + dims(x) + " does not fit weights " + dims(w));
+  const std::int64_t n = x.rows(), in = x.cols(), out_dim = w.rows();
+  Variable out = tape.make(n, out_dim, x.needs_grad() || w.needs_grad());
+  gemm(tape.context(), n, out_dim, in, x.value().data(), in, 1, w.value().data(), 1, in, out.value().data(),
+       out_dim, false);
+  Tape* t = &tape;
+  tape.on_backward(out, [t, x, w, out, n, in, out_dim] {
+    const float* d = out.grad().data();
+    if (x.needs_grad()) {
+      const auto [dx, accumulate] = t->grad_target(x);
+      gemm(t->context(), n, in, out_dim, d, out_dim, 1, w.value().data(), in, 1, dx, in, accumulate);
+    }
+    if (w.needs_grad()) {
+      const auto [dw, accumulate] = t->grad_target(w);
+      gemm(t->context(), out_dim, in, n, d, 1, out_dim, x.value().data(), in, 1, dw, in, accumulate);
+    }
+  });
+  return out;
+}
+
+Variable add(Tape& tape, Variable x, Variable y) {
+  require_shape(x.rows() == y.rows() && x.cols() == y.cols(), "add", dims(x) + " + " + dims(y));
+  Variable out = tape.make(x.rows(), x.cols(), x.needs_grad() || y.needs_grad());
+  const auto cols = static_cast<std::size_t>(x.cols());
+  const TrainKernels& k = train_of(tape);
+  for_rows(tape, x.rows(), 32, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    k.add_to(x.value().data() + at, y.value().data() + at, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, x, y, out, cols] {
+    const float* d = out.grad().data();
+    for (Variable input : {x, y}) {
+      if (!input.needs_grad()) continue;
+      const auto target = t->grad_target(input);
+      for_rows(*t, input.rows(), 32, [&](std::int64_t r) {
+        const auto at = static_cast<std::size_t>(r) * cols;
+        if (target.accumulate)
+          f32_of(*t).add(d + at, target.data + at, cols);
+        else
+          std::memcpy(target.data + at, d + at, cols * sizeof(float));
+      });
+    }
+  });
+  return out;
+}
+
+Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
+  require_shape(w.rows() == 1 && w.cols() == x.cols(), "rms_norm",
+                "weight " + dims(w) + " for input " + dims(x));
+  const std::int64_t n = x.rows();
+  const auto cols = static_cast<std::size_t>(x.cols());
+  Variable out = tape.make(n, x.cols(), x.needs_grad() || w.needs_grad());
+  const F32Kernels& k = f32_of(tape);
+  for_rows(tape, n, 16, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    k.rms_norm(x.value().data() + at, w.value().data(), eps, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, x, w, out, n, cols, eps] {
+    const auto dx = t->grad_target(x);
+    const auto dw = t->grad_target(w);
+    const std::int64_t partials = (n + kRowsPerPartial - 1) / kRowsPerPartial;
+    float* sums = t->floats(static_cast<std::size_t>(partials) * cols);
+    const float* d = out.grad().data();
+    for_rows(*t, partials, 1, [&](std::int64_t p) {
+      float* sum = sums + static_cast<std::size_t>(p) * cols;
+      std::fill_n(sum, cols, 0.0f);
+      for (std::int64_t r = p * kRowsPerPartial; r < std::min(n, (p + 1) * kRowsPerPartial); ++r) {
+        const auto at = static_cast<std::size_t>(r) * cols;
+        train_of(*t).rms_norm_backward(x.value().data() + at, w.value().data(), d + at, eps, dx.data + at,
+                                       dx.accumulate, sum, cols);
+      }
+    });
+    if (!dw.accumulate) std::fill_n(dw.data, cols, 0.0f);
+    for (std::int64_t p = 0; p < partials; ++p)
+      f32_of(*t).add(sums + static_cast<std::size_t>(p) * cols, dw.data, cols);
+  });
+  return out;
+}
+
+Variable relu2_gate(Tape& tape, Variable gate, Variable up) {
+  require_shape(gate.rows() == up.rows() && gate.cols() == up.cols(), "relu2_gate",
+                dims(gate) + " with " + dims(up));
+  const auto cols = static_cast<std::size_t>(gate.cols());
+  Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
+  const F32Kernels& k = f32_of(tape);
+  for_rows(tape, gate.rows(), 16, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    k.relu2_gate(gate.value().data() + at, up.value().data() + at, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, gate, up, out, cols] {
+    const auto dg = t->grad_target(gate);
+    const auto du = t->grad_target(up);
+    const float* d = out.grad().data();
+    for_rows(*t, gate.rows(), 16, [&](std::int64_t r) {
+      const auto at = static_cast<std::size_t>(r) * cols;
+      train_of(*t).relu2_gate_backward(gate.value().data() + at, up.value().data() + at, d + at, dg.data + at,
+                                       dg.accumulate, du.data + at, du.accumulate, cols);
+    });
+  });
+  return out;
+}
+
+RopeTable::RopeTable(std::int64_t position_count, std::int64_t head_dim, double theta)
+    : positions(position_count), half(head_dim / 2) {
+  require_shape(head_dim > 0 && head_dim % 2 == 0, "rope",
+                "head_dim must be even, got " + std::to_string(head_dim));
+  cos.resize(static_cast<std::size_t>(positions * half));
+  sin.resize(cos.size());
+  for (std::int64_t p = 0; p < positions; ++p)
+    for (std::int64_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(p) *
+                           std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+      cos[static_cast<std::size_t>(p * half + i)] = static_cast<float>(std::cos(angle));
+      sin[static_cast<std::size_t>(p * half + i)] = static_cast<float>(std::sin(angle));
+    }
+}
+
+Variable rope(Tape& tape, Variable x, const RopeTable& table, std::int64_t length) {
+  const std::int64_t head_dim = 2 * table.half;
+  require_shape(x.cols() % head_dim == 0 && length > 0 && length <= table.positions && x.rows() % length == 0,
+                "rope",
+                "input " + dims(x) + " for sequences of " + std::to_string(length) + ", table of " +
+                    std::to_string(table.positions) + " positions");
+  Variable out = tape.make(x.rows(), x.cols(), x.needs_grad());
+  const auto turn = [length, head_dim](const Tape& t, const RopeTable& angles, const float* from, float* to,
+                                       std::int64_t rows, std::int64_t cols, float sign, bool accumulate) {
+    for_rows(t, rows, 16, [&](std::int64_t r) {
+      const float* c = angles.cos.data() + (r % length) * angles.half;
+      const float* s = angles.sin.data() + (r % length) * angles.half;
+      for (std::int64_t h = 0; h < cols; h += head_dim)
+        train_of(t).rotate(from + r * cols + h, c, s, sign, to + r * cols + h, accumulate,
+                           static_cast<std::size_t>(angles.half));
+    });
+  };
+  turn(tape, table, x.value().data(), out.value().data(), x.rows(), x.cols(), 1.0f, false);
+  Tape* t = &tape;
+  const RopeTable* angles = &table;
+  tape.on_backward(out, [t, x, out, turn, angles] {
+    const auto dx = t->grad_target(x);
+    turn(*t, *angles, out.grad().data(), dx.data, x.rows(), x.cols(), -1.0f, dx.accumulate);
+  });
+  return out;
+}
+
+Variable cross_entropy(Tape& tape, Variable logits, std::span<const std::int32_t> targets, float scale,
+                       std::span<float> row_losses) {
+  const std::int64_t n = logits.rows(), vocab = logits.cols();
+  require_shape(static_cast<std::int64_t>(targets.size()) == n, "cross_entropy",
+                std::to_string(targets.size()) + " targets for logits " + dims(logits));
+  require_shape(row_losses.empty() || row_losses.size() == targets.size(), "cross_entropy",
+                "row_losses has another size");
+  for (const std::int32_t id : targets)
+    require_shape(id < vocab, "cross_entropy", "target " + std::to_string(id) + " is outside the vocabulary");
+  Variable out = tape.make(1, 1, logits.needs_grad());
+  float* losses = row_losses.empty() ? tape.floats(static_cast<std::size_t>(n)) : row_losses.data();
+  float* values = logits.value().data();
+  const F32Kernels& k = f32_of(tape);
+  for_rows(tape, n, 8, [&](std::int64_t r) {
+    float* row = values + r * vocab;
+    const std::int32_t target = targets[static_cast<std::size_t>(r)];
+    if (target < 0) {
+      std::fill_n(row, vocab, 0.0f);
+      losses[r] = 0.0f;
+      return;
+    }
+    const auto count = static_cast<std::size_t>(vocab);
+    const float wanted = row[target], largest = k.max(row, count);
+    const float sum = k.exp_sum(row, largest, count);
+    losses[r] =
+        static_cast<float>(std::log(static_cast<double>(sum)) + (static_cast<double>(largest) - wanted));
+    k.scale(scale / sum, row, count);
+    row[target] -= scale;
+  });
+  double total = 0;
+  for (std::int64_t r = 0; r < n; ++r) total += losses[r];
+  out.value()[0] = static_cast<float>(total * scale);
+  Tape* t = &tape;
+  tape.on_backward(out, [t, logits, out, n, vocab] {
+    const float upstream = out.grad()[0];
+    Node* node = logits.node();
+    if (upstream != 1.0f)
+      for_rows(*t, n, 8, [&](std::int64_t r) {
+        f32_of(*t).scale(upstream, node->value + r * vocab, static_cast<std::size_t>(vocab));
+      });
+    node->grad = node->value;  // the storage holds the gradient since the forward pass
+    node->grad_written = true;
+  });
+  return out;
+}
+
+}  // namespace bitnet::training

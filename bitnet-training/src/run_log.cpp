@@ -1,0 +1,61 @@
+// JSONL lines. Numbers are written so that they read back to the same double.
+#include "run_log.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::training {
+
+using Json = nlohmann::ordered_json;
+
+RunLog::RunLog(std::filesystem::path path, bool append)
+    : path_(std::move(path)), out_(path_, append ? std::ios::app : std::ios::trunc) {
+  if (!out_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "'");
+}
+
+void RunLog::line(const std::string& json) {
+  out_ << json << '\n' << std::flush;
+  if (!out_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "': is the disk full?");
+}
+
+void RunLog::start(const TrainConfig& c, std::int64_t step, std::int64_t parameters) {
+  line(Json{{"type", "start"},
+            {"step", step},
+            {"steps", c.schedule.steps},
+            {"parameters", parameters},
+            {"quantization", c.quantization == Quantization::kTernary ? "ternary" : "none"},
+            {"learning_rate", c.schedule.peak},
+            {"schedule", std::string(to_string(c.schedule.kind))},
+            {"batch", c.batch},
+            {"length", c.length},
+            {"seed", c.seed}}
+           .dump());
+}
+
+void RunLog::write(const Progress& p) {
+  line(Json{{"type", "train"},
+            {"step", p.step},
+            {"tokens", p.tokens},
+            {"loss", p.loss},
+            {"learning_rate", p.learning_rate},
+            {"gradient_norm", p.gradient_norm},
+            {"tokens_per_second", p.tokens_per_second},
+            {"seconds", p.seconds},
+            {"zero_fraction", p.zero_fraction},
+            {"flip_rate", p.flip_rate},
+            {"epoch", p.epoch}}
+           .dump());
+}
+
+void RunLog::write(std::int64_t step, const Evaluation& e) {
+  line(Json{{"type", "evaluation"},
+            {"step", step},
+            {"tokens", e.tokens},
+            {"nll", e.nll},
+            {"perplexity", e.perplexity},
+            {"bits_per_byte", e.bits_per_byte}}
+           .dump());
+}
+
+}  // namespace bitnet::training

@@ -1,0 +1,26 @@
+#pragma once
+// The JSONL log of a run: one object a line, appended and flushed as it happens.
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+
+#include "bitnet/training/config.hpp"
+#include "bitnet/training/trainer.hpp"
+
+namespace bitnet::training {
+
+class RunLog {
+ public:
+  /// Starts a new file, or goes on at the end of an old one. Throws Error(kIo).
+  RunLog(std::filesystem::path path, bool append);
+  void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters);
+  void write(const Progress& p);
+  void write(std::int64_t step, const Evaluation& e);
+
+ private:
+  void line(const std::string& json);
+  std::filesystem::path path_;
+  std::ofstream out_;
+};
+
+}  // namespace bitnet::training

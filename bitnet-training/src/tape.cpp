@@ -1,0 +1,176 @@
+// The tape's arena, its list of steps, and the reuse of gradient buffers. Ops are in ops.cpp and
+// attention.cpp.
+#include "bitnet/training/tape.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::training {
+namespace {
+
+constexpr std::size_t kBlock = std::size_t{1} << 21;  // one huge page
+
+std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
+struct FreeBlock {
+  void operator()(std::byte* p) const noexcept { std::free(p); }
+};
+
+struct Block {
+  std::unique_ptr<std::byte, FreeBlock> data;
+  std::size_t size = 0;
+};
+
+Block allocate_block(std::size_t size) {
+  size = round_up(size, kBlock);
+  Block b{std::unique_ptr<std::byte, FreeBlock>(static_cast<std::byte*>(std::aligned_alloc(kBlock, size))),
+          size};
+  if (!b.data)
+    throw Error(ErrorCode::kOutOfMemory,
+                "training needs " + std::to_string(size >> 20) + " MiB more for activations");
+  ::madvise(b.data.get(), size, MADV_HUGEPAGE);  // advice only
+  return b;
+}
+
+}  // namespace
+
+std::span<float> Variable::grad() const noexcept {
+  const Node* n = node_->grad_owner ? node_->grad_owner : node_;
+  if (!n->grad || !n->grad_written) return {};
+  return {n->grad, size()};
+}
+
+Parameter::Parameter(std::string name, std::int64_t rows, std::int64_t cols, bool decay)
+    : name_(std::move(name)), decay_(decay) {
+  if (rows <= 0 || cols <= 0 || rows > (std::int64_t{1} << 40) / cols)
+    throw Error(ErrorCode::kInvalidArgument, "parameter '" + name_ + "' cannot have " + std::to_string(rows) +
+                                                 " x " + std::to_string(cols) + " elements");
+  value_.resize(static_cast<std::size_t>(rows * cols));
+  grad_.resize(value_.size());
+  node_.value = value_.data();
+  node_.grad = grad_.data();
+  node_.rows = rows;
+  node_.cols = cols;
+  node_.needs_grad = true;
+  node_.persistent = true;
+}
+
+void Parameter::finish_grad() noexcept {
+  if (!node_.grad_written) std::fill(grad_.begin(), grad_.end(), 0.0f);
+  node_.grad_written = true;
+}
+
+struct Tape::Impl {
+  struct Step {
+    Node* out;
+    void* closure;
+    void (*call)(void*);
+  };
+  struct FreeGrad {
+    std::size_t count;
+    float* data;
+  };
+  std::vector<Block> blocks;
+  std::size_t block = 0, used = 0;  // the next byte of blocks[block]
+  std::vector<Step> steps;
+  std::vector<FreeGrad> free_grads;  // buffers whose node is done, for reuse within the backward pass
+};
+
+Tape::Tape(const ExecutionContext& context, bool record)
+    : context_(context), record_(record), impl_(std::make_unique<Impl>()) {}
+Tape::~Tape() = default;
+
+void* Tape::bytes(std::size_t size) {
+  size = round_up(std::max<std::size_t>(size, 1), 64);
+  Impl& m = *impl_;
+  while (m.block < m.blocks.size() && m.used + size > m.blocks[m.block].size) {
+    ++m.block;
+    m.used = 0;
+  }
+  if (m.block == m.blocks.size()) m.blocks.push_back(allocate_block(std::max(size, 16 * kBlock)));
+  void* p = m.blocks[m.block].data.get() + m.used;
+  m.used += size;
+  return p;
+}
+
+float* Tape::floats(std::size_t count) { return static_cast<float*>(bytes(count * sizeof(float))); }
+
+Variable Tape::make(std::int64_t rows, std::int64_t cols, bool needs_grad) {
+  Node* n = ::new (bytes(sizeof(Node))) Node();
+  n->value = floats(static_cast<std::size_t>(rows * cols));
+  n->rows = rows;
+  n->cols = cols;
+  n->needs_grad = needs_grad && record_;
+  return Variable(n);
+}
+
+Variable Tape::make_straight_through(Variable x) {
+  Variable out = make(x.rows(), x.cols(), x.needs_grad());
+  out.node()->grad_owner = x.node()->grad_owner ? x.node()->grad_owner : x.node();
+  return out;
+}
+
+void Tape::push(Node* out, void* closure, void (*call)(void*)) {
+  impl_->steps.push_back({out, closure, call});
+}
+
+Tape::GradTarget Tape::grad_target(Variable x) {
+  Node* n = x.node()->grad_owner ? x.node()->grad_owner : x.node();
+  if (!n->grad) {
+    const auto count = static_cast<std::size_t>(n->rows * n->cols);
+    auto& pool = impl_->free_grads;
+    const auto it = std::find_if(pool.begin(), pool.end(), [&](const auto& f) { return f.count == count; });
+    if (it != pool.end()) {
+      n->grad = it->data;
+      pool.erase(it);
+    } else {
+      n->grad = floats(count);
+    }
+  }
+  const bool accumulate = n->grad_written;
+  n->grad_written = true;
+  return {n->grad, accumulate};
+}
+
+void Tape::backward(Variable loss) {
+  if (!record_ || loss.rows() != 1 || loss.cols() != 1 || !loss.needs_grad())
+    throw Error(ErrorCode::kInvalidArgument,
+                "backward() starts from a recorded scalar that depends on a parameter");
+  grad_target(loss).data[0] = 1.0f;
+  for (auto it = impl_->steps.rbegin(); it != impl_->steps.rend(); ++it) {
+    Node* out = it->out;
+    if (!out->grad_written) continue;  // nothing downstream depends on it
+    it->call(it->closure);
+    // All consumers of `out` came later on the tape, so its gradient is no longer needed.
+    if (out->grad != out->value)
+      impl_->free_grads.push_back({static_cast<std::size_t>(out->rows * out->cols), out->grad});
+    out->grad = nullptr;
+    out->grad_written = false;
+  }
+  impl_->steps.clear();
+}
+
+void Tape::reset() {
+  Impl& m = *impl_;
+  if (m.blocks.size() > 1) {  // one block of the whole size from now on
+    const std::size_t total = bytes_held();
+    m.blocks.clear();
+    m.blocks.push_back(allocate_block(total));
+  }
+  m.block = m.used = 0;
+  m.steps.clear();
+  m.free_grads.clear();
+}
+
+std::size_t Tape::bytes_held() const noexcept {
+  std::size_t total = 0;
+  for (const Block& b : impl_->blocks) total += b.size;
+  return total;
+}
+
+}  // namespace bitnet::training

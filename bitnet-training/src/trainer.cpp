@@ -1,0 +1,296 @@
+// The training loop. Arithmetic is modules.cpp and optimizer.cpp, files are checkpoint.cpp and export.cpp.
+#include "bitnet/training/trainer.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <numbers>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/bpe_trainer.hpp"
+#include "bitnet/training/checkpoint.hpp"
+#include "bitnet/training/export.hpp"
+#include "run_log.hpp"
+
+namespace bitnet::training {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void say(const TrainCallbacks& callbacks, const std::string& text) {
+  if (callbacks.message) callbacks.message(text);
+}
+
+/// The tokenizer of the run: the given one, the one that an earlier start learnt, or a new one.
+std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks) {
+  if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
+  const std::filesystem::path kept = c.output / "tokenizer.json";
+  if (std::filesystem::exists(kept)) return Tokenizer::load(c.output);
+  say(callbacks,
+      "learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " + c.train.string());
+  BpeTrainerOptions options;
+  options.vocab_size = c.model.vocab_size;
+  BpeTrainer trainer(options);
+  const std::string text = read_file(c.train);
+  with_context("'" + c.train.string() + "'", [&] { trainer.feed(text); });
+  const std::string json = trainer.train();
+  const auto tokenizer = Tokenizer::from_json(json);
+  write_file(c.output / "tokenizer_config.json", tokenizer->config_json());
+  write_file(kept, json);
+  return tokenizer;
+}
+
+ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
+  ModelConfig m = c.model;
+  if (tokenizer.vocab_size() > m.vocab_size)
+    throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
+                                                 " tokens, model.vocab_size allows " +
+                                                 std::to_string(m.vocab_size));
+  m.vocab_size = tokenizer.vocab_size();
+  m.bos_id = tokenizer.bos().value_or(-1);
+  m.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
+  return m;
+}
+
+/// Everything of one run between its start and its end.
+class Run {
+ public:
+  Run(const TrainConfig& config, const TrainCallbacks& callbacks, const ExecutionContext& context)
+      : c_(config),
+        callbacks_(callbacks),
+        context_(context),
+        tokenizer_(tokenizer_of(config, callbacks)),
+        bos_(tokenizer_->adds_bos() && tokenizer_->bos() ? *tokenizer_->bos() : -1),
+        train_(tokenize_file(context, *tokenizer_, config.train)),
+        held_out_(tokenize_file(context, *tokenizer_, config.validation)),
+        model_(model_of(config, *tokenizer_), config.quantization),
+        optimizer_(model_.parameters(), config.adamw),
+        sampler_(train_, config.length, bos_, config.seed),
+        tape_(context),
+        eval_tape_(context, false) {
+    if (static_cast<std::int64_t>(held_out_.size()) < c_.length + 1)
+      throw Error(ErrorCode::kInvalidArgument, "the held-out text has " + std::to_string(held_out_.size()) +
+                                                   " tokens; one window needs " +
+                                                   std::to_string(c_.length + 1));
+    Rng rng(config.seed);
+    model_.initialize(rng, static_cast<float>(config.init_deviation));
+    state_.seed = config.seed;
+    state_.data_tokens = train_.size();
+    state_.data = sampler_.state();
+    say(callbacks, std::to_string(train_.size()) + " training tokens, " + std::to_string(held_out_.size()) +
+                       " held out, " + std::to_string(model_.parameter_count()) + " parameters, " +
+                       std::to_string(c_.batch * c_.length) + " tokens a step");
+  }
+
+  void resume(const std::filesystem::path& checkpoint) {
+    const TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
+    if (state.data_tokens != train_.size())
+      throw Error(ErrorCode::kInvalidArgument, "checkpoint '" + checkpoint.string() +
+                                                   "' belongs to a training text of " +
+                                                   std::to_string(state.data_tokens) +
+                                                   " tokens, this one has " + std::to_string(train_.size()));
+    sampler_.set_state(state.data);
+    state_ = state;
+    say(callbacks_, "resumed at step " + std::to_string(state.step));
+  }
+
+  TrainResult loop(RunLog& log);
+
+ private:
+  double one_step();
+  void report(RunLog& log, double norm);
+  Evaluation evaluate(std::int64_t max_tokens);
+  void save();
+  void export_files();
+  std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
+
+  const TrainConfig& c_;
+  const TrainCallbacks& callbacks_;
+  const ExecutionContext& context_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::int32_t bos_;
+  std::vector<TokenId> train_, held_out_;
+  LanguageModel model_;
+  AdamW optimizer_;
+  BatchSampler sampler_;
+  Tape tape_, eval_tape_;
+  TrainState state_;
+  Batch batch_;
+  double seconds_before_ = 0;  ///< of earlier starts
+  Clock::time_point start_ = Clock::now(), last_report_ = start_, last_save_ = start_;
+  double loss_sum_ = 0, flips_sum_ = 0;
+  std::int64_t since_report_ = 0;
+};
+
+/// Forward and backward of all micro-batches, then the update. Returns the gradient's norm.
+double Run::one_step() {
+  const std::int64_t micro_steps = c_.batch / c_.micro_batch;
+  const auto positions = static_cast<double>(c_.batch * c_.length);
+  double loss = 0;
+  for (std::int64_t i = 0; i < micro_steps; ++i) {
+    sampler_.next(c_.micro_batch, batch_);
+    const Variable l = cross_entropy(tape_, model_.forward(tape_, batch_.inputs, c_.length), batch_.targets,
+                                     static_cast<float>(1.0 / positions));
+    loss += l.value()[0];
+    tape_.backward(l);
+    tape_.reset();
+  }
+  const double norm =
+      optimizer_.step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
+                      static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
+  if (!std::isfinite(loss) || !std::isfinite(norm))
+    throw Error(ErrorCode::kInvalidArgument,
+                "training diverged at step " + std::to_string(state_.step) + ": loss " +
+                    std::to_string(loss) + ", gradient norm " + std::to_string(norm) +
+                    "; resume from the last checkpoint with a lower learning rate");
+  model_.refresh(context_);
+  ++state_.step;
+  state_.tokens += c_.batch * c_.length;
+  state_.data = sampler_.state();
+  const auto trits = model_.trit_counts();
+  loss_sum_ += loss;
+  flips_sum_ += trits.all ? static_cast<double>(trits.flips) / static_cast<double>(trits.all) : 0.0;
+  ++since_report_;
+  return norm;
+}
+
+void Run::report(RunLog& log, double norm) {
+  const double elapsed = seconds_since(last_report_);
+  const auto trits = model_.trit_counts();
+  Progress p;
+  p.step = state_.step;
+  p.steps = c_.schedule.steps;
+  p.tokens = state_.tokens;
+  p.loss = loss_sum_ / static_cast<double>(since_report_);
+  p.learning_rate = c_.schedule.learning_rate(state_.step - 1);
+  p.gradient_norm = norm;
+  p.tokens_per_second = static_cast<double>(since_report_ * c_.batch * c_.length) / std::max(elapsed, 1e-9);
+  p.seconds = seconds_before_ + seconds_since(start_);
+  p.eta_seconds =
+      static_cast<double>((p.steps - p.step) * c_.batch * c_.length) / std::max(p.tokens_per_second, 1e-9);
+  p.zero_fraction = trits.all ? static_cast<double>(trits.zeros) / static_cast<double>(trits.all) : 0.0;
+  p.flip_rate = flips_sum_ / static_cast<double>(since_report_);
+  p.epoch = state_.data.epoch;
+  log.write(p);
+  if (callbacks_.progress) callbacks_.progress(p);
+  loss_sum_ = flips_sum_ = 0;
+  since_report_ = 0;
+  last_report_ = Clock::now();
+}
+
+Evaluation Run::evaluate(std::int64_t max_tokens) {
+  Evaluation e;
+  std::uint64_t bytes = 0;
+  double nll = 0;
+  std::vector<float> losses;
+  std::int64_t at = 0;
+  const std::int64_t windows = std::max<std::int64_t>(
+      1, std::min(max_tokens, static_cast<std::int64_t>(held_out_.size()) - 1) / c_.length);
+  for (std::int64_t done = 0; done < windows; done += c_.micro_batch) {
+    batch_.inputs.clear();
+    batch_.targets.clear();
+    for (std::int64_t i = done; i < std::min(windows, done + c_.micro_batch); ++i, at += c_.length)
+      append_window(held_out_, at, c_.length, bos_, batch_);
+    losses.resize(batch_.targets.size());
+    cross_entropy(eval_tape_, model_.forward(eval_tape_, batch_.inputs, c_.length), batch_.targets, 1.0f,
+                  losses);
+    eval_tape_.reset();
+    for (const float l : losses) nll += l;
+    for (const std::int32_t t : batch_.targets) bytes += tokenizer_->token_bytes(t).size();
+    e.tokens += static_cast<std::int64_t>(losses.size());
+  }
+  e.nll = nll / static_cast<double>(e.tokens);
+  e.perplexity = std::exp(e.nll);
+  e.bits_per_byte = nll / std::numbers::ln2 / static_cast<double>(std::max<std::uint64_t>(bytes, 1));
+  return e;
+}
+
+void Run::save() {
+  state_.seconds = seconds_before_ + seconds_since(start_);
+  save_checkpoint(checkpoint_path(), model_, optimizer_, state_);
+  last_save_ = Clock::now();
+}
+
+void Run::export_files() {
+  const bool ternary = model_.quantization() == Quantization::kTernary;
+  quant::WriteOptions hf;
+  hf.gguf = false;
+  hf.type = ternary ? quant::LinearType::kHf : quant::LinearType::kDense;
+  quant::WriteOptions gguf;
+  gguf.type = ternary ? quant::LinearType::kI2_S : quant::LinearType::kDense;
+  say(callbacks_,
+      "writing " + (c_.output / "model").string() + " and " + (c_.output / "model.gguf").string());
+  export_model(c_.output / "model", model_, tokenizer_.get(), hf);
+  export_model(c_.output / "model.gguf", model_, tokenizer_.get(), gguf);
+}
+
+TrainResult Run::loop(RunLog& log) {
+  seconds_before_ = state_.seconds;
+  model_.refresh(context_);
+  log.start(c_, state_.step, model_.parameter_count());
+  start_ = last_report_ = last_save_ = Clock::now();
+  TrainResult result;
+  const auto evaluated = [&](std::int64_t limit) {
+    const auto before = Clock::now();
+    const Evaluation e = evaluate(limit);
+    log.write(state_.step, e);
+    if (callbacks_.evaluation) callbacks_.evaluation(state_.step, e);
+    last_report_ += Clock::now() - before;  // tokens per second are those of training
+    return e;
+  };
+  while (state_.step < c_.schedule.steps && !result.cancelled) {
+    const double norm = one_step();
+    const bool last = state_.step == c_.schedule.steps;
+    if (last || state_.step % c_.log_every == 0) report(log, norm);
+    if (!last && state_.step % c_.evaluate_every == 0) evaluated(c_.validation_tokens);
+    result.cancelled = callbacks_.cancelled && callbacks_.cancelled();
+    if (last || result.cancelled || seconds_since(last_save_) > c_.checkpoint_minutes * 60) save();
+  }
+  result.steps = state_.step;
+  result.tokens = state_.tokens;
+  result.seconds = seconds_before_ + seconds_since(start_);
+  if (!result.cancelled) {
+    result.final_evaluation = evaluated(static_cast<std::int64_t>(held_out_.size()));
+    export_files();
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string format_progress(const Progress& p) {
+  const auto eta = static_cast<long long>(p.eta_seconds);
+  char line[256];
+  std::snprintf(line, sizeof line,
+                "step %lld/%lld | loss %.4f | lr %.2e | %.0f tok/s | eta %lld:%02lld:%02lld | zero %.1f%% | "
+                "flips %.3f%%",
+                static_cast<long long>(p.step), static_cast<long long>(p.steps), p.loss, p.learning_rate,
+                p.tokens_per_second, eta / 3600, eta / 60 % 60, eta % 60, p.zero_fraction * 100,
+                p.flip_rate * 100);
+  return line;
+}
+
+TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
+                  const ExecutionContext& context) {
+  config.validate();
+  std::error_code ec;
+  std::filesystem::create_directories(config.output, ec);
+  if (ec) throw Error(ErrorCode::kIo, "cannot create '" + config.output.string() + "': " + ec.message());
+  const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
+  const bool exists = std::filesystem::exists(checkpoint);
+  if (exists && !resume)
+    throw Error(ErrorCode::kInvalidArgument,
+                "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
+  Run run(config, callbacks, context);
+  if (exists) run.resume(checkpoint);
+  RunLog log(config.output / "log.jsonl", exists);
+  return run.loop(log);
+}
+
+}  // namespace bitnet::training
