@@ -15,12 +15,12 @@ namespace bitnet::inference {
 class ForwardPass;
 
 struct SessionOptions {
-  std::int64_t n_ctx = 0;         ///< tokens; 0: the model's own context length
+  std::int64_t n_ctx = 0;         ///< tokens; 0: see resolve_context()
   std::int64_t chunk_rows = 256;  ///< rows of one forward pass: longer inputs go in chunks
 };
 
-/// Context length to use: `requested`, or the model's own when 0 (logged as a warning when it is longer than
-/// the model's). Throws Error(kInvalidArgument) when it is negative or over 2^22.
+/// Context length to use: `requested`, or the model's own, at most 4096, when 0. Throws
+/// Error(kInvalidArgument) when it is negative or over 2^22.
 std::int64_t resolve_context(const ModelConfig& config, std::int64_t requested);
 
 /// Not thread-safe. Logits are bit-equal however the tokens are cut into calls.

@@ -1,0 +1,343 @@
+#include "bitnet/inference/batch_scheduler.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/inference/kv_cache.hpp"
+#include "bitnet/inference/session.hpp"
+#include "forward.hpp"
+#include "generator.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+constexpr std::int64_t kMostSequences = 64;    // chosen when max_sequences is 0
+constexpr std::int64_t kSequenceLimit = 4096;  // accepted
+constexpr std::int64_t kRowLimit = 1 << 16;
+
+/// One request, queued or running.
+struct Sequence {
+  Sequence(RequestId request_id, const Model& model, Request& request, std::int64_t n_ctx)
+      : id(request_id),
+        generator(model, request.prompt, request.options, std::move(request.on_text), n_ctx),
+        on_done(std::move(request.on_done)) {}
+
+  /// Tokens that the model has not seen yet.
+  std::int64_t pending() const noexcept {
+    return static_cast<std::int64_t>(generator.tokens().size()) - cache->length();
+  }
+
+  RequestId id;
+  Generator generator;
+  std::function<void(RequestId, const GenerationResult&)> on_done;
+  std::optional<KvCache> cache;  // while running
+  std::int64_t rows = 0;         // in the step that is being made
+};
+using SequencePtr = std::unique_ptr<Sequence>;
+
+struct Sizes {
+  std::int64_t n_ctx, max_sequences, step_rows, page_size, n_pages;
+};
+
+void require(bool holds, const char* name, std::int64_t value, std::int64_t from, std::int64_t to) {
+  if (!holds) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("scheduler option {} = {}: expected {} … {}", name, value, from, to));
+  }
+}
+
+/// Batch size and pages from the options and the memory there is.
+Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
+  Sizes s{};
+  s.n_ctx = resolve_context(model.config(), o.n_ctx);
+  require(o.page_size >= 1 && o.page_size <= s.n_ctx + 1024, "page_size", o.page_size, 1, s.n_ctx + 1024);
+  require(o.step_rows >= 1 && o.step_rows <= kRowLimit, "step_rows", o.step_rows, 1, kRowLimit);
+  require(o.max_sequences >= 0 && o.max_sequences <= kSequenceLimit, "max_sequences", o.max_sequences, 0,
+          kSequenceLimit);
+  s.page_size = o.page_size;
+  const std::size_t page = KvPool::page_bytes(model.config(), o.page_size);
+  const std::size_t budget =
+      o.kv_memory_bytes != 0 ? o.kv_memory_bytes : model.backend().available_memory() / 2;
+  const std::int64_t pages_per_sequence = (s.n_ctx + o.page_size - 1) / o.page_size;
+  const auto affordable = static_cast<std::int64_t>(std::min<std::size_t>(budget / page, 1 << 30));
+  if (affordable < 1) {
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("a KV budget of {} bytes holds no page of {} tokens ({} bytes)", budget,
+                            o.page_size, page));
+  }
+  const std::int64_t wanted = o.max_sequences != 0 ? o.max_sequences : kMostSequences;
+  s.n_pages = std::min(affordable, wanted * pages_per_sequence);
+  // Without a stated number: as many as would fit at half a context each, which is what requests use on
+  // average at most; preemption covers the rest.
+  const std::int64_t by_memory = std::max<std::int64_t>(1, 2 * s.n_pages / pages_per_sequence);
+  s.max_sequences = o.max_sequences != 0 ? o.max_sequences : std::min(kMostSequences, by_memory);
+  s.max_sequences = std::min(s.max_sequences, s.n_pages);
+  s.step_rows = std::max(o.step_rows, s.max_sequences);  // every running sequence decodes in every step
+  return s;
+}
+
+}  // namespace
+
+struct BatchScheduler::Impl {
+  Impl(std::shared_ptr<const Model> m, const Sizes& s)
+      : model(std::move(m)),
+        sizes(s),
+        forward(model, s.n_ctx, s.step_rows, s.max_sequences),
+        pool(model->backend(), model->config(), s.n_pages, s.page_size) {
+    logits.resize(static_cast<std::size_t>(s.max_sequences * model->config().vocab_size));
+    ids.reserve(static_cast<std::size_t>(s.step_rows));
+    for (auto* list : {&rows, &owners}) list->reserve(static_cast<std::size_t>(s.max_sequences));
+    slices.reserve(static_cast<std::size_t>(s.max_sequences));
+    running.reserve(static_cast<std::size_t>(s.max_sequences));
+  }
+
+  void retire(Sequence& s);
+  void drop_cancelled();
+  void admit();
+  void preempt_last();
+  void make_room();
+  void plan();
+  void evaluate();
+  void fail_batch(const Error& error);
+  void sample();
+  void collect_finished();
+
+  std::shared_ptr<const Model> model;
+  Sizes sizes;
+  ForwardPass forward;
+  KvPool pool;
+  std::deque<SequencePtr> waiting;
+  std::vector<SequencePtr> running;  // in the order in which they joined
+  SchedulerStats counts;
+  RequestId next_id = 1;
+  bool stepping = false;  // evaluate() or sample() runs: `running` must keep its order
+  // The step that is being made.
+  std::vector<TokenId> ids;
+  std::vector<SequenceSlice> slices;
+  std::vector<std::int32_t> rows, owners;  // rows whose logits are wanted, and the index in `running` of each
+  std::vector<float> logits;               // [rows, vocab]
+};
+
+/// Hands the result out; the sequence is then ready to be removed from its list.
+void BatchScheduler::Impl::retire(Sequence& s) {
+  s.cache.reset();
+  ++counts.finished;
+  if (s.on_done) s.on_done(s.id, s.generator.result());
+}
+
+void BatchScheduler::Impl::drop_cancelled() {
+  for (const SequencePtr& s : running)
+    if (s->generator.cancelled()) s->generator.finish(FinishReason::kCancelled);
+  for (std::size_t i = 0; i < waiting.size();) {
+    if (!waiting[i]->generator.cancelled()) {
+      ++i;
+      continue;
+    }
+    const SequencePtr s = std::move(waiting[i]);
+    waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i));
+    s->generator.finish(FinishReason::kCancelled);
+    retire(*s);
+  }
+  collect_finished();
+}
+
+/// Lets the head of the queue join while there is a place and pages for all of its tokens.
+void BatchScheduler::Impl::admit() {
+  while (!waiting.empty() && static_cast<std::int64_t>(running.size()) < sizes.max_sequences) {
+    Sequence& s = *waiting.front();
+    s.cache.emplace(pool, sizes.n_ctx);
+    if (!s.cache->reserve(static_cast<std::int64_t>(s.generator.tokens().size()))) {
+      s.cache.reset();
+      return;  // first come, first served: nobody overtakes
+    }
+    s.generator.start();
+    running.push_back(std::move(waiting.front()));
+    waiting.pop_front();
+  }
+}
+
+void BatchScheduler::Impl::preempt_last() {
+  SequencePtr s = std::move(running.back());
+  running.pop_back();
+  s->cache.reset();
+  ++counts.preemptions;
+  waiting.push_front(std::move(s));
+}
+
+/// Pages for every running sequence's tokens; those that joined last give way. The first always fits:
+/// submit() refused what the whole pool could not hold.
+void BatchScheduler::Impl::make_room() {
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    while (i < running.size() &&
+           !running[i]->cache->reserve(static_cast<std::int64_t>(running[i]->generator.tokens().size()))) {
+      preempt_last();
+    }
+  }
+}
+
+/// Rows of the step: one for each sequence that decodes, then prompt chunks, first come first served.
+void BatchScheduler::Impl::plan() {
+  std::int64_t left = sizes.step_rows;
+  for (const SequencePtr& s : running) {
+    s->rows = s->pending() == 1 ? 1 : 0;
+    left -= s->rows;
+  }
+  for (const SequencePtr& s : running) {
+    if (s->rows != 0) continue;
+    s->rows = std::min(left, s->pending());
+    left -= s->rows;
+  }
+  ids.clear();
+  slices.clear();
+  rows.clear();
+  owners.clear();
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    const Sequence& s = *running[i];
+    if (s.rows == 0) continue;
+    const auto tokens = s.generator.tokens().subspan(static_cast<std::size_t>(s.cache->length()),
+                                                     static_cast<std::size_t>(s.rows));
+    slices.push_back({static_cast<std::int64_t>(ids.size()), s.rows, s.cache->length(), s.cache->pages()});
+    ids.insert(ids.end(), tokens.begin(), tokens.end());
+    if (s.rows != s.pending()) continue;
+    rows.push_back(static_cast<std::int32_t>(ids.size()) - 1);
+    owners.push_back(static_cast<std::int32_t>(i));
+  }
+}
+
+void BatchScheduler::Impl::evaluate() {
+  forward.run(pool, slices, ids);
+  if (!rows.empty()) forward.logits(rows, logits);
+  for (const SequencePtr& s : running) s->cache->set_length(s->cache->length() + s->rows);
+}
+
+void BatchScheduler::Impl::fail_batch(const Error& error) {
+  for (const SequencePtr& s : running)
+    if (s->rows != 0) s->generator.fail(error);
+}
+
+void BatchScheduler::Impl::sample() {
+  const auto vocab = static_cast<std::size_t>(model->config().vocab_size);
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    Generator& g = running[static_cast<std::size_t>(owners[i])]->generator;
+    if (g.finished()) continue;  // cancelled by a callback of another
+    g.advance(std::span<const float>(logits).subspan(i * vocab, vocab));
+  }
+  counts.generated_tokens += owners.size();
+  counts.prompt_tokens += ids.size() - owners.size();
+}
+
+void BatchScheduler::Impl::collect_finished() {
+  for (std::size_t i = 0; i < running.size();) {
+    if (!running[i]->generator.finished()) {
+      ++i;
+      continue;
+    }
+    const SequencePtr s = std::move(running[i]);
+    running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
+    retire(*s);
+  }
+}
+
+BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options) {
+  const Sizes sizes = choose_sizes(*model, options);
+  impl_ = std::make_unique<Impl>(std::move(model), sizes);
+}
+
+BatchScheduler::~BatchScheduler() {
+  for (const SequencePtr& s : impl_->running) s->generator.finish(FinishReason::kCancelled);
+  impl_->collect_finished();
+  while (!impl_->waiting.empty()) {
+    const SequencePtr s = std::move(impl_->waiting.front());
+    impl_->waiting.pop_front();
+    s->generator.finish(FinishReason::kCancelled);
+    impl_->retire(*s);
+  }
+}
+
+RequestId BatchScheduler::submit(Request request) {
+  auto s = std::make_unique<Sequence>(impl_->next_id, *impl_->model, request, impl_->sizes.n_ctx);
+  // The last token is never evaluated, hence − 1; a prompt needs all of its own.
+  const std::int64_t most = std::max<std::int64_t>(s->generator.max_length() - 1,
+                                                   static_cast<std::int64_t>(s->generator.tokens().size()));
+  if (impl_->pool.pages_for(most) > impl_->pool.n_pages()) {
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("a request of up to {} tokens: the KV pool holds {} ({} bytes)", most,
+                            impl_->pool.n_pages() * impl_->pool.page_size(), impl_->pool.bytes()));
+  }
+  impl_->waiting.push_back(std::move(s));
+  return impl_->next_id++;
+}
+
+bool BatchScheduler::step() {
+  const auto begin = std::chrono::steady_clock::now();
+  Impl& m = *impl_;
+  m.drop_cancelled();
+  m.make_room();
+  m.admit();
+  // A request for no tokens is done before it is evaluated.
+  for (const SequencePtr& s : m.running) {
+    const auto length = static_cast<std::int64_t>(s->generator.tokens().size());
+    if (length >= s->generator.max_length()) s->generator.finish(FinishReason::kLength);
+  }
+  m.collect_finished();
+  if (!m.running.empty()) {
+    m.plan();
+    m.stepping = true;
+    try {
+      m.evaluate();
+      m.sample();
+    } catch (const Error& e) {
+      m.fail_batch(e);
+    }
+    m.stepping = false;
+    ++m.counts.steps;
+    m.counts.max_running = std::max(m.counts.max_running, static_cast<std::int64_t>(m.slices.size()));
+    m.counts.kv_pages_peak = std::max(m.counts.kv_pages_peak, m.pool.n_pages() - m.pool.free_pages());
+    m.collect_finished();
+  }
+  m.counts.step_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return !idle();
+}
+
+void BatchScheduler::run() {
+  while (step()) {
+  }
+}
+
+bool BatchScheduler::cancel(RequestId id) {
+  for (const SequencePtr& s : impl_->running) {
+    if (s->id != id) continue;
+    s->generator.finish(FinishReason::kCancelled);
+    if (!impl_->stepping) impl_->collect_finished();  // a callback's call: step() collects
+    return true;
+  }
+  for (auto it = impl_->waiting.begin(); it != impl_->waiting.end(); ++it) {
+    if ((*it)->id != id) continue;
+    const SequencePtr s = std::move(*it);
+    impl_->waiting.erase(it);
+    s->generator.finish(FinishReason::kCancelled);
+    impl_->retire(*s);
+    return true;
+  }
+  return false;
+}
+
+bool BatchScheduler::idle() const noexcept { return impl_->running.empty() && impl_->waiting.empty(); }
+std::int64_t BatchScheduler::n_ctx() const noexcept { return impl_->sizes.n_ctx; }
+std::int64_t BatchScheduler::max_sequences() const noexcept { return impl_->sizes.max_sequences; }
+
+SchedulerStats BatchScheduler::stats() const noexcept {
+  SchedulerStats s = impl_->counts;
+  s.running = static_cast<std::int64_t>(impl_->running.size());
+  s.waiting = static_cast<std::int64_t>(impl_->waiting.size());
+  s.kv_pages = impl_->pool.n_pages();
+  s.kv_pages_used = s.kv_pages - impl_->pool.free_pages();
+  s.kv_bytes = impl_->pool.bytes();
+  return s;
+}
+
+}  // namespace bitnet::inference

@@ -1,0 +1,214 @@
+// The CPU backend: Backend's ops on host memory, made of bitnet-core's float kernels and bitnet-quant's
+// BitLinear. Attention and dense products have files of their own beside this one.
+#include <fmt/format.h>
+
+#include <cstring>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/f32_kernels.hpp"
+#include "bitnet/inference/register.hpp"
+#include "bitnet/quant/bit_linear.hpp"
+#include "cpu/attention.hpp"
+#include "cpu/dense.hpp"
+#include "cpu/memory.hpp"
+#include "cpu/work.hpp"
+
+namespace bitnet::inference {
+namespace cpu {
+namespace {
+
+class TernaryLinear final : public PreparedWeights {
+ public:
+  explicit TernaryLinear(quant::BitLinear linear)
+      : PreparedWeights(linear.out(), linear.in(), true, linear.bytes()), linear_(std::move(linear)) {}
+  const quant::BitLinear& linear() const noexcept { return linear_; }
+
+ private:
+  quant::BitLinear linear_;
+};
+
+const HostBuffer& host(const Buffer& buffer, const char* op) {
+  const auto* p = dynamic_cast<const HostBuffer*>(&buffer);
+  if (p == nullptr) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: a buffer of another backend", op));
+  }
+  return *p;
+}
+
+float* floats(const Matrix& m, const char* op) {
+  return reinterpret_cast<float*>(host(*m.buffer, op).data() + m.offset);
+}
+
+template <class T>
+const T& own(const PreparedWeights& weights, const char* op) {
+  const auto* p = dynamic_cast<const T*>(&weights);
+  if (p == nullptr)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: weights of another backend", op));
+  return *p;
+}
+
+std::size_t size(const Matrix& m) { return static_cast<std::size_t>(m.rows * m.cols); }
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(std::shared_ptr<const ExecutionContext> context)
+      : context_(std::move(context)), kernels_(f32_kernels(context_->isa())) {
+    scores_.resize(kInitialScores * context_->threads());
+  }
+
+  std::string_view name() const noexcept override { return "cpu"; }
+  std::string description() const override {
+    const std::size_t n = context_->threads();
+    return fmt::format("CPU, {}, {} thread{}", to_string(context_->isa()), n, n == 1 ? "" : "s");
+  }
+  bool supports(BackendOp) const noexcept override { return true; }
+  std::size_t available_memory() const override { return cpu::available_memory(); }
+
+ private:
+  // Keys for which attention's scratch is there from the start, so that decoding does not allocate.
+  static constexpr std::size_t kInitialScores = 8192;
+
+  BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<HostBuffer>(bytes); }
+
+  void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
+    std::memcpy(host(to, "upload").data() + offset, from.data(), from.size());
+  }
+
+  void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
+    std::memcpy(to.data(), host(from, "download").data() + offset, to.size());
+  }
+
+  PreparedPtr do_prepare(const LinearWeights& w) override {
+    if (w.trits.empty()) return do_prepare_embedding(w);
+    return std::make_shared<TernaryLinear>(
+        quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale));
+  }
+
+  PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
+    auto prepared = std::make_shared<DenseWeights>(w);
+    if (scratch_.size() < prepared->scratch_size(*context_))
+      scratch_.resize(prepared->scratch_size(*context_));
+    return prepared;
+  }
+
+  void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
+                 std::span<const Matrix> outs) override {
+    const float* const in = floats(x, "linear");
+    if (!weights[0]->ternary()) {
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        own<DenseWeights>(*weights[i], "linear")
+            .multiply(*context_, kernels_, in, nullptr, x.rows, floats(outs[i], "linear"), scratch_);
+      }
+      return;
+    }
+    quant::quantize_rows(*context_, {in, size(x)}, x.rows, x.cols, quantized_);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      own<TernaryLinear>(*weights[i], "linear")
+          .linear()
+          .forward(*context_, quantized_, {floats(outs[i], "linear"), size(outs[i])});
+    }
+  }
+
+  void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {
+    const auto& rows = own<DenseWeights>(table, "embed");
+    float* to = floats(out, "embed");
+    for (const std::int32_t id : ids) {
+      rows.row(kernels_, id, to);
+      to += out.cols;
+    }
+  }
+
+  /// Calls body(begin, end) on ranges of rows.
+  template <class Body>
+  void for_rows(const Matrix& m, Body&& body) {
+    const auto rows = static_cast<std::size_t>(m.rows);
+    const std::size_t parts = count_parts(*context_, rows, static_cast<std::size_t>(m.cols));
+    for_parts(*context_, rows, parts,
+              [&](std::size_t, std::size_t begin, std::size_t end) { body(begin, end); });
+  }
+
+  void do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) override {
+    const auto n = static_cast<std::size_t>(x.cols);
+    const float* const from = floats(x, "rms_norm");
+    float* const to = floats(out, "rms_norm");
+    const auto* const w = reinterpret_cast<const float*>(host(weight, "rms_norm").data());
+    for_rows(x, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t r = begin; r < end; ++r) kernels_.rms_norm(from + r * n, w, eps, to + r * n, n);
+    });
+  }
+
+  void do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
+               std::int64_t head_dim) override {
+    const auto n = static_cast<std::size_t>(x.cols), dim = static_cast<std::size_t>(head_dim);
+    float* const values = floats(x, "rope");
+    const auto* const angles = reinterpret_cast<const float*>(host(table, "rope").data());
+    for_rows(x, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t r = begin; r < end; ++r) {
+        const float* const cosines = angles + static_cast<std::size_t>(positions[r]) * dim;
+        for (std::size_t h = 0; h < n; h += dim)
+          kernels_.rope(values + r * n + h, cosines, cosines + dim / 2, dim / 2);
+      }
+    });
+  }
+
+  void do_attention(const AttentionArgs& args) override {
+    for (const Buffer* b :
+         {args.q.buffer, args.k.buffer, args.v.buffer, args.out.buffer, args.cache.keys, args.cache.values}) {
+      host(*b, "attention");
+    }
+    cpu::attention(*context_, kernels_, args, scores_);
+  }
+
+  void do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override {
+    const auto n = static_cast<std::size_t>(gate.cols);
+    const float *const g = floats(gate, "gated_activation"), *const u = floats(up, "gated_activation");
+    float* const to = floats(out, "gated_activation");
+    const auto kernel = f == Activation::kRelu2 ? kernels_.relu2_gate : kernels_.silu_gate;
+    for_rows(gate, [&](std::size_t begin, std::size_t end) {
+      kernel(g + begin * n, u + begin * n, to + begin * n, (end - begin) * n);
+    });
+  }
+
+  void do_add(Matrix x, Matrix y) override {
+    const auto n = static_cast<std::size_t>(x.cols);
+    float* const to = floats(x, "add");
+    const float* const from = floats(y, "add");
+    for_rows(x, [&](std::size_t begin, std::size_t end) {
+      kernels_.add(from + begin * n, to + begin * n, (end - begin) * n);
+    });
+  }
+
+  void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
+                 Matrix out) override {
+    own<DenseWeights>(head, "logits")
+        .multiply(*context_, kernels_, floats(hidden, "logits"), rows.data(), out.rows, floats(out, "logits"),
+                  scratch_);
+  }
+
+  void do_sync() override {}
+
+  std::shared_ptr<const ExecutionContext> context_;
+  const F32Kernels& kernels_;
+  quant::QuantizedRows quantized_;
+  std::vector<float> scratch_;  // of dense products: a widened row a thread
+  std::vector<float> scores_;   // of attention
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(std::shared_ptr<const ExecutionContext> context) {
+  if (context == nullptr) context = std::make_shared<const ExecutionContext>();
+  return std::make_unique<cpu::CpuBackend>(std::move(context));
+}
+
+void register_cpu_backend(BackendRegistry& registry) {
+  Device device{"cpu", DeviceKind::kCpu, fmt::format("CPU, {}", to_string(best_isa())),
+                cpu::available_memory(), false};
+  registry.add(std::move(device), [](std::shared_ptr<const ExecutionContext> context) {
+    return make_cpu_backend(std::move(context));
+  });
+}
+
+}  // namespace bitnet::inference

@@ -1,0 +1,39 @@
+#pragma once
+// Dense matrices (f32, f16, bf16) kept in their own type: rows for embed(), products for linears and heads.
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "bitnet/core/device/backend.hpp"
+#include "bitnet/core/execution.hpp"
+#include "bitnet/core/f32_kernels.hpp"
+#include "cpu/memory.hpp"
+
+namespace bitnet::inference::cpu {
+
+/// A dense [out, in] matrix. Every product is one 16-lane dot() of a row of the matrix, whatever the number
+/// of rows of the other operand, so results do not depend on the batch.
+class DenseWeights final : public PreparedWeights {
+ public:
+  explicit DenseWeights(const LinearWeights& weights);
+
+  /// y[i, out] = x[rows[i]] · Wᵀ; `rows` null: i itself.
+  void multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,
+                const std::int32_t* rows, std::int64_t n_rows, float* y, std::span<float> scratch) const;
+  /// Floats that multiply() wants as scratch.
+  std::size_t scratch_size(const ExecutionContext& context) const;
+  /// Row `index`, widened to f32.
+  void row(const F32Kernels& kernels, std::int64_t index, float* to) const;
+
+ private:
+  float dot(const F32Kernels& kernels, std::int64_t index, const float* x) const;
+  const std::byte* at(std::int64_t index) const noexcept {
+    return data_.data() + static_cast<std::size_t>(index) * row_bytes_;
+  }
+
+  DType type_;
+  std::size_t row_bytes_;
+  HostBuffer data_;
+};
+
+}  // namespace bitnet::inference::cpu

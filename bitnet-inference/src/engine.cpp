@@ -1,0 +1,109 @@
+#include "bitnet/inference/engine.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
+#include "bitnet/inference/fallback_backend.hpp"
+#include "bitnet/inference/register.hpp"
+#include "generator.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+BackendRegistry cpu_only() {
+  BackendRegistry registry;
+  register_cpu_backend(registry);
+  return registry;
+}
+
+}  // namespace
+
+InferenceEngine::InferenceEngine(const EngineOptions& options) : InferenceEngine(options, cpu_only()) {}
+
+InferenceEngine::InferenceEngine(const EngineOptions& options, const BackendRegistry& registry)
+    : options_(options) {
+  if (options_.context == nullptr) options_.context = std::make_shared<const ExecutionContext>();
+  load(registry);
+}
+
+InferenceEngine::~InferenceEngine() = default;
+
+void InferenceEngine::load(const BackendRegistry& registry) {
+  selection_ = registry.select(options_.device);
+  std::unique_ptr<Backend> backend = registry.create(selection_.device.name, options_.context);
+  fallback_ops_ = missing_ops(*backend);
+  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(options_.context), options_.device_only);
+  LoadOptions load_options;
+  load_options.floats = options_.floats;
+  load_options.progress = options_.load_progress;
+  model_ = Model::load(options_.model, std::move(backend), load_options);
+  options_.n_ctx = resolve_context(model_->config(), options_.n_ctx);
+  if (options_.n_ctx > model_->config().max_position) {
+    log(LogLevel::kWarning, fmt::format("a context of {} tokens: the model was trained for {}",
+                                        options_.n_ctx, model_->config().max_position));
+  }
+}
+
+std::int64_t InferenceEngine::n_ctx() const noexcept { return options_.n_ctx; }
+
+Session& InferenceEngine::session() {
+  if (session_ == nullptr) {
+    SessionOptions options;
+    options.n_ctx = options_.n_ctx;
+    options.chunk_rows = options_.chunk_rows;
+    session_ = std::make_unique<Session>(model_, options);
+  }
+  return *session_;
+}
+
+GenerationResult InferenceEngine::generate(std::string_view prompt, const GenerationOptions& options,
+                                           const TextCallback& on_text, const EncodeOptions& encode) {
+  const Tokenizer& tokenizer = model_->require_tokenizer();
+  std::vector<TokenId> ids = with_context("prompt", [&] { return tokenizer.encode(prompt, encode); });
+  if (ids.empty() && tokenizer.bos()) ids.push_back(*tokenizer.bos());
+  return generate(ids, options, on_text);
+}
+
+GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, const GenerationOptions& options,
+                                           const TextCallback& on_text) {
+  Generator generator(*model_, prompt, options, on_text, options_.n_ctx);
+  Session& s = session();
+  generator.start();
+  generator.result().reused_tokens = s.keep_prefix(prompt);
+  try {
+    // max_tokens = 0 leaves nothing to do; otherwise the prompt goes in chunks, so that a cancellation is
+    // noticed.
+    bool more = generator.max_length() > generator.result().prompt_tokens;
+    if (!more) generator.finish(FinishReason::kLength);
+    while (more) {
+      if (generator.cancelled()) {
+        generator.finish(FinishReason::kCancelled);
+        break;
+      }
+      const auto rest = generator.tokens().subspan(s.tokens().size());
+      const auto chunk = static_cast<std::size_t>(options_.chunk_rows);
+      if (rest.size() > chunk) {
+        s.evaluate(rest.first(chunk));
+      } else {
+        more = generator.advance(s.evaluate(rest));
+      }
+    }
+  } catch (const Error& e) {
+    generator.fail(e);
+  }
+  return std::move(generator.result());
+}
+
+std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler() const {
+  SchedulerOptions options;
+  options.n_ctx = options_.n_ctx;
+  options.max_sequences = options_.max_sequences;
+  options.kv_memory_bytes = options_.kv_memory_bytes;
+  options.step_rows = options_.chunk_rows;
+  return std::make_unique<BatchScheduler>(model_, options);
+}
+
+}  // namespace bitnet::inference

@@ -1,0 +1,128 @@
+#include "generator.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+double seconds(Generator::Clock::time_point from, Generator::Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+/// Prompt plus what may be generated. Throws as Generator's constructor.
+std::int64_t check_request(const Model& model, std::span<const TokenId> prompt,
+                           const GenerationOptions& options, std::int64_t n_ctx) {
+  const auto n = static_cast<std::int64_t>(prompt.size());
+  if (n == 0) throw Error(ErrorCode::kInvalidArgument, "the prompt has no tokens");
+  if (n >= n_ctx) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("the prompt has {} tokens, but the context holds {} (one must stay free)", n, n_ctx));
+  }
+  for (const TokenId id : prompt) {
+    if (id < 0 || id >= model.config().vocab_size) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("token id {} is outside the vocabulary of {}", id, model.config().vocab_size));
+    }
+  }
+  if (options.max_tokens < -1) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("max_tokens {}: expected −1 (until the context is full) or more", options.max_tokens));
+  }
+  return options.max_tokens < 0 ? n_ctx : std::min(n_ctx, n + std::min(options.max_tokens, n_ctx));
+}
+
+}  // namespace
+
+Generator::Generator(const Model& model, std::span<const TokenId> prompt, const GenerationOptions& options,
+                     TextCallback on_text, std::int64_t n_ctx)
+    : model_(model),
+      options_(options),
+      on_text_(std::move(on_text)),
+      max_length_(check_request(model, prompt, options, n_ctx)),
+      sampler_(options.sampling, model.config().vocab_size),
+      stream_(model.tokenizer(), options.stop, options.special),
+      submitted_(Clock::now()) {
+  const auto capacity = static_cast<std::size_t>(max_length_);
+  tokens_.reserve(capacity);
+  tokens_.assign(prompt.begin(), prompt.end());
+  result_.tokens.reserve(capacity - prompt.size());
+  for (const TokenId id : prompt) sampler_.accept(id);
+  result_.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+}
+
+void Generator::start() noexcept {
+  if (has_started_) return;
+  has_started_ = true;
+  started_ = Clock::now();
+}
+
+template <class Body>
+void Generator::guard(Body&& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    fail(e);
+  } catch (const std::exception& e) {  // of the callback
+    fail(Error(ErrorCode::kInternal, fmt::format("text callback: {}", e.what())));
+  }
+}
+
+bool Generator::advance(std::span<const float> logits) {
+  guard([&] { take(sampler_.sample(logits)); });
+  return !finished_;
+}
+
+void Generator::take(TokenId token) {
+  if (!has_token_) first_token_ = Clock::now();
+  has_token_ = true;
+  ++result_.completion_tokens;
+  const bool stop_token = std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), token) !=
+                          options_.stop_tokens.end();
+  if (stop_token || (!options_.ignore_eos && model_.is_eos(token))) {
+    finish(FinishReason::kStop);
+    return;
+  }
+  tokens_.push_back(token);
+  result_.tokens.push_back(token);
+  sampler_.accept(token);
+  emit(stream_.push(token));
+  if (stream_.stopped()) {
+    finish(FinishReason::kStop);
+  } else if (static_cast<std::int64_t>(tokens_.size()) >= max_length_) {
+    finish(FinishReason::kLength);
+  }
+}
+
+void Generator::emit(const std::string& text) {
+  if (text.empty()) return;
+  result_.text += text;
+  if (on_text_) on_text_(text);
+}
+
+void Generator::finish(FinishReason reason) {
+  if (finished_) return;
+  finished_ = true;
+  result_.finish_reason = reason;
+  const Clock::time_point now = Clock::now();
+  GenerationTimings& t = result_.timings;
+  t.queue_seconds = seconds(submitted_, has_started_ ? started_ : now);
+  if (has_started_) t.prompt_seconds = seconds(started_, has_token_ ? first_token_ : now);
+  if (has_token_) t.decode_seconds = seconds(first_token_, now);
+  guard([&] { emit(stream_.finish()); });
+}
+
+void Generator::fail(const Error& error) {
+  if (!result_.error) result_.error = error;
+  finish(FinishReason::kError);
+  result_.finish_reason = FinishReason::kError;
+}
+
+}  // namespace bitnet::inference

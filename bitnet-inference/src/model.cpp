@@ -1,0 +1,218 @@
+// Loader: logical tensors → prepared weights on a backend, one tensor in memory at a time.
+#include "bitnet/inference/model.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "model_weights.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+/// Turns tensors into weights; counts what it saw.
+class Builder {
+ public:
+  Builder(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {
+    weights_.layers.resize(static_cast<std::size_t>(config.n_layers));
+  }
+
+  void add(const quant::LogicalTensor& t) {
+    check(t);
+    n_parameters_ += t.shape.numel();
+    if (is_norm(t.id.role)) {
+      norm_slot(t.id) = upload(t);
+    } else if (is_linear(t.id.role)) {
+      ternary_ = ternary_ || t.ternary;
+      linear_slot(t.id) = count(backend_.prepare(view(t)));
+    } else {
+      PreparedPtr table = count(backend_.prepare_embedding(view(t)));
+      (t.id.role == TensorRole::kTokenEmbedding ? weights_.embedding : weights_.head) = std::move(table);
+    }
+  }
+
+  ModelWeights finish() {
+    if (weights_.head == nullptr) weights_.head = weights_.embedding;
+    return std::move(weights_);
+  }
+  bool ternary() const noexcept { return ternary_; }
+  std::int64_t n_parameters() const noexcept { return n_parameters_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void check(const quant::LogicalTensor& t) const {
+    const Shape expected = tensor_shape(t.id, config_);
+    if (!(t.shape == expected)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("tensor '{}': expected shape {}, got {}", gguf_name(t.id), expected.to_string(),
+                              t.shape.to_string()));
+    }
+    if (t.ternary && !is_linear(t.id.role)) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("tensor '{}': only linears can be ternary", gguf_name(t.id)));
+    }
+  }
+
+  static LinearWeights view(const quant::LogicalTensor& t) {
+    LinearWeights w;
+    w.out = t.shape[0];
+    w.in = t.shape[1];
+    if (t.ternary) {
+      w.trits = t.weights.trits;
+      w.scales = t.weights.scales;
+      w.rows_per_scale = t.weights.rows_per_scale;
+    } else {
+      w.dense = t.dense;
+      w.dense_type = t.dtype;
+    }
+    return w;
+  }
+
+  BufferPtr upload(const quant::LogicalTensor& t) {
+    const std::vector<float> values = t.to_f32();
+    BufferPtr buffer = backend_.allocate(values.size() * sizeof(float));
+    backend_.upload(*buffer, 0, std::as_bytes(std::span<const float>(values)));
+    bytes_ += buffer->bytes();
+    return buffer;
+  }
+
+  PreparedPtr count(PreparedPtr weights) {
+    bytes_ += weights->bytes();
+    return weights;
+  }
+
+  LayerWeights& layer(TensorId id) { return weights_.layers.at(static_cast<std::size_t>(id.layer)); }
+
+  BufferPtr& norm_slot(TensorId id) {
+    switch (id.role) {
+      case TensorRole::kOutputNorm:
+        return weights_.output_norm;
+      case TensorRole::kAttnNorm:
+        return layer(id).attn_norm;
+      case TensorRole::kAttnSubNorm:
+        return layer(id).attn_sub_norm;
+      case TensorRole::kFfnNorm:
+        return layer(id).ffn_norm;
+      default:
+        return layer(id).ffn_sub_norm;
+    }
+  }
+
+  PreparedPtr& linear_slot(TensorId id) {
+    switch (id.role) {
+      case TensorRole::kAttnQ:
+        return layer(id).q;
+      case TensorRole::kAttnK:
+        return layer(id).k;
+      case TensorRole::kAttnV:
+        return layer(id).v;
+      case TensorRole::kAttnOutput:
+        return layer(id).o;
+      case TensorRole::kFfnGate:
+        return layer(id).gate;
+      case TensorRole::kFfnUp:
+        return layer(id).up;
+      default:
+        return layer(id).down;
+    }
+  }
+
+  const ModelConfig& config_;
+  Backend& backend_;
+  ModelWeights weights_;
+  bool ternary_ = false;
+  std::int64_t n_parameters_ = 0;
+  std::size_t bytes_ = 0;
+};
+
+std::vector<TokenId> end_tokens(const ModelConfig& config, const Tokenizer* tokenizer) {
+  std::vector<TokenId> ids;
+  for (const std::int64_t id : config.eos_ids)
+    if (id >= 0 && id < config.vocab_size) ids.push_back(static_cast<TokenId>(id));
+  if (tokenizer != nullptr) ids.insert(ids.end(), tokenizer->eos().begin(), tokenizer->eos().end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+void check_config(const ModelConfig& config, const Tokenizer* tokenizer) {
+  config.validate();
+  if (config.input_norms) {
+    throw Error(ErrorCode::kUnsupported,
+                "models with an RMSNorm of each linear's own (use_rms_norm) cannot run");
+  }
+  if (config.vocab_size > std::numeric_limits<TokenId>::max()) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("vocab_size {} is over 2^31 − 1", config.vocab_size));
+  }
+  if (tokenizer != nullptr && tokenizer->vocab_size() > config.vocab_size) {
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("the tokenizer has {} tokens, but the model's vocabulary only {}",
+                            tokenizer->vocab_size(), config.vocab_size));
+  }
+}
+
+}  // namespace
+
+Model::Model() = default;
+Model::~Model() = default;
+
+std::shared_ptr<const Model> Model::build(const ModelConfig& config,
+                                          std::shared_ptr<const Tokenizer> tokenizer,
+                                          std::shared_ptr<Backend> backend,
+                                          const std::function<quant::LogicalTensor(TensorId)>& source) {
+  check_config(config, tokenizer.get());
+  const std::shared_ptr<Model> model(new Model());
+  model->config_ = config;
+  model->tokenizer_ = std::move(tokenizer);
+  model->backend_ = std::move(backend);
+  model->eos_ = end_tokens(config, model->tokenizer_.get());
+  Builder builder(model->config_, *model->backend_);
+  for (const TensorId id : model_tensors(config)) {
+    quant::LogicalTensor tensor = source(id);
+    tensor.id = id;
+    builder.add(tensor);
+  }
+  model->weights_ = std::make_unique<const ModelWeights>(builder.finish());
+  model->ternary_ = builder.ternary();
+  model->n_parameters_ = builder.n_parameters();
+  model->weight_bytes_ = builder.bytes();
+  return model;
+}
+
+std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std::shared_ptr<Backend> backend,
+                                         const LoadOptions& options) {
+  const auto begin = std::chrono::steady_clock::now();
+  return with_context(fmt::format("loading model '{}'", path.string()), [&] {
+    const std::unique_ptr<quant::ModelReader> reader = quant::ModelReader::open(path, options.floats);
+    const auto total = static_cast<std::int64_t>(reader->tensors().size());
+    std::int64_t done = 0;
+    const auto source = [&](TensorId id) {
+      quant::LogicalTensor tensor = reader->read(id);
+      if (options.progress) options.progress(++done, total);
+      return tensor;
+    };
+    std::shared_ptr<const Model> built =
+        build(reader->config(), reader->tokenizer(), std::move(backend), source);
+    const auto model = std::const_pointer_cast<Model>(built);  // not shared yet
+    model->notes_ = reader->notes();
+    model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return built;
+  });
+}
+
+const Tokenizer& Model::require_tokenizer() const {
+  if (tokenizer_ == nullptr) {
+    throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: only token ids can be used");
+  }
+  return *tokenizer_;
+}
+
+bool Model::is_eos(TokenId token) const noexcept {
+  return std::binary_search(eos_.begin(), eos_.end(), token);
+}
+
+}  // namespace bitnet::inference

@@ -1,0 +1,136 @@
+#include "bitnet/inference/session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "forward.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+constexpr std::int64_t kMaxContext = std::int64_t{1} << 22;
+constexpr std::int64_t kDefaultContext = 4096;  // a cache for more than this is asked for, not assumed
+constexpr std::int64_t kMaxChunk = 1 << 16;
+constexpr std::int64_t kLogitRows = 32;  // rows of logits at a time: 16 MB for 128 k words
+
+std::int64_t check_chunk(std::int64_t rows) {
+  if (rows < 1 || rows > kMaxChunk) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("chunk_rows {}: expected 1 … {}", rows, kMaxChunk));
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::int64_t resolve_context(const ModelConfig& config, std::int64_t requested) {
+  if (requested < 0 || requested > kMaxContext) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("a context of {} tokens: expected 1 … {} (0: the model's own)", requested, kMaxContext));
+  }
+  if (requested == 0) return std::min(std::max<std::int64_t>(config.max_position, 1), kDefaultContext);
+  return requested;
+}
+
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
+    : model_(std::move(model)),
+      n_ctx_(resolve_context(model_->config(), options.n_ctx)),
+      forward_(std::make_unique<ForwardPass>(
+          model_, n_ctx_, std::min(check_chunk(options.chunk_rows), n_ctx_), std::min(kLogitRows, n_ctx_))),
+      pool_(model_->backend(), model_->config(),
+            (n_ctx_ + KvPool::kDefaultPageSize - 1) / KvPool::kDefaultPageSize),
+      cache_(pool_, n_ctx_),
+      logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
+  tokens_.reserve(static_cast<std::size_t>(n_ctx_));
+  rows_.reserve(static_cast<std::size_t>(kLogitRows));
+}
+
+Session::~Session() = default;
+
+void Session::check(std::span<const TokenId> ids) const {
+  if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, "no tokens to evaluate");
+  const std::size_t total = tokens_.size() + ids.size();
+  if (total > static_cast<std::size_t>(n_ctx_)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} tokens do not fit the context of {} tokens", total, n_ctx_));
+  }
+  for (const TokenId id : ids) {
+    if (id < 0 || id >= model_->config().vocab_size) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("token id {} is outside the vocabulary of {}", id,
+                                                           model_->config().vocab_size));
+    }
+  }
+}
+
+void Session::step(std::span<const TokenId> ids) {
+  const auto past = static_cast<std::int64_t>(tokens_.size()), n = static_cast<std::int64_t>(ids.size());
+  if (!cache_.reserve(past + n)) {
+    throw Error(ErrorCode::kInternal, "the session's own KV pool is full");  // it has n_ctx tokens' pages
+  }
+  const SequenceSlice slice{0, n, past, cache_.pages()};
+  forward_->run(pool_, {&slice, 1}, ids);
+  cache_.set_length(past + n);
+  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+}
+
+std::span<const float> Session::evaluate(std::span<const TokenId> ids) {
+  check(ids);
+  const auto chunk = static_cast<std::size_t>(forward_->max_rows());
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < ids.size(); i += n) {
+    n = std::min(chunk, ids.size() - i);
+    step(ids.subspan(i, n));
+  }
+  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
+  rows_.assign(1, static_cast<std::int32_t>(n - 1));
+  forward_->logits(rows_, logits_);
+  return std::span<const float>(logits_).first(vocab);
+}
+
+void Session::evaluate_all(
+    std::span<const TokenId> ids, std::int64_t first_position,
+    const std::function<void(std::int64_t position, std::span<const float> logits)>& row) {
+  check(ids);
+  const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
+  const std::int64_t group = forward_->max_logit_rows();
+  logits_.resize(static_cast<std::size_t>(group) * vocab);
+  const auto chunk = static_cast<std::size_t>(forward_->max_rows());
+  for (std::size_t i = 0; i < ids.size();) {
+    const std::size_t n = std::min(chunk, ids.size() - i);
+    const auto past = static_cast<std::int64_t>(tokens_.size());
+    const std::int64_t end = past + static_cast<std::int64_t>(n);
+    step(ids.subspan(i, n));
+    for (std::int64_t p = std::max(past, first_position); p < end;) {
+      const std::int64_t q = std::min(end, p + group);
+      rows_.clear();
+      for (std::int64_t r = p; r < q; ++r) rows_.push_back(static_cast<std::int32_t>(r - past));
+      forward_->logits(rows_, logits_);
+      for (std::size_t r = 0; r < rows_.size(); ++r, ++p)
+        row(p, std::span<const float>(logits_).subspan(r * vocab, vocab));
+    }
+    i += n;
+  }
+}
+
+void Session::truncate(std::int64_t n) {
+  if (n < 0) throw Error(ErrorCode::kInvalidArgument, fmt::format("truncate to {} tokens", n));
+  if (n >= static_cast<std::int64_t>(tokens_.size())) return;
+  tokens_.resize(static_cast<std::size_t>(n));
+  cache_.truncate(n);
+}
+
+std::int64_t Session::keep_prefix(std::span<const TokenId> ids) {
+  const std::size_t most = std::min(tokens_.size(), ids.empty() ? 0 : ids.size() - 1);
+  std::size_t n = 0;
+  while (n < most && tokens_[n] == ids[n]) ++n;
+  truncate(static_cast<std::int64_t>(n));
+  return static_cast<std::int64_t>(n);
+}
+
+std::size_t Session::cache_bytes() const noexcept { return pool_.bytes(); }
+std::size_t Session::workspace_bytes() const noexcept { return forward_->workspace_bytes(); }
+
+}  // namespace bitnet::inference
