@@ -1,0 +1,516 @@
+// Whole models written and read back in every type, the models of an independent implementation in
+// tests/data/models, and what is refused. Damaged model files are model_io_damage_test.cpp.
+#include "bitnet/quant/model_io.hpp"
+
+#include <cmath>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/io/gguf.hpp"
+#include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/testing/testing.hpp"
+#include "model_io/stored_tensor.hpp"
+#include "model_io_support.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+using bitnet::testing::source_path;
+using bitnet::testing::TempDir;
+using ::testing::HasSubstr;
+using testing::Linears;
+using testing::MemoryModel;
+using testing::small_config;
+
+constexpr ModelFamily kFamilies[] = {ModelFamily::kBitNet25, ModelFamily::kBitNetOld, ModelFamily::kLlama};
+
+class ModelIo : public ::testing::Test {
+ protected:
+  std::unique_ptr<ModelReader> round_trip(const ModelConfig& config, const MemoryModel& model,
+                                          const WriteOptions& options,
+                                          FloatLinears floats = FloatLinears::kAsConfigured) {
+    const auto path = dir_ / ("m" + std::to_string(++n_));
+    write_model(path, config, nullptr, model.source(), options);
+    return ModelReader::open(path, floats);
+  }
+  TempDir dir_;
+  int n_ = 0;
+};
+
+WriteOptions options_of(LinearType type, bool gguf = true) {
+  WriteOptions o;
+  o.type = type;
+  o.gguf = gguf;
+  return o;
+}
+
+void expect_config(const ModelConfig& a, const ModelConfig& b) {
+  EXPECT_EQ(a.family, b.family);
+  EXPECT_EQ(a.weights, b.weights);
+  EXPECT_EQ(a.activation, b.activation);
+  EXPECT_EQ(a.n_kv_heads, b.n_kv_heads);
+  EXPECT_EQ(a.head_dim, b.head_dim);
+  EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
+  EXPECT_EQ(a.eos_ids, b.eos_ids);
+  EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
+}
+
+/// Every tensor equal, scales through `scale`.
+template <class Scale>
+void expect_tensors(const ModelReader& reader, const MemoryModel& model, Scale&& scale) {
+  for (const TensorId id : reader.tensors()) {
+    const LogicalTensor got = reader.read(id), &expected = model[id];
+    SCOPED_TRACE(gguf_name(id) + " " + reader.stored_type(id));
+    EXPECT_EQ(got.id, id);
+    EXPECT_EQ(got.shape, expected.shape);
+    ASSERT_EQ(got.ternary, expected.ternary);
+    if (!got.ternary) {
+      EXPECT_EQ(got.to_f32(), expected.to_f32());
+      continue;
+    }
+    EXPECT_EQ(got.weights.trits, expected.weights.trits);
+    ASSERT_EQ(got.weights.scales.size(), expected.weights.scales.size());
+    EXPECT_EQ(got.weights.rows_per_scale, expected.weights.rows_per_scale);
+    for (std::size_t i = 0; i < got.weights.scales.size(); ++i)
+      EXPECT_EQ(got.weights.scales[i], scale(expected.weights.scales[i]));
+  }
+}
+
+const auto kSame = [](float s) { return s; };
+const auto kHalf = [](float s) { return f16_to_f32(f32_to_f16(s)); };
+
+TEST_F(ModelIo, TernaryRoundTripInEveryTypeAndFamily) {
+  for (const ModelFamily family : kFamilies) {
+    const ModelConfig config = small_config(family);
+    const MemoryModel model(config, Linears::kTernary);
+    for (const LinearType type :
+         {LinearType::kHf, LinearType::kI2_S, LinearType::kTQ1_0, LinearType::kTQ2_0}) {
+      const auto reader = round_trip(config, model, options_of(type));
+      EXPECT_EQ(reader->format(), type == LinearType::kHf ? ModelFormat::kHf : ModelFormat::kGguf);
+      expect_config(reader->config(), config);
+      const bool half = type == LinearType::kTQ1_0 || type == LinearType::kTQ2_0;
+      expect_tensors(*reader, model, [&](float s) { return half ? kHalf(s) : s; });
+      EXPECT_TRUE(reader->notes().empty()) << reader->notes()[0];
+      EXPECT_EQ(reader->tokenizer(), nullptr);
+      EXPECT_GT(reader->file_bytes(), 0u);
+    }
+  }
+}
+
+TEST_F(ModelIo, DivideFormHoldsTheInverse) {
+  const ModelConfig config = small_config(ModelFamily::kLlama, false);
+  const MemoryModel model(config, Linears::kTernary);
+  WriteOptions options = options_of(LinearType::kHf);
+  options.scale_form = WeightScaleForm::kDivide;
+  const auto reader = round_trip(config, model, options);
+  EXPECT_EQ(reader->config().scale_form, WeightScaleForm::kDivide);
+  expect_tensors(*reader, model, [](float s) { return 1.0f / (1.0f / s); });
+}
+
+TEST_F(ModelIo, OddSizesAsHuggingFace) {
+  for (const ModelFamily family : kFamilies) {
+    const ModelConfig config = small_config(family, false);
+    const MemoryModel model(config, Linears::kTernary);
+    const auto reader = round_trip(config, model, options_of(LinearType::kHf));
+    expect_tensors(*reader, model, kSame);
+    EXPECT_EQ(reader->stored_type({TensorRole::kAttnQ, 0}), "U8 packed");
+    EXPECT_EQ(reader->stored_bytes({TensorRole::kAttnQ, 0}), 24u * 60 + 4);
+  }
+}
+
+TEST_F(ModelIo, DenseRoundTrip) {
+  ModelConfig config = small_config(ModelFamily::kLlama, false);
+  config.weights = WeightKind::kDense;
+  const MemoryModel model(config, Linears::kFloat);
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const bool gguf : {true, false}) {
+      WriteOptions options = options_of(LinearType::kDense, gguf);
+      options.dense_type = dtype;
+      options.norm_type = gguf ? DType::kF32 : dtype;
+      const auto reader = round_trip(config, model, options);
+      expect_config(reader->config(), config);
+      expect_tensors(*reader, model, kSame);
+      EXPECT_EQ(reader->read({TensorRole::kAttnQ, 1}).dtype, dtype);
+    }
+  }
+}
+
+TEST_F(ModelIo, LatentWeightsAreTernarisedWhereTheConfigSaysBitNet) {
+  for (const ModelFamily family : {ModelFamily::kBitNet25, ModelFamily::kBitNetOld}) {
+    const ModelConfig config = small_config(family, false);
+    const MemoryModel model(config, Linears::kFloat);
+    const TensorId id{TensorRole::kFfnDown, 1};
+    for (const bool gguf : {true, false}) {
+      const auto options = options_of(LinearType::kDense, gguf);
+      const auto reader = round_trip(config, model, options);
+      const LogicalTensor got = reader->read(id);
+      ASSERT_TRUE(got.ternary);
+      const TernaryWeights expected = absmean(model[id].to_f32(), got.shape[0], got.shape[1]);
+      EXPECT_EQ(got.weights.trits, expected.trits);
+      EXPECT_EQ(got.weights.scales, expected.scales);
+      EXPECT_EQ(reader->stored_type(id), "F16 → ternary");
+      EXPECT_THAT(reader->notes().at(0), HasSubstr("14 float linears are ternarised"));
+      const auto kept = round_trip(config, model, options, FloatLinears::kKeep);
+      EXPECT_FALSE(kept->read(id).ternary);
+      EXPECT_EQ(kept->read(id).to_f32(), model[id].to_f32());
+    }
+  }
+}
+
+TEST_F(ModelIo, PlainFloatModelsAreTernarisedOnlyOnRequest) {
+  ModelConfig config = small_config(ModelFamily::kLlama, false);
+  config.weights = WeightKind::kDense;
+  const MemoryModel model(config, Linears::kFloat);
+  const auto options = options_of(LinearType::kDense);
+  const TensorId id{TensorRole::kAttnQ, 0};
+  EXPECT_FALSE(round_trip(config, model, options)->read(id).ternary);
+  const auto forced = round_trip(config, model, options, FloatLinears::kTernarise);
+  EXPECT_EQ(forced->config().weights, WeightKind::kTernary);
+  EXPECT_EQ(forced->read(id).weights.trits, absmean(model[id].to_f32(), 96, 60).trits);
+  EXPECT_THAT(forced->notes().at(1), HasSubstr("destroys"));
+}
+
+TEST_F(ModelIo, ScalesPerRowLiveInTheTqTypesOnly) {
+  for (const ModelFamily family : kFamilies) {
+    const ModelConfig config = small_config(family);
+    const MemoryModel model(config, Linears::kTernaryPerRow);
+    for (const LinearType type : {LinearType::kTQ1_0, LinearType::kTQ2_0})
+      expect_tensors(*round_trip(config, model, options_of(type)), model, kHalf);
+    for (const LinearType type : {LinearType::kI2_S, LinearType::kHf}) {
+      BITNET_EXPECT_ERROR(write_model(dir_ / "none", config, nullptr, model.source(), options_of(type)),
+                          ErrorCode::kUnsupported, "tq1_0");
+      EXPECT_FALSE(std::filesystem::exists(dir_ / "none"));
+    }
+  }
+}
+
+TEST_F(ModelIo, ColumnsThatDoNotFitAreRefusedBeforeTheFirstTensor) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25, false);
+  const auto never = [](TensorId) -> LogicalTensor { throw std::logic_error("called"); };
+  for (const LinearType type : {LinearType::kI2_S, LinearType::kTQ1_0, LinearType::kTQ2_0})
+    BITNET_EXPECT_ERROR(write_model(dir_ / "x.gguf", config, nullptr, never, options_of(type)),
+                        ErrorCode::kUnsupported, "types that would do: hf");
+  ModelConfig half = small_config(ModelFamily::kBitNet25);
+  half.intermediate_size = 384;
+  BITNET_EXPECT_ERROR(write_model(dir_ / "x.gguf", half, nullptr, never, options_of(LinearType::kTQ2_0)),
+                      ErrorCode::kUnsupported, "types that would do: hf, i2_s");
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path()));
+}
+
+TEST_F(ModelIo, KindsThatDoNotFitTheTypeAreRefused) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel ternary(config, Linears::kTernary), dense(config, Linears::kFloat);
+  BITNET_EXPECT_ERROR(
+      write_model(dir_ / "x", config, nullptr, ternary.source(), options_of(LinearType::kDense)),
+      ErrorCode::kUnsupported, "types that would do: hf, i2_s, tq1_0, tq2_0");
+  BITNET_EXPECT_ERROR(write_model(dir_ / "x", config, nullptr, dense.source(), options_of(LinearType::kI2_S)),
+                      ErrorCode::kInvalidArgument, "quantised first");
+  MemoryModel big(config, Linears::kTernary);
+  const float huge = 1e5f;
+  std::memcpy(big[{TensorRole::kTokenEmbedding, -1}].dense.data(), &huge, sizeof(huge));
+  BITNET_EXPECT_ERROR(write_model(dir_ / "x", config, nullptr, big.source(), options_of(LinearType::kI2_S)),
+                      ErrorCode::kUnsupported, "f16");
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path()));
+}
+
+TEST_F(ModelIo, AFailureLeavesTheOldFilesWhole) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  const auto fail = [&](TensorId id) {
+    if (id.layer == 1) throw Error(ErrorCode::kCancelled, "stopped");
+    return model[id];
+  };
+  for (const LinearType type : {LinearType::kI2_S, LinearType::kHf}) {
+    const auto path = dir_ / (type == LinearType::kHf ? "hf" : "x.gguf");
+    write_model(path, config, nullptr, model.source(), options_of(type));
+    BITNET_EXPECT_ERROR(write_model(path, config, nullptr, fail, options_of(type)), ErrorCode::kCancelled,
+                        "stopped");
+    expect_tensors(*ModelReader::open(path), model, kSame);
+    BITNET_EXPECT_ERROR(write_model(dir_ / "new", config, nullptr, fail, options_of(type)),
+                        ErrorCode::kCancelled, "writing model");
+    write_model(path, config, nullptr, model.source(), options_of(type));  // over the old one
+  }
+  std::size_t entries = 0;
+  for ([[maybe_unused]] const auto& e : std::filesystem::directory_iterator(dir_.path())) ++entries;
+  EXPECT_EQ(entries, 2u);  // nothing written aside is left
+}
+
+TEST_F(ModelIo, AnotherModelsShardsAreNotMixedIn) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  std::filesystem::create_directory(dir_ / "old");
+  write_file(dir_ / "old" / "model.safetensors.index.json", "{}");
+  BITNET_EXPECT_ERROR(write_model(dir_ / "old", config, nullptr, model.source(), options_of(LinearType::kHf)),
+                      ErrorCode::kInvalidArgument, "another model");
+  write_file(dir_ / "file", "x");
+  BITNET_EXPECT_ERROR(
+      write_model(dir_ / "file", config, nullptr, model.source(), options_of(LinearType::kHf)),
+      ErrorCode::kInvalidArgument, "not a directory");
+}
+
+TEST_F(ModelIo, LlamaGgufHoldsInterleavedRows) {
+  const ModelConfig config = small_config(ModelFamily::kLlama);
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "x.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
+  const auto file = GgufFile::open(dir_ / "x.gguf");
+  const auto raw = unpack(TernaryLayout::kI2_S, file->data(*file->find("blk.0.attn_k.weight")), 128, 256);
+  const auto& k = model[{TensorRole::kAttnK, 0}].weights.trits;
+  for (std::size_t head = 0; head < 2; ++head)
+    for (std::size_t i = 0; i < 32; ++i)
+      for (std::size_t j = 0; j < 2; ++j)
+        for (std::size_t c = 0; c < 256; ++c)
+          ASSERT_EQ(raw.trits[(head * 64 + 2 * i + j) * 256 + c], k[(head * 64 + j * 32 + i) * 256 + c]);
+  EXPECT_EQ(file->metadata().string("general.architecture"), "llama");
+  EXPECT_EQ(file->metadata().integer("general.file_type"), 40);
+}
+
+TEST_F(ModelIo, BlocksDecodeAsThePythonPackageDecodesThem) {
+  const auto file = GgufFile::open(source_path("tests/data/gguf/golden.gguf"));
+  const auto floats = [&](const char* name) {
+    const auto* t = file->find(name);
+    return model_io::decode_floats(model_io::Encoding::kF32, file->data(*t), t->bytes / 4);
+  };
+  EXPECT_EQ(model_io::decode_floats(model_io::Encoding::kQ8_0, file->data(*file->find("q8_0")), 256),
+            floats("q8_0.f32"));
+  EXPECT_EQ(model_io::decode_floats(model_io::Encoding::kQ6_K, file->data(*file->find("q6_k")), 1024),
+            floats("q6_k.f32"));
+  EXPECT_EQ(model_io::decode_floats(model_io::Encoding::kBF16, file->data(*file->find("bf16")), 16),
+            floats("bf16.f32"));
+  for (const auto& [name, layout] :
+       {std::pair("tq1_0", TernaryLayout::kTQ1_0), std::pair("tq2_0", TernaryLayout::kTQ2_0)}) {
+    LogicalTensor t;
+    t.ternary = true;
+    t.weights = unpack(layout, file->data(*file->find(name)), 3, 512);
+    EXPECT_EQ(t.to_f32(), floats((std::string(name) + ".f32").c_str()));
+    const auto bytes = pack(layout, t.weights);
+    EXPECT_TRUE(std::memcmp(bytes.data(), file->data(*file->find(name)).data(), bytes.size()) == 0);
+  }
+}
+
+/// A GGUF model rewritten with some tensors' types and bytes, or keys, changed.
+struct Edit {
+  std::string tensor;
+  GgmlType type;
+  std::vector<std::byte> bytes;
+};
+void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
+             const std::vector<Edit>& edits, const std::vector<GgufTensorInfo>& added = {}) {
+  const auto file = GgufFile::open(from);
+  std::vector<GgufTensorInfo> infos(file->tensors().begin(), file->tensors().end());
+  const auto edit_of = [&](const std::string& name) {
+    const Edit* found = nullptr;
+    for (const Edit& e : edits)
+      if (e.tensor == name) found = &e;
+    return found;
+  };
+  for (auto& info : infos)
+    if (const Edit* e = edit_of(info.name)) info.type = e->type;
+  infos.insert(infos.end(), added.begin(), added.end());
+  GgufWriter writer(to, file->metadata(), infos);
+  for (const auto& info : infos) {
+    const Edit* e = edit_of(info.name);
+    if (e)
+      writer.write(info.name, e->bytes);
+    else
+      writer.write(info.name, file->data(*file->find(info.name)));
+  }
+  writer.finish();
+}
+
+std::vector<std::byte> float_bytes(float v) {
+  std::vector<std::byte> b(sizeof(v));
+  std::memcpy(b.data(), &v, sizeof(v));
+  return b;
+}
+
+TEST_F(ModelIo, QuantisedEmbeddingsAndScaleTensors) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
+  std::vector<std::byte> q8(7 * 256 / 32 * 34);
+  for (std::size_t i = 0; i < q8.size(); ++i)
+    q8[i] = static_cast<std::byte>(i % 34 < 2 ? (i % 34 ? 0x38 : 0) : i * 5);
+  rewrite(
+      dir_ / "a.gguf", dir_ / "b.gguf",
+      {{"token_embd.weight", GgmlType::kQ8_0, q8}, {"blk.1.attn_q.scale", GgmlType::kF32, float_bytes(0.5f)}},
+      {{"blk.1.attn_q.scale", {1}, GgmlType::kF32, 0, 0}});
+  const auto reader = ModelReader::open(dir_ / "b.gguf");
+  const TensorId embed{TensorRole::kTokenEmbedding, -1}, q{TensorRole::kAttnQ, 1};
+  EXPECT_EQ(reader->stored_type(embed), "Q8_0");
+  EXPECT_EQ(reader->read(embed).to_f32()[5], 0.5f * static_cast<float>(static_cast<std::int8_t>(7 * 5)));
+  EXPECT_EQ(reader->read(q).weights.scales[0], model[q].weights.scales[0] * 0.5f);
+  EXPECT_EQ(reader->stored_bytes(q), 256u * 256 / 4 + 32 + 4);
+  EXPECT_TRUE(reader->notes().empty());
+}
+
+TEST_F(ModelIo, WhatAGgufCannotBeReadForIsRefused) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
+  const auto file = GgufFile::open(dir_ / "a.gguf");
+  const auto data = file->data(*file->find("blk.0.ffn_up.weight"));
+  std::vector<std::byte> broken(data.begin(), data.end());
+  broken[100] = std::byte{0xff};
+  rewrite(dir_ / "a.gguf", dir_ / "b.gguf", {{"blk.0.ffn_up.weight", GgmlType::kI2_S, broken}});
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf")->read({TensorRole::kFfnUp, 0}),
+                      ErrorCode::kCorruptFile, "byte 100 holds code 3");
+  std::vector<std::byte> implausible(data.begin(), data.end());
+  const float huge = 500.0f;
+  std::memcpy(implausible.data() + implausible.size() - 32, &huge, sizeof(huge));
+  rewrite(dir_ / "a.gguf", dir_ / "c.gguf", {{"blk.0.ffn_up.weight", GgmlType::kI2_S, implausible}});
+  EXPECT_THAT(ModelReader::open(dir_ / "c.gguf")->notes().at(0), HasSubstr("implausible"));
+  rewrite(dir_ / "a.gguf", dir_ / "d.gguf", {{"blk.0.attn_q.bias", GgmlType::kF32, float_bytes(0)}},
+          {{"blk.0.attn_q.bias", {1}, GgmlType::kF32, 0, 0}});
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "d.gguf"), ErrorCode::kUnsupported, "biases");
+  rewrite(dir_ / "a.gguf", dir_ / "e.gguf", {{"extra", GgmlType::kF32, float_bytes(0)}},
+          {{"extra", {1}, GgmlType::kF32, 0, 0}});
+  EXPECT_THAT(ModelReader::open(dir_ / "e.gguf")->notes().at(0), HasSubstr("extra"));
+}
+
+TEST_F(ModelIo, TypesOfTheForksAreRefusedByName) {
+  // The type id sits behind the name and two dims in the tensor's index entry.
+  for (const auto& [family, name] :
+       {std::pair(ModelFamily::kBitNet25, "TL2"), std::pair(ModelFamily::kLlama, "MXFP4")}) {
+    const ModelConfig config = small_config(family);
+    const MemoryModel model(config, Linears::kTernary);
+    write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
+    std::string bytes = read_file(dir_ / "a.gguf");
+    const std::string tensor = "blk.0.attn_q.weight";
+    const std::size_t at = bytes.find(tensor) + tensor.size() + 4 + 16;
+    ASSERT_EQ(bytes[at], 36);
+    bytes[at] = 39;
+    write_file(dir_ / "b.gguf", bytes);
+    BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf"), ErrorCode::kUnsupported, name);
+    bytes[at] = 38;
+    write_file(dir_ / "b.gguf", bytes);
+    BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf"), ErrorCode::kUnsupported, "TL1");
+  }
+}
+
+/// A Hugging Face directory with one tensor replaced, dropped (no bytes and dtype kOther) or added.
+void edit_hf(const std::filesystem::path& dir, const std::string& name, const SafeTensorInfo& info,
+             const std::vector<std::byte>& bytes) {
+  const auto file = SafeTensors::open(dir);
+  std::vector<SafeTensorInfo> infos;
+  for (const auto& t : file->tensors())
+    if (t.name != name) infos.push_back(t);
+  if (info.dtype != SafeDType::kOther) infos.push_back(info);
+  SafeTensorsWriter writer(dir / "model.safetensors", infos);
+  for (const auto& t : infos)
+    writer.write(t.name, t.name == info.name ? std::span(bytes) : file->data(*file->find(t.name)));
+  writer.finish();
+}
+
+TEST_F(ModelIo, WhatADirectoryCannotBeReadForIsRefused) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25, false);
+  const MemoryModel model(config, Linears::kTernary);
+  const std::string q = "model.layers.0.self_attn.q_proj.weight";
+  const auto edited = [&](const std::string& name, const SafeTensorInfo& info, std::vector<std::byte> bytes) {
+    const auto dir = dir_ / ("e" + std::to_string(++n_));
+    write_model(dir, config, nullptr, model.source(), options_of(LinearType::kHf));
+    edit_hf(dir, name, info, bytes);
+    return ModelReader::open(dir);
+  };
+  const auto drop = [&](const std::string& name) {
+    return edited(name, {name, SafeDType::kOther, {}, 0, 0, 0}, {});
+  };
+  const auto scale = [&](float v) {
+    return edited(q + "_scale", {q + "_scale", SafeDType::kF32, {1}, 0, 0, 0}, float_bytes(v));
+  };
+  BITNET_EXPECT_ERROR(drop(q), ErrorCode::kCorruptFile, "expected the tensor '" + q);
+  BITNET_EXPECT_ERROR(drop(q + "_scale"), ErrorCode::kCorruptFile, "weight_scale");
+  BITNET_EXPECT_ERROR(scale(0.0f), ErrorCode::kCorruptFile, "above 0");
+  BITNET_EXPECT_ERROR(scale(std::nanf("")), ErrorCode::kCorruptFile, "above 0");
+  EXPECT_THAT(scale(1000.0f)->notes().at(0), HasSubstr("implausible"));
+  BITNET_EXPECT_ERROR(edited(q, {q, SafeDType::kU8, {23, 60}, 0, 0, 0}, std::vector<std::byte>(23 * 60)),
+                      ErrorCode::kCorruptFile, "expected shape [24, 60]");
+  BITNET_EXPECT_ERROR(edited(q, {q, SafeDType::kI8, {96, 60}, 0, 0, 0}, std::vector<std::byte>(96 * 60)),
+                      ErrorCode::kUnsupported, "I8");
+  BITNET_EXPECT_ERROR(
+      edited(q, {q, SafeDType::kU8, {24, 60}, 0, 0, 0}, std::vector<std::byte>(24 * 60, std::byte{0xff}))
+          ->read({TensorRole::kAttnQ, 0}),
+      ErrorCode::kCorruptFile, "code 3");
+  const auto add = [&](const std::string& name) {
+    return edited("", {name, SafeDType::kF32, {1}, 0, 0, 0}, float_bytes(1));
+  };
+  BITNET_EXPECT_ERROR(add("model.layers.0.self_attn.q_proj.bias"), ErrorCode::kUnsupported, "biases");
+  BITNET_EXPECT_ERROR(add("model.layers.0.self_attn.q_proj.rms_norm.weight"), ErrorCode::kUnsupported,
+                      "norm");
+  EXPECT_THAT(add("model.rotary_emb.inv_freq")->notes().at(0), HasSubstr("inv_freq"));
+  EXPECT_THAT(add("lm_head.weight")->notes().at(0), HasSubstr("lm_head"));  // tied
+}
+
+TEST_F(ModelIo, PathsThatAreNoModels) {
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "none"), ErrorCode::kNotFound, "none");
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_.path()), ErrorCode::kNotFound, "config.json");
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "model.safetensors"), ErrorCode::kInvalidArgument,
+                      "directory");
+}
+
+TEST_F(ModelIo, EndOfTextTokensOfGenerationConfig) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "m", config, nullptr, model.source(), options_of(LinearType::kHf));
+  write_file(dir_ / "m" / "generation_config.json", R"({"eos_token_id": [2, 5]})");
+  EXPECT_EQ(ModelReader::open(dir_ / "m")->config().eos_ids, (std::vector<std::int64_t>{2, 3, 5}));
+  write_file(dir_ / "m" / "generation_config.json", R"({"eos_token_id": 7})");
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "m"), ErrorCode::kCorruptFile, "generation_config.json");
+}
+
+TEST_F(ModelIo, ModelsOfAnIndependentImplementation) {
+  const std::pair<const char*, const char*> models[] = {{"1bitllm-float", "F32 → ternary"},
+                                                        {"bitnet-25-online", "BF16 → ternary"},
+                                                        {"bitnet-25-packed", "U8 packed"},
+                                                        {"bitnet-b1.58-i2_s.gguf", "I2_S"},
+                                                        {"llama-dense", "F32"},
+                                                        {"llama-packed-divide", "U8 packed"},
+                                                        {"llama-tq1_0.gguf", "TQ1_0"},
+                                                        {"llama-tq2_0.gguf", "TQ2_0"}};
+  for (const auto& [name, type] : models) {
+    SCOPED_TRACE(name);
+    const auto reader = ModelReader::open(source_path("tests/data/models") / name);
+    EXPECT_EQ(reader->stored_type({TensorRole::kFfnDown, 0}), type);
+    for (const TensorId id : reader->tensors()) {
+      const LogicalTensor t = reader->read(id);
+      for (const float v : t.to_f32()) ASSERT_TRUE(std::isfinite(v));
+      EXPECT_EQ(t.ternary, is_linear(id.role) && std::string(name) != "llama-dense");
+    }
+    for (const auto& note : reader->notes()) EXPECT_THAT(note, HasSubstr("ternarised"));
+  }
+}
+
+/// The model of the stored files: trits by formula, so that check_with_gguf_py.py can recompute them.
+LogicalTensor formula_tensor(TensorId id, const ModelConfig& config) {
+  LogicalTensor t;
+  t.id = id;
+  t.shape = tensor_shape(id, config);
+  const auto n = static_cast<std::uint64_t>(t.shape.numel());
+  if (!is_linear(id.role)) {
+    std::vector<float> values(n);
+    for (std::uint64_t i = 0; i < n; ++i) values[i] = static_cast<float>(i % 17) / 16.0f;
+    t.dense = model_io::encode_floats(DType::kF32, values);
+    return t;
+  }
+  t.ternary = true;
+  t.weights = {t.shape[0], t.shape[1], {}, {0.5f}, t.shape[0]};
+  const auto role = static_cast<std::uint64_t>(id.role);
+  for (std::uint64_t i = role; i < n + role; ++i)
+    t.weights.trits.push_back(static_cast<std::int8_t>((i * i + 3 * i) % 7 % 3) - 1);
+  return t;
+}
+
+TEST_F(ModelIo, FilesAreTheStoredOnesThatPythonReads) {
+  ModelConfig config = small_config(ModelFamily::kBitNet25);
+  config.intermediate_size = 256;
+  config.n_layers = 1;
+  for (const auto& [name, type] :
+       {std::pair("ours-tq1_0.gguf", LinearType::kTQ1_0), std::pair("ours-tq2_0.gguf", LinearType::kTQ2_0)}) {
+    write_model(
+        dir_ / name, config, nullptr, [&](TensorId id) { return formula_tensor(id, config); },
+        options_of(type));
+    EXPECT_EQ(read_file(dir_ / name), read_file(source_path(std::string("tests/data/gguf/") + name)));
+  }
+}
+
+}  // namespace
+}  // namespace bitnet::quant
