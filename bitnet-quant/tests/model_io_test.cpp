@@ -8,6 +8,7 @@
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/gguf.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "model_io/stored_tensor.hpp"
 #include "model_io_support.hpp"
@@ -287,159 +288,6 @@ TEST_F(ModelIo, BlocksDecodeAsThePythonPackageDecodesThem) {
   }
 }
 
-/// A GGUF model rewritten with some tensors' types and bytes, or keys, changed.
-struct Edit {
-  std::string tensor;
-  GgmlType type;
-  std::vector<std::byte> bytes;
-};
-void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
-             const std::vector<Edit>& edits, const std::vector<GgufTensorInfo>& added = {}) {
-  const auto file = GgufFile::open(from);
-  std::vector<GgufTensorInfo> infos(file->tensors().begin(), file->tensors().end());
-  const auto edit_of = [&](const std::string& name) {
-    const Edit* found = nullptr;
-    for (const Edit& e : edits)
-      if (e.tensor == name) found = &e;
-    return found;
-  };
-  for (auto& info : infos)
-    if (const Edit* e = edit_of(info.name)) info.type = e->type;
-  infos.insert(infos.end(), added.begin(), added.end());
-  GgufWriter writer(to, file->metadata(), infos);
-  for (const auto& info : infos) {
-    const Edit* e = edit_of(info.name);
-    if (e)
-      writer.write(info.name, e->bytes);
-    else
-      writer.write(info.name, file->data(*file->find(info.name)));
-  }
-  writer.finish();
-}
-
-std::vector<std::byte> float_bytes(float v) {
-  std::vector<std::byte> b(sizeof(v));
-  std::memcpy(b.data(), &v, sizeof(v));
-  return b;
-}
-
-TEST_F(ModelIo, QuantisedEmbeddingsAndScaleTensors) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25);
-  const MemoryModel model(config, Linears::kTernary);
-  write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
-  std::vector<std::byte> q8(7 * 256 / 32 * 34);
-  for (std::size_t i = 0; i < q8.size(); ++i)
-    q8[i] = static_cast<std::byte>(i % 34 < 2 ? (i % 34 ? 0x38 : 0) : i * 5);
-  rewrite(
-      dir_ / "a.gguf", dir_ / "b.gguf",
-      {{"token_embd.weight", GgmlType::kQ8_0, q8}, {"blk.1.attn_q.scale", GgmlType::kF32, float_bytes(0.5f)}},
-      {{"blk.1.attn_q.scale", {1}, GgmlType::kF32, 0, 0}});
-  const auto reader = ModelReader::open(dir_ / "b.gguf");
-  const TensorId embed{TensorRole::kTokenEmbedding, -1}, q{TensorRole::kAttnQ, 1};
-  EXPECT_EQ(reader->stored_type(embed), "Q8_0");
-  EXPECT_EQ(reader->read(embed).to_f32()[5], 0.5f * static_cast<float>(static_cast<std::int8_t>(7 * 5)));
-  EXPECT_EQ(reader->read(q).weights.scales[0], model[q].weights.scales[0] * 0.5f);
-  EXPECT_EQ(reader->stored_bytes(q), 256u * 256 / 4 + 32 + 4);
-  EXPECT_TRUE(reader->notes().empty());
-}
-
-TEST_F(ModelIo, WhatAGgufCannotBeReadForIsRefused) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25);
-  const MemoryModel model(config, Linears::kTernary);
-  write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
-  const auto file = GgufFile::open(dir_ / "a.gguf");
-  const auto data = file->data(*file->find("blk.0.ffn_up.weight"));
-  std::vector<std::byte> broken(data.begin(), data.end());
-  broken[100] = std::byte{0xff};
-  rewrite(dir_ / "a.gguf", dir_ / "b.gguf", {{"blk.0.ffn_up.weight", GgmlType::kI2_S, broken}});
-  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf")->read({TensorRole::kFfnUp, 0}),
-                      ErrorCode::kCorruptFile, "byte 100 holds code 3");
-  std::vector<std::byte> implausible(data.begin(), data.end());
-  const float huge = 500.0f;
-  std::memcpy(implausible.data() + implausible.size() - 32, &huge, sizeof(huge));
-  rewrite(dir_ / "a.gguf", dir_ / "c.gguf", {{"blk.0.ffn_up.weight", GgmlType::kI2_S, implausible}});
-  EXPECT_THAT(ModelReader::open(dir_ / "c.gguf")->notes().at(0), HasSubstr("implausible"));
-  rewrite(dir_ / "a.gguf", dir_ / "d.gguf", {{"blk.0.attn_q.bias", GgmlType::kF32, float_bytes(0)}},
-          {{"blk.0.attn_q.bias", {1}, GgmlType::kF32, 0, 0}});
-  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "d.gguf"), ErrorCode::kUnsupported, "biases");
-  rewrite(dir_ / "a.gguf", dir_ / "e.gguf", {{"extra", GgmlType::kF32, float_bytes(0)}},
-          {{"extra", {1}, GgmlType::kF32, 0, 0}});
-  EXPECT_THAT(ModelReader::open(dir_ / "e.gguf")->notes().at(0), HasSubstr("extra"));
-}
-
-TEST_F(ModelIo, TypesOfTheForksAreRefusedByName) {
-  // The type id sits behind the name and two dims in the tensor's index entry.
-  for (const auto& [family, name] :
-       {std::pair(ModelFamily::kBitNet25, "TL2"), std::pair(ModelFamily::kLlama, "MXFP4")}) {
-    const ModelConfig config = small_config(family);
-    const MemoryModel model(config, Linears::kTernary);
-    write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
-    std::string bytes = read_file(dir_ / "a.gguf");
-    const std::string tensor = "blk.0.attn_q.weight";
-    const std::size_t at = bytes.find(tensor) + tensor.size() + 4 + 16;
-    ASSERT_EQ(bytes[at], 36);
-    bytes[at] = 39;
-    write_file(dir_ / "b.gguf", bytes);
-    BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf"), ErrorCode::kUnsupported, name);
-    bytes[at] = 38;
-    write_file(dir_ / "b.gguf", bytes);
-    BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf"), ErrorCode::kUnsupported, "TL1");
-  }
-}
-
-/// A Hugging Face directory with one tensor replaced, dropped (no bytes and dtype kOther) or added.
-void edit_hf(const std::filesystem::path& dir, const std::string& name, const SafeTensorInfo& info,
-             const std::vector<std::byte>& bytes) {
-  const auto file = SafeTensors::open(dir);
-  std::vector<SafeTensorInfo> infos;
-  for (const auto& t : file->tensors())
-    if (t.name != name) infos.push_back(t);
-  if (info.dtype != SafeDType::kOther) infos.push_back(info);
-  SafeTensorsWriter writer(dir / "model.safetensors", infos);
-  for (const auto& t : infos)
-    writer.write(t.name, t.name == info.name ? std::span(bytes) : file->data(*file->find(t.name)));
-  writer.finish();
-}
-
-TEST_F(ModelIo, WhatADirectoryCannotBeReadForIsRefused) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25, false);
-  const MemoryModel model(config, Linears::kTernary);
-  const std::string q = "model.layers.0.self_attn.q_proj.weight";
-  const auto edited = [&](const std::string& name, const SafeTensorInfo& info, std::vector<std::byte> bytes) {
-    const auto dir = dir_ / ("e" + std::to_string(++n_));
-    write_model(dir, config, nullptr, model.source(), options_of(LinearType::kHf));
-    edit_hf(dir, name, info, bytes);
-    return ModelReader::open(dir);
-  };
-  const auto drop = [&](const std::string& name) {
-    return edited(name, {name, SafeDType::kOther, {}, 0, 0, 0}, {});
-  };
-  const auto scale = [&](float v) {
-    return edited(q + "_scale", {q + "_scale", SafeDType::kF32, {1}, 0, 0, 0}, float_bytes(v));
-  };
-  BITNET_EXPECT_ERROR(drop(q), ErrorCode::kCorruptFile, "expected the tensor '" + q);
-  BITNET_EXPECT_ERROR(drop(q + "_scale"), ErrorCode::kCorruptFile, "weight_scale");
-  BITNET_EXPECT_ERROR(scale(0.0f), ErrorCode::kCorruptFile, "above 0");
-  BITNET_EXPECT_ERROR(scale(std::nanf("")), ErrorCode::kCorruptFile, "above 0");
-  EXPECT_THAT(scale(1000.0f)->notes().at(0), HasSubstr("implausible"));
-  BITNET_EXPECT_ERROR(edited(q, {q, SafeDType::kU8, {23, 60}, 0, 0, 0}, std::vector<std::byte>(23 * 60)),
-                      ErrorCode::kCorruptFile, "expected shape [24, 60]");
-  BITNET_EXPECT_ERROR(edited(q, {q, SafeDType::kI8, {96, 60}, 0, 0, 0}, std::vector<std::byte>(96 * 60)),
-                      ErrorCode::kUnsupported, "I8");
-  BITNET_EXPECT_ERROR(
-      edited(q, {q, SafeDType::kU8, {24, 60}, 0, 0, 0}, std::vector<std::byte>(24 * 60, std::byte{0xff}))
-          ->read({TensorRole::kAttnQ, 0}),
-      ErrorCode::kCorruptFile, "code 3");
-  const auto add = [&](const std::string& name) {
-    return edited("", {name, SafeDType::kF32, {1}, 0, 0, 0}, float_bytes(1));
-  };
-  BITNET_EXPECT_ERROR(add("model.layers.0.self_attn.q_proj.bias"), ErrorCode::kUnsupported, "biases");
-  BITNET_EXPECT_ERROR(add("model.layers.0.self_attn.q_proj.rms_norm.weight"), ErrorCode::kUnsupported,
-                      "norm");
-  EXPECT_THAT(add("model.rotary_emb.inv_freq")->notes().at(0), HasSubstr("inv_freq"));
-  EXPECT_THAT(add("lm_head.weight")->notes().at(0), HasSubstr("lm_head"));  // tied
-}
-
 TEST_F(ModelIo, PathsThatAreNoModels) {
   BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "none"), ErrorCode::kNotFound, "none");
   BITNET_EXPECT_ERROR(ModelReader::open(dir_.path()), ErrorCode::kNotFound, "config.json");
@@ -477,6 +325,35 @@ TEST_F(ModelIo, ModelsOfAnIndependentImplementation) {
     }
     for (const auto& note : reader->notes()) EXPECT_THAT(note, HasSubstr("ternarised"));
   }
+}
+
+TEST_F(ModelIo, TheTokenizerTravelsBothWays) {
+  BpeTrainer trainer({.vocab_size = 262, .min_frequency = 1});
+  trainer.feed("abcab abcab ab");
+  const auto tokenizer = Tokenizer::from_json(trainer.train());
+  const auto ids = tokenizer->encode("abcab ∀", {});
+  ModelConfig config = small_config(ModelFamily::kBitNet25);
+  config.vocab_size = 264;  // more rows than tokens, as padded embeddings have
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "m", config, tokenizer.get(), model.source(), options_of(LinearType::kHf));
+  const auto hf = ModelReader::open(dir_ / "m");
+  ASSERT_NE(hf->tokenizer(), nullptr);
+  write_model(
+      dir_ / "m.gguf", hf->config(), hf->tokenizer().get(), [&](TensorId id) { return hf->read(id); },
+      options_of(LinearType::kI2_S));
+  const auto gguf = ModelReader::open(dir_ / "m.gguf");
+  write_model(
+      dir_ / "n", gguf->config(), gguf->tokenizer().get(), [&](TensorId id) { return gguf->read(id); },
+      options_of(LinearType::kHf));
+  const auto again = ModelReader::open(dir_ / "n");
+  expect_tensors(*again, model, kSame);
+  for (const auto& reader : {hf.get(), gguf.get(), again.get()})
+    EXPECT_EQ(reader->tokenizer()->encode("abcab ∀", {}), ids);
+  ModelConfig small = config;
+  small.vocab_size = 100;
+  BITNET_EXPECT_ERROR(
+      write_model(dir_ / "x", small, tokenizer.get(), model.source(), options_of(LinearType::kHf)),
+      ErrorCode::kInvalidArgument, "the tokenizer has 26");
 }
 
 /// The model of the stored files: trits by formula, so that check_with_gguf_py.py can recompute them.
