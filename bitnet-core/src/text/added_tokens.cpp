@@ -1,24 +1,17 @@
 // A byte trie whose edges live in one hash table.
 #include "text/added_tokens.hpp"
 
-#include "text/regex.hpp"
 #include "text/utf8.hpp"
 
 namespace bitnet::text {
 namespace {
-
-bool is_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
 
 // First byte of the white space that ends at `pos`, not before `from`.
 std::size_t skip_back(std::string_view text, std::size_t from, std::size_t pos) {
   while (pos > from) {
     std::size_t begin = pos - 1;
     while (begin > from && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
-    if (!is_space(utf8_at(text, begin).code_point)) break;
+    if (!is_white_space(utf8_at(text, begin).code_point)) break;
     pos = begin;
   }
   return pos;
@@ -27,7 +20,7 @@ std::size_t skip_back(std::string_view text, std::size_t from, std::size_t pos) 
 std::size_t skip_forward(std::string_view text, std::size_t pos) {
   while (pos < text.size()) {
     const Utf8Unit unit = utf8_at(text, pos);
-    if (!is_space(unit.code_point)) break;
+    if (!is_white_space(unit.code_point)) break;
     pos += unit.length;
   }
   return pos;

@@ -52,7 +52,8 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
     throw Error(ErrorCode::kNotFound,
                 "directory '" + path.string() + "' has neither tokenizer.json nor tokenizer.model");
   }
-  if (!is_there(path)) throw Error(ErrorCode::kNotFound, "no such file or directory: '" + path.string() + "'");
+  if (!is_there(path))
+    throw Error(ErrorCode::kNotFound, "no such file or directory: '" + path.string() + "'");
   if (is_gguf(path)) {
     const auto file = GgufFile::open(path);
     return with_context("loading tokenizer '" + path.string() + "'",

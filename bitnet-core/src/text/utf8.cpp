@@ -61,6 +61,30 @@ void require_utf8(std::string_view text, std::string_view what) {
                 std::string(what) + ": invalid UTF-8 at byte " + std::to_string(at));
 }
 
+bool is_white_space(char32_t c) noexcept {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+std::string_view trim(std::string_view text) noexcept {
+  // Python also strips the four separators U+001C to U+001F.
+  const auto strips = [](char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F); };
+  while (!text.empty()) {
+    const Utf8Unit unit = utf8_at(text, 0);
+    if (unit.kind != Utf8Unit::Kind::kCharacter || !strips(unit.code_point)) break;
+    text.remove_prefix(unit.length);
+  }
+  while (!text.empty()) {
+    std::size_t begin = text.size() - 1;
+    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) --begin;
+    const Utf8Unit unit = utf8_at(text, begin);
+    if (unit.kind != Utf8Unit::Kind::kCharacter || !strips(unit.code_point)) break;
+    text.remove_suffix(text.size() - begin);
+  }
+  return text;
+}
+
 void append_utf8(std::string& out, char32_t c) {
   if (c < 0x80) {
     out += static_cast<char>(c);

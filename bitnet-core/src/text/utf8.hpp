@@ -26,6 +26,12 @@ std::size_t find_invalid_utf8(std::string_view text) noexcept;
 /// Throws Error(kInvalidArgument) "<what>: invalid UTF-8 at byte N".
 void require_utf8(std::string_view text, std::string_view what);
 
+/// Unicode's White_Space property.
+bool is_white_space(char32_t c) noexcept;
+
+/// `text` (UTF-8) without the white space at both ends, as Python's and Jinja's strip and trim count it.
+std::string_view trim(std::string_view text) noexcept;
+
 void append_utf8(std::string& out, char32_t code_point);
 
 /// Appends `bytes` with each ill-formed part replaced by U+FFFD. Returns how many bytes at the end were left
