@@ -30,7 +30,7 @@ RmsNorm::RmsNorm(std::string name, std::int64_t size, float eps)
 Variable RmsNorm::forward(Tape& tape, Variable x) { return rms_norm(tape, x, weight_.variable(), eps_); }
 
 Embedding::Embedding(std::string name, std::int64_t vocab, std::int64_t dim)
-    : weight_(std::move(name), vocab, dim, false) {}
+    : weight_(std::move(name), vocab, dim, true) {}
 Variable Embedding::forward(Tape& tape, std::span<const std::int32_t> ids) {
   return embedding(tape, weight_.variable(), ids);
 }
