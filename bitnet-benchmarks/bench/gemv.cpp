@@ -1,0 +1,45 @@
+// One quantised row times a ternary matrix: the inner work of decoding. "cached" repeats one matrix; "memory"
+// goes round so many copies that each comes from memory, as the layers of a large model do.
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "bench.hpp"
+#include "bitnet/benchmarks/workloads.hpp"
+#include "bitnet/quant/bit_linear.hpp"
+
+namespace bitnet::benchmarks {
+namespace {
+
+constexpr std::size_t kBeyondCaches = std::size_t{256} << 20;  // bytes; several times the last-level cache
+
+void gemv(benchmark::State& state, LinearShape shape, std::size_t total_bytes) {
+  const quant::TernaryWeights w = random_weights(shape, 1);
+  std::vector<std::unique_ptr<quant::BitLinear>> copies;
+  do copies.push_back(std::make_unique<quant::BitLinear>(*context(), w));
+  while (copies.size() * copies[0]->bytes() < total_bytes);
+  quant::QuantizedRows q;
+  quant::quantize_rows(*context(), random_rows(1, shape.in, 2), 1, shape.in, q);
+  std::vector<float> y(static_cast<std::size_t>(shape.out));
+  std::size_t next = 0;
+  for (auto _ : state) {
+    copies[next]->forward(*context(), q, y);
+    next = next + 1 < copies.size() ? next + 1 : 0;
+    benchmark::ClobberMemory();
+  }
+  set_rate(state, "weights/s", static_cast<double>(shape.out * shape.in));
+  set_rate(state, "bytes/s", static_cast<double>(copies[0]->bytes()));
+}
+
+}  // namespace
+
+void register_benchmarks() {
+  for (const LinearShape& shape : linear_shapes()) {
+    const std::string name = "gemv/" + std::string(shape.name);
+    benchmark::RegisterBenchmark((name + "/cached").c_str(), gemv, shape, std::size_t{0})->UseRealTime();
+    if (shape.name != "tiny")
+      benchmark::RegisterBenchmark((name + "/memory").c_str(), gemv, shape, kBeyondCaches)->UseRealTime();
+  }
+}
+
+}  // namespace bitnet::benchmarks
