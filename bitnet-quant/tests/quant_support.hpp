@@ -56,10 +56,10 @@ inline std::vector<std::int32_t> naive_product(const TernaryWeights& w, const Qu
   std::vector<std::int32_t> acc;
   for (std::int64_t r = 0; r < x.rows; ++r)
     for (std::int64_t o = 0; o < w.out; ++o) {
+      const std::int8_t* const row = x.values.data() + r * x.stride;
+      const std::int8_t* const trits = w.trits.data() + o * w.in;
       std::int32_t sum = 0;
-      for (std::int64_t k = 0; k < w.in; ++k)
-        sum += x.values[static_cast<std::size_t>(r * x.stride + k)] *
-               w.trits[static_cast<std::size_t>(o * w.in + k)];
+      for (std::int64_t k = 0; k < w.in; ++k) sum += row[k] * trits[k];
       acc.push_back(sum);
     }
   return acc;
