@@ -255,6 +255,13 @@ def permute(w, heads):
     return w.reshape(heads, 2, w.shape[0] // heads // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
+def byte_alphabet():
+    """GPT-2's characters for the bytes 0 … 255."""
+    keep = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in keep else chr(next(others)) for b in range(256)]
+
+
 def save_gguf_model(path, c, w, arch, pack, type_id, file_type):
     tensors = [("token_embd.weight", w["embed"].shape, 1, w["embed"].astype(np.float16).tobytes())]
     for key, value in w.items():
@@ -271,8 +278,8 @@ def save_gguf_model(path, c, w, arch, pack, type_id, file_type):
     tensors.append(("output_norm.weight", w["norm"].shape, 0, w["norm"].tobytes()))
     if "head" in w:
         tensors.append(("output.weight", w["head"].shape, 1, w["head"].astype(np.float16).tobytes()))
-    printable = [chr(b) for b in range(33, 127)]
-    tokens = (["<s>", "</s>", "<unk>"] + printable)[:c["vocab"]]
+    tokens = ["<s>", "</s>", "<unk>"] + byte_alphabet() + ["!\""]  # the last one is the only merge's result
+    assert len(tokens) == c["vocab"]
     keys = {"general.architecture": arch, "general.name": path.stem, "general.file_type": file_type,
             f"{arch}.vocab_size": c["vocab"], f"{arch}.context_length": 64, f"{arch}.embedding_length": c["hidden"],
             f"{arch}.block_count": c["n_layers"], f"{arch}.feed_forward_length": c["inter"],
@@ -354,9 +361,10 @@ def main():
     dense = {**llama, "head_dim": 20, "n_kv_heads": 2, "rope_theta": 10000.0}
     make(out, "llama-dense", dense, lambda a: a,
          lambda p, w: save_hf(p, dense, w, f32, {**llama_config, "head_dim": 20}))
-    make(out, "bitnet-b1.58-i2_s.gguf", b25, "ternary",
-         lambda p, w: save_gguf_model(p, b25, w, "bitnet-b1.58", pack_i2s, 36, 40), f16_embeddings)
-    wide = {**llama, "hidden": 256, "inter": 256, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "head_dim": 64}
+    gguf = {**b25, "vocab": 260}
+    make(out, "bitnet-b1.58-i2_s.gguf", gguf, "ternary",
+         lambda p, w: save_gguf_model(p, gguf, w, "bitnet-b1.58", pack_i2s, 36, 40), f16_embeddings)
+    wide = {**llama, "vocab": 260, "hidden": 256, "inter": 256, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "head_dim": 64}
     for kind, pack, type_id, file_type in (("tq2_0", pack_tq2, 35, 37), ("tq1_0", pack_tq1, 34, 36)):
         make(out, f"llama-{kind}.gguf", wide, "ternary",
              lambda p, w: save_gguf_model(p, wide, w, "llama", pack, type_id, file_type),
