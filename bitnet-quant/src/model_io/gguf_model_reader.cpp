@@ -65,6 +65,9 @@ class GgufReader final : public ReaderBase {
 
   std::uint64_t file_bytes() const override { return file_->file().bytes().size(); }
 
+ protected:
+  void release(const StoredTensor& t) const noexcept override { file_->file().release(t.bytes); }
+
  private:
   bool bitnet_architecture() const noexcept { return config_.family != ModelFamily::kLlama; }
 

@@ -74,6 +74,11 @@ class HfReader final : public ReaderBase {
     return total;
   }
 
+ protected:
+  void release(const StoredTensor& t) const noexcept override {
+    if (const SafeTensorInfo* info = files_->find(t.name)) files_->release(*info);
+  }
+
  private:
   /// generation_config.json lists more tokens that end a text than config.json does (2B-4T: end of turn).
   void read_generation_config() {

@@ -34,7 +34,12 @@ std::unique_ptr<ModelReader> ModelReader::open(const std::filesystem::path& path
 namespace model_io {
 
 LogicalTensor ReaderBase::read(TensorId id) const {
-  return with_context(place_, [&] { return decode(stored(id), id, tensor_shape(id, config_)); });
+  return with_context(place_, [&] {
+    const StoredTensor& from = stored(id);
+    LogicalTensor tensor = decode(from, id, tensor_shape(id, config_));
+    release(from);
+    return tensor;
+  });
 }
 
 std::string ReaderBase::stored_type(TensorId id) const {

@@ -25,6 +25,9 @@ class ReaderBase : public ModelReader {
   explicit ReaderBase(std::string place) : place_(std::move(place)) {}
   const StoredTensor& stored(TensorId id) const;
   void add(TensorId id, StoredTensor tensor);
+  /// Gives the file's pages of a decoded tensor back: a model is read once, its file may be larger than
+  /// memory.
+  virtual void release(const StoredTensor& tensor) const noexcept = 0;
   /// Float linears → trits or not, per `floats`, and one note about it.
   void decide_floats(FloatLinears floats);
 

@@ -41,6 +41,8 @@ class SafeTensors {
   std::span<const SafeTensorInfo> tensors() const noexcept { return tensors_; }  ///< sorted by name
   const SafeTensorInfo* find(std::string_view name) const noexcept;
   std::span<const std::byte> data(const SafeTensorInfo& tensor) const noexcept;
+  /// Tells the system that the bytes of `tensor` are not needed soon. Never fails.
+  void release(const SafeTensorInfo& tensor) const noexcept;
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
   /// Files that were opened, for messages and for size reports.
   std::vector<std::filesystem::path> files() const;
