@@ -1,12 +1,88 @@
-// `bitnet train`: placeholder until bitnet-training lands
+// `bitnet train`: a training run as a yaml file says. The run itself is bitnet-training; here are its figures
+// on the terminal and Ctrl-C.
 #include <ostream>
 
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#if defined(BITNET_WITH_TRAINING) && __has_include("bitnet/training/trainer.hpp")
+#include "bitnet/training/trainer.hpp"
+#define BITNET_CAN_TRAIN
+#endif
 
 namespace bitnet::cli {
 namespace {
-int train(const Values&, Io&) { throw Error(ErrorCode::kUnsupported, "this build has no training (BITNET_BUILD_TRAINING)"); }
+
+#ifdef BITNET_CAN_TRAIN
+
+/// The progress line: drawn over itself on a terminal, one after the other in a file.
+class TrainingLines {
+ public:
+  explicit TrainingLines(Io& io) : io_(io) {}
+  ~TrainingLines() {
+    if (open_) io_.err << '\n';
+  }
+  TrainingLines(const TrainingLines&) = delete;
+  TrainingLines& operator=(const TrainingLines&) = delete;
+
+  void progress(const std::string& line) {
+    if (!io_.err_is_terminal) {
+      message(line);
+      return;
+    }
+    const auto limit = static_cast<std::size_t>(std::max(io_.columns - 1, 1));
+    io_.err << '\r' << line.substr(0, limit) << "\x1b[K" << std::flush;
+    open_ = true;
+  }
+  void message(const std::string& line) {
+    if (open_) io_.err << '\n';
+    io_.err << line << std::endl;
+    open_ = false;
+  }
+
+ private:
+  Io& io_;
+  bool open_ = false;
+};
+
+std::string evaluation_text(const training::Evaluation& e) {
+  return "held-out perplexity " + fixed(e.perplexity, 3) + ", bits per byte " + fixed(e.bits_per_byte, 4) +
+         " (" + grouped(e.tokens) + " tokens)";
+}
+
+int train(const Values& values, Io& io) {
+  const auto config = training::TrainConfig::from_yaml_file(values.positionals.at(0));
+  const auto context = make_context(values);
+  training::TrainResult result;
+  {
+    TrainingLines lines(io);
+    training::TrainCallbacks callbacks;
+    callbacks.progress = [&](const training::Progress& p) { lines.progress(training::format_progress(p)); };
+    callbacks.evaluation = [&](std::int64_t step, const training::Evaluation& e) {
+      lines.message("step " + std::to_string(step) + ": " + evaluation_text(e));
+    };
+    callbacks.message = [&](const std::string& text) { lines.message(text); };
+    callbacks.cancelled = [&io] { return io.is_cancelled(); };
+    result = training::train(config, callbacks, values.flag(opt::kTrainResume), *context);
+  }
+  io.err << grouped(result.steps) << " steps, " << grouped(result.tokens) << " tokens in "
+         << human_time(result.seconds) << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (result.cancelled) {
+    io.err << "stopped; --resume continues from the checkpoint in '" << config.output.string() << "'\n";
+    return kInterrupted;
+  }
+  io.out << evaluation_text(result.final_evaluation) << '\n';
+  return kOk;
+}
+
+#else
+
+int train(const Values&, Io&) {
+  throw Error(ErrorCode::kUnsupported,
+              "this build has no training (it was configured with BITNET_BUILD_TRAINING=OFF)");
+}
+
+#endif
+
 }  // namespace
 
 const Command kTrainCommand{
@@ -14,8 +90,10 @@ const Command kTrainCommand{
     .summary = "train a model as a yaml file says",
     .usage = "CONFIG [--resume]",
     .description =
-        "CONFIG names the data, the model's shape and the schedule; configs/train/ has examples. A line on standard "
-        "error shows loss, learning rate, tokens/s, time to go, zero fraction and flip rate; the same goes to a JSONL "
+        "CONFIG names the data, the model's shape and the schedule; configs/train/ has examples. A line on "
+        "standard "
+        "error shows loss, learning rate, tokens/s, time to go, zero fraction and flip rate; the same goes "
+        "to a JSONL "
         "log. Ctrl-C writes a checkpoint; --resume continues from the newest.",
     .example = "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume",
     .arguments = {"CONFIG"},
