@@ -61,7 +61,10 @@ std::shared_ptr<const Tokenizer> byte_tokenizer(std::int64_t vocab_size) {
   auto& vocab = json.at("model").at("vocab");
   for (std::int64_t id = options.vocab_size; id < vocab_size; ++id)
     vocab["<|unused_" + std::to_string(id) + "|>"] = id;
-  return Tokenizer::from_json(json.dump());
+  const nlohmann::json config{{"bos_token", options.special_tokens[0]},
+                              {"eos_token", options.special_tokens[1]},
+                              {"add_bos_token", true}};
+  return Tokenizer::from_json(json.dump(), config.dump());
 }
 
 quant::LogicalTensor random_tensor(const ExecutionContext& context, TensorId id, const ModelConfig& config,

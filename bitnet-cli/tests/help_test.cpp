@@ -1,4 +1,5 @@
 // Help of every command: it names an example, the exit codes and each option, and lines fit a wide terminal.
+#include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/isa.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "commands.hpp"
@@ -38,6 +39,13 @@ TEST(Help, GeneralHelpListsEveryCommand) {
   const std::string text = general_help();
   for (const Command& command : commands())
     EXPECT_THAT(text, HasSubstr("\n  " + std::string(command.name) + " "));
+}
+
+TEST(Guide, NamesEveryCommandAndEveryKeyOfABatchItem) {
+  const std::string guide = read_file(testing::source_path("docs/guides/cli.md"));
+  for (const Command& command : commands())
+    EXPECT_THAT(guide, HasSubstr("| `" + std::string(command.name) + "` |"));
+  for (const Option* o : sampling_options()) EXPECT_THAT(guide, HasSubstr("`" + std::string(o->key) + "`"));
 }
 
 TEST(Version, NamesTheProjectAndTheInstructionSets) {
