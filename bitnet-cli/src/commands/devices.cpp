@@ -60,7 +60,8 @@ const Command kDevicesCommand{
     .description =
         "One device a line: its name, a tab, what it is. The last line says what `--device auto` would "
         "choose and why.",
-    .example = "bitnet devices\nbitnet run -m models/demo.gguf -p \"Hello\" --device opencl:0:0",
+    .example =
+        "bitnet devices\nbitnet run -m models/bitnet-demo-10m-i2_s.gguf -p \"Hello\" --device opencl:0:0",
     .arguments = {},
     .options = {&opt::kJson},
     .body = list_devices,

@@ -151,7 +151,9 @@ const Command kInspectCommand{
     .summary = "say what is in a model: architecture, sizes, types, tokenizer",
     .usage = "MODEL [--json]",
     .description = "MODEL is a GGUF file or a Hugging Face directory. --json lists every tensor.",
-    .example = "bitnet inspect models/demo.gguf\nbitnet inspect --json models/demo.gguf | jq .config",
+    .example =
+        "bitnet inspect models/bitnet-demo-10m-i2_s.gguf\nbitnet inspect --json "
+        "models/bitnet-demo-10m-i2_s.gguf | jq .config",
     .arguments = {"MODEL"},
     .options = {&opt::kJson},
     .body = inspect,

@@ -67,8 +67,8 @@ const Command kPerplexityCommand{
         "with "
         "different vocabularies.",
     .example =
-        "bitnet perplexity -m models/demo.gguf -f book.txt -c 512\n"
-        "bitnet perplexity -m models/demo.gguf -f book.txt --json | jq .perplexity",
+        "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt -c 512\n"
+        "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt --json | jq .perplexity",
     .arguments = {},
     .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks},
                        engine_options(),

@@ -68,9 +68,9 @@ const Command kTokenizeCommand{
         "or a "
         "vocabulary-only GGUF.",
     .example =
-        "bitnet tokenize -m models/demo.gguf -p \"It was a truth\"\n"
-        "bitnet tokenize -m models/demo.gguf --ids -f book.txt > ids.txt\n"
-        "bitnet tokenize -m models/demo.gguf --decode -f ids.txt",
+        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf -p \"It was a truth\"\n"
+        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf --ids -f book.txt > ids.txt\n"
+        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf --decode -f ids.txt",
     .arguments = {},
     .options = {&opt::kTokenizeModel, &opt::kPrompt, &opt::kTokenizeFile, &opt::kSpecial, &opt::kNoBos,
                 &opt::kDecode, &opt::kIds},
