@@ -4,15 +4,14 @@
 
 #include "commands/commands_list.hpp"
 #include "common.hpp"
-#if defined(BITNET_WITH_TRAINING) && __has_include("bitnet/training/trainer.hpp")
+#ifdef BITNET_WITH_TRAINING
 #include "bitnet/training/trainer.hpp"
-#define BITNET_CAN_TRAIN
 #endif
 
 namespace bitnet::cli {
 namespace {
 
-#ifdef BITNET_CAN_TRAIN
+#ifdef BITNET_WITH_TRAINING
 
 /// The progress line: drawn over itself on a terminal, one after the other in a file.
 class TrainingLines {
