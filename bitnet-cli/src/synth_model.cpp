@@ -57,7 +57,7 @@ std::shared_ptr<const Tokenizer> byte_tokenizer(std::int64_t vocab_size) {
                             "<|end_header_id|>"};
   options.vocab_size = 256 + static_cast<std::int64_t>(options.special_tokens.size());
   if (vocab_size < options.vocab_size) return nullptr;
-  auto json = nlohmann::ordered_json::parse(BpeTrainer(options).train());
+  auto json = nlohmann::json::parse(BpeTrainer(options).train());
   auto& vocab = json.at("model").at("vocab");
   for (std::int64_t id = options.vocab_size; id < vocab_size; ++id)
     vocab["<|unused_" + std::to_string(id) + "|>"] = id;

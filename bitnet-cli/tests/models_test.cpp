@@ -23,12 +23,13 @@ class ModelsTest : public CliTest {
 };
 
 TEST_F(ModelsTest, SynthIsDeterministic) {
-  const auto again = call({"synth", "--config", at("tiny.json"), "-o", file("a.gguf"), "--threads", "1"});
+  const std::string copy = file("tiny.gguf");  // the same name: it is in the file, too
+  const auto again = call({"synth", "--config", at("tiny.json"), "-o", copy, "--threads", "1"});
   ASSERT_EQ(again.code, kOk) << again.err;
-  EXPECT_THAT(again.err, HasSubstr("wrote '" + file("a.gguf") + "'"));
-  EXPECT_EQ(read_file(file("a.gguf")), read_file(model()));
-  ASSERT_EQ(call({"synth", "--config", at("tiny.json"), "-o", file("b.gguf"), "--seed", "1"}).code, kOk);
-  EXPECT_NE(read_file(file("b.gguf")), read_file(model()));
+  EXPECT_THAT(again.err, HasSubstr("wrote '" + copy + "'"));
+  EXPECT_TRUE(read_file(copy) == read_file(model()));
+  ASSERT_EQ(call({"synth", "--config", at("tiny.json"), "-o", copy, "--seed", "1"}).code, kOk);
+  EXPECT_FALSE(read_file(copy) == read_file(model()));
 }
 
 TEST_F(ModelsTest, SynthRefusesWhatItCannotDo) {
@@ -183,7 +184,7 @@ TEST_F(ModelsTest, AFullDiskLeavesTheOldFileWhole) {
 
 TEST_F(ModelsTest, ShippedShapesAreRead) {
   for (const std::string name : {"bitnet-2b-4t", "1bitllm-large", "llama3-8b-1.58", "falcon3-1b"}) {
-    // A vocabulary file cannot be made from these in a test: writing stops at the first tensor.
+    // Gigabytes are not written in a test: Ctrl-C comes when the shape is read.
     std::atomic<bool> cancelled{true};
     CallOptions options;
     options.cancelled = &cancelled;

@@ -19,6 +19,7 @@ int synth(const Values& values, Io& io) {
   config.weights = dense ? WeightKind::kDense : WeightKind::kTernary;
   check_output_path(out, {}, options);
 
+  check_cancelled(io);
   const auto tokenizer = byte_tokenizer(config.vocab_size);
   if (tokenizer == nullptr) {
     io.err << "note: a vocabulary of " << config.vocab_size
