@@ -184,6 +184,10 @@ void TrainConfig::validate() const {
     require(v > 0, key + " must be positive, got " + std::to_string(v));
   };
   with_context("model", [&] { model.validate(); });
+  // I2_S, in which the ternary model is written at the end, holds rows of whole 128s: say so before the work.
+  if (quantization == Quantization::kTernary)
+    require(model.hidden_size % 128 == 0 && model.q_dim() % 128 == 0 && model.intermediate_size % 128 == 0,
+            "model.hidden_size, heads * head_dim and model.intermediate_size must be multiples of 128");
   positive(schedule.steps, "training.steps");
   require(schedule.warmup >= 0 && schedule.warmup < schedule.steps,
           "training.warmup must be below training.steps");

@@ -218,16 +218,18 @@ void Run::save() {
 }
 
 void Run::export_files() {
-  const bool ternary = model_.quantization() == Quantization::kTernary;
+  if (model_.quantization() == Quantization::kNone) {
+    // Readers ternarise float linears of this architecture, which would destroy this model.
+    say(callbacks_, "trained in full precision: no model file is written, the checkpoint holds the weights");
+    return;
+  }
   quant::WriteOptions hf;
   hf.gguf = false;
-  hf.type = ternary ? quant::LinearType::kHf : quant::LinearType::kDense;
-  quant::WriteOptions gguf;
-  gguf.type = ternary ? quant::LinearType::kI2_S : quant::LinearType::kDense;
+  hf.type = quant::LinearType::kHf;
   say(callbacks_,
       "writing " + (c_.output / "model").string() + " and " + (c_.output / "model.gguf").string());
   export_model(c_.output / "model", model_, tokenizer_.get(), hf);
-  export_model(c_.output / "model.gguf", model_, tokenizer_.get(), gguf);
+  export_model(c_.output / "model.gguf", model_, tokenizer_.get(), {});
 }
 
 TrainResult Run::loop(RunLog& log) {

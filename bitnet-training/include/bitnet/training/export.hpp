@@ -14,8 +14,9 @@ namespace bitnet::training {
 quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id);
 
 /// Writes the model. A ternary model takes any ternary type or kDense (its latent weights are then *not*
-/// kept: the dequantised ones are written); a full-precision model only kDense. Throws like
-/// quant::write_model, and Error(kUnsupported) for a ternary type of a full-precision model.
+/// kept: the dequantised ones are written); a full-precision model only kDense, and readers keep it dense
+/// only with quant::FloatLinears::kKeep. Throws like quant::write_model, and Error(kUnsupported) for a
+/// ternary type of a full-precision model.
 void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,
                   const quant::WriteOptions& options);
 

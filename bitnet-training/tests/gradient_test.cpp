@@ -1,0 +1,219 @@
+// Every differentiable op: forward values against double precision, gradients against central differences of
+// the double-precision forward. Both passes run twice, so that overwriting and accumulating gradients are
+// covered.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "bitnet/testing/testing.hpp"
+#include "double_ops.hpp"
+
+namespace bitnet::training {
+namespace {
+
+using namespace reference;
+
+// f32 sums of at most a few hundred terms: a few hundred roundings of 6e-8, of terms as large as the result.
+constexpr double kTolerance = 2e-5;
+
+void check(OpCase c) {
+  const ExecutionContext context(ExecutionContext::Options{2, {}});
+  Tape tape(context);
+  std::vector<std::unique_ptr<Parameter>> parameters;
+  std::vector<Variable> variables;
+  for (const Matrix& m : c.inputs) {
+    parameters.push_back(std::make_unique<Parameter>("p", m.rows, m.cols, false));
+    fill(*parameters.back(), m);
+    variables.push_back(parameters.back()->variable());
+  }
+  const Matrix expected = c.reference(c.inputs);
+  for (int pass = 1; pass <= 2; ++pass) {
+    const Variable y = c.op(tape, variables);
+    ASSERT_EQ(y.rows(), expected.rows);
+    ASSERT_EQ(y.cols(), expected.cols);
+    EXPECT_LT(relative_error(y.value(), expected.v), kTolerance);
+    // An intermediate as well: consumers of y other than the loss.
+    tape.backward(reference::weighted_sum(tape, y));
+    tape.reset();
+    for (std::size_t p = 0; p < parameters.size(); ++p) {
+      auto differences =
+          central_differences(c.inputs[p], [&] { return reference::weighted_sum(c.reference(c.inputs)); });
+      for (double& g : differences) g *= pass;
+      EXPECT_LT(relative_error(parameters[p]->grad(), differences), kTolerance)
+          << "input " << p << ", pass " << pass;
+    }
+  }
+}
+
+TEST(Gradient, Linear) {
+  for (const auto& [n, in, out] : {std::array<std::int64_t, 3>{1, 1, 1}, {5, 17, 9}, {33, 40, 20}}) {
+    Rng rng(1);
+    check({{random(rng, n, in), random(rng, out, in)},
+           [](Tape& t, const auto& v) { return linear(t, v[0], v[1]); },
+           [](const auto& m) { return reference::linear(m[0], m[1]); }});
+  }
+}
+
+TEST(Gradient, Add) {
+  Rng rng(2);
+  check({{random(rng, 7, 19), random(rng, 7, 19)},
+         [](Tape& t, const auto& v) { return add(t, v[0], v[1]); },
+         [](const auto& m) { return reference::add(m[0], m[1]); }});
+}
+
+TEST(Gradient, AddOfOneVariableToItselfCountsTwice) {
+  Rng rng(3);
+  check({{random(rng, 3, 5)},
+         [](Tape& t, const auto& v) { return add(t, v[0], v[0]); },
+         [](const auto& m) { return reference::add(m[0], m[0]); }});
+}
+
+TEST(Gradient, RmsNorm) {
+  for (const std::int64_t cols : {1, 15, 16, 37}) {
+    Rng rng(4);
+    check({{random(rng, 70, cols), random(rng, 1, cols)},  // 70 rows: more than one partial sum
+           [](Tape& t, const auto& v) { return rms_norm(t, v[0], v[1], 1e-5f); },
+           [](const auto& m) { return reference::rms_norm(m[0], m[1], static_cast<double>(1e-5f)); }});
+  }
+}
+
+TEST(Gradient, Relu2Gate) {
+  Rng rng(5);
+  check({{random(rng, 6, 21), random(rng, 6, 21)},
+         [](Tape& t, const auto& v) { return relu2_gate(t, v[0], v[1]); },
+         [](const auto& m) { return reference::relu2_gate(m[0], m[1]); }});
+}
+
+TEST(Gradient, Rope) {
+  for (const std::int64_t head_dim : {2, 10, 32}) {
+    Rng rng(6);
+    const RopeTable table(8, head_dim, 10000.0);
+    check({{random(rng, 10, 2 * head_dim)},
+           [&](Tape& t, const auto& v) { return rope(t, v[0], table, 5); },
+           [&](const auto& m) { return reference::rope(m[0], head_dim, 10000.0, 5); }});
+  }
+}
+
+TEST(Gradient, CausalAttention) {
+  // Grouped heads; the last case has several query blocks with a short one at the end.
+  for (const AttentionShape& s : {AttentionShape{1, 1, 1, 2}, {5, 4, 2, 6}, {7, 3, 3, 4}, {66, 2, 1, 2}}) {
+    Rng rng(7);
+    const std::int64_t sequences = s.length > 10 ? 1 : 2;  // differences of the long one are slow enough
+    const std::int64_t n = sequences * s.length, q = s.n_heads * s.head_dim, kv = s.n_kv_heads * s.head_dim;
+    check({{random(rng, n, q), random(rng, n, kv), random(rng, n, kv)},
+           [&](Tape& t, const auto& v) { return causal_attention(t, v[0], v[1], v[2], s); },
+           [&](const auto& m) { return reference::attention(m[0], m[1], m[2], s); }});
+  }
+}
+
+TEST(Gradient, Embedding) {
+  Rng rng(8);
+  static const std::vector<std::int32_t> ids = {3, 0, 3, 3, 6};  // repeated and absent rows
+  check({{random(rng, 7, 70)},
+         [](Tape& t, const auto& v) { return embedding(t, v[0], ids); },
+         [](const auto& m) {
+           Matrix y(5, 70);
+           for (std::int64_t r = 0; r < 5; ++r)
+             for (std::int64_t c = 0; c < 70; ++c) y.at(r, c) = m[0].at(ids[static_cast<std::size_t>(r)], c);
+           return y;
+         }});
+}
+
+TEST(Gradient, CrossEntropy) {
+  Rng rng(9);
+  Matrix x = random(rng, 6, 11), w = random(rng, 23, 11);
+  const std::vector<std::int32_t> targets = {0, 22, -1, 5, 5, 9};
+  const double scale = 0.25;
+  const ExecutionContext context(ExecutionContext::Options{2, {}});
+  Tape tape(context);
+  Parameter px("x", 6, 11, false), pw("w", 23, 11, false);
+  fill(px, x);
+  fill(pw, w);
+  std::vector<float> rows(6);
+  const Variable loss = cross_entropy(tape, linear(tape, px.variable(), pw.variable()), targets,
+                                      static_cast<float>(scale), rows);
+  const auto value = [&] { return reference::cross_entropy(reference::linear(x, w), targets, scale); };
+  EXPECT_NEAR(loss.value()[0], value(), 1e-5 * value());
+  EXPECT_EQ(rows[2], 0.0f);
+  tape.backward(loss);
+  EXPECT_LT(relative_error(px.grad(), central_differences(x, value)), kTolerance);
+  EXPECT_LT(relative_error(pw.grad(), central_differences(w, value)), kTolerance);
+}
+
+TEST(Gradient, CrossEntropyPassesItsOwnGradientOn) {
+  Rng rng(10);
+  Matrix x = random(rng, 3, 4);
+  const std::vector<std::int32_t> targets = {1, 2, 3};
+  const ExecutionContext context;
+  Tape tape(context);
+  Parameter p("x", 3, 4, false);
+  fill(p, x);
+  Parameter identity("i", 4, 4, false);
+  for (std::size_t i = 0; i < 4; ++i) identity.value()[i * 4 + i] = 1.0f;
+  const Variable once = cross_entropy(tape, linear(tape, p.variable(), identity.variable()), targets, 1.0f);
+  Parameter three("three", 1, 1, false);
+  three.value()[0] = 3.0f;
+  tape.backward(linear(tape, once, three.variable()));
+  const auto value = [&] { return 3 * reference::cross_entropy(x, targets, 1.0); };
+  EXPECT_LT(relative_error(p.grad(), central_differences(x, value)), kTolerance);
+}
+
+TEST(Tape, UnreachedParametersGetZeros) {
+  const ExecutionContext context;
+  Tape tape(context);
+  Parameter used("used", 2, 2, false), unused("unused", 2, 2, false);
+  for (float& g : unused.grad()) g = 7;
+  used.value()[0] = 1;
+  linear(tape, used.variable(), unused.variable());  // recorded, but the loss does not depend on it
+  tape.backward(reference::weighted_sum(tape, used.variable()));
+  unused.finish_grad();
+  for (const float g : unused.grad()) EXPECT_EQ(g, 0.0f);
+  EXPECT_NE(used.grad()[0], 0.0f);
+}
+
+TEST(Tape, ASteadyStepTakesNoMoreMemory) {
+  const ExecutionContext context;
+  Tape tape(context);
+  Rng rng(11);
+  Parameter x("x", 500, 300, false), w("w", 400, 300, false), v("v", 200, 400, false);
+  std::size_t held = 0;
+  for (int step = 0; step < 4; ++step) {
+    tape.backward(
+        reference::weighted_sum(tape, linear(tape, linear(tape, x.variable(), w.variable()), v.variable())));
+    tape.reset();
+    if (step == 1) held = tape.bytes_held();
+    if (step > 1) {
+      EXPECT_EQ(tape.bytes_held(), held);
+    }
+  }
+}
+
+TEST(Tape, EvaluationRecordsNothing) {
+  const ExecutionContext context;
+  Tape tape(context, false);
+  Parameter x("x", 3, 3, false);
+  const Variable y = add(tape, x.variable(), x.variable());
+  EXPECT_FALSE(y.needs_grad());
+  BITNET_EXPECT_ERROR(tape.backward(tape.make(1, 1, true)), ErrorCode::kInvalidArgument, "recorded scalar");
+}
+
+TEST(Ops, ShapesThatDisagreeAreErrors) {
+  const ExecutionContext context;
+  Tape tape(context);
+  const Variable a = tape.make(2, 3, true), b = tape.make(3, 2, true);
+  const std::vector<std::int32_t> outside = {2, 3}, targets = {0, 0};
+  const RopeTable table(4, 2, 10000.0);
+  BITNET_EXPECT_ERROR(linear(tape, a, b), ErrorCode::kInvalidArgument, "[2, 3]");
+  BITNET_EXPECT_ERROR(add(tape, a, b), ErrorCode::kInvalidArgument, "[3, 2]");
+  BITNET_EXPECT_ERROR(rms_norm(tape, a, b, 1e-5f), ErrorCode::kInvalidArgument, "rms_norm");
+  BITNET_EXPECT_ERROR(relu2_gate(tape, a, b), ErrorCode::kInvalidArgument, "relu2_gate");
+  BITNET_EXPECT_ERROR(embedding(tape, b, outside), ErrorCode::kInvalidArgument, "id 3");
+  BITNET_EXPECT_ERROR(cross_entropy(tape, b, targets, 1.0f), ErrorCode::kInvalidArgument, "2 targets");
+  BITNET_EXPECT_ERROR(cross_entropy(tape, a, outside, 1.0f), ErrorCode::kInvalidArgument, "target 3");
+  BITNET_EXPECT_ERROR(rope(tape, a, table, 2), ErrorCode::kInvalidArgument, "rope");
+  BITNET_EXPECT_ERROR(causal_attention(tape, a, a, a, {2, 3, 2, 1}), ErrorCode::kInvalidArgument, "heads");
+  BITNET_EXPECT_ERROR(RopeTable(4, 3, 10000.0), ErrorCode::kInvalidArgument, "even");
+}
+
+}  // namespace
+}  // namespace bitnet::training

@@ -1,0 +1,189 @@
+// One whole step of a tiny decoder against PyTorch (tests/data/training/make_step.py): loss, every gradient,
+// every weight after AdamW. And the library's promise that threads change nothing.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/testing/testing.hpp"
+#include "bitnet/training/modules.hpp"
+#include "bitnet/training/optimizer.hpp"
+
+namespace bitnet::training {
+namespace {
+
+struct Golden {
+  std::shared_ptr<const SafeTensors> file =
+      SafeTensors::open(testing::source_path("tests/data/training/step.safetensors"));
+
+  std::int64_t number(const std::string& key) const { return std::stoll(file->metadata().at(key)); }
+  template <class T = float>
+  std::vector<T> values(const std::string& name) const {
+    const SafeTensorInfo* info = file->find(name);
+    if (!info) throw Error(ErrorCode::kNotFound, name);
+    const auto bytes = file->data(*info);
+    std::vector<T> v(bytes.size() / sizeof(T));
+    std::memcpy(v.data(), bytes.data(), bytes.size());
+    return v;
+  }
+  ModelConfig config() const {
+    ModelConfig c;
+    c.architecture = "bitnet-b1.58";
+    c.vocab_size = number("vocab");
+    c.hidden_size = number("hidden");
+    c.intermediate_size = number("inter");
+    c.n_layers = number("layers");
+    c.n_heads = number("heads");
+    c.n_kv_heads = number("kv_heads");
+    c.head_dim = number("head_dim");
+    c.max_position = number("length");
+    return c;
+  }
+};
+
+/// The step of the golden file, on our side.
+struct Step {
+  Golden golden;
+  LanguageModel model{golden.config(), Quantization::kTernary};
+  AdamW optimizer{model.parameters(), {}};
+  double loss = 0, norm = 0;
+  std::vector<std::vector<float>> gradients;
+
+  explicit Step(std::size_t threads) {
+    const ExecutionContext context(ExecutionContext::Options{threads, {}});
+    for (Parameter* p : model.parameters()) {
+      const auto w = golden.values(p->name());
+      if (w.size() != p->value().size()) throw Error(ErrorCode::kCorruptFile, p->name());
+      std::copy(w.begin(), w.end(), p->value().begin());
+    }
+    model.refresh(context);
+    const auto inputs = golden.values<std::int32_t>("inputs"),
+               targets = golden.values<std::int32_t>("targets");
+    Tape tape(context);
+    const Variable l = cross_entropy(tape, model.forward(tape, inputs, golden.number("length")), targets,
+                                     1.0f / static_cast<float>(targets.size()));
+    loss = l.value()[0];
+    tape.backward(l);
+    for (Parameter* p : model.parameters()) {
+      p->finish_grad();
+      gradients.emplace_back(p->grad().begin(), p->grad().end());
+    }
+    norm = optimizer.step(context, 1e-3f, 0.1f, 1.0f);
+  }
+};
+
+TEST(Step, AgreesWithPyTorch) {
+  Step step(2);
+  EXPECT_NEAR(step.loss, step.golden.values("loss")[0], 1e-5);
+  EXPECT_NEAR(step.norm, step.golden.values("grad_norm")[0], 1e-4 * step.norm);
+  for (std::size_t i = 0; i < step.gradients.size(); ++i) {
+    const std::string& name = step.model.parameters()[i]->name();
+    const auto expected = step.golden.values(name + ".grad");
+    double largest = 0;
+    for (const float g : expected) largest = std::max(largest, std::abs(static_cast<double>(g)));
+    ASSERT_GT(largest, 0) << name;
+    // Roundings of two layers in f32 on both sides; no activation is near a tie, so nothing jumps.
+    for (std::size_t k = 0; k < expected.size(); ++k)
+      ASSERT_NEAR(step.gradients[i][k], expected[k], 1e-4 * largest) << name << " " << k;
+
+    // The first AdamW step moves by lr · g / (|g| + eps'), so only gradients that are not all rounding error
+    // count.
+    const auto after = step.golden.values(name + ".after");
+    const auto now = step.model.parameters()[i]->value();
+    for (std::size_t k = 0; k < after.size(); ++k) {
+      if (std::abs(expected[k]) > 1e-2 * largest) {
+        ASSERT_NEAR(now[k], after[k], 2e-6) << name << " " << k;
+      } else {
+        ASSERT_NEAR(now[k], after[k], 2.1e-3) << name << " " << k;  // at most lr to either side
+      }
+    }
+  }
+}
+
+TEST(Step, IsTheSameForAnyNumberOfThreads) {
+  Step one(1), three(3);
+  EXPECT_EQ(one.loss, three.loss);
+  EXPECT_EQ(one.norm, three.norm);
+  for (std::size_t i = 0; i < one.gradients.size(); ++i) {
+    EXPECT_EQ(one.gradients[i], three.gradients[i]);
+    const auto a = one.model.parameters()[i]->value(), b = three.model.parameters()[i]->value();
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin()));
+  }
+}
+
+TEST(AdamW, FollowsTheFormulas) {
+  const ExecutionContext context;
+  Parameter decayed("w", 1, 5, true), plain("n", 1, 5, false);
+  Parameter* const both[] = {&decayed, &plain};
+  AdamW optimizer(both, {.beta1 = 0.8f, .beta2 = 0.9f, .eps = 1e-6f});
+  double w[2][5], m[2][5] = {}, v[2][5] = {};
+  for (int p = 0; p < 2; ++p)
+    for (int i = 0; i < 5; ++i)
+      w[p][i] = both[p]->value()[static_cast<std::size_t>(i)] = static_cast<float>(0.3 * i - 0.5);
+  for (int t = 1; t <= 20; ++t) {
+    double norm = 0;
+    double g[2][5];
+    for (int p = 0; p < 2; ++p)
+      for (int i = 0; i < 5; ++i) {
+        g[p][i] = static_cast<float>(std::sin(t * (i + 1) + p));
+        norm += g[p][i] * g[p][i];
+        both[p]->grad()[static_cast<std::size_t>(i)] = static_cast<float>(g[p][i]);
+      }
+    decayed.variable().node()->grad_written = plain.variable().node()->grad_written = true;
+    norm = std::sqrt(norm);
+    EXPECT_NEAR(optimizer.step(context, 0.01f, 0.1f, 1.5f), norm, 1e-5);
+    for (int p = 0; p < 2; ++p)
+      for (int i = 0; i < 5; ++i) {
+        const double d = g[p][i] * std::min(1.0, 1.5 / norm);
+        m[p][i] = 0.8 * m[p][i] + 0.2 * d;
+        v[p][i] = 0.9 * v[p][i] + 0.1 * d * d;
+        const double mean = m[p][i] / (1 - std::pow(0.8, t)), square = v[p][i] / (1 - std::pow(0.9, t));
+        w[p][i] = w[p][i] * (p == 0 ? 1 - 0.01 * 0.1 : 1) - 0.01 * mean / (std::sqrt(square) + 1e-6);
+        EXPECT_NEAR(both[p]->value()[static_cast<std::size_t>(i)], w[p][i], 1e-5) << t;
+      }
+  }
+  EXPECT_EQ(optimizer.steps(), 20);
+}
+
+TEST(AdamW, AGradientThatIsNotFiniteChangesNothing) {
+  const ExecutionContext context;
+  Parameter p("w", 1, 2, true);
+  Parameter* const all[] = {&p};
+  AdamW optimizer(all, {});
+  p.value()[0] = 1.0f;
+  p.grad()[1] = NAN;
+  p.variable().node()->grad_written = true;
+  EXPECT_FALSE(std::isfinite(optimizer.step(context, 0.1f, 0.1f, 1.0f)));
+  EXPECT_EQ(p.value()[0], 1.0f);
+  EXPECT_EQ(optimizer.steps(), 0);
+}
+
+TEST(LanguageModel, WhatCannotBeTrainedIsRefused) {
+  const ModelConfig good = Golden().config();
+  const auto refuse = [&](auto change, const char* text) {
+    ModelConfig c = good;
+    change(c);
+    BITNET_EXPECT_ERROR(LanguageModel(c, Quantization::kTernary), ErrorCode::kUnsupported, text);
+  };
+  refuse([](ModelConfig& c) { c.activation = Activation::kSilu; }, "relu2");
+  refuse([](ModelConfig& c) { c.tied_embeddings = false; }, "tied");
+  refuse([](ModelConfig& c) { c.sub_norms = false; }, "sub_norms");
+}
+
+TEST(LanguageModel, FullPrecisionHasNoTrits) {
+  LanguageModel model(Golden().config(), Quantization::kNone);
+  EXPECT_EQ(model.trit_counts().all, 0);
+  const ExecutionContext context;
+  Rng rng(1);
+  model.initialize(rng, 0.1f);
+  model.refresh(context);
+  Tape tape(context, false);
+  const std::vector<std::int32_t> ids = {1, 2, 3};
+  const Variable logits = model.forward(tape, ids, 3);
+  EXPECT_EQ(logits.rows(), 3);
+  EXPECT_EQ(logits.cols(), model.config().vocab_size);
+}
+
+}  // namespace
+}  // namespace bitnet::training

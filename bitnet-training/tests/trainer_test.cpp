@@ -1,0 +1,379 @@
+// Whole runs on a tiny model and text: what is written, that stopping, killing and resuming change no bit,
+// that threads change no bit, and that every mistake is found before the work starts.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/core/text/bpe_trainer.hpp"
+#include "bitnet/quant/model_io.hpp"
+#include "bitnet/testing/testing.hpp"
+#include "bitnet/training/checkpoint.hpp"
+#include "bitnet/training/data.hpp"
+#include "bitnet/training/export.hpp"
+#include "bitnet/training/trainer.hpp"
+
+namespace bitnet::training {
+namespace {
+
+std::string sample_text(std::uint64_t seed, int sentences) {
+  const char* const subjects[] = {"The cat", "A dog", "My sister", "The old king", "Nobody"};
+  const char* const verbs[] = {"saw", "loved", "followed", "forgot"};
+  const char* const objects[] = {"the river", "a small house", "the garden", "seven stars",
+                                 "the \xC3\xA9toile"};
+  Rng rng(seed);
+  std::string text;
+  for (int i = 0; i < sentences; ++i) {
+    text +=
+        std::string(subjects[rng.below(5)]) + " " + verbs[rng.below(4)] + " " + objects[rng.below(5)] + ". ";
+    if (i % 4 == 3) text += "\n";
+    if (i % 40 == 39) text += "\n";
+  }
+  return text;
+}
+
+struct Fixture {
+  testing::TempDir dir;
+  Fixture() {
+    write_file(dir / "train.txt", sample_text(1, 2000));
+    write_file(dir / "heldout.txt", sample_text(2, 200));
+  }
+  TrainConfig config(const std::string& output, const std::string& quantization = "ternary") const {
+    return TrainConfig::from_yaml(
+        "model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4,\n"
+        "        kv_heads: 2, context: 32, quantization: " +
+            quantization +
+            "}\n"
+            "data: {train: " +
+            (dir / "train.txt").string() +
+            ",\n"
+            "       validation: " +
+            (dir / "heldout.txt").string() +
+            ", validation_tokens: 128}\n"
+            "training: {steps: 14, warmup: 2, learning_rate: 2.0e-3, length: 16, batch: 4,\n"
+            "           micro_batch: 2, seed: 7}\n"
+            "output: {directory: " +
+            (dir / output).string() +
+            ", log_every: 2,\n"
+            "         evaluate_every: 5, checkpoint_minutes: 1.0e-9}\n",
+        "test.yaml");
+  }
+};
+
+TrainResult run(const TrainConfig& c, bool resume = false, const TrainCallbacks& callbacks = {},
+                std::size_t threads = 2) {
+  const ExecutionContext context(ExecutionContext::Options{threads, {}});
+  return train(c, callbacks, resume, context);
+}
+
+/// Every tensor of two checkpoints, bit for bit (their metadata differs in the seconds spent).
+void expect_same_tensors(const std::filesystem::path& a, const std::filesystem::path& b) {
+  const auto x = SafeTensors::open(a), y = SafeTensors::open(b);
+  ASSERT_EQ(x->tensors().size(), y->tensors().size());
+  for (const SafeTensorInfo& t : x->tensors()) {
+    const SafeTensorInfo* other = y->find(t.name);
+    ASSERT_TRUE(other) << t.name;
+    const auto p = x->data(t), q = y->data(*other);
+    ASSERT_EQ(p.size(), q.size());
+    EXPECT_EQ(std::memcmp(p.data(), q.data(), p.size()), 0) << t.name;
+  }
+  for (const char* key : {"step", "tokens", "data.position", "data.epoch", "data.rng0", "optimizer_steps"})
+    EXPECT_EQ(x->metadata().at(key), y->metadata().at(key)) << key;
+}
+
+TEST(Trainer, LearnsAndWritesEverything) {
+  const Fixture f;
+  int progress = 0, evaluations = 0;
+  double first = 0, last = 0;
+  TrainCallbacks callbacks;
+  callbacks.progress = [&](const Progress& p) {
+    if (progress++ == 0) first = p.loss;
+    last = p.loss;
+    EXPECT_GT(p.zero_fraction, 0.1);
+    EXPECT_LT(p.zero_fraction, 0.6);
+    EXPECT_EQ(p.tokens, p.step * 64);
+    EXPECT_THAT(format_progress(p), ::testing::HasSubstr("/14 | loss "));
+  };
+  callbacks.evaluation = [&](std::int64_t, const Evaluation& e) {
+    ++evaluations;
+    EXPECT_NEAR(e.perplexity, std::exp(e.nll), 1e-9 * e.perplexity);
+    EXPECT_GT(e.bits_per_byte, 0);
+  };
+  const TrainResult r = run(f.config("out"), false, callbacks);
+  EXPECT_EQ(r.steps, 14);
+  EXPECT_EQ(progress, 7);
+  EXPECT_EQ(evaluations, 3);
+  EXPECT_LT(last, first - 0.3);
+  for (const char* name :
+       {"tokenizer.json", "log.jsonl", "checkpoint.safetensors", "model.gguf", "model/config.json"})
+    EXPECT_TRUE(std::filesystem::exists(f.dir / "out" / name)) << name;
+  BITNET_EXPECT_ERROR(run(f.config("out")), ErrorCode::kInvalidArgument, "resume");
+}
+
+TEST(Trainer, ExportsWhatWasTrained) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  run(c);
+  const auto gguf = quant::ModelReader::open(c.output / "model.gguf"),
+             hf = quant::ModelReader::open(c.output / "model");
+  const auto checkpoint = SafeTensors::open(c.output / "checkpoint.safetensors");
+  for (const TensorId id : gguf->tensors()) {
+    const auto a = gguf->read(id), b = hf->read(id);
+    const auto bytes = checkpoint->data(*checkpoint->find("weights/" + hf_name(id, ModelFamily::kBitNet25)));
+    std::vector<float> latent(bytes.size() / 4);
+    std::memcpy(latent.data(), bytes.data(), bytes.size());
+    if (is_linear(id.role)) {
+      ASSERT_TRUE(a.ternary && b.ternary);
+      const auto expected = quant::absmean(latent, a.weights.out, a.weights.in);
+      EXPECT_EQ(a.weights.trits, expected.trits);
+      EXPECT_EQ(a.weights.scales, expected.scales);
+      EXPECT_EQ(b.weights.trits, expected.trits);
+      EXPECT_EQ(b.weights.scales, expected.scales);
+    } else {
+      const auto values = a.to_f32();
+      ASSERT_EQ(values.size(), latent.size());
+      for (std::size_t i = 0; i < values.size(); ++i)
+        ASSERT_EQ(values[i], is_norm(id.role) ? latent[i] : f16_to_f32(f32_to_f16(latent[i])));
+    }
+  }
+  EXPECT_EQ(gguf->tokenizer()->vocab_size(), gguf->config().vocab_size);
+}
+
+TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
+  const Fixture f;
+  const TrainConfig c = f.config("out", "none");
+  run(c);
+  EXPECT_FALSE(std::filesystem::exists(c.output / "model.gguf"));
+  const auto checkpoint = SafeTensors::open(c.output / "checkpoint.safetensors");
+  ModelConfig shape = c.model;
+  shape.vocab_size = std::stoll(checkpoint->metadata().at("model.vocab_size"));
+  LanguageModel model(shape, Quantization::kNone);
+  AdamW optimizer(model.parameters(), {});
+  load_checkpoint(c.output / "checkpoint.safetensors", model, optimizer);
+  BITNET_EXPECT_ERROR(export_model(f.dir / "x.gguf", model, nullptr, {}), ErrorCode::kUnsupported,
+                      "full precision");
+  quant::WriteOptions dense;
+  dense.type = quant::LinearType::kDense;
+  dense.dense_type = DType::kF32;
+  export_model(f.dir / "x.gguf", model, nullptr, dense);
+  const auto reader = quant::ModelReader::open(f.dir / "x.gguf", quant::FloatLinears::kKeep);
+  for (std::size_t i = 0; i < model.tensor_ids().size(); ++i) {
+    const auto values = reader->read(model.tensor_ids()[i]).to_f32();
+    const auto weights = model.parameters()[i]->value();
+    EXPECT_TRUE(std::equal(values.begin(), values.end(), weights.begin(), weights.end()));
+  }
+}
+
+TEST(Trainer, ThreadsChangeNoBit) {
+  const Fixture f;
+  run(f.config("one"), false, {}, 1);
+  run(f.config("three"), false, {}, 3);
+  expect_same_tensors(f.dir / "one/checkpoint.safetensors", f.dir / "three/checkpoint.safetensors");
+}
+
+TEST(Trainer, StoppingAndResumingChangesNoBit) {
+  const Fixture f;
+  run(f.config("whole"));
+  for (int stop : {1, 6, 13}) {
+    const std::string name = "stopped" + std::to_string(stop);
+    int steps = 0;
+    TrainCallbacks callbacks;
+    callbacks.cancelled = [&] { return ++steps == stop; };
+    EXPECT_TRUE(run(f.config(name), false, callbacks).cancelled);
+    EXPECT_FALSE(run(f.config(name), true).cancelled);
+    expect_same_tensors(f.dir / "whole/checkpoint.safetensors", f.dir / (name + "/checkpoint.safetensors"));
+    EXPECT_EQ(read_file(f.dir / "whole/model.gguf"), read_file(f.dir / (name + "/model.gguf")));
+  }
+}
+
+/// Runs `c` and is killed after `milliseconds`, wherever it then is.
+[[noreturn]] void run_and_die(const TrainConfig& c, int milliseconds) {
+  std::thread([milliseconds] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    std::raise(SIGKILL);
+  }).detach();
+  for (bool resume = std::filesystem::exists(c.output / "checkpoint.safetensors");; resume = true) {
+    run(c, resume);
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+}
+
+TEST(TrainerDeathTest, BeingKilledChangesNoBit) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  // The killed process re-runs this test up to its death: a folder that both find.
+  const auto base =
+      std::filesystem::temp_directory_path() / ("bitnet_kill_test_" + std::to_string(::getuid()));
+  std::filesystem::create_directories(base);
+  write_file(base / "train.txt", sample_text(1, 2000));
+  write_file(base / "heldout.txt", sample_text(2, 200));
+  const Fixture f;
+  TrainConfig c = f.config("x");
+  c.train = base / "train.txt";
+  c.validation = base / "heldout.txt";
+  c.output = base / "killed";
+  for (const int milliseconds : {40, 90, 150}) {
+    EXPECT_EXIT(run_and_die(c, milliseconds), ::testing::KilledBySignal(SIGKILL), "");
+  }
+  run(c, true);
+  c.output = base / "whole";
+  run(c);
+  expect_same_tensors(base / "whole/checkpoint.safetensors", base / "killed/checkpoint.safetensors");
+  std::filesystem::remove_all(base);
+}
+
+TEST(Checkpoint, AnotherModelOrADamagedFileIsRefused) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  run(c);
+  const auto path = c.output / "checkpoint.safetensors";
+  const auto load_as = [&](auto change, Quantization quantization = Quantization::kTernary) {
+    ModelConfig m = c.model;
+    const auto file = SafeTensors::open(path);
+    m.vocab_size = std::stoll(file->metadata().at("model.vocab_size"));
+    change(m);
+    LanguageModel model(m, quantization);
+    AdamW optimizer(model.parameters(), {});
+    return load_checkpoint(path, model, optimizer);
+  };
+  EXPECT_EQ(load_as([](ModelConfig&) {}).step, 14);
+  BITNET_EXPECT_ERROR(load_as([](ModelConfig& m) { m.n_layers = 2; }), ErrorCode::kInvalidArgument,
+                      "model.layers is 1 there and 2");
+  BITNET_EXPECT_ERROR(load_as([](ModelConfig&) {}, Quantization::kNone), ErrorCode::kInvalidArgument,
+                      "model.quantization");
+  TrainConfig other = c;
+  other.train = f.dir / "heldout.txt";
+  BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, "training text");
+  const std::string whole = read_file(path);
+  for (const std::size_t keep :
+       {std::size_t{0}, std::size_t{7}, std::size_t{300}, whole.size() / 2, whole.size() - 1}) {
+    write_file(path, whole.substr(0, keep));
+    BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kCorruptFile, "checkpoint.safetensors");
+  }
+}
+
+TEST(Config, EveryMistakeNamesFileAndLine) {
+  const std::string good =
+      "model:\n  vocab_size: 300\n  hidden_size: 128\n  intermediate_size: 128\n  layers: 1\n  heads: 4\n"
+      "  context: 32\ndata:\n  train: a\n  validation: b\ntraining:\n  steps: 10\n  learning_rate: 1.0e-3\n"
+      "output:\n  directory: c\n";
+  EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").length, 32);
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string s = good;
+    s.replace(s.find(from), from.size(), to);
+    return s;
+  };
+  const struct {
+    const char *from, *to, *message;
+  } cases[] = {
+      {"  layers: 1", "  layer: 1", "x.yaml:2: section 'model' needs the key 'layers'"},
+      {"  heads: 4", "  heads: 4\n  colour: red", "x.yaml:7: unknown key 'colour' in 'model'"},
+      {"  heads: 4", "  heads: four", "x.yaml:6: 'model.heads' must be a whole number"},
+      {"  heads: 4", "  heads: 5", "x.yaml: model: "},
+      {"hidden_size: 128", "hidden_size: 96", "multiples of 128"},
+      {"output:", "extra:\n  a: 1\noutput:", "x.yaml:14: unknown section 'extra'"},
+      {"  steps: 10", "  steps: 0", "training.steps"},
+      {"  steps: 10", "  steps: 10\n  schedule: sudden", "unknown schedule 'sudden'"},
+      {"  steps: 10", "  steps: 10\n  length: 64", "training.length"},
+      {"  steps: 10", "  steps: 10\n  batch: 3\n  micro_batch: 2", "divide"},
+      {"  steps: 10", "  steps: [", "x.yaml:"},
+      {"  context: 32", "  context: 32\n  quantization: binary", "expected ternary or none"},
+      {"model:\n", "model: 3\nother:\n", "x.yaml:"},
+  };
+  for (const auto& c : cases)
+    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
+                        c.message);
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml("", "x.yaml"), ErrorCode::kInvalidArgument, "x.yaml:1");
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml_file("/nowhere/x.yaml"), ErrorCode::kNotFound,
+                      "/nowhere/x.yaml");
+}
+
+TEST(Config, TheShippedOnesAreValid) {
+  for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
+    EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();
+}
+
+TEST(Data, PiecesEncodeAsTheWhole) {
+  testing::TempDir dir;
+  std::string text = sample_text(3, 8000);  // several pieces
+  ASSERT_GT(text.size(), 3u << 16);
+  write_file(dir / "t.txt", text);
+  BpeTrainer trainer(BpeTrainerOptions{320, {"<s>", "</s>"}, 2});
+  trainer.feed(text);
+  const auto tokenizer = Tokenizer::from_json(trainer.train());
+  const ExecutionContext context;
+  const auto tokens = tokenize_file(context, *tokenizer, dir / "t.txt");
+  EXPECT_EQ(tokens, tokenizer->encode(text, {.add_bos = false}));
+  EXPECT_EQ(tokenizer->decode(tokens), text);
+  text[100000] = '\xFF';
+  write_file(dir / "t.txt", text);
+  BITNET_EXPECT_ERROR(tokenize_file(context, *tokenizer, dir / "t.txt"), ErrorCode::kInvalidArgument,
+                      "t.txt");
+  BITNET_EXPECT_ERROR(tokenize_file(context, *tokenizer, dir / "absent"), ErrorCode::kNotFound, "absent");
+}
+
+TEST(BatchSampler, DealsEveryWindowOnceAnEpochAndResumes) {
+  std::vector<TokenId> tokens(103);
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<TokenId>(i);
+  BatchSampler sampler(tokens, 10, -1, 5);
+  Batch b;
+  std::vector<bool> seen(103);
+  std::size_t dealt = 0;
+  for (; sampler.state().epoch == 0; ++dealt) {
+    sampler.next(1, b);
+    if (sampler.state().epoch != 0) break;
+    for (int i = 0; i < 10; ++i) {
+      const auto t = static_cast<std::size_t>(b.inputs[static_cast<std::size_t>(i)]);
+      EXPECT_FALSE(seen[t]);
+      seen[t] = true;
+      EXPECT_EQ(b.targets[static_cast<std::size_t>(i)], b.inputs[static_cast<std::size_t>(i)] + 1);
+    }
+  }
+  EXPECT_GE(dealt, 9u);
+  const auto state = sampler.state();
+  Batch next, again;
+  sampler.next(25, next);
+  BatchSampler other(tokens, 10, -1, 99);
+  other.set_state(state);
+  other.next(25, again);
+  EXPECT_EQ(next.inputs, again.inputs);
+  BITNET_EXPECT_ERROR(other.set_state({state.epoch_rng, 1000, 0}), ErrorCode::kInvalidArgument, "1000");
+  BITNET_EXPECT_ERROR(BatchSampler(tokens, 60, -1, 1), ErrorCode::kInvalidArgument, "121");
+}
+
+TEST(BatchSampler, AWindowStartsWithBos) {
+  const std::vector<TokenId> tokens = {10, 11, 12, 13, 14};
+  Batch b;
+  append_window(tokens, 1, 3, 0, b);
+  EXPECT_THAT(b.inputs, ::testing::ElementsAre(0, 11, 12));
+  EXPECT_THAT(b.targets, ::testing::ElementsAre(11, 12, 13));
+}
+
+TEST(Schedule, TwoStages) {
+  Schedule s{ScheduleKind::kTwoStage, 100, 10, 1e-2, 0, 0.1};
+  EXPECT_DOUBLE_EQ(s.learning_rate(0), 1e-3);
+  EXPECT_DOUBLE_EQ(s.learning_rate(10), 1e-2 * 0.9);
+  EXPECT_DOUBLE_EQ(s.learning_rate(49), 1e-2 * 0.51);
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 1e-2 * 2 / 3 * 0.5);
+  EXPECT_DOUBLE_EQ(s.learning_rate(100), 0);
+  EXPECT_DOUBLE_EQ(s.decay(49), 0.1);
+  EXPECT_DOUBLE_EQ(s.decay(50), 0);
+  s.second_peak = 5e-3;
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 2.5e-3);
+  s.kind = ScheduleKind::kCosine;
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 5e-3);
+  EXPECT_DOUBLE_EQ(s.decay(50), 0.1);
+  s.kind = ScheduleKind::kLinear;
+  EXPECT_DOUBLE_EQ(s.learning_rate(75), 2.5e-3);
+  for (const ScheduleKind k : {ScheduleKind::kTwoStage, ScheduleKind::kLinear, ScheduleKind::kCosine})
+    EXPECT_EQ(schedule_from_string(to_string(k)), k);
+}
+
+}  // namespace
+}  // namespace bitnet::training
