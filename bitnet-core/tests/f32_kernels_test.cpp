@@ -74,6 +74,36 @@ TEST(F32Kernels, DotOfHalfPrecisionWidensFirst) {
   }
 }
 
+TEST(F32Kernels, ManyDotsAreSingleDotsToTheBit) {
+  for (const std::size_t n : {1u, 16u, 37u, 100u, 512u})
+    for (const std::size_t rows : {1u, 3u, 4u, 9u})
+      for (const std::size_t cols : {1u, 4u, 11u}) {
+        const auto x = test::random_floats(rows * n, 14), w = test::random_floats(cols * n, 15);
+        GuardedBuffer<float> gx(std::span<const float>{x}), gw(std::span<const float>{w});
+        GuardedBuffer<std::uint16_t> half(w.size()), brain(w.size());
+        for (std::size_t i = 0; i < w.size(); ++i) {
+          half[i] = f32_to_f16(w[i]);
+          brain[i] = f32_to_bf16(w[i]);
+        }
+        std::vector<const float*> pointers;
+        for (std::size_t r = 0; r < rows; ++r) pointers.push_back(gx.data() + r * n);
+        const auto stride = static_cast<std::int64_t>(n), r_count = static_cast<std::int64_t>(rows),
+                   c_count = static_cast<std::int64_t>(cols);
+        GuardedBuffer<float> y(rows * cols), y_half(rows * cols), y_brain(rows * cols);
+        kernels().dots(pointers.data(), r_count, gw.data(), stride, c_count, n, y.data(), c_count);
+        kernels().dots_f16(pointers.data(), r_count, half.data(), stride, c_count, n, y_half.data(), c_count);
+        kernels().dots_bf16(pointers.data(), r_count, brain.data(), stride, c_count, n, y_brain.data(),
+                            c_count);
+        for (std::size_t i = 0; i < rows * cols; ++i) {
+          const float* const row = pointers[i / cols];
+          const std::size_t at = i % cols * n;
+          ASSERT_EQ(y[i], kernels().dot(gw.data() + at, row, n));
+          ASSERT_EQ(y_half[i], kernels().dot_f16(half.data() + at, row, n));
+          ASSERT_EQ(y_brain[i], kernels().dot_bf16(brain.data() + at, row, n));
+        }
+      }
+}
+
 TEST(F32Kernels, MaximaIncludeNegativesAndEmptyRows) {
   EXPECT_EQ(kernels().max(nullptr, 0), -std::numeric_limits<float>::infinity());
   EXPECT_EQ(kernels().max_abs(nullptr, 0), 0.0f);

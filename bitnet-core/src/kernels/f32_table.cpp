@@ -11,6 +11,7 @@
 // clang-format on
 #include BITNET_SIMD_HEADER
 
+#include "kernels/generic/dots.inl.hpp"
 #include "kernels/generic/exp.inl.hpp"
 #include "kernels/generic/gemm.inl.hpp"
 #include "kernels/generic/rows.inl.hpp"
@@ -25,6 +26,9 @@ constinit const F32Kernels kKernels{
     .dot = &dot,
     .dot_f16 = &dot_f16,
     .dot_bf16 = &dot_bf16,
+    .dots = &dots,
+    .dots_f16 = &dots_f16,
+    .dots_bf16 = &dots_bf16,
     .axpy = &axpy,
     .sum = &sum,
     .sum_squares = &sum_squares,

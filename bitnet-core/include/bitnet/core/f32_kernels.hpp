@@ -25,7 +25,15 @@ struct F32Kernels {
   float (*dot)(const float* x, const float* y, std::size_t n) noexcept;
   float (*dot_f16)(const std::uint16_t* x, const float* y, std::size_t n) noexcept;   // x widened exactly
   float (*dot_bf16)(const std::uint16_t* x, const float* y, std::size_t n) noexcept;  // x widened exactly
-  void (*axpy)(float a, const float* x, float* y, std::size_t n) noexcept;            // y = fma(a, x, y)
+  /// y[r·y_stride + c] = dot(w + c·w_stride, x[r], n) to the bit, for r < rows and c < cols: many times
+  /// faster than one at a time. A few rows (≤ 16) at a call keep x in L1; w is read once.
+  void (*dots)(const float* const* x, std::int64_t rows, const float* w, std::int64_t w_stride,
+               std::int64_t cols, std::size_t n, float* y, std::int64_t y_stride) noexcept;
+  void (*dots_f16)(const float* const* x, std::int64_t rows, const std::uint16_t* w, std::int64_t w_stride,
+                   std::int64_t cols, std::size_t n, float* y, std::int64_t y_stride) noexcept;
+  void (*dots_bf16)(const float* const* x, std::int64_t rows, const std::uint16_t* w, std::int64_t w_stride,
+                    std::int64_t cols, std::size_t n, float* y, std::int64_t y_stride) noexcept;
+  void (*axpy)(float a, const float* x, float* y, std::size_t n) noexcept;  // y = fma(a, x, y)
   float (*sum)(const float* x, std::size_t n) noexcept;
   float (*sum_squares)(const float* x, std::size_t n) noexcept;
   float (*max)(const float* x, std::size_t n) noexcept;      // −inf for n = 0

@@ -22,10 +22,19 @@ typedef float QuadMem __attribute__((vector_size(16), aligned(4), may_alias));
 typedef std::int32_t IntQuad __attribute__((vector_size(16)));
 typedef std::uint32_t UIntQuad __attribute__((vector_size(16)));
 
+typedef std::uint16_t FourU16 __attribute__((vector_size(8)));
+
+/// Four uint16 → uint32.
+BITNET_INLINE UIntQuad widen_u16(const std::uint16_t* p) {
+  FourU16 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, UIntQuad);
+}
+
 /// Four binary16 → float without hardware help: exact, subnormals included; NaNs become quiet as in hardware.
 struct WidenF16 {
   static BITNET_INLINE Quad quad(const std::uint16_t* p) {
-    const UIntQuad h = {p[0], p[1], p[2], p[3]};
+    const UIntQuad h = widen_u16(p);
     const UIntQuad sign = (h & 0x8000u) << 16;
     const UIntQuad magnitude = (h & 0x7fffu) << 13;
     // magnitude as a float is the value · 2^-112; the product is exact (a subnormal becomes normal).
