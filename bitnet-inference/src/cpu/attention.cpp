@@ -49,11 +49,11 @@ void attend(const Call& c, const SequenceSlice& s, std::int64_t row, std::int64_
   const std::int64_t at_head = (row * c.a.n_heads + head) * c.a.head_dim;
   const std::int64_t kv = head / (c.a.n_heads / c.a.n_kv_heads) * c.a.head_dim;
   const auto n = static_cast<std::size_t>(n_keys);
+  const float* const query = c.q + at_head;
   for (std::int64_t t0 = 0; t0 < n_keys; t0 += c.a.cache.page_size) {
     const float* key = c.keys + c.slot(s, t0) + kv;
     const std::int64_t t1 = std::min(n_keys, t0 + c.a.cache.page_size);
-    for (std::int64_t t = t0; t < t1; ++t, key += c.kv_dim)
-      scores[t] = c.kernels.dot(c.q + at_head, key, dim);
+    c.kernels.dots(&query, 1, key, c.kv_dim, t1 - t0, dim, scores + t0, 0);
   }
   c.kernels.scale(c.scale, scores, n);
   const float sum = c.kernels.exp_sum(scores, c.kernels.max(scores, n), n);

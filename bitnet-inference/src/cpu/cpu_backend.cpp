@@ -87,8 +87,6 @@ class CpuBackend final : public Backend {
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
     auto prepared = std::make_shared<DenseWeights>(w);
-    if (scratch_.size() < prepared->scratch_size(*context_))
-      scratch_.resize(prepared->scratch_size(*context_));
     return prepared;
   }
 
@@ -98,7 +96,7 @@ class CpuBackend final : public Backend {
     if (!weights[0]->ternary()) {
       for (std::size_t i = 0; i < weights.size(); ++i) {
         own<DenseWeights>(*weights[i], "linear")
-            .multiply(*context_, kernels_, in, nullptr, x.rows, floats(outs[i], "linear"), scratch_);
+            .multiply(*context_, kernels_, in, nullptr, x.rows, floats(outs[i], "linear"));
       }
       return;
     }
@@ -182,8 +180,8 @@ class CpuBackend final : public Backend {
   void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                  Matrix out) override {
     own<DenseWeights>(head, "logits")
-        .multiply(*context_, kernels_, floats(hidden, "logits"), rows.data(), out.rows, floats(out, "logits"),
-                  scratch_);
+        .multiply(*context_, kernels_, floats(hidden, "logits"), rows.data(), out.rows,
+                  floats(out, "logits"));
   }
 
   void do_sync() override {}
@@ -191,8 +189,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<const ExecutionContext> context_;
   const F32Kernels& kernels_;
   quant::QuantizedRows quantized_;
-  std::vector<float> scratch_;  // of dense products: a widened row a thread
-  std::vector<float> scores_;   // of attention
+  std::vector<float> scores_;  // of attention
 };
 
 }  // namespace

@@ -2,7 +2,6 @@
 // Dense matrices (f32, f16, bf16) kept in their own type: rows for embed(), products for linears and heads.
 #include <cstdint>
 #include <memory>
-#include <span>
 
 #include "bitnet/core/device/backend.hpp"
 #include "bitnet/core/execution.hpp"
@@ -19,14 +18,11 @@ class DenseWeights final : public PreparedWeights {
 
   /// y[i, out] = x[rows[i]] · Wᵀ; `rows` null: i itself.
   void multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,
-                const std::int32_t* rows, std::int64_t n_rows, float* y, std::span<float> scratch) const;
-  /// Floats that multiply() wants as scratch.
-  std::size_t scratch_size(const ExecutionContext& context) const;
+                const std::int32_t* rows, std::int64_t n_rows, float* y) const;
   /// Row `index`, widened to f32.
   void row(const F32Kernels& kernels, std::int64_t index, float* to) const;
 
  private:
-  float dot(const F32Kernels& kernels, std::int64_t index, const float* x) const;
   const std::byte* at(std::int64_t index) const noexcept {
     return data_.data() + static_cast<std::size_t>(index) * row_bytes_;
   }
