@@ -16,7 +16,7 @@ struct ModelShape {
   std::string_view name;
   ModelConfig config;
 };
-/// "tiny" (two layers of 64), "small" (ten million parameters, which fit into a cache) and "2b4t".
+/// "tiny" (two layers of 64), "small" (the shape of the shipped model) and "2b4t".
 std::span<const ModelShape> model_shapes();
 
 /// A random ternary model with f16 embeddings and no tokenizer, prepared for `backend`. Its activations have

@@ -20,16 +20,16 @@
 namespace bitnet::inference {
 
 struct EngineOptions {
-  std::filesystem::path model;                      ///< a GGUF file or a Hugging Face directory
-  std::string device = "cpu";                       ///< a name of the registry, or "auto"
-  bool device_only = false;                         ///< ops that the device lacks are an error, not the CPU's
-  std::shared_ptr<const ExecutionContext> context;  ///< null: a default one
-  std::int64_t n_ctx = 0;                           ///< 0: the model's own context length
-  std::int64_t chunk_rows = 256;                    ///< rows of one forward pass
-  std::size_t kv_memory_bytes = 0;                  ///< of schedulers; 0: from memory headroom
-  std::int64_t max_sequences = 0;                   ///< of schedulers; 0: from memory headroom
+  std::filesystem::path model;  ///< a GGUF file or a Hugging Face directory
+  std::string device = "cpu";   ///< a name of the registry, or "auto"
+  bool device_only = false;     ///< ops that the device lacks are an error, not the CPU's
+  std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
+  std::int64_t n_ctx = 0;                                ///< 0: the model's own context length
+  std::int64_t chunk_rows = 256;                         ///< rows of one forward pass
+  std::size_t kv_memory_bytes = 0;                       ///< of schedulers; 0: from memory headroom
+  std::int64_t max_sequences = 0;                        ///< of schedulers; 0: from memory headroom
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
-  std::function<void(std::int64_t done, std::int64_t total)> load_progress;
+  std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
 };
 
 /// A loaded model with one session. Not thread-safe. Example:

@@ -23,12 +23,13 @@ struct GenerationOptions {
   /// Tokens to generate at most; −1: until the context is full. Where prompt + max_tokens exceeds the
   /// context, generation ends with kLength when the context is full.
   std::int64_t max_tokens = 128;
-  SamplerOptions sampling;
-  std::vector<std::string> stop;     ///< texts that end the generation; not part of the output; none empty
-  std::vector<TokenId> stop_tokens;  ///< besides the model's own EOS tokens (a chat format's end of turn)
-  bool ignore_eos = false;           ///< for measuring: EOS tokens are like any other
-  bool special = false;              ///< control tokens appear in the text
-  CancellationToken cancellation;
+  SamplerOptions sampling = {};
+  std::vector<std::string> stop = {};  ///< texts that end the generation; not part of the output; none empty
+  std::vector<TokenId> stop_tokens =
+      {};                   ///< besides the model's own EOS tokens (a chat format's end of turn)
+  bool ignore_eos = false;  ///< for measuring: EOS tokens are like any other
+  bool special = false;     ///< control tokens appear in the text
+  CancellationToken cancellation = {};
 };
 
 enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kError };
