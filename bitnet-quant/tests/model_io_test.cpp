@@ -389,5 +389,17 @@ TEST_F(ModelIo, FilesAreTheStoredOnesThatPythonReads) {
   }
 }
 
+TEST_F(ModelIo, DirectoryIsTheStoredOneThatPythonReads) {
+  ModelConfig config = small_config(ModelFamily::kBitNet25, false);
+  config.n_layers = 1;
+  WriteOptions options = options_of(LinearType::kHf);
+  options.norm_type = DType::kBF16;
+  write_model(
+      dir_ / "ours-hf", config, nullptr, [&](TensorId id) { return formula_tensor(id, config); }, options);
+  for (const char* name : {"model.safetensors", "config.json", "generation_config.json"})
+    EXPECT_EQ(read_file(dir_ / "ours-hf" / name),
+              read_file(source_path(std::string("tests/data/safetensors/ours-hf/") + name)));
+}
+
 }  // namespace
 }  // namespace bitnet::quant
