@@ -177,6 +177,10 @@ TokenizerSpec read_sentencepiece_model(std::string_view protobuf) {
   // Llama's tokenizer, for which such a file stands alone, begins every text with BOS.
   spec.adds_bos = spec.bos.has_value();
   spec.fuse_unknown = true;
+  // SentencePiece finds these in the normalised text, we and Hugging Face in the original.
+  for (const TokenType type : spec.types)
+    if (type == TokenType::kUserDefined && (flags.add_dummy_prefix || flags.remove_extra_whitespaces))
+      unsupported("user-defined pieces with add_dummy_prefix or remove_extra_whitespaces are not supported");
   using Kind = NormalizerStep::Kind;
   if (flags.remove_extra_whitespaces) spec.normalizer.push_back({Kind::kCollapseSpaces, "", ""});
   if (flags.add_dummy_prefix) spec.normalizer.push_back({Kind::kPrepend, "", std::string(kVisibleSpace)});

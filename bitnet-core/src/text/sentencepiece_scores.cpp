@@ -59,19 +59,29 @@ std::vector<std::pair<TokenId, TokenId>> merges_from_scores(const TokenizerSpec&
 std::vector<float> scores_from_merges(const TokenizerSpec& spec) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t i = 0; i < spec.tokens.size(); ++i) ids.emplace(spec.tokens[i], i);
-  std::vector<float> scores(spec.tokens.size(), 0.0f);
-  std::vector<bool> done(spec.tokens.size(), false);
-  float next = 0.0f;
+  std::vector<std::size_t> results,
+      last(spec.tokens.size(), 0);  // of each merge; of each token, its last merge
   for (const auto& [left, right] : spec.merges) {
     const auto result =
         ids.find(spec.tokens[static_cast<std::size_t>(left)] + spec.tokens[static_cast<std::size_t>(right)]);
-    if (result == ids.end() || done[result->second]) continue;
-    done[result->second] = true;
-    scores[result->second] = next--;  // exact: vocabularies have at most 2^24 tokens
+    if (result == ids.end()) return std::vector<float>(spec.tokens.size(), 0.0f);
+    last[result->second] = results.size();
+    results.push_back(result->second);
+  }
+  std::vector<float> scores(spec.tokens.size(), 0.0f);
+  std::vector<bool> done(spec.tokens.size(), false);
+  float next = 0.0f;  // steps of one are exact: vocabularies have at most 2^24 tokens
+  // Tokens whose merges alternate had equal scores (SentencePiece's runs of spaces): they get one again.
+  std::size_t group_end = 0;
+  for (std::size_t m = 0; m < results.size(); ++m) {
+    if (m > 0 && m > group_end) --next;
+    group_end = std::max(group_end, last[results[m]]);
+    scores[results[m]] = next;
+    done[results[m]] = true;
   }
   // What no merge makes comes last, as in SentencePiece's own files.
   for (std::size_t i = 0; i < scores.size(); ++i)
-    if (!done[i] && spec.types[i] == TokenType::kNormal) scores[i] = next--;
+    if (!done[i] && spec.types[i] == TokenType::kNormal) scores[i] = --next;
   return scores;
 }
 
