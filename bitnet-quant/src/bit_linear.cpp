@@ -10,6 +10,7 @@
 #include <cstring>
 #include <iterator>
 #include <new>
+#include <string_view>
 
 #include "bitnet/core/error.hpp"
 #include "kernels/ternary_table.hpp"
@@ -27,8 +28,12 @@ constexpr std::int64_t kWorkPerThread = 2'000'000;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-void check(bool ok, const std::string& message) {
-  if (!ok) throw Error(ErrorCode::kInvalidArgument, "BitLinear: " + message);
+/// Throws unless `ok`; the message is put together only then, so that a check costs and allocates nothing.
+template <class... Args>
+void check(bool ok, std::string_view message, const Args&... args) {
+  if (!ok)
+    throw Error(ErrorCode::kInvalidArgument,
+                "BitLinear: " + fmt::vformat(message, fmt::make_format_args(args...)));
 }
 
 /// Codes trit + 1 of four trits, byte by byte (no carry from one to the next).
@@ -83,16 +88,15 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
                      std::span<const std::int8_t> trits, std::span<const float> scales,
                      std::int64_t rows_per_scale)
     : impl_(std::make_unique<Impl>()) {
-  check(in >= 1 && in <= kMaxColumns,
-        fmt::format("{} columns: from 1 to {} are possible (int32 sums)", in, kMaxColumns));
-  check(out >= 1 && out <= (std::int64_t{1} << 40) / in, fmt::format("{} x {} is no possible size", out, in));
-  check(trits.size() == static_cast<std::size_t>(out * in),
-        fmt::format("{} trits for a matrix of {} x {}", trits.size(), out, in));
-  check(rows_per_scale >= 1, fmt::format("{} rows per scale", rows_per_scale));
+  check(in >= 1 && in <= kMaxColumns, "{} columns: from 1 to {} are possible (int32 sums)", in, kMaxColumns);
+  check(out >= 1 && out <= (std::int64_t{1} << 40) / in, "{} x {} is no possible size", out, in);
+  check(trits.size() == static_cast<std::size_t>(out * in), "{} trits for a matrix of {} x {}", trits.size(),
+        out, in);
+  check(rows_per_scale >= 1, "{} rows per scale", rows_per_scale);
   check(scales.size() == static_cast<std::size_t>(ceil_div(out, rows_per_scale)),
-        fmt::format("{} scales for {} rows, {} rows each", scales.size(), out, rows_per_scale));
+        "{} scales for {} rows, {} rows each", scales.size(), out, rows_per_scale);
   for (std::size_t i = 0; i < scales.size(); ++i)
-    check(std::isfinite(scales[i]), fmt::format("scale {} is {}, not finite", i, scales[i]));
+    check(std::isfinite(scales[i]), "scale {} is {}, not finite", i, scales[i]);
 
   Impl& m = *impl_;
   m.out = out;
@@ -122,8 +126,8 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
   if (all_trits) return;
   const auto at =
       std::find_if(trits.begin(), trits.end(), [](std::int8_t t) { return t < -1 || t > 1; }) - trits.begin();
-  check(false, fmt::format("trit {} (row {}, column {}) is {}, not -1, 0 or 1", at, at / in, at % in,
-                           static_cast<int>(trits[static_cast<std::size_t>(at)])));
+  check(false, "trit {} (row {}, column {}) is {}, not -1, 0 or 1", at, at / in, at % in,
+        static_cast<int>(trits[static_cast<std::size_t>(at)]));
 }
 
 BitLinear::~BitLinear() = default;
@@ -138,14 +142,14 @@ std::size_t BitLinear::bytes() const noexcept {
 void BitLinear::run(const ExecutionContext& context, const QuantizedRows& x, std::int32_t* acc, float* y,
                     std::size_t size) const {
   const Impl& m = *impl_;
-  check(x.cols == m.in, fmt::format("input rows of {}, expected {}", x.cols, m.in));
+  check(x.cols == m.in, "input rows of {}, expected {}", x.cols, m.in);
   check(x.rows >= 0 && x.stride >= m.lines * kLineColumns &&
             x.values.size() >= static_cast<std::size_t>(x.rows * x.stride) &&
             x.sums.size() >= static_cast<std::size_t>(x.rows) &&
             x.inv_scales.size() >= static_cast<std::size_t>(x.rows),
         "the input rows are not as quantize_rows makes them");
-  check(size == static_cast<std::size_t>(x.rows * m.out),
-        fmt::format("{} results for {} rows of {}", size, x.rows, m.out));
+  check(size == static_cast<std::size_t>(x.rows * m.out), "{} results for {} rows of {}", size, x.rows,
+        m.out);
   const TernaryKernels& kernels = ternary_kernels(context.isa());
   TernaryProduct product{.tiles = m.packed.get(),
                          .lines = m.lines,

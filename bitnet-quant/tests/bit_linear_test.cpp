@@ -125,6 +125,21 @@ TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
   }
 }
 
+TEST(BitLinear, TheRunPhaseAllocatesNothing) {
+  const ExecutionContext context({.threads = 1, .isa = {}});
+  const BitLinear linear(context, test::random_weights(40, 100, 19));
+  const auto input = test::random_floats(300, 20);
+  QuantizedRows x;
+  quantize_rows(context, input, 3, 100, x);  // the first call sizes x
+  std::vector<float> y(120);
+  std::vector<std::int32_t> acc(120);
+  const long before = test::allocations();
+  quantize_rows(context, input, 3, 100, x);
+  linear.forward(context, x, y);
+  linear.multiply_int(context, x, acc);
+  EXPECT_EQ(test::allocations(), before);
+}
+
 TEST(BitLinear, GivesItsTritsBack) {
   const ExecutionContext context;
   for (const Size& s : sizes()) {

@@ -8,6 +8,9 @@
 
 namespace bitnet::quant::test {
 
+/// Allocations of this executable so far (allocation_count.cpp; only in quant.kernels).
+long allocations();
+
 inline std::vector<float> random_floats(std::int64_t n, std::uint64_t seed) {
   Rng rng(seed);
   std::vector<float> v(static_cast<std::size_t>(n));

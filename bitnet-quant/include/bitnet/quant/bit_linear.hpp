@@ -28,7 +28,7 @@ void quantize_rows(const ExecutionContext& context, std::span<const float> x, st
 /// Any out and any in ≤ 500,000. Immutable, thread-safe.
 class BitLinear {
  public:
-  /// Repacks for context.isa(). Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that disagree,
+  /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that disagree,
   /// or an `in` over the bound.
   BitLinear(const ExecutionContext& context, const TernaryWeights& weights);
   /// The same from views, without a TernaryWeights.
