@@ -249,6 +249,27 @@ void merge_scales(TernaryLayout layout, const std::vector<float>& block_scales, 
   }
 }
 
+/// Blocks of zeros with scale 0 (llama.cpp's quantiser takes the largest |w| of a block) mean the same with
+/// any scale: they take their row's, else the matrix's first one.
+void adopt_scales(const TernaryWeights& w, std::vector<float>& block_scales) {
+  std::vector<bool> empty(block_scales.size());
+  float first = 0;
+  for (std::size_t b = 0; b < block_scales.size(); ++b) {
+    const auto begin = w.trits.begin() + static_cast<std::ptrdiff_t>(b * kTqBlock);
+    empty[b] =
+        block_scales[b] == 0 && std::all_of(begin, begin + kTqBlock, [](std::int8_t t) { return t == 0; });
+    if (first == 0 && !empty[b]) first = block_scales[b];
+  }
+  const std::size_t per_row = static_cast<std::size_t>(w.in) / kTqBlock;
+  for (std::size_t row = 0; row < block_scales.size(); row += per_row) {
+    float scale = first;
+    for (std::size_t b = row + per_row; b-- > row;)
+      if (!empty[b]) scale = block_scales[b];
+    for (std::size_t b = row; b < row + per_row; ++b)
+      if (empty[b]) block_scales[b] = scale;
+  }
+}
+
 void unpack_tq(TernaryLayout layout, std::span<const std::byte> from, TernaryWeights& w) {
   const std::size_t bytes = layout == TernaryLayout::kTQ1_0 ? kTq1Bytes : kTq2Bytes;
   const std::size_t blocks = w.trits.size() / kTqBlock;
@@ -268,6 +289,7 @@ void unpack_tq(TernaryLayout layout, std::span<const std::byte> from, TernaryWei
                                                        to_string(layout), b, scales[b]));
     }
   }
+  adopt_scales(w, scales);
   merge_scales(layout, scales, w);
 }
 

@@ -3,6 +3,7 @@
 
 #include <rapidcheck.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -178,6 +179,24 @@ TEST(Packing, BytesThatAreNotTheFormatAreCorrupt) {
   tq2[66 + 65] = std::byte{0x3c};  // row 0 has two scales now
   BITNET_EXPECT_ERROR(unpack(TernaryLayout::kTQ2_0, tq2, 2, 512), ErrorCode::kUnsupported,
                       "row 0 has blocks of different");
+}
+
+TEST(Packing, EmptyTqBlocksHaveAnyScale) {
+  for (const TernaryLayout layout : {TernaryLayout::kTQ1_0, TernaryLayout::kTQ2_0}) {
+    const std::size_t block = layout == TernaryLayout::kTQ1_0 ? 54 : 66;
+    TernaryWeights w = golden(3, 512);
+    std::fill(w.trits.begin() + 256, w.trits.begin() + 512, std::int8_t{0});   // the second block of row 0
+    std::fill(w.trits.begin() + 512, w.trits.begin() + 1024, std::int8_t{0});  // row 1
+    auto bytes = pack(layout, w);
+    for (const std::size_t b : {1u, 2u, 3u}) std::memset(bytes.data() + (b + 1) * block - 2, 0, 2);
+    const TernaryWeights back = unpack(layout, bytes, 3, 512);
+    EXPECT_EQ(back.trits, w.trits);
+    EXPECT_EQ(back.scales, w.scales);
+    EXPECT_EQ(back.rows_per_scale, 3);
+    std::memset(bytes.data() + 5 * block - 2, 0,
+                2);  // scale 0 under trits that are not zero says what it says
+    BITNET_EXPECT_ERROR(unpack(layout, bytes, 3, 512), ErrorCode::kUnsupported, "row 2");
+  }
 }
 
 }  // namespace
