@@ -8,7 +8,7 @@
 
 namespace bitnet::training {
 
-quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id) {
+quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool latent) {
   const auto ids = model.tensor_ids();
   const auto it = std::find(ids.begin(), ids.end(), id);
   if (it == ids.end()) throw Error(ErrorCode::kInvalidArgument, "the model has no such tensor");
@@ -16,7 +16,7 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id) {
   quant::LogicalTensor t;
   t.id = id;
   t.shape = tensor_shape(id, model.config());
-  if (is_linear(id.role) && model.quantization() == Quantization::kTernary) {
+  if (is_linear(id.role) && model.quantization() == Quantization::kTernary && !latent) {
     t.ternary = true;
     t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
   } else {
@@ -31,8 +31,10 @@ void export_model(const std::filesystem::path& path, LanguageModel& model, const
   if (model.quantization() == Quantization::kNone && options.type != quant::LinearType::kDense)
     throw Error(ErrorCode::kUnsupported,
                 "this model was trained in full precision: export it dense, or quantise it afterwards");
+  const bool latent = options.type == quant::LinearType::kDense;
   quant::write_model(
-      path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id); }, options);
+      path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id, latent); },
+      options);
 }
 
 }  // namespace bitnet::training

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <optional>
 
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/testing/testing.hpp"
@@ -50,8 +52,8 @@ struct Step {
   double loss = 0, norm = 0;
   std::vector<std::vector<float>> gradients;
 
-  explicit Step(std::size_t threads) {
-    const ExecutionContext context(ExecutionContext::Options{threads, {}});
+  explicit Step(std::size_t threads, std::optional<Isa> isa = {}) {
+    const ExecutionContext context(ExecutionContext::Options{threads, isa});
     for (Parameter* p : model.parameters()) {
       const auto w = golden.values(p->name());
       if (w.size() != p->value().size()) throw Error(ErrorCode::kCorruptFile, p->name());
@@ -109,6 +111,20 @@ TEST(Step, IsTheSameForAnyNumberOfThreads) {
     EXPECT_EQ(one.gradients[i], three.gradients[i]);
     const auto a = one.model.parameters()[i]->value(), b = three.model.parameters()[i]->value();
     EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin()));
+  }
+}
+
+TEST(Step, IsTheSameOnEveryInstructionSetWithFma) {
+  std::unique_ptr<Step> first;
+  for (const Isa isa : compiled_isas()) {
+    if (!is_supported(isa) || to_string(isa) == "scalar" || to_string(isa) == "sse41") continue;
+    auto step = std::make_unique<Step>(2, isa);
+    if (first) {
+      EXPECT_EQ(first->loss, step->loss) << to_string(isa);
+      EXPECT_EQ(first->gradients, step->gradients) << to_string(isa);
+    } else {
+      first = std::move(step);
+    }
   }
 }
 

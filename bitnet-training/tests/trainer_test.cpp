@@ -171,6 +171,29 @@ TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
   }
 }
 
+TEST(Export, LatentWeightsReadBackAsTheSameTernaryModel) {
+  const Fixture f;
+  ModelConfig shape = f.config("unused").model;
+  LanguageModel model(shape, Quantization::kTernary);
+  Rng rng(3);
+  model.initialize(rng, 0.05f);
+  quant::WriteOptions dense;
+  dense.type = quant::LinearType::kDense;
+  dense.dense_type = DType::kF32;
+  dense.gguf = false;
+  export_model(f.dir / "latent", model, nullptr, dense);
+  export_model(f.dir / "packed.gguf", model, nullptr, {});
+  const auto a = quant::ModelReader::open(f.dir / "latent"),
+             b = quant::ModelReader::open(f.dir / "packed.gguf");
+  for (const TensorId id : model.tensor_ids())
+    if (is_linear(id.role)) {
+      const auto x = a->read(id), y = b->read(id);
+      ASSERT_TRUE(x.ternary && y.ternary);
+      EXPECT_EQ(x.weights.trits, y.weights.trits);
+      EXPECT_EQ(x.weights.scales, y.weights.scales);
+    }
+}
+
 TEST(Trainer, ThreadsChangeNoBit) {
   const Fixture f;
   run(f.config("one"), false, {}, 1);
