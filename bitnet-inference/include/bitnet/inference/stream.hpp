@@ -16,20 +16,24 @@ class StopMatcher {
  public:
   /// Throws Error(kInvalidArgument) on an empty stop string.
   explicit StopMatcher(std::vector<std::string> stops);
-  /// Appends `text`; returns what is certain to be before any stop string. After a match: the text before the
-  /// earliest one (the longest on ties), and from then on nothing.
+  /// Appends `text`; returns what is certain to be before a stop string. The stop string that is complete
+  /// first ends the stream (of several at once the one that begins first): text before it, and from then on
+  /// nothing.
   std::string push(std::string_view text);
   /// At the end of the stream: what was held back (nothing after a match).
   std::string finish();
   bool matched() const noexcept { return matched_; }
 
  private:
+  /// Where the stop string begins that is complete first after `from` bytes of pending_.
+  std::optional<std::size_t> find_completed(std::size_t from) const;
   std::vector<std::string> stops_;
   std::string pending_;
   bool matched_ = false;
 };
 
-/// Tokens → text that may be shown, with stop strings. Without a tokenizer all text is empty.
+/// Tokens → text that may be shown, with stop strings. Ids beyond the tokenizer's vocabulary (models pad
+/// theirs) and, without a tokenizer, all ids have no text.
 class TextStream {
  public:
   TextStream(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops, bool special);
@@ -38,6 +42,7 @@ class TextStream {
   bool stopped() const noexcept { return matcher_.matched(); }
 
  private:
+  std::int64_t vocab_size_ = 0;
   std::optional<StreamDecoder> decoder_;
   StopMatcher matcher_;
 };

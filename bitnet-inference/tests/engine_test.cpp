@@ -1,0 +1,300 @@
+// The facade and perplexity on a model file, and devices that lack ops.
+#include "bitnet/inference/engine.hpp"
+
+#include <cmath>
+
+#include "bitnet/inference/fallback_backend.hpp"
+#include "support.hpp"
+
+namespace bitnet::inference {
+namespace {
+
+struct EngineTest : ::testing::Test {
+  testing::TempDir folder;
+  testing::TensorModel tensors = testing::random_model(
+      [] {
+        ModelConfig c = text_config();
+        c.hidden_size = c.intermediate_size = 128;
+        c.head_dim = 32;
+        return c;
+      }(),
+      2, DType::kF16);
+  std::filesystem::path path = folder / "tiny.gguf";
+
+  EngineTest() {
+    const auto tokenizer = byte_tokenizer();
+    quant::write_model(path, tensors.config, tokenizer.get(), tensors, {});
+  }
+
+  EngineOptions options() const {
+    EngineOptions o;
+    o.model = path;
+    o.context = make_context(1);
+    return o;
+  }
+};
+
+TEST_F(EngineTest, GeneratesFromTextAsThePlainLoopDoes) {
+  InferenceEngine engine(options());
+  GenerationOptions g;
+  g.max_tokens = 20;
+  g.sampling.seed = 11;
+  std::string streamed;
+  const GenerationResult result =
+      engine.generate("the cat", g, [&](std::string_view text) { streamed += text; });
+  const auto prompt = engine.model()->tokenizer()->encode("the cat");
+  EXPECT_EQ(result.tokens, plain_generate(engine.model(), prompt, g.sampling, 20));
+  EXPECT_EQ(result.text, streamed);
+  EXPECT_EQ(result.text, engine.model()->tokenizer()->decode(result.tokens));
+  EXPECT_EQ(result.prompt_tokens, static_cast<std::int64_t>(prompt.size()));
+  EXPECT_GE(result.timings.decode_seconds, 0);
+  EXPECT_GT(result.timings.prompt_seconds, 0);
+
+  const GenerationResult again = engine.generate("the cat", g);  // from the cached prompt
+  EXPECT_EQ(again.reused_tokens, again.prompt_tokens - 1);
+  EXPECT_EQ(again.tokens, result.tokens);
+}
+
+TEST_F(EngineTest, ASchedulerOfTheEngineGivesTheSameTokens) {
+  InferenceEngine engine(options());
+  GenerationOptions g;
+  g.max_tokens = 12;
+  const auto prompt = engine.model()->tokenizer()->encode("and the hat");
+  const GenerationResult alone = engine.generate(prompt, g);
+  const auto scheduler = engine.make_scheduler();
+  int done = 0;
+  for (int i = 0; i < 3; ++i) {
+    Request r;
+    r.prompt = prompt;
+    r.options = g;
+    r.on_done = [&](RequestId, const GenerationResult& result) {
+      EXPECT_EQ(result.tokens, alone.tokens);
+      EXPECT_EQ(result.text, alone.text);
+      ++done;
+    };
+    scheduler->submit(std::move(r));
+  }
+  scheduler->run();
+  EXPECT_EQ(done, 3);
+}
+
+TEST_F(EngineTest, RefusesAndCancels) {
+  EngineOptions o = options();
+  o.n_ctx = 8;
+  InferenceEngine engine(o);
+  BITNET_EXPECT_ERROR(engine.generate("the cat and the hat and the rat sat on the mat"),
+                      ErrorCode::kInvalidArgument, "but the context holds 8");
+  BITNET_EXPECT_ERROR(engine.generate("a\xff"), ErrorCode::kInvalidArgument, "prompt");
+  GenerationOptions g;
+  g.cancellation.cancel();
+  EXPECT_EQ(engine.generate("the", g).finish_reason, FinishReason::kCancelled);
+  InferenceEngine roomy(options());
+  g = {};
+  g.max_tokens = -1;
+  g.ignore_eos = true;
+  const CancellationToken token = g.cancellation;
+  const GenerationResult stopped = roomy.generate("the cat", g, [&](std::string_view) { token.cancel(); });
+  EXPECT_EQ(stopped.finish_reason, FinishReason::kCancelled);
+  EXPECT_LT(stopped.tokens.size(), 127u);
+  EXPECT_EQ(roomy.generate("").prompt_tokens, 1);  // BOS alone
+  o.model = folder / "absent.gguf";
+  BITNET_EXPECT_ERROR(InferenceEngine{o}, ErrorCode::kNotFound, "absent.gguf");
+  o = options();
+  o.device = "abacus";
+  BITNET_EXPECT_ERROR(InferenceEngine{o}, ErrorCode::kNotFound, "abacus");
+}
+
+TEST_F(EngineTest, PerplexityEqualsTheReference) {
+  InferenceEngine engine(options());
+  const auto& tokenizer = *engine.model()->tokenizer();
+  const std::string text =
+      "the cat and the hat and the rat sat on the mat, the end. the hat is odd; 12 cats?";
+  const std::vector<TokenId> tokens = tokenizer.encode(text);
+  PerplexityOptions o;
+  o.n_ctx = 16;
+  int reports = 0;
+  o.progress = [&](std::int64_t, std::int64_t, double) { ++reports; };
+  const PerplexityResult result = perplexity(engine.model(), text, o);
+
+  // The engine's own logits are compared with the reference elsewhere (rounding ties would blur them here):
+  // this scores them by the definition, chunk by chunk.
+  double nll = 0, squares = 0, bytes = 0, n = 0;
+  for (std::size_t begin = 0; begin + 16 <= tokens.size(); begin += 16) {
+    std::vector<TokenId> chunk(tokens.begin() + static_cast<std::ptrdiff_t>(begin),
+                               tokens.begin() + static_cast<std::ptrdiff_t>(begin + 16));
+    chunk[0] = *tokenizer.bos();
+    for (std::size_t i = 9; i < 16; ++i) {
+      Session session(engine.model());
+      const auto logits = session.evaluate(std::span<const TokenId>(chunk).first(i));
+      double sum = 0;
+      for (const float l : logits) sum += std::exp(static_cast<double>(l));
+      const double v = std::log(sum) - logits[static_cast<std::size_t>(chunk[i])];
+      nll += v;
+      squares += v * v;
+      bytes += static_cast<double>(tokenizer.token_bytes(chunk[i]).size());
+      ++n;
+    }
+  }
+  EXPECT_EQ(result.scored_tokens, static_cast<std::int64_t>(n));
+  EXPECT_EQ(result.chunks, reports);
+  EXPECT_EQ(result.scored_bytes, static_cast<std::int64_t>(bytes));
+  EXPECT_NEAR(result.nll, nll, 1e-9 * nll);
+  EXPECT_NEAR(result.perplexity, std::exp(nll / n), 1e-9 * std::exp(nll / n));
+  EXPECT_NEAR(result.bits_per_byte, nll / std::log(2.0) / bytes, 1e-9);
+  const double variance = (squares / n - nll / n * (nll / n)) * n / (n - 1);
+  EXPECT_NEAR(result.standard_error, result.perplexity * std::sqrt(variance / n), 1e-6);
+  o.chunk_rows = 3;
+  EXPECT_EQ(perplexity(engine.model(), text, o).nll, result.nll);  // to the bit
+}
+
+TEST_F(EngineTest, PerplexityRefusesAndCancels) {
+  InferenceEngine engine(options());
+  BITNET_EXPECT_ERROR(perplexity(engine.model(), "short"), ErrorCode::kInvalidArgument,
+                      "one chunk needs 512");
+  PerplexityOptions o;
+  o.n_ctx = 4;
+  o.cancellation.cancel();
+  BITNET_EXPECT_ERROR(perplexity(engine.model(), "the cat and the hat", o), ErrorCode::kCancelled,
+                      "cancelled");
+  BITNET_EXPECT_ERROR(negative_log_likelihood(std::vector<float>{1, NAN}, 0), ErrorCode::kInternal, "number");
+  EXPECT_NEAR(negative_log_likelihood(std::vector<float>{0, 0}, 1), std::log(2.0), 1e-15);
+}
+
+/// The CPU backend in disguise: lacks ops, and its buffers are not the CPU's, so that mixing them up fails.
+class PartialDevice final : public Backend {
+ public:
+  explicit PartialDevice(std::vector<BackendOp> ops, bool refuse_dense = false)
+      : cpu_(make_cpu_backend(make_context(1))), ops_(std::move(ops)), refuse_dense_(refuse_dense) {}
+  std::string_view name() const noexcept override { return "partial"; }
+  std::string description() const override { return "a test device"; }
+  bool supports(BackendOp op) const noexcept override {
+    return std::find(ops_.begin(), ops_.end(), op) != ops_.end();
+  }
+  std::size_t available_memory() const override { return std::size_t{1} << 30; }
+  static inline int runs = 0;
+
+ private:
+  struct Memory final : Buffer {
+    explicit Memory(BufferPtr b) : Buffer(b->bytes()), inner(std::move(b)) {}
+    BufferPtr inner;
+  };
+  static Buffer& in(Buffer& b) { return *dynamic_cast<Memory&>(b).inner; }
+  static Matrix in(Matrix m) {
+    m.buffer = &in(*m.buffer);
+    return m;
+  }
+  void use(BackendOp op) const {
+    ++runs;
+    if (!supports(op)) throw Error(ErrorCode::kDevice, "an op that the device lacks");
+  }
+  BufferPtr do_allocate(std::size_t n) override { return std::make_shared<Memory>(cpu_->allocate(n)); }
+  void do_upload(Buffer& to, std::size_t at, std::span<const std::byte> from) override {
+    cpu_->upload(in(to), at, from);
+  }
+  void do_download(const Buffer& from, std::size_t at, std::span<std::byte> to) override {
+    cpu_->download(*dynamic_cast<const Memory&>(from).inner, at, to);
+  }
+  PreparedPtr do_prepare(const LinearWeights& w) override {
+    if (refuse_dense_ && w.trits.empty()) throw Error(ErrorCode::kUnsupported, "dense linears");
+    return cpu_->prepare(w);
+  }
+  PreparedPtr do_prepare_embedding(const LinearWeights& w) override { return cpu_->prepare_embedding(w); }
+  void do_linear(std::span<const PreparedWeights* const> w, Matrix x, std::span<const Matrix> outs) override {
+    use(BackendOp::kLinear);
+    std::vector<Matrix> inner;
+    for (const Matrix& m : outs) inner.push_back(in(m));
+    cpu_->linear(w, in(x), inner);
+  }
+  void do_embed(const PreparedWeights& t, std::span<const std::int32_t> ids, Matrix out) override {
+    use(BackendOp::kEmbed);
+    cpu_->embed(t, ids, in(out));
+  }
+  void do_rms_norm(Matrix x, const Buffer& w, float eps, Matrix out) override {
+    use(BackendOp::kRmsNorm);
+    cpu_->rms_norm(in(x), *dynamic_cast<const Memory&>(w).inner, eps, in(out));
+  }
+  void do_rope(Matrix x, std::span<const std::int32_t> p, const Buffer& t, std::int64_t d) override {
+    use(BackendOp::kRope);
+    cpu_->rope(in(x), p, *dynamic_cast<const Memory&>(t).inner, d);
+  }
+  void do_attention(const AttentionArgs& args) override {
+    use(BackendOp::kAttention);
+    AttentionArgs a = args;
+    for (Matrix* m : {&a.q, &a.k, &a.v, &a.out}) *m = in(*m);
+    a.cache.keys = &in(*a.cache.keys);
+    a.cache.values = &in(*a.cache.values);
+    cpu_->attention(a);
+  }
+  void do_gated_activation(Activation f, Matrix g, Matrix u, Matrix out) override {
+    use(BackendOp::kGatedActivation);
+    cpu_->gated_activation(f, in(g), in(u), in(out));
+  }
+  void do_add(Matrix x, Matrix y) override {
+    use(BackendOp::kAdd);
+    cpu_->add(in(x), in(y));
+  }
+  void do_logits(const PreparedWeights& h, Matrix x, std::span<const std::int32_t> r, Matrix out) override {
+    use(BackendOp::kLogits);
+    cpu_->logits(h, in(x), r, in(out));
+  }
+  void do_sync() override {}
+
+  std::unique_ptr<Backend> cpu_;
+  std::vector<BackendOp> ops_;
+  bool refuse_dense_;
+};
+
+using Op = BackendOp;
+
+TEST_F(EngineTest, EveryMixOfDeviceAndCpuOpsGivesTheSameTokens) {
+  GenerationOptions g;
+  g.max_tokens = 10;
+  g.ignore_eos = true;
+  const GenerationResult expected = InferenceEngine(options()).generate("the cat", g);
+  for (unsigned mask = 1; mask < 255; mask += 7) {
+    std::vector<Op> ops;
+    for (unsigned i = 0; i < kBackendOpCount; ++i)
+      if (mask >> i & 1) ops.push_back(static_cast<Op>(i));
+    BackendRegistry registry;
+    register_cpu_backend(registry);
+    registry.add({"partial", DeviceKind::kGpu, "test", 1 << 20, false},
+                 [&](auto) { return std::make_unique<PartialDevice>(ops); });
+    EngineOptions o = options();
+    o.device = "auto";
+    o.chunk_rows = 3;
+    PartialDevice::runs = 0;
+    InferenceEngine engine(o, registry);
+    EXPECT_EQ(engine.selection().device.name, "partial");
+    EXPECT_EQ(engine.fallback_ops().size(), kBackendOpCount - ops.size());
+    EXPECT_EQ(engine.generate("the cat", g).tokens, expected.tokens) << "mask " << mask;
+    EXPECT_GT(PartialDevice::runs, 0);
+    o.device_only = true;
+    BITNET_EXPECT_ERROR(InferenceEngine(o, registry), ErrorCode::kUnsupported,
+                        list_ops(engine.fallback_ops()));
+  }
+}
+
+TEST_F(EngineTest, WeightsThatTheDeviceRefusesRunOnTheCpu) {
+  ModelConfig config = testing::tiny_config();
+  config.weights = WeightKind::kDense;
+  const auto dense = testing::random_model(config, 3);
+  const auto model = Model::build(
+      config, nullptr,
+      with_cpu_fallback(std::make_unique<PartialDevice>(std::vector<Op>{Op::kLinear, Op::kAdd}, true),
+                        make_cpu_backend(make_context(1))),
+      dense);
+  SamplerOptions greedy;
+  greedy.temperature = 0;
+  EXPECT_EQ(plain_generate(model, {3, 4, 5}, greedy, 8),
+            plain_generate(make_model(dense), {3, 4, 5}, greedy, 8));
+}
+
+TEST(Fallback, ADeviceThatLacksNothingStaysItself) {
+  auto cpu = make_cpu_backend(make_context(1));
+  const Backend* before = cpu.get();
+  const auto after = with_cpu_fallback(std::move(cpu), make_cpu_backend(make_context(1)), true);
+  EXPECT_EQ(after.get(), before);
+}
+
+}  // namespace
+}  // namespace bitnet::inference
