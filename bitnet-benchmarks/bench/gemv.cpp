@@ -1,6 +1,6 @@
 // One quantised row times a ternary matrix: the inner work of decoding. "cached" repeats one matrix; "memory"
 // goes round so many copies that each comes from memory, as the layers of a large model do.
-#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -31,9 +31,21 @@ void gemv(benchmark::State& state, LinearShape shape, std::size_t total_bytes) {
   set_rate(state, "bytes/s", static_cast<double>(copies[0]->bytes()));
 }
 
+// What one thread reads at best from memory with a plain loop: the limit of gemv/…/memory.
+void read(benchmark::State& state) {
+  const std::vector<std::uint64_t> words(kBeyondCaches / sizeof(std::uint64_t), 1);
+  for (auto _ : state) {
+    std::uint64_t sum = 0;
+    for (const std::uint64_t word : words) sum += word;
+    benchmark::DoNotOptimize(sum);
+  }
+  set_rate(state, "bytes/s", static_cast<double>(kBeyondCaches));
+}
+
 }  // namespace
 
 void register_benchmarks() {
+  benchmark::RegisterBenchmark("read/memory", read)->UseRealTime();
   for (const LinearShape& shape : linear_shapes()) {
     const std::string name = "gemv/" + std::string(shape.name);
     benchmark::RegisterBenchmark((name + "/cached").c_str(), gemv, shape, std::size_t{0})->UseRealTime();
