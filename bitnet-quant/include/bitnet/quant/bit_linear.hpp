@@ -24,12 +24,13 @@ struct QuantizedRows {
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
                    std::int64_t cols, QuantizedRows& to);
 
-/// A ternary matrix repacked for one ISA (2-bit codes, "T16" tiles; docs/numerics.md has the int32 bound).
-/// Any out and any in ≤ 500,000. Immutable, thread-safe.
+/// A ternary matrix repacked for the kernels: 2-bit codes in "T16" tiles, one layout for all ISAs
+/// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable,
+/// thread-safe.
 class BitLinear {
  public:
-  /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that disagree,
-  /// or an `in` over the bound.
+  /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that
+  /// disagree, or an `in` over the bound.
   BitLinear(const ExecutionContext& context, const TernaryWeights& weights);
   /// The same from views, without a TernaryWeights.
   BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
