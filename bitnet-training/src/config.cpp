@@ -14,6 +14,8 @@ namespace bitnet::training {
 namespace {
 
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
+constexpr std::int64_t kMaxContext = 1 << 20;
+constexpr double kMaxParameters = 4e9;
 
 /// One mapping of the file; hands out its keys and refuses those that nobody asked for.
 class Section {
@@ -188,6 +190,14 @@ void TrainConfig::validate() const {
   if (quantization == Quantization::kTernary)
     require(model.hidden_size % 128 == 0 && model.q_dim() % 128 == 0 && model.intermediate_size % 128 == 0,
             "model.hidden_size, heads * head_dim and model.intermediate_size must be multiples of 128");
+  require(model.max_position <= kMaxContext,
+          "model.context must not be above " + std::to_string(kMaxContext) + " for training");
+  double parameters = static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
+  parameters += static_cast<double>(model.n_layers) * static_cast<double>(model.hidden_size) *
+                static_cast<double>(2 * model.q_dim() + 2 * model.kv_dim() + 3 * model.intermediate_size);
+  require(parameters <= kMaxParameters,
+          "the model would have more than 4e9 parameters, which this trainer, with 20 "
+          "bytes for each in memory, does not take");
   positive(schedule.steps, "training.steps");
   require(schedule.warmup >= 0 && schedule.warmup < schedule.steps,
           "training.warmup must be below training.steps");

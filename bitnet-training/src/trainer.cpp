@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <new>
 #include <numbers>
+#include <stdexcept>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -281,18 +283,24 @@ std::string format_progress(const Progress& p) {
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context) {
   config.validate();
-  std::error_code ec;
-  std::filesystem::create_directories(config.output, ec);
-  if (ec) throw Error(ErrorCode::kIo, "cannot create '" + config.output.string() + "': " + ec.message());
-  const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
-  const bool exists = std::filesystem::exists(checkpoint);
-  if (exists && !resume)
-    throw Error(ErrorCode::kInvalidArgument,
-                "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
-  Run run(config, callbacks, context);
-  if (exists) run.resume(checkpoint);
-  RunLog log(config.output / "log.jsonl", exists);
-  return run.loop(log);
+  try {
+    std::filesystem::create_directories(config.output);
+    const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
+    const bool exists = std::filesystem::exists(checkpoint);
+    if (exists && !resume)
+      throw Error(ErrorCode::kInvalidArgument,
+                  "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
+    Run run(config, callbacks, context);
+    if (exists) run.resume(checkpoint);
+    RunLog log(config.output / "log.jsonl", exists);
+    return run.loop(log);
+  } catch (const std::filesystem::filesystem_error& e) {
+    throw Error(ErrorCode::kIo, e.what());
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
+  } catch (const std::length_error&) {
+    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
+  }
 }
 
 }  // namespace bitnet::training

@@ -251,6 +251,31 @@ TEST(TrainerDeathTest, BeingKilledChangesNoBit) {
   std::filesystem::remove_all(base);
 }
 
+TEST(Trainer, DivergenceStopsWithTheLastCheckpointKept) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.schedule.peak = 1e37;
+  c.schedule.weight_decay = 0;
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "diverged");
+  c = f.config("train.txt");
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kIo, "train.txt");
+}
+
+TEST(Trainer, TextThatCannotBeUsedIsFoundBeforeTheWork) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.validation = f.dir / "absent.txt";
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kNotFound, "absent.txt");
+  write_file(f.dir / "short.txt", "Too short.\n");
+  c = f.config("out2");
+  c.validation = f.dir / "short.txt";
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "held-out text");
+  write_file(f.dir / "binary.txt", std::string("\xFF\xFE\x00", 3));
+  c = f.config("out3");
+  c.train = f.dir / "binary.txt";
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "binary.txt");
+}
+
 TEST(Checkpoint, AnotherModelOrADamagedFileIsRefused) {
   const Fixture f;
   const TrainConfig c = f.config("out");
@@ -301,6 +326,8 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"  heads: 4", "  heads: 5", "x.yaml: model: "},
       {"hidden_size: 128", "hidden_size: 96", "multiples of 128"},
       {"output:", "extra:\n  a: 1\noutput:", "x.yaml:14: unknown section 'extra'"},
+      {"  context: 32", "  context: 2000000000", "model.context"},
+      {"vocab_size: 300", "vocab_size: 2000000000", "4e9 parameters"},
       {"  steps: 10", "  steps: 0", "training.steps"},
       {"  steps: 10", "  steps: 10\n  schedule: sudden", "unknown schedule 'sudden'"},
       {"  steps: 10", "  steps: 10\n  length: 64", "training.length"},
