@@ -1,7 +1,14 @@
-# BITNET_SANITIZE and BITNET_COVERAGE apply to every object of this project, kernels included.
+# BITNET_SANITIZE and BITNET_COVERAGE apply to every object of this project, kernels included. Tests run with
+# BITNET_TEST_ENVIRONMENT: the suppressions (third-party frames only, each with its reason) and strict options.
+set(BITNET_TEST_ENVIRONMENT "")
 if(BITNET_SANITIZE)
   add_compile_options(-fsanitize=${BITNET_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${BITNET_SANITIZE})
+  set(suppressions ${PROJECT_SOURCE_DIR}/tests/sanitizers)
+  set(BITNET_TEST_ENVIRONMENT
+    "TSAN_OPTIONS=suppressions=${suppressions}/tsan.supp:halt_on_error=1:second_deadlock_stack=1"
+    "LSAN_OPTIONS=suppressions=${suppressions}/lsan.supp:print_suppressions=0"
+    "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1" "UBSAN_OPTIONS=print_stacktrace=1")
 endif()
 if(BITNET_COVERAGE)
   add_compile_options(--coverage)

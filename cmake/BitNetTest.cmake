@@ -12,11 +12,13 @@ function(bitnet_add_test name)
     bitnet_isa_names(isas)
     foreach(isa IN LISTS isas)
       add_test(NAME ${name}.${isa} COMMAND ${exe})
-      set_tests_properties(${name}.${isa} PROPERTIES ENVIRONMENT "BITNET_ISA=${isa}" SKIP_RETURN_CODE 77
+      set_tests_properties(${name}.${isa} PROPERTIES ENVIRONMENT "BITNET_ISA=${isa};${BITNET_TEST_ENVIRONMENT}"
+        SKIP_RETURN_CODE 77
         LABELS "isa;${ARG_LABELS}" TIMEOUT 300)
     endforeach()
   else()
     add_test(NAME ${name} COMMAND ${exe})
-    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 LABELS "${ARG_LABELS}" TIMEOUT 300)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${BITNET_TEST_ENVIRONMENT}" SKIP_RETURN_CODE 77
+      LABELS "${ARG_LABELS}" TIMEOUT 300)
   endif()
 endfunction()
