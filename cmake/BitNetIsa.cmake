@@ -20,8 +20,6 @@ endfunction()
 # -DBITNET_ISA=<name> and must export exactly one symbol, the table bitnet::…::<name>::kKernels.
 function(bitnet_isa_kernels target source)
   get_filename_component(stem ${source} NAME_WE)
-  get_filename_component(path ${source} ABSOLUTE)
-  string(REGEX REPLACE "/src/.*" "" library ${path})   # <library>/src/… and <library>/include
   foreach(row IN LISTS BITNET_ISAS_${CMAKE_SYSTEM_PROCESSOR})
     string(REPLACE "|" ";" row "${row}")
     list(GET row 0 isa)
@@ -30,7 +28,7 @@ function(bitnet_isa_kernels target source)
     set(object ${target}-${stem}-${isa})
     add_library(${object} OBJECT ${source})
     target_compile_features(${object} PRIVATE cxx_std_20)
-    target_include_directories(${object} PRIVATE ${library}/src ${library}/include
+    target_include_directories(${object} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR}/include
       ${PROJECT_SOURCE_DIR}/bitnet-core/include ${BITNET_SIMD_INCLUDE_DIR})
     target_compile_definitions(${object} PRIVATE BITNET_ISA=${isa})
     # Kernels are optimised in every build type, and float contraction is written, never guessed (docs/numerics.md).
