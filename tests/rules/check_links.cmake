@@ -1,4 +1,5 @@
 # usage: cmake -DTABLE=closures.cmake -P check_links.cmake: fails when a library links what it must not.
+cmake_minimum_required(VERSION 3.25)
 include(${TABLE})
 set(forbidden_core "^bitnet-(quant|inference|training|gpu|cli|benchmarks)$|OpenCL")
 set(forbidden_quant "^bitnet-(inference|training|gpu|cli|benchmarks)$|OpenCL")

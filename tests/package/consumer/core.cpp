@@ -1,4 +1,5 @@
-// Links BitNet::core: an Error crosses the library's border, and the pool of devices is empty until it is filled.
+// Links BitNet::core: an Error crosses the library's border, and the pool of devices is empty until it is
+// filled.
 #include <bitnet/core/device/registry.hpp>
 #include <bitnet/core/error.hpp>
 #include <bitnet/core/execution.hpp>
