@@ -21,7 +21,7 @@ QuantizedVariable quantize_activations(Tape& tape, Variable x) {
 }
 
 TernaryCache::TernaryCache(std::int64_t out, std::int64_t in)
-    : out_(out), in_(in), trits_(static_cast<std::size_t>(out * in)), dequantized_(trits_.size()) {}
+    : trits_(static_cast<std::size_t>(out * in)), dequantized_(trits_.size()) {}
 
 void TernaryCache::update(const ExecutionContext& context, std::span<const float> latent) {
   require_shape(latent.size() == trits_.size(), "ternarise", "the latent weights have another size");

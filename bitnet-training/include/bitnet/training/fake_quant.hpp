@@ -32,7 +32,6 @@ class TernaryCache {
   std::int64_t flips() const noexcept { return flips_; }
 
  private:
-  std::int64_t out_, in_;
   std::vector<float> trits_, dequantized_;
   float scale_ = 0;
   std::int64_t zeros_ = 0, flips_ = 0;
