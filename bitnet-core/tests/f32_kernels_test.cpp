@@ -146,6 +146,21 @@ TEST(F32Kernels, ElementwiseFollowTheirDefinitions) {
   EXPECT_TRUE(std::isnan(out));
 }
 
+TEST(F32Kernels, AxpyOfRowsIsOneAxpyARow) {
+  for (const std::size_t n : {1u, 15u, 16u, 64u, 67u, 100u, 131u}) {
+    const std::size_t rows = 9, stride = n + 3;
+    const auto x = test::random_floats(rows * stride - 3, 16), a = test::random_floats(rows, 17),
+               start = test::random_floats(n, 18);
+    GuardedBuffer<float> gx(std::span<const float>{x}), ga(std::span<const float>{a}),
+        y(std::span<const float>{start});
+    kernels().axpy_rows(ga.data(), gx.data(), static_cast<std::int64_t>(stride),
+                        static_cast<std::int64_t>(rows), y.data(), n);
+    auto expected = start;
+    for (std::size_t t = 0; t < rows; ++t) kernels().axpy(a[t], x.data() + t * stride, expected.data(), n);
+    for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(y[i], expected[i]) << n;
+  }
+}
+
 TEST(F32Kernels, RmsNormDividesByTheRootMeanSquare) {
   for (const std::size_t n : kSizes) {
     const auto x = test::random_floats(n, 8), w = test::random_floats(n, 9);

@@ -30,6 +30,7 @@ constinit const F32Kernels kKernels{
     .dots_f16 = &dots_f16,
     .dots_bf16 = &dots_bf16,
     .axpy = &axpy,
+    .axpy_rows = &axpy_rows,
     .sum = &sum,
     .sum_squares = &sum_squares,
     .max = &max,

@@ -62,7 +62,7 @@ void attend(const Call& c, const SequenceSlice& s, std::int64_t row, std::int64_
   for (std::int64_t t0 = 0; t0 < n_keys; t0 += c.a.cache.page_size) {
     const float* value = c.values + c.slot(s, t0) + kv;
     const std::int64_t t1 = std::min(n_keys, t0 + c.a.cache.page_size);
-    for (std::int64_t t = t0; t < t1; ++t, value += c.kv_dim) c.kernels.axpy(scores[t], value, to, dim);
+    c.kernels.axpy_rows(scores + t0, value, c.kv_dim, t1 - t0, to, dim);
   }
   c.kernels.scale(1.0f / sum, to, dim);
 }

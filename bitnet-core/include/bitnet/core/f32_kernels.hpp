@@ -34,6 +34,9 @@ struct F32Kernels {
   void (*dots_bf16)(const float* const* x, std::int64_t rows, const std::uint16_t* w, std::int64_t w_stride,
                     std::int64_t cols, std::size_t n, float* y, std::int64_t y_stride) noexcept;
   void (*axpy)(float a, const float* x, float* y, std::size_t n) noexcept;  // y = fma(a, x, y)
+  /// axpy(a[t], x + t·stride, y, n) for t = 0 … rows − 1, to the bit: a weighted sum of rows.
+  void (*axpy_rows)(const float* a, const float* x, std::int64_t stride, std::int64_t rows, float* y,
+                    std::size_t n) noexcept;
   float (*sum)(const float* x, std::size_t n) noexcept;
   float (*sum_squares)(const float* x, std::size_t n) noexcept;
   float (*max)(const float* x, std::size_t n) noexcept;      // −inf for n = 0

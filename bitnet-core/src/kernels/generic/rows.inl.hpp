@@ -207,6 +207,33 @@ void axpy(float a, const float* x, float* y, std::size_t n) noexcept {
       x, y, y, n, [&](F32::Reg u, F32::Reg v) __attribute__((always_inline)) { return F32::fma(va, u, v); });
 }
 
+/// Registers [i, i + R) of y stay loaded while the rows of x pass.
+template <int R>
+BITNET_INLINE void axpy_columns(const float* a, const float* x, std::int64_t stride, std::int64_t rows,
+                                float* y) {
+  F32::Reg sum[R];
+  BITNET_UNROLL
+  for (int r = 0; r < R; ++r) sum[r] = F32::load(y + r * F32::kLanes);
+  for (std::int64_t t = 0; t < rows; ++t, x += stride) {
+    const F32::Reg va = F32::broadcast(a[t]);
+    BITNET_UNROLL
+    for (int r = 0; r < R; ++r) sum[r] = F32::fma(va, F32::load(x + r * F32::kLanes), sum[r]);
+  }
+  BITNET_UNROLL
+  for (int r = 0; r < R; ++r) F32::store(y + r * F32::kLanes, sum[r]);
+}
+
+void axpy_rows(const float* a, const float* x, std::int64_t stride, std::int64_t rows, float* y,
+               std::size_t n) noexcept {
+  constexpr std::size_t kOne = F32::kLanes, kFour = 4 * kOne;
+  std::size_t i = 0;
+  for (; i + kFour <= n; i += kFour) axpy_columns<4>(a, x + i, stride, rows, y + i);
+  for (; i + kOne <= n; i += kOne) axpy_columns<1>(a, x + i, stride, rows, y + i);
+  for (; i < n; ++i)
+    for (std::int64_t t = 0; t < rows; ++t)
+      y[i] = F32::fma1(a[t], x[t * stride + static_cast<std::int64_t>(i)], y[i]);
+}
+
 void scale(float a, float* x, std::size_t n) noexcept {
   const F32::Reg va = F32::broadcast(a);
   map1(
