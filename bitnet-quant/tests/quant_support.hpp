@@ -8,7 +8,8 @@
 
 namespace bitnet::quant::test {
 
-/// Allocations of this executable so far (allocation_count.cpp; only in quant.kernels).
+/// Allocations of this executable so far (allocation_count.cpp: only in quant.kernels, and not under
+/// sanitizers).
 long allocations();
 
 inline std::vector<float> random_floats(std::int64_t n, std::uint64_t seed) {
