@@ -119,7 +119,7 @@ void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
                     std::to_string(c.n_kv_heads) + " for keys and values");
   line("activation", to_string(c.activation));
   line("context", c.max_position);
-  line("RoPE theta", c.rope_theta);
+  line("RoPE theta", fixed(c.rope_theta, 0));
   line("vocabulary",
        grouped(c.vocab_size) + (c.tied_embeddings ? ", head tied to the embedding" : ", separate head"));
   if (tokenizer == nullptr) {
