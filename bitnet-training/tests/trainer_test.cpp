@@ -201,6 +201,26 @@ TEST(Trainer, ThreadsChangeNoBit) {
   expect_same_tensors(f.dir / "one/checkpoint.safetensors", f.dir / "three/checkpoint.safetensors");
 }
 
+TEST(Trainer, AccumulationGivesTheGradientOfTheWholeBatch) {
+  const Fixture f;
+  std::vector<Progress> first;
+  for (const std::int64_t micro_batch : {1, 2, 4}) {
+    TrainConfig c =
+        f.config("micro" + std::to_string(micro_batch), "none");  // no rounding steps to jump over
+    c.micro_batch = micro_batch;
+    c.log_every = 1;
+    TrainCallbacks callbacks;
+    callbacks.progress = [&](const Progress& p) {
+      if (p.step == 1) first.push_back(p);
+    };
+    run(c, false, callbacks);
+  }
+  for (std::size_t i = 1; i < 3; ++i) {
+    EXPECT_NEAR(first[i].loss, first[0].loss, 1e-5);
+    EXPECT_NEAR(first[i].gradient_norm, first[0].gradient_norm, 1e-4 * first[0].gradient_norm);
+  }
+}
+
 TEST(Trainer, StoppingAndResumingChangesNoBit) {
   const Fixture f;
   run(f.config("whole"));
