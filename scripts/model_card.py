@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes the shipped model's card, its loss curves and its samples from two finished training runs.
 
-usage: model_card.py --bitnet BIN --ternary RUN --float RUN --model MODEL.gguf --corpus FOLDER --out FOLDER
+usage: model_card.py --bitnet BIN --ternary RUN [--float RUN] --model MODEL.gguf --corpus FOLDER --out FOLDER
                      [--probes FOLDER]
 
 RUN: the output folder of `bitnet train` (log.jsonl, model.gguf) for configs/train/demo.yaml and
-configs/train/demo-float.yaml. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes
+configs/train/demo-float.yaml; without the second one the card has no comparison. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes
 from the runs' logs or from running BIN; exit status 1 if fewer than 95 % of the samples' words occur in the training
 text. Python's standard library only.
 """
@@ -139,14 +139,19 @@ def probe_table(folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("bitnet", "ternary", "float", "model", "corpus", "out"):
+    for name in ("bitnet", "ternary", "model", "corpus", "out"):
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
+    parser.add_argument("--float", type=pathlib.Path)
     parser.add_argument("--probes", type=pathlib.Path)
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    runs = {"ternary": read_log(a.ternary), "float": read_log(a.float)}
+    runs = {"ternary": read_log(a.ternary)}
+    if a.float:
+        runs["float"] = read_log(a.float)
     series = []
-    for name, label, colour in (("ternary", "ternary", "#c0392b"), ("float", "full precision", "#2c5aa0")):
+    looks = {"ternary": ("ternary", "#c0392b"), "float": ("full precision", "#2c5aa0")}
+    for name in runs:
+        label, colour = looks[name]
         _, train, evaluations = runs[name]
         tokens = {t["step"]: t["tokens"] for t in train}
         series.append((f"{label}, training", colour, False, smooth([(t["tokens"], t["loss"]) for t in train], 10)))
@@ -156,16 +161,24 @@ def main():
     (a.out / "loss.svg").write_text(curve_svg([s for s in series if s[3]]))
 
     held_out = a.corpus / "heldout.txt"
-    ternary, full = (perplexity(a.bitnet, m, held_out) for m in (a.model, a.float / "model.gguf"))
-    ratio = ternary["perplexity"] / full["perplexity"] - 1
+    ternary = perplexity(a.bitnet, a.model, held_out)
     records = samples(a.bitnet, a.model, a.out)
     known = {w.lower() for w in words((a.corpus / "train.txt").read_text())}
     seen = [w for r in records for w in words(r["text"])[:-1]]  # the last word may be cut by the token limit
     share = sum(w.lower() in known for w in seen) / len(seen)
 
     start, train, evaluations = runs["ternary"]
-    fstart, ftrain, fevaluations = runs["float"]
     minutes = {k: seconds_of(v[1]) / 60 for k, v in runs.items()}
+    comparison, summary, float_time = "", f"ternary {ternary['perplexity']:.3f}", ""
+    if a.float:
+        full = perplexity(a.bitnet, a.float / "model.gguf", held_out)
+        ratio = 100 * (ternary["perplexity"] / full["perplexity"] - 1)
+        float_time = f" (full precision: {minutes['float']:.0f})"
+        comparison = f"""| the same model in full precision, same tokens | {full['perplexity']:.3f} | {full['bits_per_byte']:.4f} | {runs['float'][2][-1]['perplexity']:.3f} |
+
+The ternary model's perplexity is {ratio:+.1f} % against full precision.
+"""
+        summary += f", full precision {full['perplexity']:.3f} ({ratio:+.1f} %)"
     quote = lambda text: text.replace("\n", " ⏎ ").replace("|", "\\|").strip()
     card = f"""# {a.model.stem}
 
@@ -182,17 +195,14 @@ instructions.
 | licence | MIT, as the project; the training text is in the public domain |
 | command | `scripts/fetch_corpus.sh && bitnet train configs/train/demo.yaml` |
 | tokens seen | {train[-1]['tokens']:,} in {train[-1]['step']:,} steps of {start['batch']} × {start['length']} |
-| time | {minutes['ternary']:.0f} minutes (full precision: {minutes['float']:.0f}) on two cores of {cpu_name()}, shared with other work |
+| time | {minutes['ternary']:.0f} minutes{float_time} on two cores of {cpu_name()}, shared with other work |
 
 ## Quality on the held-out novel
 
-| weights | perplexity (`bitnet perplexity`, context {ternary.get('n_ctx', ternary.get('ctx_size', 512))}) | bits per byte | all positions, as the trainer reports |
+| weights | perplexity (`bitnet perplexity`, context {ternary['ctx_size']}) | bits per byte | all positions, as the trainer reports |
 |---|---|---|---|
 | ternary (this model) | {ternary['perplexity']:.3f} | {ternary['bits_per_byte']:.4f} | {evaluations[-1]['perplexity']:.3f} |
-| the same model in full precision, same tokens | {full['perplexity']:.3f} | {full['bits_per_byte']:.4f} | {fevaluations[-1]['perplexity']:.3f} |
-
-The ternary model's perplexity is {100 * ratio:+.1f} % against full precision.
-
+{comparison}
 ![loss over training tokens](loss.svg)
 """
     if a.probes and a.probes.is_dir():
@@ -215,8 +225,7 @@ Each model was trained at its own best rate, chosen by short runs over the same 
     for i, (prompt, record) in enumerate(zip(PROMPTS, records)):
         card += f"| {i + 1} | {prompt} | {quote(record['text'])} |\n"
     (a.out / "README.md").write_text(card)
-    print(f"{a.out}/README.md: ternary {ternary['perplexity']:.3f}, full precision {full['perplexity']:.3f} "
-          f"({100 * ratio:+.1f} %), {100 * share:.1f} % known words")
+    print(f"{a.out}/README.md: {summary}, {100 * share:.1f} % known words")
     sys.exit(0 if share >= 0.95 else 1)
 
 
