@@ -17,6 +17,10 @@ namespace bitnet::text {
 /// U+2581, SentencePiece's visible space.
 inline constexpr std::string_view kVisibleSpace = "\xE2\x96\x81";
 
+/// How tokenizer.json says NormalizerStep::kCollapseSpaces: a regular expression that is replaced by nothing.
+/// (Not ^ and $: in Oniguruma they match at every line.)
+inline constexpr std::string_view kCollapseSpacesPattern = R"(\A +| +\z| +(?= ))";
+
 /// A token that is found in the text before anything else happens to it (longest first).
 struct AddedToken {
   TokenId id = 0;

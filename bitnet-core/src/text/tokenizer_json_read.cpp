@@ -149,7 +149,7 @@ void read_normalizer(const JsonPlace& root, TokenizerSpec& spec) {
       step.to = part.at("content").string();
       if (!pattern.object().at("Regex").null()) {
         // Our own writing of SentencePiece's remove_extra_whitespaces.
-        if (pattern.at("Regex").string() != "^ +| +$| +(?= )" || !step.to.empty())
+        if (pattern.at("Regex").string() != kCollapseSpacesPattern || !step.to.empty())
           pattern.unsupported("replacing a regular expression");
         step.kind = NormalizerStep::Kind::kCollapseSpaces;
       } else {

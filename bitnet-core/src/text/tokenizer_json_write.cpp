@@ -49,7 +49,7 @@ Json normalizer(const TokenizerSpec& spec) {
       case NormalizerStep::Kind::kCollapseSpaces:  // of each run of spaces all but the last, and those at the
                                                    // ends
         parts.push_back(
-            {{"type", "Replace"}, {"pattern", regex_pattern("^ +| +$| +(?= )")}, {"content", ""}});
+            {{"type", "Replace"}, {"pattern", regex_pattern(kCollapseSpacesPattern)}, {"content", ""}});
         break;
     }
   }
