@@ -4,7 +4,7 @@
 usage: extract_corpus.py UNPACKED OUT
 
 UNPACKED is a directory into which r-cran-janeaustenr, bible-kjv, bible-kjv-text and sword-text-web were unpacked.
-Writes OUT/train.txt and OUT/heldout.txt: UTF-8, one paragraph a line, an empty line between documents (a novel's
+Writes OUT/train.txt, OUT/validation.txt (every 64th document, for choosing learning rates) and OUT/heldout.txt: UTF-8, one paragraph a line, an empty line between documents (a novel's
 chapter, a chapter of the Bible). Northanger Abbey is held out. All texts are in the public domain. Standard library only.
 """
 import pathlib
@@ -15,6 +15,7 @@ import sys
 import zlib
 
 HELD_OUT = "NORTHANGER ABBEY"
+VALIDATION_EVERY = 64
 LONGEST_VERSE = 1500  # longer entries of the World English Bible are its preface, glossary and an appended book
 
 
@@ -147,7 +148,8 @@ def main():
         sys.exit(f"the novel to hold out, {HELD_OUT}, was not found")
     train += verses_to_paragraphs(king_james(folder))
     train += verses_to_paragraphs(world_english(folder))
-    write(out / "train.txt", train)
+    write(out / "train.txt", [d for i, d in enumerate(train) if i % VALIDATION_EVERY != VALIDATION_EVERY - 1])
+    write(out / "validation.txt", train[VALIDATION_EVERY - 1::VALIDATION_EVERY])
     write(out / "heldout.txt", held_out)
 
 

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Fetches the demo model's training text from Debian packages (public domain: six Austen novels, the King James and
-# the World English Bible) and writes FOLDER/train.txt and FOLDER/heldout.txt (Northanger Abbey).
+# the World English Bible) and writes FOLDER/train.txt, FOLDER/validation.txt (a little of the same books, for choosing
+# learning rates) and FOLDER/heldout.txt (Northanger Abbey).
 #
 # usage: scripts/fetch_corpus.sh [FOLDER]      default: build/corpus
 #
-# Packages are downloaded and unpacked, not installed. Nothing is done when both files are there.
+# Packages are downloaded and unpacked, not installed. Nothing is done when all three files are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-build/corpus}
 packages="r-cran-janeaustenr bible-kjv bible-kjv-text sword-text-web"
 
-if [[ -s $out/train.txt && -s $out/heldout.txt ]]; then
-  echo "corpus: $out/train.txt and $out/heldout.txt are there already"
+if [[ -s $out/train.txt && -s $out/validation.txt && -s $out/heldout.txt ]]; then
+  echo "corpus: $out/{train,validation,heldout}.txt are there already"
   exit 0
 fi
 for tool in apt-get dpkg-deb python3; do
