@@ -117,6 +117,31 @@ TEST(DamagedTokenizers, GgufKeys) {
   }
 }
 
+TEST(DamagedTokenizers, NormalizersThatMultiplyTheText) {
+  const Json replace = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}};
+  Json file = Json::parse(fixture("llama2.json"));
+  file["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array({replace})}};
+  EXPECT_NO_THROW(Tokenizer::from_json(file.dump())->encode("a"));
+  const std::string many(1000, 'a');
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(file.dump())->encode(many), ErrorCode::kUnsupported,
+                      "step 1 of 1");
+  for (int i = 0; i < 7; ++i) file["normalizer"]["normalizers"].push_back(replace);
+  const auto t = Tokenizer::from_json(file.dump());
+  EXPECT_NO_THROW(t->encode("b"));
+  BITNET_EXPECT_ERROR(t->encode("a"), ErrorCode::kUnsupported, "step 2 of 8");
+  // The limit is one for the whole text, not for each part between added tokens.
+  file["normalizer"]["normalizers"] = Json::array({replace});
+  file["added_tokens"].push_back({{"id", file["model"]["vocab"].size() + file["added_tokens"].size()},
+                                  {"content", "|"},
+                                  {"special", false},
+                                  {"normalized", false}});
+  std::string parts;
+  for (int i = 0; i < 1000; ++i) parts += "a|";
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(file.dump())->encode(parts), ErrorCode::kUnsupported,
+                      "step 1 of 1");
+}
+
 TEST(DamagedTokenizers, ClaimsBeyondTheFile) {
   // A piece that claims more bytes than there are, a number that does not end, an unknown wire type.
   for (const std::string& bytes :

@@ -58,12 +58,13 @@ class BpeTokenizer final : public Tokenizer {
       throw Error(ErrorCode::kInvalidArgument, "text of more than 2147483647 bytes");
     require_utf8(text, "text");
     std::vector<TokenId> ids;
+    std::size_t room = PreTokenizer::room_for(text);
     if (options.add_bos && spec_.adds_bos) ids.push_back(*spec_.bos);
     for (const AddedTokens::Part& part : (options.parse_special ? all_tokens_ : plain_tokens_).split(text)) {
       if (part.id >= 0) {
         ids.push_back(part.id);
       } else {
-        encode_plain(part.text, part.text.data() == text.data(), ids);
+        encode_plain(part.text, part.text.data() == text.data(), room, ids);
       }
     }
     return ids;
@@ -115,11 +116,12 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   // Text between added tokens. Most pieces of a long text have come before: their ids are copied.
-  void encode_plain(std::string_view text, bool at_start, std::vector<TokenId>& ids) const {
+  void encode_plain(std::string_view text, bool at_start, std::size_t& room,
+                    std::vector<TokenId>& ids) const {
     constexpr std::size_t kLongestCached = 64;  // bytes; longer pieces hardly come twice
     std::deque<std::string> storage;
     std::vector<std::string_view> pieces;
-    pre_tokenizer_.split(text, at_start, storage, pieces);
+    pre_tokenizer_.split(text, at_start, room, storage, pieces);
     struct Seen {
       std::size_t begin, count;  // in ids
     };

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "bitnet/core/error.hpp"
+
 namespace bitnet::text {
 namespace {
 
@@ -23,6 +25,16 @@ std::string collapse_spaces(std::string_view text) {
     if (c != ' ' || (!out.empty() && out.back() != ' ')) out += c;
   if (!out.empty() && out.back() == ' ') out.pop_back();
   return out;
+}
+
+// How long `text` is after the step.
+std::size_t normalized_size(const NormalizerStep& step, std::string_view text) {
+  if (step.kind == NormalizerStep::Kind::kPrepend) return text.empty() ? 0 : text.size() + step.to.size();
+  if (step.kind != NormalizerStep::Kind::kReplace || step.to.size() <= step.from.size()) return text.size();
+  std::size_t size = text.size();  // of texts below 2^31 bytes and files that are in memory: cannot overflow
+  for (std::size_t at = 0; (at = text.find(step.from, at)) != std::string_view::npos; at += step.from.size())
+    size += step.to.size() - step.from.size();
+  return size;
 }
 
 void normalize(const NormalizerStep& step, std::string& text) {
@@ -150,12 +162,20 @@ PreTokenizer::PreTokenizer(const std::vector<NormalizerStep>& normalizer,
   }
 }
 
-void PreTokenizer::split(std::string_view text, bool at_start, std::deque<std::string>& storage,
-                         std::vector<std::string_view>& pieces) const {
+void PreTokenizer::split(std::string_view text, bool at_start, std::size_t& room,
+                         std::deque<std::string>& storage, std::vector<std::string_view>& pieces) const {
   if (text.empty()) return;
   if (!normalizer_.empty()) {
     std::string& normal = storage.emplace_back(text);
-    for (const NormalizerStep& step : normalizer_) normalize(step, normal);
+    for (std::size_t i = 0; i < normalizer_.size(); ++i) {
+      // Each step may multiply the length; a few of them in a small file would fill any memory.
+      if (normalized_size(normalizer_[i], normal) > room)
+        throw Error(ErrorCode::kUnsupported, "normalizer step " + std::to_string(i + 1) + " of " +
+                                                 std::to_string(normalizer_.size()) +
+                                                 ": the text grows to more than 16 times its length");
+      normalize(normalizer_[i], normal);
+    }
+    room -= normal.size();
     if (normal.empty()) return;
     text = normal;
   }

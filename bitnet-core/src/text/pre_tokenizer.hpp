@@ -17,8 +17,11 @@ class PreTokenizer {
 
   /// Appends the pieces of `text` (valid UTF-8) in order: views into `text` or into strings added to
   /// `storage`. `at_start`: the text begins the whole input (for Metaspace's prepend_scheme "first").
-  void split(std::string_view text, bool at_start, std::deque<std::string>& storage,
+  /// `room`: bytes that the normalised text may have, less those it has; start with room_for(whole input).
+  /// Throws Error(kUnsupported) naming the normalizer's step that needs more.
+  void split(std::string_view text, bool at_start, std::size_t& room, std::deque<std::string>& storage,
              std::vector<std::string_view>& pieces) const;
+  static std::size_t room_for(std::string_view input) noexcept { return 65536 + 16 * input.size(); }
 
  private:
   struct Step {
