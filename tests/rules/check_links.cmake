@@ -5,7 +5,7 @@ set(forbidden_core "^bitnet-(quant|inference|training|gpu|cli|benchmarks)$|OpenC
 set(forbidden_quant "^bitnet-(inference|training|gpu|cli|benchmarks)$|OpenCL")
 set(forbidden_inference "^bitnet-(training|gpu|cli|benchmarks)$|OpenCL")
 set(forbidden_training "^bitnet-(inference|gpu|cli|benchmarks)$|OpenCL")
-set(forbidden_gpu "^bitnet-(inference|training|cli|benchmarks)$")
+set(forbidden_gpu "^bitnet-(quant|inference|training|cli|benchmarks)$")
 set(forbidden_cli "^bitnet-benchmarks$")
 set(bad "")
 foreach(component IN LISTS components)

@@ -2,6 +2,7 @@
 # usage: check_sources.sh <source root>: fails, naming file and line, when a library includes what its place in the
 # workspace forbids, a public header includes a third-party one, or a library reads the environment, prints or exits.
 set -u
+shopt -s lastpipe   # report, the last stage of each pipeline, must set `failed` of this shell and not of a subshell
 cd "$1" || exit 2
 failed=0
 
@@ -16,7 +17,7 @@ report() {
 
 declare -A may=(
   [core]='core' [quant]='core|quant' [inference]='core|quant|inference' [training]='core|quant|training'
-  [gpu]='core|quant|gpu' [cli]='core|quant|inference|training|gpu|cli'
+  [gpu]='core|gpu' [cli]='core|quant|inference|training|gpu|cli'
   [benchmarks]='core|quant|inference|training|gpu|cli|benchmarks'
 )
 for library in "${!may[@]}"; do
