@@ -197,6 +197,26 @@ TEST_F(Config, BadGgufKeys) {
       ErrorCode::kUnsupported, "per layer");
 }
 
+/// The rotary keys as llama.cpp's converter writes them for every BitNet: "linear" scaling by 1.
+TEST_F(Config, GgufRotaryScalingByOneIsNone) {
+  GgufMetadata good;
+  read(k2B4T).to_gguf(good);
+  const std::string rope = "bitnet-b1.58.rope.";
+  const auto with = [&](const char* type, const char* factor_key, float factor) {
+    GgufMetadata m = good;
+    if (type) m.set_string(rope + "scaling.type", type);
+    m.set_f32(rope + factor_key, factor);
+    return ModelConfig::from_gguf(m);
+  };
+  for (const char* key : {"scaling.factor", "scale_linear"}) {
+    for (const float factor : {0.0f, 1.0f}) expect_same(with("linear", key, factor), read(k2B4T));
+    BITNET_EXPECT_ERROR(with("linear", key, 4.0f), ErrorCode::kUnsupported, key);
+    BITNET_EXPECT_ERROR(with(nullptr, key, 4.0f), ErrorCode::kUnsupported, key);
+  }
+  expect_same(with("none", "scaling.factor", 1.0f), read(k2B4T));
+  BITNET_EXPECT_ERROR(with("yarn", "scaling.factor", 1.0f), ErrorCode::kUnsupported, "yarn");
+}
+
 TEST_F(Config, DamagedFilesGiveOnlyErrors) {
   Rng rng(3);
   std::size_t accepted = 0;

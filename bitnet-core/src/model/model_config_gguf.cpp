@@ -75,6 +75,21 @@ void read_heads(const Keys& keys, ModelConfig& config) {
                               config.head_dim, *n));
 }
 
+/// llama.cpp's converter says "linear" with the factor 1 for BitNet, which scales nothing; there 0 means 1,
+/// too.
+void check_rope_scaling(const Keys& keys) {
+  const auto type = keys.string("rope.scaling.type");
+  if (type && *type != "none" && *type != "linear")
+    unsupported(
+        fmt::format("key '{}rope.scaling.type': expected none, or linear with a factor of 1, got '{}'",
+                    keys.prefix(), *type));
+  if (type && *type == "none") return;
+  for (const char* name : {"rope.scaling.factor", "rope.scale_linear"})
+    if (const double factor = keys.number(name).value_or(1.0); factor != 0.0 && factor != 1.0)
+      unsupported(fmt::format("key '{}{}': expected no scaling (a factor of 1), got {}", keys.prefix(), name,
+                              factor));
+}
+
 void read_activation(const Keys& keys, ModelConfig& config) {
   const auto name = keys.string("hidden_activation");
   if (!name) return;
@@ -135,11 +150,7 @@ ModelConfig ModelConfig::from_gguf(const GgufMetadata& metadata) {
   if (!eps) corrupt(fmt::format("expected the key '{}attention.layer_norm_rms_epsilon'", keys.prefix()));
   config.rms_norm_eps = static_cast<float>(*eps);
   config.rope_theta = keys.number("rope.freq_base").value_or(10000.0);
-  if (const auto type = keys.string("rope.scaling.type"); type && *type != "none")
-    unsupported(
-        fmt::format("key '{}rope.scaling.type': expected no scaling, got '{}'", keys.prefix(), *type));
-  if (keys.number("rope.scale_linear").value_or(1.0) != 1.0)
-    unsupported(fmt::format("key '{}rope.scale_linear': expected 1", keys.prefix()));
+  check_rope_scaling(keys);
   if (keys.integer("expert_count").value_or(0) != 0)
     unsupported(fmt::format("key '{}expert_count': mixtures of experts are not supported", keys.prefix()));
   read_tokens(metadata, config);
