@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
 #include "bitnet/inference/kv_cache.hpp"
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
@@ -36,6 +38,7 @@ struct Sequence {
   std::function<void(RequestId, const GenerationResult&)> on_done;
   std::optional<KvCache> cache;  // while running
   std::int64_t rows = 0;         // in the step that is being made
+  std::int64_t seen = 0;         // most tokens ever evaluated: a preemption does not lower it
 };
 using SequencePtr = std::unique_ptr<Sequence>;
 
@@ -95,6 +98,18 @@ struct BatchScheduler::Impl {
     running.reserve(static_cast<std::size_t>(s.max_sequences));
   }
 
+  /// Makes collect_finished() the business of the outermost public call: callbacks may call back, and what
+  /// they end must stay in its list while somebody walks through it.
+  struct Scope {
+    explicit Scope(Impl& impl) : m(impl) { ++m.depth; }
+    ~Scope() { --m.depth; }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    Impl& m;
+  };
+
+  Sequence* find(RequestId id);
+  SequencePtr pop_finished();
   void retire(Sequence& s);
   void drop_cancelled();
   void admit();
@@ -104,6 +119,7 @@ struct BatchScheduler::Impl {
   void evaluate();
   void fail_batch(const Error& error);
   void sample();
+  void run_batch();
   void collect_finished();
 
   std::shared_ptr<const Model> model;
@@ -114,7 +130,8 @@ struct BatchScheduler::Impl {
   std::vector<SequencePtr> running;  // in the order in which they joined
   SchedulerStats counts;
   RequestId next_id = 1;
-  bool stepping = false;  // evaluate() or sample() runs: `running` must keep its order
+  int depth = 0;         // public calls on the stack; > 1 in a callback
+  bool closing = false;  // in the destructor
   // The step that is being made.
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
@@ -122,26 +139,52 @@ struct BatchScheduler::Impl {
   std::vector<float> logits;               // [rows, vocab]
 };
 
-/// Hands the result out; the sequence is then ready to be removed from its list.
+Sequence* BatchScheduler::Impl::find(RequestId id) {
+  for (const SequencePtr& s : running)
+    if (s->id == id) return s.get();
+  for (const SequencePtr& s : waiting)
+    if (s->id == id) return s.get();
+  return nullptr;
+}
+
+SequencePtr BatchScheduler::Impl::pop_finished() {
+  const auto pop = [](auto& list) {
+    const auto it =
+        std::find_if(list.begin(), list.end(), [](const SequencePtr& s) { return s->generator.finished(); });
+    if (it == list.end()) return SequencePtr();
+    SequencePtr s = std::move(*it);
+    list.erase(it);
+    return s;
+  };
+  SequencePtr s = pop(running);
+  return s != nullptr ? std::move(s) : pop(waiting);
+}
+
+/// Hands the result out; the sequence is in no list any more.
 void BatchScheduler::Impl::retire(Sequence& s) {
   s.cache.reset();
   ++counts.finished;
-  if (s.on_done) s.on_done(s.id, s.generator.result());
+  if (!s.on_done) return;
+  try {
+    s.on_done(s.id, s.generator.result());
+  } catch (...) {
+    if (!closing) throw;
+    log(LogLevel::kWarning, fmt::format("request {}: on_done threw while the scheduler ended", s.id));
+  }
 }
 
+/// Every callback may end others, hence one at a time until none is left; none is taken out in a nested call.
+void BatchScheduler::Impl::collect_finished() {
+  if (depth > 1) return;
+  while (const SequencePtr s = pop_finished()) retire(*s);
+}
+
+// By index here and below: a callback may submit, which appends to `waiting`.
 void BatchScheduler::Impl::drop_cancelled() {
-  for (const SequencePtr& s : running)
-    if (s->generator.cancelled()) s->generator.finish(FinishReason::kCancelled);
-  for (std::size_t i = 0; i < waiting.size();) {
-    if (!waiting[i]->generator.cancelled()) {
-      ++i;
-      continue;
-    }
-    const SequencePtr s = std::move(waiting[i]);
-    waiting.erase(waiting.begin() + static_cast<std::ptrdiff_t>(i));
-    s->generator.finish(FinishReason::kCancelled);
-    retire(*s);
-  }
+  for (std::size_t i = 0; i < running.size(); ++i)
+    if (running[i]->generator.cancelled()) running[i]->generator.finish(FinishReason::kCancelled);
+  for (std::size_t i = 0; i < waiting.size(); ++i)
+    if (waiting[i]->generator.cancelled()) waiting[i]->generator.finish(FinishReason::kCancelled);
   collect_finished();
 }
 
@@ -211,12 +254,21 @@ void BatchScheduler::Impl::plan() {
 void BatchScheduler::Impl::evaluate() {
   forward.run(pool, slices, ids);
   if (!rows.empty()) forward.logits(rows, logits);
-  for (const SequencePtr& s : running) s->cache->set_length(s->cache->length() + s->rows);
+  for (const SequencePtr& s : running) {
+    const std::int64_t end = s->cache->length() + s->rows;
+    // Rows of generated tokens that are evaluated for the first time are not the prompt's.
+    const std::int64_t prompt_end = std::max(s->seen, s->generator.result().prompt_tokens);
+    counts.prompt_tokens += static_cast<std::uint64_t>(s->rows - std::max<std::int64_t>(0, end - prompt_end));
+    s->seen = std::max(s->seen, end);
+    s->cache->set_length(end);
+  }
 }
 
 void BatchScheduler::Impl::fail_batch(const Error& error) {
-  for (const SequencePtr& s : running)
-    if (s->rows != 0) s->generator.fail(error);
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    Sequence& s = *running[i];
+    if (s.rows != 0 && !s.generator.finished()) s.generator.fail(error);
+  }
 }
 
 void BatchScheduler::Impl::sample() {
@@ -225,20 +277,21 @@ void BatchScheduler::Impl::sample() {
     Generator& g = running[static_cast<std::size_t>(owners[i])]->generator;
     if (g.finished()) continue;  // cancelled by a callback of another
     g.advance(std::span<const float>(logits).subspan(i * vocab, vocab));
+    ++counts.generated_tokens;
   }
-  counts.generated_tokens += owners.size();
-  counts.prompt_tokens += ids.size() - owners.size();
 }
 
-void BatchScheduler::Impl::collect_finished() {
-  for (std::size_t i = 0; i < running.size();) {
-    if (!running[i]->generator.finished()) {
-      ++i;
-      continue;
-    }
-    const SequencePtr s = std::move(running[i]);
-    running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
-    retire(*s);
+void BatchScheduler::Impl::run_batch() {
+  plan();
+  try {
+    evaluate();
+    sample();
+  } catch (const Error& e) {
+    fail_batch(e);
+  } catch (const std::bad_alloc&) {
+    fail_batch(Error(ErrorCode::kOutOfMemory, fmt::format("a step of {} rows: out of memory", ids.size())));
+  } catch (const std::exception& e) {
+    fail_batch(Error(ErrorCode::kInternal, fmt::format("a step of {} rows: {}", ids.size(), e.what())));
   }
 }
 
@@ -248,17 +301,16 @@ BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const Schedul
 }
 
 BatchScheduler::~BatchScheduler() {
-  for (const SequencePtr& s : impl_->running) s->generator.finish(FinishReason::kCancelled);
-  impl_->collect_finished();
-  while (!impl_->waiting.empty()) {
-    const SequencePtr s = std::move(impl_->waiting.front());
-    impl_->waiting.pop_front();
-    s->generator.finish(FinishReason::kCancelled);
-    impl_->retire(*s);
-  }
+  Impl& m = *impl_;
+  const Impl::Scope scope(m);
+  m.closing = true;
+  for (std::size_t i = 0; i < m.running.size(); ++i) m.running[i]->generator.finish(FinishReason::kCancelled);
+  for (std::size_t i = 0; i < m.waiting.size(); ++i) m.waiting[i]->generator.finish(FinishReason::kCancelled);
+  m.collect_finished();
 }
 
 RequestId BatchScheduler::submit(Request request) {
+  if (impl_->closing) throw Error(ErrorCode::kCancelled, "the scheduler is ending: it takes no request");
   auto s = std::make_unique<Sequence>(impl_->next_id, *impl_->model, request, impl_->sizes.n_ctx);
   // The last token is never evaluated, hence − 1; a prompt needs all of its own.
   const std::int64_t most = std::max<std::int64_t>(s->generator.max_length() - 1,
@@ -275,25 +327,19 @@ RequestId BatchScheduler::submit(Request request) {
 bool BatchScheduler::step() {
   const auto begin = std::chrono::steady_clock::now();
   Impl& m = *impl_;
+  if (m.depth != 0) throw Error(ErrorCode::kInvalidArgument, "step() was called by a callback of step()");
+  const Impl::Scope scope(m);
   m.drop_cancelled();
   m.make_room();
   m.admit();
   // A request for no tokens is done before it is evaluated.
-  for (const SequencePtr& s : m.running) {
-    const auto length = static_cast<std::int64_t>(s->generator.tokens().size());
-    if (length >= s->generator.max_length()) s->generator.finish(FinishReason::kLength);
+  for (std::size_t i = 0; i < m.running.size(); ++i) {
+    Generator& g = m.running[i]->generator;
+    if (static_cast<std::int64_t>(g.tokens().size()) >= g.max_length()) g.finish(FinishReason::kLength);
   }
   m.collect_finished();
   if (!m.running.empty()) {
-    m.plan();
-    m.stepping = true;
-    try {
-      m.evaluate();
-      m.sample();
-    } catch (const Error& e) {
-      m.fail_batch(e);
-    }
-    m.stepping = false;
+    m.run_batch();
     ++m.counts.steps;
     m.counts.max_running = std::max(m.counts.max_running, static_cast<std::int64_t>(m.slices.size()));
     m.counts.kv_pages_peak = std::max(m.counts.kv_pages_peak, m.pool.n_pages() - m.pool.free_pages());
@@ -309,21 +355,12 @@ void BatchScheduler::run() {
 }
 
 bool BatchScheduler::cancel(RequestId id) {
-  for (const SequencePtr& s : impl_->running) {
-    if (s->id != id) continue;
-    s->generator.finish(FinishReason::kCancelled);
-    if (!impl_->stepping) impl_->collect_finished();  // a callback's call: step() collects
-    return true;
-  }
-  for (auto it = impl_->waiting.begin(); it != impl_->waiting.end(); ++it) {
-    if ((*it)->id != id) continue;
-    const SequencePtr s = std::move(*it);
-    impl_->waiting.erase(it);
-    s->generator.finish(FinishReason::kCancelled);
-    impl_->retire(*s);
-    return true;
-  }
-  return false;
+  const Impl::Scope scope(*impl_);
+  Sequence* s = impl_->find(id);
+  if (s == nullptr || s->generator.finished()) return false;
+  s->generator.finish(FinishReason::kCancelled);
+  impl_->collect_finished();
+  return true;
 }
 
 bool BatchScheduler::idle() const noexcept { return impl_->running.empty() && impl_->waiting.empty(); }

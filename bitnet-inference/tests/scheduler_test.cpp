@@ -179,6 +179,97 @@ TEST_F(SchedulerTest, ACallbackMaySubmitAndCancel) {
   EXPECT_EQ(results.at(second).finish_reason, FinishReason::kCancelled);
 }
 
+// Text that is held back as the possible begin of a stop string is given out when the request ends, that is
+// also outside a pass.
+TEST_F(SchedulerTest, ACallbackThatGetsHeldBackTextMayCancelTheOthers) {
+  for (const int way : {0, 1, 2}) {  // by token in step(), by cancel(), by the destructor
+    results.clear();
+    auto scheduler = std::make_unique<BatchScheduler>(model, options(4));
+    std::vector<RequestId> others;
+    int flushes = 0;
+    const auto cancel_all = [&](std::string_view) {
+      ++flushes;
+      for (const RequestId id : others) scheduler->cancel(id);
+    };
+    Request a = request(prompt(5), 100, 1);
+    a.options.ignore_eos = true;
+    const std::string text = [&] {
+      Request alone = a;
+      const RequestId id = scheduler->submit(alone);
+      scheduler->run();
+      return results.at(id).text;
+    }();
+    results.clear();
+    a.options.stop = {text + "never"};  // holds everything back
+    a.on_text = cancel_all;
+    const RequestId first = scheduler->submit(a);
+    for (std::uint64_t i = 0; i < 5; ++i) others.push_back(scheduler->submit(request(prompt(5), 100, 2 + i)));
+    for (int i = 0; i < 6; ++i) scheduler->step();
+    ASSERT_EQ(flushes, 0);
+    if (way == 0) a.options.cancellation.cancel();
+    if (way == 1) {
+      EXPECT_TRUE(scheduler->cancel(first));
+    }
+    if (way == 2) {
+      delete scheduler.get();  // the callback still needs the pointer
+      scheduler.release();
+    } else {
+      scheduler->run();
+    }
+    EXPECT_EQ(flushes, 1);
+    ASSERT_EQ(results.size(), 6u);
+    for (const auto& [id, result] : results) EXPECT_EQ(result.finish_reason, FinishReason::kCancelled);
+  }
+}
+
+TEST_F(SchedulerTest, AnEndingSchedulerRefusesWhatItsCallbacksSubmit) {
+  int refused = 0;
+  {
+    BatchScheduler scheduler(model, options(1));
+    for (int i = 0; i < 3; ++i) {
+      Request r = request(prompt(3), 50);
+      r.on_done = [&](RequestId, const GenerationResult&) {
+        try {
+          scheduler.submit(request(prompt(3), 50));
+        } catch (const Error& e) {
+          refused += e.code() == ErrorCode::kCancelled ? 1 : 0;
+          throw;  // does not leave the destructor
+        }
+      };
+      scheduler.submit(r);
+    }
+    scheduler.step();
+  }
+  EXPECT_EQ(refused, 3);
+}
+
+TEST_F(SchedulerTest, ACallbackMustNotStep) {
+  BatchScheduler scheduler(model, options(2));
+  Request r = request(prompt(3), 50);
+  r.on_text = [&](std::string_view) { scheduler.step(); };
+  const RequestId id = scheduler.submit(r);
+  scheduler.run();
+  EXPECT_EQ(results.at(id).error->code(), ErrorCode::kInvalidArgument);
+}
+
+TEST_F(SchedulerTest, CountsPromptAndGeneratedTokens) {
+  for (const std::int64_t rows : {3, 64}) {
+    results.clear();
+    BatchScheduler scheduler(model, options(3, rows));
+    std::uint64_t prompts = 0, generated = 0;
+    for (std::uint64_t i = 0; i < 5; ++i) {
+      Request r = request(prompt(1 + 4 * i), 6, i);
+      r.options.ignore_eos = true;
+      prompts += r.prompt.size();
+      generated += 6;
+      scheduler.submit(r);
+    }
+    scheduler.run();
+    EXPECT_EQ(scheduler.stats().prompt_tokens, prompts);
+    EXPECT_EQ(scheduler.stats().generated_tokens, generated);
+  }
+}
+
 TEST_F(SchedulerTest, UnfinishedRequestsEndWithTheScheduler) {
   {
     BatchScheduler scheduler(model, options(1));

@@ -46,14 +46,16 @@ struct SchedulerStats {
   double step_seconds = 0;  ///< total time in step()
 };
 
-/// Not thread-safe, except for GenerationOptions::cancellation. Admission is first come, first served. When
+/// Not thread-safe, except for GenerationOptions::cancellation. Callbacks may submit() and cancel(), but not
+/// step(), run() or destroy it; on_done of what a callback cancels comes when that callback has returned.
+/// Admission is first come, first served. When
 /// the pool runs out of pages, the sequence that joined last goes back to the head of the queue and is
 /// recomputed later.
 class BatchScheduler {
  public:
   /// Allocates pool and workspace once. Throws Error(kInvalidArgument | kOutOfMemory).
   explicit BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options = {});
-  /// Unfinished requests end with kCancelled.
+  /// Unfinished requests end with kCancelled; their callbacks' submit() is refused (Error(kCancelled)).
   ~BatchScheduler();
 
   /// Queues a request. Throws Error(kInvalidArgument) for an empty prompt, an id outside the vocabulary, bad
