@@ -38,6 +38,8 @@ function(bitnet_isa_kernels target source)
     bitnet_warnings(${object})
     set_target_properties(${object} PROPERTIES POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+    string(REGEX REPLACE "^bitnet-" "" component ${target})
+    set_property(GLOBAL APPEND PROPERTY BITNET_ISA_OBJECTS_${component} ${object})   # for tests/sanitizers
     if(BITNET_BUILD_TESTS AND NOT BITNET_SANITIZE AND NOT BITNET_COVERAGE)
       add_test(NAME isa_hygiene.${stem}.${isa}
         COMMAND ${PROJECT_SOURCE_DIR}/tools/check_isa_object.sh ${CMAKE_NM} $<TARGET_OBJECTS:${object}>)
