@@ -84,6 +84,7 @@ TEST_F(ModelIoEdited, QuantisedEmbeddingsAndScaleTensors) {
   EXPECT_EQ(reader->read(q).weights.scales[0], model[q].weights.scales[0] * 0.5f);
   EXPECT_EQ(reader->stored_bytes(q), 256u * 256 / 4 + 32 + 4);
   EXPECT_TRUE(reader->notes().empty());
+  BITNET_EXPECT_ERROR(reader->read({TensorRole::kAttnQ, 9}), ErrorCode::kNotFound, "blk.9.attn_q.weight");
 }
 
 TEST_F(ModelIoEdited, WhatAGgufCannotBeReadForIsRefused) {
@@ -128,6 +129,89 @@ TEST_F(ModelIoEdited, TypesOfTheForksAreRefusedByName) {
     write_file(dir_ / "b.gguf", bytes);
     BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf"), ErrorCode::kUnsupported, "TL1");
   }
+}
+
+/// `model` with its ternary linears as floats: what converters write of a model that is ternary already.
+std::function<LogicalTensor(TensorId)> dequantised(const MemoryModel& model) {
+  return [&model](TensorId id) {
+    LogicalTensor t = model[id];
+    if (!t.ternary) return t;
+    const std::vector<float> values = t.to_f32();
+    t.dense.resize(values.size() * sizeof(float));
+    std::memcpy(t.dense.data(), values.data(), t.dense.size());
+    t.ternary = false;
+    t.weights = {};
+    return t;
+  };
+}
+
+/// The trits of `model` and its scales through `scale`: the model as if it had been stored packed.
+template <class Scale>
+void expect_linears(const ModelReader& reader, const MemoryModel& model, Scale&& scale) {
+  for (const TensorId id : reader.tensors()) {
+    if (!is_linear(id.role)) continue;
+    SCOPED_TRACE(gguf_name(id) + " " + reader.stored_type(id));
+    const LogicalTensor got = reader.read(id);
+    ASSERT_TRUE(got.ternary);
+    EXPECT_EQ(got.weights.trits, model[id].weights.trits);
+    EXPECT_EQ(got.weights.scales, std::vector<float>{scale(model[id].weights.scales[0])});
+  }
+}
+
+TEST_F(ModelIoEdited, TritsStoredAsFloatsKeepTheirScale) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  WriteOptions options = options_of(LinearType::kDense);
+  for (const bool gguf : {true, false}) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      options.gguf = gguf;
+      options.dense_type = dtype;
+      const auto path = dir_ / ("f" + std::to_string(++n_));
+      write_model(path, config, nullptr, dequantised(model), options);
+      expect_linears(*ModelReader::open(path), model, [&](float s) {
+        return dtype == DType::kF32   ? s
+               : dtype == DType::kF16 ? f16_to_f32(f32_to_f16(s))
+                                      : bf16_to_f32(f32_to_bf16(s));
+      });
+    }
+  }
+}
+
+/// As llama.cpp's converter and quantiser leave a BitNet: floats in Q8_0, rotary scaling "linear" by 1.
+TEST_F(ModelIoEdited, AnotherConvertersFloatModel) {
+  const ModelConfig config = small_config(ModelFamily::kBitNetOld);
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "a.gguf", config, nullptr, dequantised(model), options_of(LinearType::kDense));
+  const auto file = GgufFile::open(dir_ / "a.gguf");
+  GgufMetadata metadata = file->metadata();
+  metadata.set_string("bitnet.rope.scaling.type", "linear");
+  metadata.set_f32("bitnet.rope.scaling.factor", 1.0f);
+  std::vector<GgufTensorInfo> infos(file->tensors().begin(), file->tensors().end());
+  const auto linear = [](const GgufTensorInfo& info) {
+    return is_linear(tensor_from_gguf_name(info.name).value().role);
+  };
+  for (auto& info : infos)
+    if (linear(info)) info.type = GgmlType::kQ8_0;
+  GgufWriter writer(dir_ / "b.gguf", metadata, infos);
+  for (const auto& info : infos) {
+    if (!linear(info)) {
+      writer.write(info.name, file->data(*file->find(info.name)));
+      continue;
+    }
+    const TernaryWeights& w = model[tensor_from_gguf_name(info.name).value()].weights;
+    std::vector<std::byte> blocks;
+    for (std::size_t i = 0; i < w.trits.size(); i += 32) {
+      const std::uint16_t d = f32_to_f16(w.scales[0] / 127.0f);
+      blocks.push_back(static_cast<std::byte>(d & 0xff));
+      blocks.push_back(static_cast<std::byte>(d >> 8));
+      for (std::size_t j = 0; j < 32; ++j) blocks.push_back(static_cast<std::byte>(w.trits[i + j] * 127));
+    }
+    writer.write(info.name, blocks);
+  }
+  writer.finish();
+  const auto reader = ModelReader::open(dir_ / "b.gguf");
+  EXPECT_THAT(reader->notes().at(0), HasSubstr("14 float linears are ternarised"));
+  expect_linears(*reader, model, [](float s) { return 127.0f * f16_to_f32(f32_to_f16(s / 127.0f)); });
 }
 
 /// A Hugging Face directory with one tensor replaced, dropped (no bytes and dtype kOther) or added.

@@ -54,8 +54,7 @@ std::uint64_t ReaderBase::stored_bytes(TensorId id) const {
 const StoredTensor& ReaderBase::stored(TensorId id) const {
   const auto at = stored_.find({id.role, id.layer});
   if (at == stored_.end())
-    throw Error(ErrorCode::kNotFound, fmt::format("{}: no tensor of role {} in layer {}", place_,
-                                                  static_cast<int>(id.role), id.layer));
+    throw Error(ErrorCode::kNotFound, fmt::format("{}: no tensor '{}'", place_, gguf_name(id)));
   return at->second;
 }
 
@@ -79,7 +78,8 @@ void ReaderBase::decide_floats(FloatLinears floats) {
   }
   if (n == 0) return;
   if (ternarise) {
-    notes_.push_back(fmt::format("{} float linears are ternarised (absmean) at load", n));
+    notes_.push_back(fmt::format(
+        "{} float linears are ternarised at load (absmean; trits times one scale are taken as they are)", n));
     if (!bitnet)
       notes_.push_back(
           "the configuration names no BitNet: rounding a model that was not trained for it destroys it");

@@ -52,8 +52,7 @@ LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config,
     if (is_linear(id.role) && !ternary && t.ternary)
       throw Error(
           ErrorCode::kUnsupported,
-          "ternary weights are not written as floats: reading them back would ternarise them again, with "
-          "another scale; types that would do: " +
+          "ternary weights are not written as floats, which would round their scale; types that would do: " +
               types_that_fit(config));
     const auto n = static_cast<std::size_t>(shape.numel());
     const bool fits =

@@ -4,8 +4,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "bitnet/core/error.hpp"
 
@@ -74,12 +76,35 @@ LogicalTensor decode_packed(const StoredTensor& stored, const Shape& shape) {
   return t;
 }
 
+/// Trits × one scale that were stored as floats (converters write the dequantised weights): the trits and
+/// that scale, where absmean would multiply it by the density. Absent for any other weights.
+std::optional<TernaryWeights> stored_trits(std::span<const float> w, DType type, const Shape& shape) {
+  float least = std::numeric_limits<float>::infinity(), most = 0;
+  bool finite = true;
+  for (const float v : w) {
+    const float a = std::fabs(v);
+    finite &= std::isfinite(a);
+    most = std::max(most, a);
+    least = a > 0 ? std::min(least, a) : least;
+  }
+  // One unit in the last place of the stored type, at most.
+  const float unit = type == DType::kF32 ? 0x1p-23f : type == DType::kF16 ? 0x1p-10f : 0x1p-7f;
+  if (!finite || most == 0 || most - least > least * unit) return std::nullopt;
+  TernaryWeights out{
+      .out = shape[0], .in = shape[1], .trits = {}, .scales = {most}, .rows_per_scale = shape[0]};
+  out.trits.reserve(w.size());
+  for (const float v : w) out.trits.push_back(static_cast<std::int8_t>(int{v > 0} - int{v < 0}));
+  return out;
+}
+
 LogicalTensor decode_dense(const StoredTensor& stored, const Shape& shape) {
   LogicalTensor t;
   const auto n = static_cast<std::size_t>(shape.numel());
   if (stored.ternarise) {
     t.ternary = true;
-    t.weights = absmean(decode_floats(stored.encoding, stored.bytes, n), shape[0], shape[1]);
+    const std::vector<float> values = decode_floats(stored.encoding, stored.bytes, n);
+    auto trits = stored_trits(values, dtype_of(stored.encoding), shape);
+    t.weights = trits ? std::move(*trits) : absmean(values, shape[0], shape[1]);
     if (stored.scale) t.weights.scales[0] *= *stored.scale;
     return t;
   }
