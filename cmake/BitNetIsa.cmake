@@ -42,7 +42,7 @@ function(bitnet_isa_kernels target source)
     set_property(GLOBAL APPEND PROPERTY BITNET_ISA_OBJECTS_${component} ${object})   # for tests/sanitizers
     if(BITNET_BUILD_TESTS AND NOT BITNET_SANITIZE AND NOT BITNET_COVERAGE)
       add_test(NAME isa_hygiene.${stem}.${isa}
-        COMMAND ${PROJECT_SOURCE_DIR}/tools/check_isa_object.sh ${CMAKE_NM} $<TARGET_OBJECTS:${object}>)
+        COMMAND ${PROJECT_SOURCE_DIR}/cmake/check_isa_object.sh ${CMAKE_NM} $<TARGET_OBJECTS:${object}>)
     endif()
   endforeach()
 endfunction()

@@ -1,5 +1,7 @@
 // The packed sgemm of one ISA against a double-precision reference with a derived bound, and its independence
-// of blocking, threads and (within a class) ISA.
+// of blocking, threads and (within a class) ISA. Eigen, in double precision too, is a second reference that
+// shares no line with ours.
+#include <Eigen/Core>
 #include <cmath>
 #include <vector>
 
@@ -82,6 +84,28 @@ std::vector<Case> cases() {
 
 TEST(F32Gemm, MatchesTheDoubleReference) {
   for (const Case& s : cases()) expect_close(s, run_table(f32_kernels(default_isa()), s));
+}
+
+TEST(F32Gemm, MatchesEigen) {
+  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Strides = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+  using View = Eigen::Map<const Matrix, Eigen::Unaligned, Strides>;
+  for (const Case& s : cases()) {
+    const auto got = run_table(f32_kernels(default_isa()), s);
+    const Matrices x(s);
+    const Eigen::MatrixXd a = View(x.a.data(), s.m, s.k, Strides(x.la.row, x.la.col)).cast<double>();
+    const Eigen::MatrixXd b = View(x.b.data(), s.k, s.n, Strides(x.lb.row, x.lb.col)).cast<double>();
+    const Eigen::MatrixXd start =
+        View(x.c.data(), s.m, s.n, Strides(s.n, 1)).cast<double>() * (s.accumulate ? 1.0 : 0.0);
+    const Eigen::MatrixXd expected = a * b + start;
+    // The bound of expect_close(), doubled for Eigen's own roundings in another order.
+    const Eigen::MatrixXd magnitude = a.cwiseAbs() * b.cwiseAbs() + start.cwiseAbs();
+    const double bound = 2 * static_cast<double>(s.k + 1) * std::ldexp(1.0, -24);
+    const Eigen::MatrixXd error =
+        (View(got.data(), s.m, s.n, Strides(s.n, 1)).cast<double>() - expected).cwiseAbs();
+    EXPECT_TRUE((error.array() <= bound * magnitude.array()).all())
+        << "m=" << s.m << " n=" << s.n << " k=" << s.k << " largest error " << error.maxCoeff();
+  }
 }
 
 TEST(F32Gemm, AnyStridesAndAPaddedC) {

@@ -1,5 +1,5 @@
 // The float kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
-// -DBITNET_ISA=<name>. Everything but the table has internal linkage (tools/check_isa_object.sh). The
+// -DBITNET_ISA=<name>. Everything but the table has internal linkage (cmake/check_isa_object.sh). The
 // algorithms are in generic/, the registers in bitnet-core/simd; the choice between tables is in
 // f32_kernels.cpp.
 #include "bitnet/core/f32_kernels.hpp"
