@@ -67,14 +67,51 @@ TEST(ChatTemplate, RecognisesAModelsOwnTemplate) {
   const auto name = [](const std::string& text, std::string_view architecture) {
     return std::string(ChatTemplate::for_model(*tokenizer(text), architecture)->name());
   };
-  const std::string llama3 = "{{ '<|start_header_id|>' + role + '<|end_header_id|>' }}{{ '<|eot_id|>' }}";
-  const std::string bitnet =
-      "{{ message['role'] | capitalize + ': ' + content + '<|eot_id|>' }}{{ 'Assistant: ' }}";
+  // Llama 3's, as published.
+  const std::string head =
+      "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = ";
+  const std::string middle =
+      "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}";
+  const std::string llama3_turn =
+      R"('<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %})";
+  const std::string llama3_open = R"({{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }})";
+  const std::string llama3 =
+      head + llama3_turn + middle + "{% if add_generation_prompt %}" + llama3_open + "{% endif %}";
+  EXPECT_EQ(name(head + llama3_turn + middle + llama3_open, "llama"), "llama3");  // its first form
+  // The same over several lines.
+  EXPECT_EQ(name("{%- for message in messages %}\n  {{- \"<|start_header_id|>\" + message.role + "
+                 "\"<|end_header_id|>\\n\\n\" + message.content | trim + \"<|eot_id|>\" }}\n{%- endfor %}\n"
+                 "{%- if add_generation_prompt %}\n    " +
+                     llama3_open.substr(0, 2) + "-" + llama3_open.substr(2) + "\n{%- endif %}\n",
+                 "llama"),
+            "llama3");
+  const std::string bitnet = head +
+                             "message['role'] | capitalize + ': '+ message['content'] | trim + '<|eot_id|>' "
+                             "%}" +
+                             middle + "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
   const std::string wrong = "{{ 'Human: ' + content + 'BITNETAssistant: ' }}";
   EXPECT_EQ(name(llama3, "llama"), "llama3");
   EXPECT_EQ(name(bitnet, "bitnet"), "bitnet");
   EXPECT_EQ(name(wrong, "bitnet-b1.58"), "bitnet");
   BITNET_EXPECT_ERROR(name(wrong, "llama"), ErrorCode::kUnsupported, "--chat-template");
+  // What Llama 3.1 and later add, and what others change: not silently the plain format.
+  const auto refused = [&](const std::string& text) {
+    BITNET_EXPECT_ERROR(name(text, "llama"), ErrorCode::kUnsupported, "--chat-template llama3");
+  };
+  refused("{% set date_string = strftime_now('%d %b %Y') %}" + llama3);
+  refused("{{ '<|start_header_id|>system<|end_header_id|>\\n\\nCutting Knowledge Date: December 2023' }}" +
+          llama3);
+  refused("{% if tools is not none %}{{ tools | tojson }}{% endif %}" + llama3);
+  refused("Be kind.<|eot_id|>" + llama3);
+  refused("{% if messages[0]['role'] != 'system' %}{% endif %}" + llama3);
+  std::string untrimmed = llama3;
+  untrimmed.erase(untrimmed.find("| trim "), 7);
+  refused(untrimmed);
+  std::string newline = llama3;
+  newline.insert(newline.find("{% endfor"), "\n");
+  refused(newline);
+  for (std::size_t n = 1; n < llama3.rfind("<|end_header_id|>"); n += 29)  // cut off
+    BITNET_EXPECT_ERROR(name(llama3.substr(0, n), "bitnet"), ErrorCode::kUnsupported, "--chat-template");
   BITNET_EXPECT_ERROR(name("{{ x }}", "bitnet"), ErrorCode::kUnsupported, "bitnet, llama3");
   BITNET_EXPECT_ERROR(name("", "bitnet"), ErrorCode::kNotFound, "run");
   BITNET_EXPECT_ERROR(ChatTemplate::by_name("alpaca"), ErrorCode::kNotFound, "bitnet, llama3");

@@ -4,13 +4,20 @@
 #include "bitnet/core/text/chat_template.hpp"
 
 #include <algorithm>
+#include <initializer_list>
+#include <iterator>
 
 #include "bitnet/core/error.hpp"
+#include "text/template_reader.hpp"
 #include "text/utf8.hpp"
 
 namespace bitnet {
 namespace {
 
+// What the templates of these formats write besides role and content, in their order.
+constexpr std::string_view kLlama3Text =
+    "<|start_header_id|><|end_header_id|>\n\n<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+constexpr std::string_view kBitnetText = ": <|eot_id|>Assistant: ";
 constexpr std::string_view kHowToChoose = "choose one with --chat-template NAME (";
 
 std::string name_list() {
@@ -22,6 +29,45 @@ std::string name_list() {
 
 bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
+}
+
+// Whether a template is one loop over the messages that writes exactly `text`, through these filters. What
+// else it mentions (tools, dates, conditions on roles, a default system message) would be rendered otherwise
+// than we do, so such a template is not the format.
+bool is_plain_loop(const text::TemplateContent& content, std::string_view text,
+                   std::initializer_list<std::string_view> filters) {
+  constexpr std::string_view kNames[] = {"set",
+                                         "for",
+                                         "in",
+                                         "endfor",
+                                         "if",
+                                         "endif",
+                                         "loop",
+                                         "index0",
+                                         "first",
+                                         "messages",
+                                         "message",
+                                         "role",
+                                         "0",
+                                         "bos_token",
+                                         "loop_messages",
+                                         "content",
+                                         "true",
+                                         "True",
+                                         "is",
+                                         "defined",
+                                         "and",
+                                         "add_generation_prompt"};
+  for (const std::string& name : content.names)
+    if (std::find(std::begin(kNames), std::end(kNames), name) == std::end(kNames) &&
+        std::find(filters.begin(), filters.end(), name) == filters.end())
+      return false;
+  for (const std::string_view filter : filters)
+    if (!content.has(filter)) return false;
+  std::string_view own = content.text;
+  constexpr std::string_view kBos = "<|begin_of_text|>";
+  if (own.substr(0, kBos.size()) == kBos) own.remove_prefix(kBos.size());
+  return content.plain && own == text;
 }
 
 /// What the formats share: needed tokens, roles, encoding of plain text.
@@ -139,11 +185,14 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::for_model(const Tokenizer& tok
   const bool bitnet = architecture.substr(0, 6) == "bitnet";
   // The official 2B-4T GGUF carries a template of another model ("Human: … BITNETAssistant: ").
   if (bitnet && contains(own, "BITNETAssistant")) return by_name("bitnet");
-  if (contains(own, "<|start_header_id|>") && contains(own, "<|end_header_id|>") &&
-      contains(own, "<|eot_id|>"))
-    return by_name("llama3");
-  if (contains(own, "capitalize") && contains(own, "Assistant: ") && contains(own, "<|eot_id|>"))
-    return by_name("bitnet");
+  const text::TemplateContent content = text::read_template(own);
+  if (is_plain_loop(content, kLlama3Text, {"trim"})) return by_name("llama3");
+  if (is_plain_loop(content, kBitnetText, {"capitalize", "trim"})) return by_name("bitnet");
+  if (contains(own, "<|start_header_id|>"))
+    throw Error(ErrorCode::kUnsupported,
+                "the model's chat template has more than Llama 3's (tools, a date or a system message of its "
+                "own), which we do not render: --chat-template llama3 does without that, or use `run` with a "
+                "prompt that is already formatted");
   throw Error(ErrorCode::kUnsupported,
               "the model's chat template is not one that we know: " + std::string(kHowToChoose) +
                   name_list() + "), or use `run` with a prompt that is already formatted");
