@@ -48,7 +48,7 @@ Generator::Generator(const Model& model, std::span<const TokenId> prompt, const 
       on_text_(std::move(on_text)),
       max_length_(check_request(model, prompt, options, n_ctx)),
       sampler_(options.sampling, model.config().vocab_size),
-      stream_(model.tokenizer(), options.stop, options.special),
+      stream_(model.tokenizer(), options.stop, options.special, options.strip_leading_space),
       submitted_(Clock::now()) {
   const auto capacity = static_cast<std::size_t>(max_length_);
   tokens_.reserve(capacity);

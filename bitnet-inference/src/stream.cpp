@@ -49,11 +49,11 @@ std::optional<std::size_t> StopMatcher::find_completed(std::size_t from) const {
 std::string StopMatcher::finish() { return std::exchange(pending_, {}); }
 
 TextStream::TextStream(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops,
-                       bool special)
+                       bool special, bool at_start)
     : matcher_(std::move(stops)) {
   if (tokenizer == nullptr) return;
   vocab_size_ = tokenizer->vocab_size();
-  decoder_.emplace(std::move(tokenizer), special);
+  decoder_.emplace(std::move(tokenizer), special, at_start);
 }
 
 std::string TextStream::push(TokenId token) {

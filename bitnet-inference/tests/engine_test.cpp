@@ -55,6 +55,37 @@ TEST_F(EngineTest, GeneratesFromTextAsThePlainLoopDoes) {
   EXPECT_EQ(again.tokens, result.tokens);
 }
 
+TEST_F(EngineTest, ASentencePieceTextGoesOnWithItsSpace) {
+  const auto tokenizer = Tokenizer::load(testing::source_path("tests/data/tokenizers/spm.model"));
+  ASSERT_TRUE(tokenizer->strips_leading_space());
+  ModelConfig config = tensors.config;
+  config.vocab_size = tokenizer->vocab_size();
+  const auto model = testing::random_model(config, 4);
+  quant::write_model(folder / "spm.gguf", config, tokenizer.get(), model, {});
+  EngineOptions o = options();
+  o.model = folder / "spm.gguf";
+  InferenceEngine engine(o);
+  int spaces = 0;
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    GenerationOptions g;
+    g.max_tokens = 6;
+    g.ignore_eos = true;
+    g.sampling.seed = seed;
+    g.sampling.temperature = 3;
+    const GenerationResult result = engine.generate("the", g);
+    // Prompt and answer decode to the prompt's text and the answer's.
+    std::vector<TokenId> all = tokenizer->encode("the");
+    const std::string before = tokenizer->decode(all);
+    all.insert(all.end(), result.tokens.begin(), result.tokens.end());
+    EXPECT_EQ(before + result.text, tokenizer->decode(all));
+    if (result.text.empty() || result.text[0] != ' ') continue;
+    ++spaces;
+    g.strip_leading_space = true;
+    EXPECT_EQ(engine.generate("the", g).text, tokenizer->decode(result.tokens));
+  }
+  EXPECT_GT(spaces, 0);
+}
+
 TEST_F(EngineTest, ASchedulerOfTheEngineGivesTheSameTokens) {
   InferenceEngine engine(options());
   GenerationOptions g;

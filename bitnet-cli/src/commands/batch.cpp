@@ -154,6 +154,7 @@ std::vector<TokenId> Batch::encode(const BatchItem& item, inference::InferenceEn
   if (values_.has(opt::kSystem) && messages.front().role != "system")
     messages.insert(messages.begin(), {"system", values_.text(opt::kSystem)});
   options.stop_tokens = chat_format_->stop_tokens(tokenizer);
+  options.strip_leading_space = true;
   return chat_format_->encode(tokenizer, messages, true, special);
 }
 

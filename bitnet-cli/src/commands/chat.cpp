@@ -25,6 +25,7 @@ class Chat {
         engine_(load_engine(values, io)),
         format_(chat_template(values, *engine_->model())) {
     options_.stop_tokens = format_->stop_tokens(tokenizer());
+    options_.strip_leading_space = true;
     if (values.has(opt::kSystem)) {
       check_utf8(values.text(opt::kSystem), "--system");
       system_.push_back({"system", values.text(opt::kSystem)});

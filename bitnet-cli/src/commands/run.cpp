@@ -37,6 +37,7 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
   messages.push_back({"user", prompt});
   const auto ids = format->encode(tokenizer, messages, true, special);
   options.stop_tokens = format->stop_tokens(tokenizer);
+  options.strip_leading_space = true;
   return engine.generate(ids, options, write);
 }
 

@@ -29,6 +29,9 @@ struct GenerationOptions {
       {};                   ///< besides the model's own EOS tokens (a chat format's end of turn)
   bool ignore_eos = false;  ///< for measuring: EOS tokens are like any other
   bool special = false;     ///< control tokens appear in the text
+  /// The generated text stands alone (a chat's answer), so that the space which SentencePiece puts before a
+  /// text's first word goes; false: it continues the prompt's text.
+  bool strip_leading_space = false;
   CancellationToken cancellation = {};
 };
 

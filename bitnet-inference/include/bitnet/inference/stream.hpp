@@ -36,7 +36,10 @@ class StopMatcher {
 /// theirs) and, without a tokenizer, all ids have no text.
 class TextStream {
  public:
-  TextStream(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops, bool special);
+  /// `at_start`: the tokens begin a text, so that SentencePiece's leading space goes; false: they continue a
+  /// prompt.
+  TextStream(std::shared_ptr<const Tokenizer> tokenizer, std::vector<std::string> stops, bool special,
+             bool at_start = false);
   std::string push(TokenId token);
   std::string finish();
   bool stopped() const noexcept { return matcher_.matched(); }
