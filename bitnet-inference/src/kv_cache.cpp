@@ -36,10 +36,17 @@ std::size_t KvPool::page_bytes(const ModelConfig& c, std::int64_t page_size) {
 KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std::int64_t page_size)
     : n_pages_(n_pages), page_size_(page_size) {
   const std::size_t page = half_page_bytes(c, page_size);
-  std::size_t layer_bytes = 0;
+  std::size_t layer_bytes = 0, total = 0;
   if (n_pages <= 0 || n_pages > std::numeric_limits<std::int32_t>::max() ||
-      __builtin_mul_overflow(page, static_cast<std::size_t>(n_pages), &layer_bytes)) {
+      __builtin_mul_overflow(page, static_cast<std::size_t>(n_pages), &layer_bytes) ||
+      __builtin_mul_overflow(layer_bytes, static_cast<std::size_t>(2 * c.n_layers), &total)) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("a KV pool of {} pages of {} bytes", n_pages, page));
+  }
+  // The buffers one by one would each find the memory that the others have not touched yet.
+  if (const std::size_t available = backend.available_memory(); total > available) {
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("a KV cache of {} tokens (n_ctx) takes {} bytes: only {} are available",
+                            n_pages * page_size, total, available));
   }
   with_context(fmt::format("KV cache of {} tokens", n_pages * page_size), [&] {
     for (std::int64_t i = 0; i < c.n_layers; ++i) {
@@ -47,7 +54,7 @@ KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std
       values_.push_back(backend.allocate(layer_bytes));
     }
   });
-  bytes_ = layer_bytes * keys_.size() * 2;
+  bytes_ = total;
   free_.reserve(static_cast<std::size_t>(n_pages));
   for (std::int64_t p = n_pages; p-- > 0;) free_.push_back(static_cast<std::int32_t>(p));
 }

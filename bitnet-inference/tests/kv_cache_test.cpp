@@ -51,6 +51,9 @@ TEST_F(KvCacheTest, RefusesWhatCannotBe) {
   BITNET_EXPECT_ERROR(KvPool(*backend, config, std::int64_t{1} << 31, 1), ErrorCode::kInvalidArgument,
                       "pages");
   BITNET_EXPECT_ERROR(KvPool(*backend, config, 1 << 30, 1 << 20), ErrorCode::kOutOfMemory, "KV cache");
+  // Each of its four buffers would fit alone.
+  const auto pages = static_cast<std::int64_t>(backend->available_memory() / 3 / (16 * 20 * sizeof(float)));
+  BITNET_EXPECT_ERROR(KvPool(*backend, config, pages, 16), ErrorCode::kOutOfMemory, "n_ctx");
   KvPool pool(*backend, config, 5, 4);
   KvCache cache(pool, 10);
   BITNET_EXPECT_ERROR(cache.reserve(11), ErrorCode::kInvalidArgument, "11 tokens");
