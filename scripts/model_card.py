@@ -4,7 +4,7 @@
 usage: model_card.py --bitnet BIN --ternary RUN [--float RUN] --model MODEL.gguf --corpus FOLDER --out FOLDER
                      [--probes FOLDER]
 
-RUN: the output folder of `bitnet train` (log.jsonl, model.gguf) for configs/train/demo.yaml and
+RUN: the output folder of `bitnet train` (log.jsonl with a held_out record, model.gguf) for configs/train/demo.yaml and
 configs/train/demo-float.yaml; without the second one the card has no comparison. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes
 from the runs' logs or from running BIN; exit status 1 if fewer than 95 % of the samples' words occur in the training
 text. Python's standard library only.
@@ -32,8 +32,9 @@ def run(command, **kwargs):
 
 
 def read_log(folder):
-    """start, train and evaluation records of log.jsonl; steps repeated by a resumed run keep their last record."""
-    start, train, evaluations = None, {}, {}
+    """start, train, evaluation (validation text) records of log.jsonl, and the held_out one or None; steps repeated by a
+    resumed run keep their last record."""
+    start, train, evaluations, held_out = None, {}, {}, None
     for line in (folder / "log.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["type"] == "start":
@@ -42,7 +43,9 @@ def read_log(folder):
             train[record["step"]] = record
         elif record["type"] == "evaluation":
             evaluations[record["step"]] = record
-    return start, [train[s] for s in sorted(train)], [evaluations[s] for s in sorted(evaluations)]
+        elif record["type"] == "held_out":
+            held_out = record
+    return start, [train[s] for s in sorted(train)], [evaluations[s] for s in sorted(evaluations)], held_out
 
 
 def seconds_of(train):
@@ -125,7 +128,7 @@ def probe_table(folder):
     """Short runs at several learning rates, each a folder with a log: the choice of either model's rate."""
     rows = []
     for log in sorted(folder.glob("*/log.jsonl")):
-        start, train, evaluations = read_log(log.parent)
+        start, _, evaluations, _ = read_log(log.parent)
         if not evaluations:
             continue
         rows.append((start["quantization"], start["learning_rate"], start["steps"], evaluations[-1]))
@@ -148,14 +151,17 @@ def main():
     runs = {"ternary": read_log(a.ternary)}
     if a.float:
         runs["float"] = read_log(a.float)
+    for name, folder in (("ternary", a.ternary), ("float", a.float)):
+        if name in runs and runs[name][3] is None:
+            sys.exit(f"{folder}/log.jsonl has no held_out record: is the run finished, and does it name data.held_out?")
     series = []
     looks = {"ternary": ("ternary", "#c0392b"), "float": ("full precision", "#2c5aa0")}
     for name in runs:
         label, colour = looks[name]
-        _, train, evaluations = runs[name]
+        _, train, evaluations, _ = runs[name]
         tokens = {t["step"]: t["tokens"] for t in train}
         series.append((f"{label}, training", colour, False, smooth([(t["tokens"], t["loss"]) for t in train], 10)))
-        series.append((f"{label}, held out", colour, True,
+        series.append((f"{label}, validation", colour, True,
                        [(tokens[e["step"]], e["nll"]) for e in evaluations
                         if e["step"] in tokens]))
     (a.out / "loss.svg").write_text(curve_svg([s for s in series if s[3]]))
@@ -167,13 +173,13 @@ def main():
     seen = [w for r in records for w in words(r["text"])[:-1]]  # the last word may be cut by the token limit
     share = sum(w.lower() in known for w in seen) / len(seen)
 
-    start, train, evaluations = runs["ternary"]
+    start, train, _, trained = runs["ternary"]
     minutes = {k: seconds_of(v[1]) / 60 for k, v in runs.items()}
     comparison, summary, float_time = "", f"ternary {ternary['perplexity']:.3f}", ""
     if a.float:
         # The trainer scores both models: no runnable file holds float linears of this architecture.
-        full = runs["float"][2][-1]
-        ratio = 100 * (evaluations[-1]["perplexity"] / full["perplexity"] - 1)
+        full = runs["float"][3]
+        ratio = 100 * (trained["perplexity"] / full["perplexity"] - 1)
         float_time = f" (full precision: {minutes['float']:.0f})"
         comparison = f"""| the same model in full precision, same tokens | – | – | {full['perplexity']:.3f} | {full['bits_per_byte']:.4f} |
 
@@ -192,7 +198,7 @@ instructions.
 | file | `{a.model.name}`, {a.model.stat().st_size:,} bytes, GGUF (I2_S linears, f16 embeddings) |
 | architecture | as microsoft/bitnet-b1.58-2B-4T: pre-norms, sub-norms, relu² GLU, rotary grouped-query attention, tied embedding; `bitnet inspect` shows its sizes |
 | tokenizer | byte-level BPE, learnt from the training text |
-| data | Austen without *Northanger Abbey*, King James Version, World English Bible: all in the public domain, extracted from Debian packages by `scripts/fetch_corpus.sh`; held out: *Northanger Abbey* |
+| data | Austen without *Northanger Abbey*, King James Version, World English Bible: all in the public domain, extracted from Debian packages by `scripts/fetch_corpus.sh`; a little of the same books for validation; held out: *Northanger Abbey* |
 | licence | MIT, as the project; the training text is in the public domain |
 | command | `scripts/fetch_corpus.sh && bitnet train configs/train/demo.yaml` |
 | tokens seen | {train[-1]['tokens']:,} in {train[-1]['step']:,} steps of {start['batch']} × {start['length']} |
@@ -200,11 +206,11 @@ instructions.
 
 ## Quality on the held-out novel
 
-`bitnet perplexity` scores the second half of each window of {ternary['ctx_size']} tokens, the trainer all positions.
+Scored after the last step; no choice was made by it. `bitnet perplexity` scores the second half of each window of {ternary['ctx_size']} tokens, the trainer all positions.
 
 | weights | perplexity (`bitnet perplexity`) | bits per byte | perplexity (trainer) | bits per byte |
 |---|---|---|---|---|
-| ternary (this model) | {ternary['perplexity']:.3f} | {ternary['bits_per_byte']:.4f} | {evaluations[-1]['perplexity']:.3f} | {evaluations[-1]['bits_per_byte']:.4f} |
+| ternary (this model) | {ternary['perplexity']:.3f} | {ternary['bits_per_byte']:.4f} | {trained['perplexity']:.3f} | {trained['bits_per_byte']:.4f} |
 {comparison}
 ![loss over training tokens](loss.svg)
 """

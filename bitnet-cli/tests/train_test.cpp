@@ -23,7 +23,7 @@ class TrainTest : public CliTest {
         "model: {vocab_size: 300, hidden_size: " + size + ", intermediate_size: " + size +
             ", layers: 1, heads: 2, kv_heads: 1, context: 64}\n"
             "data: {train: " +
-            file("text.txt") + ", validation: " + file("text.txt") +
+            file("text.txt") + ", validation: " + file("text.txt") + ", held_out: " + file("text.txt") +
             "}\n"
             "training: {steps: 4, warmup: 1, learning_rate: 1.0e-3, length: 32, batch: 2, micro_batch: 1}\n"
             "output: {directory: " +
@@ -34,7 +34,8 @@ class TrainTest : public CliTest {
 TEST_F(TrainTest, TrainsAndWritesAModelThatRuns) {
   const auto o = call({"train", config()});
   ASSERT_EQ(o.code, kOk) << o.err;
-  EXPECT_THAT(o.out, HasSubstr("held-out perplexity "));
+  EXPECT_THAT(o.out, HasSubstr("validation perplexity "));
+  EXPECT_THAT(o.out, HasSubstr("\nheld-out perplexity "));
   EXPECT_THAT(o.err, HasSubstr("step 1/4"));
   EXPECT_THAT(o.err, HasSubstr("loss "));
   EXPECT_TRUE(fs::exists(file("out") + "/log.jsonl"));

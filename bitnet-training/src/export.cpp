@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/training/fake_quant.hpp"
 
 namespace bitnet::training {
 
@@ -19,6 +20,7 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool laten
   if (is_linear(id.role) && model.quantization() == Quantization::kTernary && !latent) {
     t.ternary = true;
     t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
+    for (float& scale : t.weights.scales) scale = invertible_scale(scale);
   } else {
     t.dense.resize(p.value().size_bytes());
     std::memcpy(t.dense.data(), p.value().data(), t.dense.size());

@@ -29,10 +29,11 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
   const double sum = k.abs_sum(latent.data(), latent.size());
   if (!std::isfinite(sum))
     throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
-  scale_ = std::max(static_cast<float>(sum / static_cast<double>(latent.size())), 1e-5f);
+  const float mean = std::max(static_cast<float>(sum / static_cast<double>(latent.size())), 1e-5f);
+  scale_ = invertible_scale(mean);
   zeros_ = flips_ = 0;
-  k.ternarize(latent.data(), 1.0f / scale_, scale_, trits_.data(), dequantized_.data(), latent.size(),
-              &zeros_, &flips_);
+  k.ternarize(latent.data(), 1.0f / mean, scale_, trits_.data(), dequantized_.data(), latent.size(), &zeros_,
+              &flips_);
   if (fresh_) flips_ = 0;
   fresh_ = false;
 }

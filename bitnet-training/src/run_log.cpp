@@ -48,8 +48,8 @@ void RunLog::write(const Progress& p) {
            .dump());
 }
 
-void RunLog::write(std::int64_t step, const Evaluation& e) {
-  line(Json{{"type", "evaluation"},
+void RunLog::write(const char* type, std::int64_t step, const Evaluation& e) {
+  line(Json{{"type", type},
             {"step", step},
             {"tokens", e.tokens},
             {"nll", e.nll},

@@ -15,7 +15,8 @@ class RunLog {
   RunLog(std::filesystem::path path, bool append);
   void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters);
   void write(const Progress& p);
-  void write(std::int64_t step, const Evaluation& e);
+  /// `type`: "evaluation" for the validation text, "held_out".
+  void write(const char* type, std::int64_t step, const Evaluation& e);
 
  private:
   void line(const std::string& json);

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <new>
 #include <numbers>
+#include <span>
 #include <stdexcept>
 
 #include "bitnet/core/error.hpp"
@@ -70,23 +71,21 @@ class Run {
         tokenizer_(tokenizer_of(config, callbacks)),
         bos_(tokenizer_->adds_bos() && tokenizer_->bos() ? *tokenizer_->bos() : -1),
         train_(tokenize_file(context, *tokenizer_, config.train)),
-        held_out_(tokenize_file(context, *tokenizer_, config.validation)),
+        validation_(scored_text(config.validation)),
+        held_out_(config.held_out.empty() ? std::vector<TokenId>{} : scored_text(config.held_out)),
         model_(model_of(config, *tokenizer_), config.quantization),
         optimizer_(model_.parameters(), config.adamw),
         sampler_(train_, config.length, bos_, config.seed),
         tape_(context),
         eval_tape_(context, false) {
-    if (static_cast<std::int64_t>(held_out_.size()) < c_.length + 1)
-      throw Error(ErrorCode::kInvalidArgument, "the held-out text has " + std::to_string(held_out_.size()) +
-                                                   " tokens; one window needs " +
-                                                   std::to_string(c_.length + 1));
     Rng rng(config.seed);
     model_.initialize(rng, static_cast<float>(config.init_deviation));
     state_.seed = config.seed;
     state_.data_tokens = train_.size();
     state_.data = sampler_.state();
-    say(callbacks, std::to_string(train_.size()) + " training tokens, " + std::to_string(held_out_.size()) +
-                       " held out, " + std::to_string(model_.parameter_count()) + " parameters, " +
+    say(callbacks, std::to_string(train_.size()) + " training tokens, " + std::to_string(validation_.size()) +
+                       " of validation, " + std::to_string(held_out_.size()) + " held out, " +
+                       std::to_string(model_.parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
   }
 
@@ -105,9 +104,18 @@ class Run {
   TrainResult loop(RunLog& log);
 
  private:
+  /// Tokens of a text to be scored: at least one window.
+  std::vector<TokenId> scored_text(const std::filesystem::path& path) const {
+    std::vector<TokenId> tokens = tokenize_file(context_, *tokenizer_, path);
+    if (static_cast<std::int64_t>(tokens.size()) < c_.length + 1)
+      throw Error(ErrorCode::kInvalidArgument,
+                  "'" + path.string() + "' has " + std::to_string(tokens.size()) +
+                      " tokens; one window needs " + std::to_string(c_.length + 1));
+    return tokens;
+  }
   double one_step();
   void report(RunLog& log, double norm);
-  Evaluation evaluate(std::int64_t max_tokens);
+  Evaluation evaluate(std::span<const TokenId> text, std::int64_t max_tokens);
   void save();
   void export_files();
   std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
@@ -117,7 +125,7 @@ class Run {
   const ExecutionContext& context_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int32_t bos_;
-  std::vector<TokenId> train_, held_out_;
+  std::vector<TokenId> train_, validation_, held_out_;
   LanguageModel model_;
   AdamW optimizer_;
   BatchSampler sampler_;
@@ -186,19 +194,19 @@ void Run::report(RunLog& log, double norm) {
   last_report_ = Clock::now();
 }
 
-Evaluation Run::evaluate(std::int64_t max_tokens) {
+Evaluation Run::evaluate(std::span<const TokenId> text, std::int64_t max_tokens) {
   Evaluation e;
   std::uint64_t bytes = 0;
   double nll = 0;
   std::vector<float> losses;
   std::int64_t at = 0;
-  const std::int64_t windows = std::max<std::int64_t>(
-      1, std::min(max_tokens, static_cast<std::int64_t>(held_out_.size()) - 1) / c_.length);
+  const std::int64_t windows =
+      std::max<std::int64_t>(1, std::min(max_tokens, static_cast<std::int64_t>(text.size()) - 1) / c_.length);
   for (std::int64_t done = 0; done < windows; done += c_.micro_batch) {
     batch_.inputs.clear();
     batch_.targets.clear();
     for (std::int64_t i = done; i < std::min(windows, done + c_.micro_batch); ++i, at += c_.length)
-      append_window(held_out_, at, c_.length, bos_, batch_);
+      append_window(text, at, c_.length, bos_, batch_);
     losses.resize(batch_.targets.size());
     cross_entropy(eval_tape_, model_.forward(eval_tape_, batch_.inputs, c_.length), batch_.targets, 1.0f,
                   losses);
@@ -242,8 +250,8 @@ TrainResult Run::loop(RunLog& log) {
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
     const auto before = Clock::now();
-    const Evaluation e = evaluate(limit);
-    log.write(state_.step, e);
+    const Evaluation e = evaluate(validation_, limit);
+    log.write("evaluation", state_.step, e);
     if (callbacks_.evaluation) callbacks_.evaluation(state_.step, e);
     last_report_ += Clock::now() - before;  // tokens per second are those of training
     return e;
@@ -260,7 +268,11 @@ TrainResult Run::loop(RunLog& log) {
   result.tokens = state_.tokens;
   result.seconds = seconds_before_ + seconds_since(start_);
   if (!result.cancelled) {
-    result.final_evaluation = evaluated(static_cast<std::int64_t>(held_out_.size()));
+    result.final_evaluation = evaluated(static_cast<std::int64_t>(validation_.size()));
+    if (!held_out_.empty()) {
+      result.held_out = evaluate(held_out_, static_cast<std::int64_t>(held_out_.size()));
+      log.write("held_out", state_.step, *result.held_out);
+    }
     export_files();
   }
   return result;

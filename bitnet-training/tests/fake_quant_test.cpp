@@ -31,7 +31,7 @@ TEST(TernaryCache, IsAbsmeanToTheBit) {
     TernaryCache cache(out, in);
     cache.update(context, w);
     const quant::TernaryWeights expected = quant::absmean(w, out, in);
-    EXPECT_EQ(cache.scale(), expected.scales.at(0));
+    EXPECT_EQ(cache.scale(), invertible_scale(expected.scales.at(0)));
     std::int64_t zeros = 0;
     for (std::size_t i = 0; i < w.size(); ++i) {
       ASSERT_EQ(cache.trits()[i], static_cast<float>(expected.trits[i])) << i;
@@ -41,6 +41,20 @@ TEST(TernaryCache, IsAbsmeanToTheBit) {
     EXPECT_EQ(cache.zeros(), zeros);
     EXPECT_EQ(cache.flips(), 0);
   }
+}
+
+TEST(InvertibleScale, EveryMantissaSurvivesTwoInversionsWithinOneUlp) {
+  int moved = 0;
+  for (const float first : {1.0f / 128, 1.0f})
+    for (std::uint32_t i = 0; i < (1u << 23); i += 3) {
+      const float m = first * (1.0f + static_cast<float>(i) / static_cast<float>(1u << 23));
+      const float s = invertible_scale(m);
+      const volatile float inverse = 1.0f / s;
+      ASSERT_EQ(1.0f / inverse, s) << m;
+      ASSERT_LE(std::abs(s - m), std::nextafter(m, 2 * m) - m) << m;
+      moved += s != m;
+    }
+  EXPECT_GT(moved, 100000);  // it is not the identity
 }
 
 TEST(TernaryCache, CountsFlips) {

@@ -18,6 +18,7 @@
 #include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/data.hpp"
 #include "bitnet/training/export.hpp"
+#include "bitnet/training/fake_quant.hpp"
 #include "bitnet/training/trainer.hpp"
 
 namespace bitnet::training {
@@ -133,9 +134,10 @@ TEST(Trainer, ExportsWhatWasTrained) {
       ASSERT_TRUE(a.ternary && b.ternary);
       const auto expected = quant::absmean(latent, a.weights.out, a.weights.in);
       EXPECT_EQ(a.weights.trits, expected.trits);
-      EXPECT_EQ(a.weights.scales, expected.scales);
+      ASSERT_EQ(expected.scales.size(), 1u);
+      EXPECT_THAT(a.weights.scales, ::testing::ElementsAre(invertible_scale(expected.scales[0])));
       EXPECT_EQ(b.weights.trits, expected.trits);
-      EXPECT_EQ(b.weights.scales, expected.scales);
+      EXPECT_EQ(b.weights.scales, a.weights.scales);
     } else {
       const auto values = a.to_f32();
       ASSERT_EQ(values.size(), latent.size());
@@ -190,8 +192,66 @@ TEST(Export, LatentWeightsReadBackAsTheSameTernaryModel) {
       const auto x = a->read(id), y = b->read(id);
       ASSERT_TRUE(x.ternary && y.ternary);
       EXPECT_EQ(x.weights.trits, y.weights.trits);
-      EXPECT_EQ(x.weights.scales, y.weights.scales);
+      ASSERT_EQ(x.weights.scales.size(), 1u);
+      EXPECT_THAT(y.weights.scales, ::testing::ElementsAre(invertible_scale(x.weights.scales[0])));
     }
+}
+
+TEST(Export, EveryFormOfTheScaleIsTheSameModel) {
+  const Fixture f;
+  ModelConfig shape = f.config("unused").model;
+  shape.n_layers = 2;
+  LanguageModel model(shape, Quantization::kTernary);
+  Rng rng(4);
+  model.initialize(rng, 0.07f);  // mean|W| near 1.8 / 32: of small mantissas none is moved
+  export_model(f.dir / "i2_s.gguf", model, nullptr, {});
+  const auto i2_s = quant::ModelReader::open(f.dir / "i2_s.gguf");
+  int moved = 0;
+  for (const auto form : {WeightScaleForm::kMultiply, WeightScaleForm::kDivide}) {
+    quant::WriteOptions options;
+    options.gguf = false;
+    options.type = quant::LinearType::kHf;
+    options.scale_form = form;
+    const auto path = f.dir / (form == WeightScaleForm::kDivide ? "divide" : "multiply");
+    export_model(path, model, nullptr, options);
+    const auto hf = quant::ModelReader::open(path);
+    for (std::size_t i = 0; i < model.tensor_ids().size(); ++i) {
+      const TensorId id = model.tensor_ids()[i];
+      if (!is_linear(id.role)) continue;
+      const auto a = i2_s->read(id), b = hf->read(id);
+      EXPECT_EQ(a.weights.trits, b.weights.trits);
+      EXPECT_EQ(a.weights.scales, b.weights.scales);
+      const Parameter& p = *model.parameters()[i];
+      moved += a.weights.scales != quant::absmean(p.value(), p.rows(), p.cols()).scales;
+    }
+  }
+  EXPECT_GT(moved, 0);
+}
+
+TEST(Trainer, HeldOutTextIsScoredOnceAfterTheLastStep) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  EXPECT_FALSE(run(c).held_out);
+  EXPECT_THAT(read_file(c.output / "log.jsonl"), ::testing::Not(::testing::HasSubstr("held_out")));
+  c = f.config("scored");
+  write_file(f.dir / "novel.txt", sample_text(9, 300));
+  c.held_out = f.dir / "novel.txt";
+  const TrainResult r = run(c);
+  ASSERT_TRUE(r.held_out);
+  const auto tokens = static_cast<std::int64_t>(
+      Tokenizer::load(c.output)->encode(sample_text(9, 300), {.add_bos = false}).size());
+  EXPECT_EQ(r.held_out->tokens, (tokens - 1) / c.length * c.length);
+  EXPECT_GT(r.held_out->tokens, c.validation_tokens);
+  EXPECT_NE(r.held_out->nll, r.final_evaluation.nll);
+  const std::string log = read_file(c.output / "log.jsonl");
+  const std::size_t record = log.find(R"({"type":"held_out","step":14,)");
+  ASSERT_NE(record, std::string::npos);
+  EXPECT_EQ(log.find("held_out", record + 20), std::string::npos);
+  EXPECT_EQ(log.find('\n', record), log.size() - 1);  // the last line
+  // The same text as validation gives the same figures.
+  c = f.config("as_validation");
+  c.validation = f.dir / "novel.txt";
+  EXPECT_EQ(run(c).final_evaluation.nll, r.held_out->nll);
 }
 
 TEST(Trainer, ThreadsChangeNoBit) {
@@ -289,7 +349,10 @@ TEST(Trainer, TextThatCannotBeUsedIsFoundBeforeTheWork) {
   write_file(f.dir / "short.txt", "Too short.\n");
   c = f.config("out2");
   c.validation = f.dir / "short.txt";
-  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "held-out text");
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "short.txt' has");
+  c.validation = f.dir / "heldout.txt";
+  c.held_out = f.dir / "short.txt";
+  BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "short.txt' has");
   write_file(f.dir / "binary.txt", std::string("\xFF\xFE\x00", 3));
   c = f.config("out3");
   c.train = f.dir / "binary.txt";

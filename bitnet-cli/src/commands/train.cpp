@@ -43,9 +43,9 @@ class TrainingLines {
   bool open_ = false;
 };
 
-std::string evaluation_text(const training::Evaluation& e) {
-  return "held-out perplexity " + fixed(e.perplexity, 3) + ", bits per byte " + fixed(e.bits_per_byte, 4) +
-         " (" + grouped(e.tokens) + " tokens)";
+std::string evaluation_text(const char* text, const training::Evaluation& e) {
+  return std::string(text) + " perplexity " + fixed(e.perplexity, 3) + ", bits per byte " +
+         fixed(e.bits_per_byte, 4) + " (" + grouped(e.tokens) + " tokens)";
 }
 
 int train(const Values& values, Io& io) {
@@ -57,7 +57,7 @@ int train(const Values& values, Io& io) {
     training::TrainCallbacks callbacks;
     callbacks.progress = [&](const training::Progress& p) { lines.progress(training::format_progress(p)); };
     callbacks.evaluation = [&](std::int64_t step, const training::Evaluation& e) {
-      lines.message("step " + std::to_string(step) + ": " + evaluation_text(e));
+      lines.message("step " + std::to_string(step) + ": " + evaluation_text("validation", e));
     };
     callbacks.message = [&](const std::string& text) { lines.message(text); };
     callbacks.cancelled = [&io] { return io.is_cancelled(); };
@@ -69,7 +69,8 @@ int train(const Values& values, Io& io) {
     io.err << "stopped; --resume continues from the checkpoint in '" << config.output.string() << "'\n";
     return kInterrupted;
   }
-  io.out << evaluation_text(result.final_evaluation) << '\n';
+  io.out << evaluation_text("validation", result.final_evaluation) << '\n';
+  if (result.held_out) io.out << evaluation_text("held-out", *result.held_out) << '\n';
   return kOk;
 }
 

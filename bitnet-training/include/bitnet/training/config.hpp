@@ -21,6 +21,7 @@ struct TrainConfig {
   double init_deviation = 0.02;
 
   std::filesystem::path train, validation;  ///< text files
+  std::filesystem::path held_out;           ///< text file, scored once after the last step; empty: none
   std::filesystem::path tokenizer;          ///< empty: learn one from `train`
   std::int64_t validation_tokens = 65536;   ///< scored at each evaluation; the last one scores the whole file
 

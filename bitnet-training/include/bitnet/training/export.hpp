@@ -10,11 +10,12 @@
 namespace bitnet::training {
 
 /// One tensor: trits and scale by absmean of the latent weights for a ternary model's linears (unless
-/// `latent`), f32 values for everything else.
+/// `latent`), the scale made invertible (fake_quant.hpp) as in training; f32 values for everything else.
 quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool latent = false);
 
-/// Writes the model. A ternary model takes any ternary type, or kDense for its latent weights (readers
-/// ternarise them to the same model when `dense_type` is f32; training can go on from them). A full-precision
+/// Writes the model. A ternary model takes any ternary type, bit-equal in I2_S and both forms of Hugging
+/// Face's scale, or kDense for its latent weights (readers ternarise them to the same trits and, within one
+/// ulp, scales when `dense_type` is f32; training can go on from them). A full-precision
 /// model takes kDense only, and readers keep it dense only with quant::FloatLinears::kKeep. Throws like
 /// quant::write_model, and Error(kUnsupported) for a ternary type of a full-precision model.
 void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,

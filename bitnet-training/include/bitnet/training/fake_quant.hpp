@@ -18,11 +18,15 @@ struct QuantizedVariable {
 };
 QuantizedVariable quantize_activations(Tape& tape, Variable x);
 
+/// The f32 next to an absmean scale m that survives 1 / (1 / m), which one float in six does not: 1 / (1 / m)
+/// itself, at most one ulp away. A model with such scales is the same to the bit in files that keep 1 / m.
+inline float invertible_scale(float m) noexcept { return 1.0f / (1.0f / m); }
+
 /// The ternary form of a latent weight matrix, made once per optimiser step.
 class TernaryCache {
  public:
   TernaryCache(std::int64_t out, std::int64_t in);
-  /// absmean of `latent`. Bit-equal to quant::absmean.
+  /// absmean of `latent`: trits bit-equal to those of quant::absmean, its scale made invertible.
   void update(const ExecutionContext& context, std::span<const float> latent);
   std::span<const float> trits() const noexcept { return trits_; }              // [out, in]
   std::span<const float> dequantized() const noexcept { return dequantized_; }  // [out, in], scale · trit

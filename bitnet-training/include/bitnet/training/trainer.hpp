@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "bitnet/core/execution.hpp"
@@ -10,8 +11,8 @@
 
 namespace bitnet::training {
 
-/// Held-out text scored in windows of the training length; every position counts (`bitnet perplexity` scores
-/// the second halves of its windows only, and so reports lower values).
+/// Text that was not trained on, scored in windows of the training length; every position counts (`bitnet
+/// perplexity` scores the second halves of its windows only, and so reports lower values).
 struct Evaluation {
   std::int64_t tokens = 0;
   double nll = 0;  ///< nats per token
@@ -35,15 +36,16 @@ std::string format_progress(const Progress& p);
 
 struct TrainCallbacks {
   std::function<void(const Progress&)> progress;
-  std::function<void(std::int64_t step, const Evaluation&)> evaluation;
-  std::function<void(const std::string&)> message;  ///< what is being done, one line
+  std::function<void(std::int64_t step, const Evaluation&)> evaluation;  ///< of the validation text
+  std::function<void(const std::string&)> message;                       ///< what is being done, one line
   std::function<bool()> cancelled;  ///< asked between steps; a checkpoint is written before leaving
 };
 
 struct TrainResult {
   std::int64_t steps = 0, tokens = 0;
   double seconds = 0;
-  Evaluation final_evaluation;
+  Evaluation final_evaluation;         ///< of the whole validation text; as the next, not when cancelled
+  std::optional<Evaluation> held_out;  ///< of the whole held-out text, where the configuration names one
   bool cancelled = false;
 };
 
