@@ -83,20 +83,21 @@ std::size_t choose_threads(std::size_t asked) {
   return asked;
 }
 
+/// Without a control oneTBB has as many workers as there are cores, and of several controls the least counts:
+/// hence one for all contexts, as large as any may be. Workers are made only as arenas ask for them. It lives
+/// as long as the process, since contexts may be static.
+void allow_threads() {
+  static const auto* const control =
+      new tbb::global_control(tbb::global_control::max_allowed_parallelism, kMaxThreads);
+  static_cast<void>(control);
+}
+
 }  // namespace
 
 struct ExecutionContext::Impl {
-  Impl(std::size_t n, Isa i)
-      : threads(n),
-        isa(i),
-        // oneTBB never has more workers than this control allows; without it an arena asked for more threads
-        // than there are cores would run with fewer.
-        control(tbb::global_control::max_allowed_parallelism,
-                std::max(n, tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism))),
-        arena(static_cast<int>(n)) {}
+  Impl(std::size_t n, Isa i) : threads(n), isa(i), arena(static_cast<int>(n)) { allow_threads(); }
   std::size_t threads;
   Isa isa;
-  tbb::global_control control;
   mutable tbb::task_arena arena;
 };
 

@@ -3,10 +3,12 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
@@ -61,6 +63,22 @@ TEST(ExecutionContext, CoversTheRangeOnce) {
         for (const auto& h : hits) ASSERT_EQ(h, 1);
       }
     }
+  }
+}
+
+// Also when another context of fewer threads is there, and beyond the number of cores.
+TEST(ExecutionContext, RunsAsManyThreadsAsItSays) {
+  const ExecutionContext small({.threads = 2, .isa = {}});
+  for (const std::size_t threads : {2, 8}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    std::atomic<std::size_t> here{0};
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    // Each part waits for all the others: only as many threads can end it.
+    context.parallel_for(threads, 1, [&](std::size_t, std::size_t) {
+      ++here;
+      while (here < threads && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      EXPECT_EQ(here, threads);
+    });
   }
 }
 
