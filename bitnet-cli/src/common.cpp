@@ -24,7 +24,7 @@ std::string require(const Values& values, const Option& option) {
 }
 
 std::string read_text(const std::string& path, Io& io) {
-  if (path != "-") return read_file(path);
+  if (path != "-") return read_file(path, std::uint64_t{1} << 31, FileKind::kAny);
   std::string text{std::istreambuf_iterator<char>(io.in), std::istreambuf_iterator<char>()};
   check_cancelled(io);
   if (io.in.bad()) throw Error(ErrorCode::kIo, "cannot read standard input");

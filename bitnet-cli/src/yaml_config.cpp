@@ -42,7 +42,7 @@ const Option& option_of_key(const Command& command, const std::string& key, cons
 }  // namespace
 
 void read_yaml_config(const Command& command, const std::string& path, Values& values) {
-  const std::string text = read_file(path, kMaxConfigBytes);
+  const std::string text = read_file(path, kMaxConfigBytes, FileKind::kAny);
   YAML::Node root;
   try {
     root = YAML::Load(text);

@@ -16,6 +16,7 @@
 #include "bitnet/core/isa.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/mapped_file.hpp"
+#include "bitnet/core/text/tokenizer.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -160,6 +161,18 @@ TEST(AtomicFile, ErrorsNameFileAndReason) {
   BITNET_EXPECT_ERROR((void)read_file(dir.path()), ErrorCode::kIo, "directory");
   write_file(dir / "big", std::string(100, 'x'));
   BITNET_EXPECT_ERROR((void)read_file(dir / "big", 99), ErrorCode::kInvalidArgument, "larger than 99 bytes");
+}
+
+TEST(ReadFile, OnlyWhoAsksForItReadsAPipe) {
+  const testing::TempDir dir;
+  const auto fifo = dir / "tokenizer.json";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  BITNET_EXPECT_ERROR((void)read_file(fifo), ErrorCode::kIo, "not a regular file");  // and does not wait
+  BITNET_EXPECT_ERROR((void)Tokenizer::load(fifo), ErrorCode::kIo, "not a regular file");
+  BITNET_EXPECT_ERROR((void)Tokenizer::load(dir.path()), ErrorCode::kIo, "not a regular file");
+  std::thread writer([&] { std::ofstream(fifo) << "through the pipe"; });
+  EXPECT_EQ(read_file(fifo, 100, FileKind::kAny), "through the pipe");
+  writer.join();
 }
 
 TEST(Log, SinkTakesWhatPassesTheLevel) {

@@ -149,7 +149,7 @@ void read_output(Section s, TrainConfig& c) {
 }  // namespace
 
 TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {
-  return from_yaml(read_file(path, kMaxConfigBytes), path.string());
+  return from_yaml(read_file(path, kMaxConfigBytes, FileKind::kAny), path.string());
 }
 
 TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& name) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -116,8 +117,9 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
   file.commit();
 }
 
-std::string read_file(const std::filesystem::path& path, std::uint64_t limit) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+std::string read_file(const std::filesystem::path& path, std::uint64_t limit, FileKind kind) {
+  const bool regular = kind == FileKind::kRegular;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | (regular ? O_NONBLOCK : 0));
   if (fd < 0) {
     const bool absent = errno == ENOENT || errno == ENOTDIR;
     throw Error(absent ? ErrorCode::kNotFound : ErrorCode::kIo,
@@ -127,6 +129,12 @@ std::string read_file(const std::filesystem::path& path, std::uint64_t limit) {
     int fd;
     ~Close() { close(fd); }
   } const closer{fd};
+  struct stat info {};
+  if (fstat(fd, &info) != 0) fail("opening", path);
+  if (regular && !S_ISREG(info.st_mode))
+    throw Error(ErrorCode::kIo,
+                fmt::format("opening '{}': {}", path.string(),
+                            S_ISDIR(info.st_mode) ? "is a directory" : "is not a regular file"));
   std::string text;
   char chunk[65536];
   for (;;) {

@@ -37,6 +37,8 @@ std::shared_ptr<const Tokenizer> load_sentencepiece(const fs::path& path) {
 }
 
 bool is_gguf(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;  // opening a FIFO would wait for a writer
   char magic[4] = {};
   std::ifstream file(path, std::ios::binary);
   return file.read(magic, 4) && std::string_view(magic, 4) == "GGUF";

@@ -41,8 +41,14 @@ class AtomicFile {
 /// The whole of `text` to `path`, atomically. Throws Error(kIo).
 void write_file(const std::filesystem::path& path, std::string_view text);
 
+enum class FileKind : std::uint8_t {
+  kRegular,  ///< what a model holds; opening a FIFO would wait for a writer that never comes
+  kAny,      ///< what a person named: pipes and devices, too
+};
+
 /// The whole file as text. Throws Error(kNotFound | kIo), and Error(kInvalidArgument) when larger than
 /// `limit`.
-std::string read_file(const std::filesystem::path& path, std::uint64_t limit = std::uint64_t{1} << 31);
+std::string read_file(const std::filesystem::path& path, std::uint64_t limit = std::uint64_t{1} << 31,
+                      FileKind kind = FileKind::kRegular);
 
 }  // namespace bitnet
