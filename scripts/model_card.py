@@ -227,7 +227,9 @@ novel:
 ## Samples
 
 `bitnet batch -m {a.model.name} -i prompts.jsonl -o samples.jsonl`: temperature {SAMPLING['temp']}, top-k {SAMPLING['top_k']}, top-p {SAMPLING['top_p']},
-{SAMPLING['n']} tokens, seeds 1 to {len(records)}. Of {len(seen)} words, {100 * share:.1f} % occur in the training text.
+{SAMPLING['n']} tokens, seeds 1 to {len(records)}. Of {len(seen)} words, {100 * share:.1f} % occur in the training text. The texts hold for
+instruction sets with fused multiply-add (AVX2 and later, NEON); without it floats round differently and some texts
+part ways (docs/numerics.md).
 
 | seed | prompt | text |
 |---|---|---|

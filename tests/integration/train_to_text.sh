@@ -16,6 +16,7 @@ output: {directory: out, log_every: 10, evaluate_every: 30}
 YAML
 "$bitnet" train train.yaml >train.out
 "$bitnet" convert out/model.gguf hf --type hf
+"$bitnet" convert out/model.gguf divided --type hf --scale-form divide
 "$bitnet" convert hf back.gguf --type i2_s
 "$bitnet" convert out/model.gguf tq1.gguf --type tq1_0
 "$bitnet" convert tq1.gguf tq2.gguf --type tq2_0
@@ -26,7 +27,7 @@ text=$(say out/model.gguf)
 perplexity=$(measure out/model.gguf)
 echo "text '$text', $perplexity"
 [ -n "$text" ]
-for model in hf back.gguf; do
+for model in hf divided back.gguf; do
   [ "$(say $model)" = "$text" ] || { echo "$model writes '$(say $model)'"; exit 1; }
   [ "$(measure $model)" = "$perplexity" ] || { echo "$model measures $(measure $model)"; exit 1; }
 done
