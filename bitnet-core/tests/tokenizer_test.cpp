@@ -119,6 +119,24 @@ TEST(Tokenizer, GgufRoundTrips) {
   BITNET_EXPECT_ERROR(load("metaspace_first")->to_gguf(metadata), ErrorCode::kUnsupported, "GGUF");
 }
 
+// add_eos_token says what a whole text ends with; a prompt is only ended when asked for.
+TEST(Tokenizer, AddsEosOnlyWhereTheFileSaysSoAndTheCallerAsks) {
+  const std::string json = fixture_text("llama2");
+  const auto t = Tokenizer::from_json(json, R"({"add_eos_token": true, "eos_token": "</s>"})");
+  const auto plain_file = Tokenizer::from_json(json);
+  EXPECT_TRUE(t->adds_eos());
+  EXPECT_FALSE(plain_file->adds_eos());
+  EncodeOptions ended;
+  ended.add_eos = true;
+  Ids expected = plain_file->encode("a b");
+  EXPECT_EQ(plain_file->encode("a b", ended), expected);
+  EXPECT_EQ(t->encode("a b"), expected);
+  expected.push_back(*t->find("</s>"));
+  EXPECT_EQ(t->encode("a b", ended), expected);
+  EXPECT_EQ(via_gguf(*t)->encode("a b", ended), expected);
+  EXPECT_EQ(Tokenizer::from_json(t->to_json(), t->config_json())->encode("a b", ended), expected);
+}
+
 // Merging as the papers define it: again and again the pair with the lowest rank, leftmost first.
 TEST(Tokenizer, AgreesWithPlainMergingOnRandomPieces) {
   const auto t = load("removed");  // no ignore_merges; text without spaces is one piece
@@ -233,8 +251,6 @@ TEST(Tokenizer, ConfigGivesBosEosAndTemplate) {
   EXPECT_EQ(t->encode("a"), t->encode("a", plain()));
   BITNET_EXPECT_ERROR(Tokenizer::from_json(json, R"({"bos_token": "<nowhere>"})"), ErrorCode::kCorruptFile,
                       "bos_token");
-  BITNET_EXPECT_ERROR(Tokenizer::from_json(json, R"({"add_eos_token": true})"), ErrorCode::kUnsupported,
-                      "add_eos_token");
 }
 
 // A change to a fixture, and what the error has to say.

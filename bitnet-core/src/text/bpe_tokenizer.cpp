@@ -37,6 +37,7 @@ void check(const TokenizerSpec& spec) {
   if (spec.bos) check_id(*spec.bos, "BOS token");
   for (const TokenId id : spec.eos) check_id(id, "EOS token");
   if (spec.adds_bos && !spec.bos) fail("the vocabulary adds a BOS token but does not say which");
+  if (spec.adds_eos && spec.eos.empty()) fail("the vocabulary adds an EOS token but does not say which");
 }
 
 class BpeTokenizer final : public Tokenizer {
@@ -50,6 +51,7 @@ class BpeTokenizer final : public Tokenizer {
     bos_ = spec_.bos;
     eos_ = spec_.eos;
     adds_bos_ = spec_.adds_bos;
+    adds_eos_ = spec_.adds_eos;
     chat_template_ = spec_.chat_template;
   }
 
@@ -67,6 +69,7 @@ class BpeTokenizer final : public Tokenizer {
         encode_plain(part.text, part.text.data() == text.data(), room, ids);
       }
     }
+    if (options.add_eos && spec_.adds_eos) ids.push_back(spec_.eos.front());
     return ids;
   }
 

@@ -80,7 +80,7 @@ struct TokenizerSpec {
   bool strip_leading_space = false;  ///< decoding strips one
   std::optional<TokenId> bos;
   std::vector<TokenId> eos;
-  bool adds_bos = false;
+  bool adds_bos = false, adds_eos = false;
   std::string chat_template;
 };
 
@@ -96,7 +96,8 @@ void find_well_known_tokens(TokenizerSpec& spec);
 /// tokenizer.json (with tokenizer_config.json, or empty) and back; see tokenizer_json.cpp for what is
 /// supported.
 TokenizerSpec read_tokenizer_json(std::string_view json, std::string_view config);
-/// What a tokenizer_config.json adds to or changes of a spec: BOS, EOS, add_bos_token, chat template.
+/// What a tokenizer_config.json adds to or changes of a spec: BOS, EOS, add_bos_token, add_eos_token, chat
+/// template.
 void apply_tokenizer_config(std::string_view config, TokenizerSpec& spec);
 std::string write_tokenizer_json(const TokenizerSpec& spec);
 

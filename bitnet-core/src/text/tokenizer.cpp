@@ -63,6 +63,7 @@ std::string Tokenizer::decode(std::span<const TokenId> ids, bool special) const 
 std::string Tokenizer::config_json() const {
   nlohmann::ordered_json config;
   config["add_bos_token"] = adds_bos_;
+  if (adds_eos_) config["add_eos_token"] = true;
   if (bos_) config["bos_token"] = std::string(token(*bos_));
   if (!eos_.empty()) config["eos_token"] = std::string(token(eos_.front()));
   if (!chat_template_.empty()) config["chat_template"] = chat_template_;

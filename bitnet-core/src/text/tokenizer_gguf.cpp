@@ -216,8 +216,7 @@ TokenizerSpec read_gguf_vocabulary(const GgufMetadata& metadata) {
       id && std::count(spec.eos.begin(), spec.eos.end(), *id) == 0)
     spec.eos.push_back(*id);
   if (const auto id = read_id(metadata, "unknown_token_id", n)) spec.unknown = id;
-  if (metadata.boolean("tokenizer.ggml.add_eos_token").value_or(false))
-    unsupported("tokenizer.ggml.add_eos_token: adding EOS to a text is not supported");
+  spec.adds_eos = metadata.boolean("tokenizer.ggml.add_eos_token").value_or(false);
   spec.chat_template = metadata.string("tokenizer.chat_template").value_or("");
   find_well_known_tokens(spec);
   spec.adds_bos = metadata.boolean("tokenizer.ggml.add_bos_token").value_or(spec.adds_bos && spec.bos);
@@ -251,7 +250,7 @@ void write_gguf_vocabulary(const TokenizerSpec& spec, GgufMetadata& metadata) {
   if (spec.unknown)
     metadata.set_u32("tokenizer.ggml.unknown_token_id", static_cast<std::uint32_t>(*spec.unknown));
   metadata.set_bool("tokenizer.ggml.add_bos_token", spec.adds_bos);
-  metadata.set_bool("tokenizer.ggml.add_eos_token", false);
+  metadata.set_bool("tokenizer.ggml.add_eos_token", spec.adds_eos);
   if (!spec.chat_template.empty()) metadata.set_string("tokenizer.chat_template", spec.chat_template);
 }
 

@@ -307,7 +307,7 @@ void apply_tokenizer_config(std::string_view text, TokenizerSpec& spec) {
   if (const auto bos = read_config_token(config.at("bos_token"), spec)) spec.bos = bos;
   if (const auto eos = read_config_token(config.at("eos_token"), spec)) spec.eos = {*eos};
   spec.adds_bos = config.at("add_bos_token").boolean(spec.adds_bos);
-  if (config.at("add_eos_token").boolean(false)) config.at("add_eos_token").unsupported("adding EOS");
+  spec.adds_eos = config.at("add_eos_token").boolean(spec.adds_eos);
   const JsonPlace chat = config.at("chat_template");
   if (chat.value().is_string()) spec.chat_template = chat.string();
   // Several templates, each with a name: the one named "default".

@@ -30,6 +30,9 @@ enum class TokenType : std::uint8_t {
 struct EncodeOptions {
   bool add_bos = true;         ///< only where the vocabulary says that it adds one
   bool parse_special = false;  ///< turn text such as "<|eot_id|>" into the control token
+  /// End with EOS where the vocabulary says that it adds one. Off, since a text that is to be continued must
+  /// not end.
+  bool add_eos = false;
 };
 
 /// A vocabulary with its rules. Immutable, thread-safe.
@@ -67,6 +70,7 @@ class Tokenizer {
   /// End of text, and every other token that ends a generation (end of turn).
   std::span<const TokenId> eos() const noexcept { return eos_; }
   bool adds_bos() const noexcept { return adds_bos_; }
+  bool adds_eos() const noexcept { return adds_eos_; }
   const std::string& chat_template() const noexcept { return chat_template_; }
 
   /// The text of a tokenizer.json that Hugging Face's tokenizers reads to the same ids.
@@ -79,7 +83,7 @@ class Tokenizer {
  protected:
   std::optional<TokenId> bos_;
   std::vector<TokenId> eos_;
-  bool adds_bos_ = false;
+  bool adds_bos_ = false, adds_eos_ = false;
   std::string chat_template_;
 };
 
@@ -88,7 +92,8 @@ class Tokenizer {
 class StreamDecoder {
  public:
   /// `at_start`: false where the tokens continue a text (a prompt), so that a leading space is kept.
-  explicit StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool special = false, bool at_start = true);
+  explicit StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool special = false,
+                         bool at_start = true);
   /// Text that is complete after this token (often empty in the middle of a character).
   std::string push(TokenId id);
   /// What is left at the end: an unfinished character becomes U+FFFD.
