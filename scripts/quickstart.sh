@@ -30,6 +30,7 @@ cmake --build --preset release -j "${JOBS:-$(nproc)}" --target bitnet
 
 step "Batch inference: $prompts with $model"
 out=build/quickstart.jsonl
+rm -f "$out.partial"   # of a call that was killed
 build/release/bitnet-cli/bitnet batch -m "$model" -i "$prompts" -o "$out" --config configs/batch.yaml
 
 step "Text (also in $out)"

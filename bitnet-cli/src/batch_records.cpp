@@ -12,10 +12,32 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 const std::vector<std::string> kColumns{
-    "id",           "prompt", "text", "finish_reason", "prompt_tokens", "completion_tokens",
-    "milliseconds", "seed",   "error"};
+    "id",           "prompt", "text",  "finish_reason", "prompt_tokens", "completion_tokens",
+    "milliseconds", "seed",   "error", "messages",      "options"};
 
 double rounded(double milliseconds) { return std::round(milliseconds * 1000) / 1000; }
+
+/// Bytes that are no UTF-8 (of an item that failed for it) are written as U+FFFD.
+std::string dump(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+Json to_json(const std::vector<ChatMessage>& messages) {
+  Json list = Json::array();
+  for (const ChatMessage& m : messages) list.push_back({{"role", m.role}, {"content", m.content}});
+  return list;
+}
+
+std::vector<ChatMessage> read_messages(const Json& list) {
+  std::vector<ChatMessage> messages;
+  for (const Json& m : list)
+    messages.push_back({m.at("role").get<std::string>(), m.at("content").get<std::string>()});
+  return messages;
+}
+
+Json option_value(const Option& option, const std::string& text) {
+  if (option.kind == Kind::kInteger) return parse_integer(text).value();
+  if (option.kind == Kind::kReal) return parse_real(text).value();
+  return text;
+}
 
 Json to_json(const BatchRecord& r) {
   Json j;
@@ -25,10 +47,8 @@ Json to_json(const BatchRecord& r) {
     j["id"] = r.id.text;
   }
   j["prompt"] = r.prompt;
-  if (!r.messages.empty()) {
-    for (const ChatMessage& m : r.messages)
-      j["messages"].push_back({{"role", m.role}, {"content", m.content}});
-  }
+  if (!r.messages.empty()) j["messages"] = to_json(r.messages);
+  if (!r.options.empty()) j["options"] = Json::parse(r.options);
   j["text"] = r.text;
   j["finish_reason"] = r.finish_reason;
   j["prompt_tokens"] = r.prompt_tokens;
@@ -39,17 +59,13 @@ Json to_json(const BatchRecord& r) {
   return j;
 }
 
-/// Bytes that are no UTF-8 (of an item that failed for it) are written as U+FFFD.
-std::string dump(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
 BatchRecord from_json(const Json& j) {
   BatchRecord r;
   const Json& id = j.at("id");
   r.id = id.is_string() ? ItemId{id.get<std::string>(), false} : ItemId{id.dump(), true};
   r.prompt = j.at("prompt").get<std::string>();
-  if (j.contains("messages"))
-    for (const Json& m : j["messages"])
-      r.messages.push_back({m.at("role").get<std::string>(), m.at("content").get<std::string>()});
+  if (j.contains("messages")) r.messages = read_messages(j["messages"]);
+  if (j.contains("options")) r.options = dump(j["options"]);
   r.text = j.at("text").get<std::string>();
   r.finish_reason = j.at("finish_reason").get<std::string>();
   r.prompt_tokens = j.at("prompt_tokens").get<std::int64_t>();
@@ -69,7 +85,9 @@ std::vector<std::string> to_fields(const BatchRecord& r) {
           std::to_string(r.completion_tokens),
           Json(rounded(r.milliseconds)).dump(),
           r.seed ? std::to_string(*r.seed) : "",
-          r.error};
+          r.error,
+          r.messages.empty() ? "" : dump(to_json(r.messages)),
+          r.options};
 }
 
 [[noreturn]] void corrupt(std::size_t line, const std::string& message) {
@@ -96,6 +114,12 @@ BatchRecord from_fields(const CsvRow& row) {
   r.milliseconds = *milliseconds;
   r.seed = parse_integer(f[7]);
   r.error = f[8];
+  try {
+    if (!f[9].empty()) r.messages = read_messages(Json::parse(f[9]));
+    if (!f[10].empty()) r.options = dump(Json::parse(f[10]));
+  } catch (const Json::exception&) {
+    corrupt(row.line, "expected JSON in the messages and options of a batch record");
+  }
   return r;
 }
 
@@ -127,6 +151,23 @@ std::vector<BatchRecord> parse_json_lines(std::string_view text, bool lenient) {
 }
 
 }  // namespace
+
+std::string options_text(const BatchItem& item) {
+  nlohmann::json options;  // sorts its keys
+  for (const auto& [option, text] : item.overrides) {
+    auto& value = options[std::string(option->key)];
+    if (option->kind == Kind::kList) {
+      value.push_back(text);
+    } else {
+      value = option_value(*option, text);
+    }
+  }
+  return options.is_null() ? "" : dump(options);
+}
+
+std::string input_key(const BatchRecord& record) {
+  return dump(Json::array({record.id.text, record.prompt, to_json(record.messages), record.options}));
+}
 
 RecordFormat record_format(const std::filesystem::path& path) {
   const std::string suffix = path.extension().string();

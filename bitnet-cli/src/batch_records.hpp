@@ -22,10 +22,17 @@ struct BatchRecord {
   std::int64_t completion_tokens = 0;
   double milliseconds = 0;  ///< from admission to the last token
   std::optional<std::int64_t> seed;
-  std::string error;  ///< with finish_reason "error"
+  std::string error;    ///< with finish_reason "error"
+  std::string options;  ///< the item's own options, as options_text() gives them
 
   bool is_complete() const { return finish_reason == "stop" || finish_reason == "length"; }
 };
+
+/// The item's own options as a JSON object with sorted keys; empty when it has none.
+std::string options_text(const BatchItem& item);
+
+/// What --resume compares: equal for records of the same id, prompt, messages and own options.
+std::string input_key(const BatchRecord& record);
 
 enum class RecordFormat : std::uint8_t { kJsonl, kJson, kCsv };
 

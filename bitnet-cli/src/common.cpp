@@ -31,11 +31,20 @@ std::string read_text(const std::string& path, Io& io) {
   return text;
 }
 
-std::string text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io) {
+InputText text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io) {
   const std::string names = "--" + std::string(text_option.name) + " or --" + std::string(file_option.name);
-  if (values.has(text_option) && values.has(file_option)) throw UsageError("give " + names + ", not both");
-  if (values.has(text_option)) return values.text(text_option);
-  if (values.has(file_option)) return read_text(values.text(file_option), io);
+  bool has_text = values.has(text_option), has_file = values.has(file_option);
+  if (has_text && has_file) {
+    const Origin text = values.origin(text_option), file = values.origin(file_option);
+    if (text == file) throw UsageError("give " + names + ", not both");
+    has_text = text > file;  // the command line wins over a yaml file
+    has_file = !has_text;
+  }
+  if (has_text) return {values.text(text_option), ""};
+  if (has_file) {
+    const std::string path = values.text(file_option);
+    return {read_text(path, io), path};
+  }
   throw UsageError("missing " + names);
 }
 

@@ -20,8 +20,14 @@ std::string require(const Values& values, const Option& option);
 /// The whole of a file, or of standard input for "-". Throws Error(kNotFound | kIo | kCancelled).
 std::string read_text(const std::string& path, Io& io);
 
-/// TEXT of `text_option` or the contents of `file_option`'s file; exactly one must be given (UsageError).
-std::string text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io);
+struct InputText {
+  std::string text;
+  std::string path;  ///< empty: the text is the option's own
+};
+
+/// TEXT of `text_option` or the contents of `file_option`'s file; exactly one must be given (UsageError), but
+/// one from the command line wins over the other from a yaml file.
+InputText text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io);
 
 /// Throws Error(kInvalidArgument) with the offset of the first byte that is no valid UTF-8. `what` begins the
 /// message.

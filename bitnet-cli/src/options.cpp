@@ -184,6 +184,11 @@ bool Values::given(const Option& option) const {
   return found != entries_.end() && found->second.origin != Origin::kDefault;
 }
 
+Origin Values::origin(const Option& option) const {
+  const auto found = entries_.find(&option);
+  return found == entries_.end() ? Origin::kDefault : found->second.origin;
+}
+
 const Values::Entry& Values::at(const Option& option) const {
   const auto found = entries_.find(&option);
   if (found == entries_.end())

@@ -67,8 +67,9 @@ class Values {
   /// UsageError (command line) or Error(kInvalidArgument) on a value that the table does not allow.
   void set(const Option& option, std::string_view text, Origin origin, std::string_view where);
 
-  bool has(const Option& option) const;    ///< from any source, defaults included
-  bool given(const Option& option) const;  ///< from any source but the defaults
+  bool has(const Option& option) const;       ///< from any source, defaults included
+  bool given(const Option& option) const;     ///< from any source but the defaults
+  Origin origin(const Option& option) const;  ///< of its value; kDefault when absent
   bool flag(const Option& option) const;
   std::string text(const Option& option) const;  ///< empty when absent
   std::int64_t integer(const Option& option) const;

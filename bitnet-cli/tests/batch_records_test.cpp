@@ -23,6 +23,7 @@ std::vector<BatchRecord> samples() {
   BatchRecord chat = done;
   chat.id = {"chat", false};
   chat.messages = {{"user", "hello"}};
+  chat.options = R"({"stop":["a,b"],"temperature":0.5})";
   chat.finish_reason = "stop";
   BatchRecord failed;
   failed.id = {"bad", false};
@@ -47,10 +48,8 @@ TEST(BatchRecords, EveryFormatIsReadBack) {
       EXPECT_EQ(again[i].seed, records[i].seed);
       EXPECT_EQ(again[i].error, records[i].error);
       EXPECT_EQ(again[i].is_complete(), i < 2);
-      if (format != RecordFormat::kCsv) {
-        EXPECT_EQ(again[i].messages.size(), records[i].messages.size());
-        EXPECT_EQ(again[i].id, records[i].id);
-      }
+      EXPECT_EQ(input_key(again[i]), input_key(records[i]));
+      EXPECT_TRUE(format == RecordFormat::kCsv || again[i].id == records[i].id);
     }
   }
 }
@@ -78,8 +77,10 @@ TEST(BatchRecords, ForeignFilesAreErrors) {
   BITNET_EXPECT_ERROR(parse_records("a,b\n", RecordFormat::kCsv), ErrorCode::kCorruptFile, "column names");
   const std::string head = format_records({}, RecordFormat::kCsv);
   BITNET_EXPECT_ERROR(parse_records(head + "1,p\n", RecordFormat::kCsv), ErrorCode::kCorruptFile, "line 2");
-  BITNET_EXPECT_ERROR(parse_records(head + "1,p,t,stop,x,1,1,,\n", RecordFormat::kCsv),
+  BITNET_EXPECT_ERROR(parse_records(head + "1,p,t,stop,x,1,1,,,,\n", RecordFormat::kCsv),
                       ErrorCode::kCorruptFile, "numbers");
+  BITNET_EXPECT_ERROR(parse_records(head + "1,p,t,stop,1,1,1,,,{,\n", RecordFormat::kCsv),
+                      ErrorCode::kCorruptFile, "expected JSON");
 }
 
 TEST(BatchJournal, KeepsWhatWasAddedAndForgivesACutOffLine) {

@@ -1,6 +1,7 @@
 // `bitnet batch` from files to files: formats, order, failures of single items, seeds, Ctrl-C and --resume.
 #include <nlohmann/json.hpp>
 
+#include "batch_records.hpp"
 #include "cli_fixture.hpp"
 
 namespace bitnet::cli {
@@ -195,6 +196,44 @@ TEST_F(BatchTest, ResumeDoesChangedItemsAgain) {
   const auto all = records_of(file("out.jsonl"));
   EXPECT_EQ(all[0], before[0]);
   EXPECT_EQ(all[1]["prompt"], "c");
+}
+
+TEST_F(BatchTest, ResumeComparesMessagesAndTheItemsOwnOptions) {
+  const auto chat = [](const std::string& first) {
+    return "{\"messages\": [{\"role\": \"user\", \"content\": \"" + first +
+           "\"}, {\"role\": \"assistant\", \"content\": \"ok\"}, {\"role\": \"user\", \"content\": \"hi\"}]}";
+  };
+  const auto input = [](const std::string& a, const std::string& b, const std::string& c) {
+    return "[" + a + ", {\"prompt\": \"p\", \"seed\": 3, " + b + "}, {\"prompt\": \"q\", " + c + "}]";
+  };
+  const std::string same = "\"stop\": [\"x\"]";
+  for (const std::string out : {"out.jsonl", "out.json", "out.csv"}) {
+    SCOPED_TRACE(out);
+    const std::vector<std::string> more{"--seed", "1", "--chat-template", "bitnet"};
+    const std::vector<std::string> resume{"--seed", "1", "--chat-template", "bitnet", "--resume"};
+    const std::string first = input(chat("one"), "\"max_tokens\": 3", same);
+    ASSERT_EQ(batch(file("in.json", first), file(out), more).code, kOk);
+    const std::string before = read_file(file(out));
+    EXPECT_THAT(batch(file("in.json", first), file(out), resume).err, HasSubstr("3 of them before"));
+    EXPECT_EQ(read_file(file(out)), before);
+    // Another conversation with the same last message, and another limit: only the third item is kept.
+    const std::string changed = input(chat("two"), "\"max_tokens\": 5", same);
+    EXPECT_THAT(batch(file("in.json", changed), file(out), resume).err, HasSubstr("1 of them before"));
+    ASSERT_EQ(batch(file("in.json", changed), file("whole-" + out), more).code, kOk);
+    const auto records = parse_records(read_file(file(out)), record_format(out));
+    const auto whole = parse_records(read_file(file("whole-" + out)), record_format(out));
+    ASSERT_EQ(records.size(), whole.size());
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      EXPECT_EQ(input_key(records[i]), input_key(whole[i]));
+      EXPECT_EQ(records[i].text, whole[i].text);
+      EXPECT_EQ(records[i].prompt_tokens, whole[i].prompt_tokens);
+      EXPECT_EQ(records[i].completion_tokens, whole[i].completion_tokens);
+    }
+    // An item that has become wrong takes over nothing.
+    const std::string wrong = input(chat("two"), "\"max_tokens\": \"many\"", same);
+    EXPECT_THAT(batch(file("in.json", wrong), file(out), resume).err,
+                HasSubstr("2 done (2 of them before), 1 failed"));
+  }
 }
 
 TEST_F(BatchTest, TheProgressBarIsForTerminals) {

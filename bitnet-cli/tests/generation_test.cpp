@@ -52,6 +52,21 @@ TEST_F(RunTest, PromptsComeFromTextFileOrStandardInput) {
   EXPECT_EQ(run_model({"-p", "two\nlines", "--seed", "1"}, {.out_is_terminal = true}).out, a.out + "\n");
 }
 
+TEST_F(RunTest, ThePromptOfTheCommandLineWinsOverTheOtherKindInAYamlFile) {
+  const std::string names_file = file("f.yaml", "file: " + file("p.txt", "from the file\n") + "\n");
+  const std::string has_prompt = file("p.yaml", "prompt: from yaml\n");
+  const std::vector<std::string> common{"--seed", "1", "--echo"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return run_model(more).out;
+  };
+  EXPECT_THAT(with({"-p", "typed\n", "--config", names_file}), ::testing::StartsWith("typed\n"));
+  EXPECT_THAT(with({"-f", file("p.txt"), "--config", has_prompt}), ::testing::StartsWith("from the file"));
+  EXPECT_THAT(with({"--config", has_prompt}), ::testing::StartsWith("from yaml"));
+  const std::string both = file("b.yaml", "prompt: a\nfile: b\n");
+  EXPECT_FAILS(run_model({"--config", both}), kUsage, "not both");
+}
+
 TEST_F(RunTest, SpecialTokensInThePromptNeedSpecial) {
   EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1"}).err, HasSubstr("prompt 11 tokens"));
   EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1", "--special"}).err, HasSubstr("prompt 2 tokens"));

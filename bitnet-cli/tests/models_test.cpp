@@ -105,6 +105,8 @@ TEST_F(ModelsTest, TokenizeSaysWhatIsWrong) {
                "from 0 to 299, got '300'");
   EXPECT_FAILS(call({"tokenize", "-m", model()}), kUsage, "missing --prompt or --file");
   EXPECT_FAILS(call({"tokenize", "-m", model(), "-p", "a", "-f", "b"}), kUsage, "not both");
+  EXPECT_FAILS(call({"tokenize", "-m", model(), "-f", file("bad.txt", "ab\xFF")}), kFailure,
+               "bad.txt': invalid UTF-8 at byte 2");
   EXPECT_FAILS(call({"tokenize", "-m", model(), "-f", file("none.txt")}), kFailure, "none.txt");
   EXPECT_FAILS(call({"tokenize", "-m", model(), "-f", dir_.path().string()}), kFailure, "directory");
 }

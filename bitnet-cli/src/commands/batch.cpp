@@ -70,6 +70,7 @@ void Batch::read_input() {
     records_[i].id = items_[i].id;
     records_[i].prompt = items_[i].prompt;
     records_[i].messages = items_[i].messages;
+    records_[i].options = options_text(items_[i]);
   }
 }
 
@@ -96,25 +97,25 @@ void Batch::check_output() const {
             "' holds records of a run that did not end: continue it with --resume, or remove that file");
 }
 
-/// --resume: complete records of OUT and of its journal whose id and prompt are still the same.
+/// --resume: complete records of OUT and of its journal whose item is still the same.
 void Batch::take_over_finished() {
-  std::map<std::pair<std::string, std::string>, std::deque<BatchRecord>> known;
+  std::map<std::string, std::deque<BatchRecord>> known;  // by input_key()
   const auto collect = [&](const fs::path& path, RecordFormat format, bool lenient) {
     if (!fs::exists(path)) return;
     auto records = with_context("'" + path.string() + "'",
                                 [&] { return parse_records(read_file(path), format, lenient); });
     for (BatchRecord& r : records)
-      if (r.is_complete()) known[{r.id.text, r.prompt}].push_back(std::move(r));
+      if (r.is_complete()) known[input_key(r)].push_back(std::move(r));
   };
   collect(output_, format_, false);
   collect(BatchJournal::path_for(output_), RecordFormat::kJsonl, true);
   for (std::size_t i = 0; i < items_.size(); ++i) {
-    const auto found = known.find({items_[i].id.text, items_[i].prompt});
+    if (!items_[i].error.empty()) continue;
+    const auto found = known.find(input_key(records_[i]));
     if (found == known.end() || found->second.empty()) continue;
     BatchRecord record = std::move(found->second.front());
     found->second.pop_front();
-    record.id = items_[i].id;
-    record.messages = items_[i].messages;
+    record.id = items_[i].id;  // .csv does not tell whether it was a number
     records_[i] = std::move(record);
     ++n_kept_;
   }

@@ -12,12 +12,12 @@ using inference::FinishReason;
 
 /// The prompt's text. Files usually end in a line break that is not part of the prompt: one is taken off.
 std::string read_prompt(const Values& values, Io& io) {
-  std::string text = text_or_file(values, opt::kPrompt, opt::kFile, io);
-  if (values.has(opt::kFile) && text.ends_with('\n')) {
+  auto [text, path] = text_or_file(values, opt::kPrompt, opt::kFile, io);
+  if (!path.empty() && text.ends_with('\n')) {
     text.pop_back();
     if (text.ends_with('\r')) text.pop_back();
   }
-  check_utf8(text, values.has(opt::kFile) ? "'" + values.text(opt::kFile) + "'" : "the prompt");
+  check_utf8(text, path.empty() ? "the prompt" : "'" + path + "'");
   return text;
 }
 

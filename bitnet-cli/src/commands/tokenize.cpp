@@ -35,13 +35,14 @@ int tokenize(const Values& values, Io& io) {
   const std::string path = require(values, opt::kTokenizeModel);
   const auto tokenizer = Tokenizer::load(path);
   const bool special = values.flag(opt::kSpecial);
-  const std::string text = text_or_file(values, opt::kPrompt, opt::kTokenizeFile, io);
+  const auto [text, file] = text_or_file(values, opt::kPrompt, opt::kTokenizeFile, io);
   if (values.flag(opt::kDecode)) {
     const auto ids = parse_ids(text, tokenizer->vocab_size());
     io.out << tokenizer->decode(ids, special);
     if (io.out_is_terminal) io.out << '\n';  // a pipe gets the text and nothing else
     return kOk;
   }
+  check_utf8(text, file.empty() ? "the text" : "'" + file + "'");
   const auto ids = tokenizer->encode(text, {.add_bos = !values.flag(opt::kNoBos), .parse_special = special});
   if (values.flag(opt::kIds)) {
     write_ids(ids, io);
