@@ -217,6 +217,17 @@ TEST_F(Config, GgufRotaryScalingByOneIsNone) {
   BITNET_EXPECT_ERROR(with("yarn", "scaling.factor", 1.0f), ErrorCode::kUnsupported, "yarn");
 }
 
+TEST_F(Config, GgufWithoutBosAndEosSaysMinusOne) {
+  GgufMetadata m;
+  read(k2B4T).to_gguf(m);
+  for (const char* key : {"bos_token_id", "eos_token_id", "eot_token_id"})
+    m.set_u32(std::string("tokenizer.ggml.") + key, 0xffffffffu);
+  EXPECT_EQ(ModelConfig::from_gguf(m).bos_id, -1);
+  EXPECT_TRUE(ModelConfig::from_gguf(m).eos_ids.empty());
+  m.set_u32("tokenizer.ggml.eos_token_id", 1u << 30);
+  BITNET_EXPECT_ERROR(ModelConfig::from_gguf(m), ErrorCode::kCorruptFile, "eos");
+}
+
 TEST_F(Config, DamagedFilesGiveOnlyErrors) {
   Rng rng(3);
   std::size_t accepted = 0;

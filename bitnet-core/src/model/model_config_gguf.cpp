@@ -113,9 +113,15 @@ std::int64_t read_vocab_size(const GgufMetadata& metadata, const Keys& keys) {
 }
 
 void read_tokens(const GgufMetadata& metadata, ModelConfig& config) {
-  config.bos_id = metadata.integer("tokenizer.ggml.bos_token_id").value_or(-1);
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+  // Files without such a token write -1, as 32 bits without a sign; other ids outside are errors
+  // (validate()).
+  const auto token = [&](const char* key) -> std::optional<std::int64_t> {
     const auto id = metadata.integer(key);
+    return id == -1 || id == 0xffffffffll ? std::nullopt : id;
+  };
+  config.bos_id = token("tokenizer.ggml.bos_token_id").value_or(-1);
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+    const auto id = token(key);
     if (id && (config.eos_ids.empty() || config.eos_ids[0] != *id)) config.eos_ids.push_back(*id);
   }
   config.chat_template = metadata.string("tokenizer.chat_template").value_or("");
