@@ -139,7 +139,27 @@ std::vector<TokenId> end_tokens(const ModelConfig& config, const Tokenizer* toke
   return ids;
 }
 
-void check_config(const ModelConfig& config, const Tokenizer* tokenizer) {
+/// Tokens that were added after the model was made (a <pad>) may lie beyond its vocabulary: they never come,
+/// and a prompt that holds one is refused. Ordinary tokens there mean that the two do not belong together.
+void check_vocabulary(const ModelConfig& config, const Tokenizer& tokenizer,
+                      std::vector<std::string>& notes) {
+  const std::int64_t n = tokenizer.vocab_size();
+  for (std::int64_t id = config.vocab_size; id < n; ++id) {
+    const TokenType type = tokenizer.type(static_cast<TokenId>(id));
+    if (type == TokenType::kControl || type == TokenType::kUserDefined || type == TokenType::kUnused)
+      continue;
+    throw Error(ErrorCode::kCorruptFile,
+                fmt::format("the tokenizer has {} tokens, but the model's vocabulary "
+                            "only {}, and token {} is no added one",
+                            n, config.vocab_size, id));
+  }
+  if (n > config.vocab_size) {
+    notes.push_back(fmt::format("the tokenizer's added tokens {} … {} are beyond the model's vocabulary",
+                                config.vocab_size, n - 1));
+  }
+}
+
+void check_config(const ModelConfig& config) {
   config.validate();
   if (config.input_norms) {
     throw Error(ErrorCode::kUnsupported,
@@ -147,11 +167,6 @@ void check_config(const ModelConfig& config, const Tokenizer* tokenizer) {
   }
   if (config.vocab_size > std::numeric_limits<TokenId>::max()) {
     throw Error(ErrorCode::kUnsupported, fmt::format("vocab_size {} is over 2^31 − 1", config.vocab_size));
-  }
-  if (tokenizer != nullptr && tokenizer->vocab_size() > config.vocab_size) {
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("the tokenizer has {} tokens, but the model's vocabulary only {}",
-                            tokenizer->vocab_size(), config.vocab_size));
   }
 }
 
@@ -164,8 +179,9 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
                                           std::shared_ptr<const Tokenizer> tokenizer,
                                           std::shared_ptr<Backend> backend,
                                           const std::function<quant::LogicalTensor(TensorId)>& source) {
-  check_config(config, tokenizer.get());
+  check_config(config);
   const std::shared_ptr<Model> model(new Model());
+  if (tokenizer != nullptr) check_vocabulary(config, *tokenizer, model->notes_);
   model->config_ = config;
   model->tokenizer_ = std::move(tokenizer);
   model->backend_ = std::move(backend);
@@ -198,7 +214,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std:
     std::shared_ptr<const Model> built =
         build(reader->config(), reader->tokenizer(), std::move(backend), source);
     const auto model = std::const_pointer_cast<Model>(built);  // not shared yet
-    model->notes_ = reader->notes();
+    const std::vector<std::string> notes = reader->notes();
+    model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());
     model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return built;
   });

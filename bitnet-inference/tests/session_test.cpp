@@ -193,5 +193,34 @@ TEST(Model, RefusesTensorsThatDoNotFit) {
                       ErrorCode::kCorruptFile, "vocabulary");
 }
 
+TEST(Model, AddedTokensMayLieBeyondTheModelsVocabulary) {
+  BpeTrainerOptions options;
+  options.vocab_size = 280;
+  BpeTrainer trainer(options);
+  trainer.feed("the cat and the hat and the rat sat on the mat, the end. the cat and the hat");
+  std::string json = trainer.train();
+  const std::int64_t n = Tokenizer::from_json(json)->vocab_size();
+  const std::size_t list = json.find('[', json.find("\"added_tokens\""));
+  ASSERT_NE(list, std::string::npos);
+  json.insert(list + 1, R"({"id": )" + std::to_string(n) +
+                            R"(, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false,)"
+                            R"( "normalized": false, "special": true},)");
+  const auto tokenizer = Tokenizer::from_json(json);
+  ASSERT_EQ(tokenizer->vocab_size(), n + 1);
+  ModelConfig config = testing::tiny_config();
+  config.vocab_size = n;
+  const auto model = make_model(testing::random_model(config, 1), 1, tokenizer);
+  ASSERT_EQ(model->notes().size(), 1u);
+  EXPECT_THAT(model->notes()[0], ::testing::HasSubstr(std::to_string(n)));
+  Session session(model);
+  BITNET_EXPECT_ERROR(
+      session.evaluate(tokenizer->encode("a<pad>", {.add_bos = false, .parse_special = true})),
+      ErrorCode::kInvalidArgument, "outside the vocabulary");
+  EXPECT_EQ(session.evaluate(tokenizer->encode("a")).size(), static_cast<std::size_t>(n));
+  config.vocab_size = n - 1;
+  BITNET_EXPECT_ERROR(make_model(testing::random_model(config, 1), 1, tokenizer), ErrorCode::kCorruptFile,
+                      "no added one");
+}
+
 }  // namespace
 }  // namespace bitnet::inference
