@@ -1,5 +1,6 @@
 // Models whose tensors another program changed: quantised embeddings, scale tensors, and everything that is
 // refused by name. Round trips are model_io_test.cpp.
+#include <algorithm>
 #include <cmath>
 
 #include "bitnet/core/error.hpp"
@@ -109,6 +110,36 @@ TEST_F(ModelIoEdited, WhatAGgufCannotBeReadForIsRefused) {
   rewrite(dir_ / "a.gguf", dir_ / "e.gguf", {{"extra", GgmlType::kF32, float_bytes(0)}},
           {{"extra", {1}, GgmlType::kF32, 0, 0}});
   EXPECT_THAT(ModelReader::open(dir_ / "e.gguf")->notes().at(0), HasSubstr("extra"));
+}
+
+TEST_F(ModelIoEdited, ScalesOfZeroAndBelow) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const TensorId up{TensorRole::kFfnUp, 0};
+  MemoryModel model(config, Linears::kTernary);
+  std::fill(model[up].weights.trits.begin(), model[up].weights.trits.end(), std::int8_t{0});
+  model[up].weights.scales = {0.0f};
+  write_model(dir_ / "zero.gguf", config, nullptr, model.source(), options_of(LinearType::kTQ2_0));
+  const auto reader = ModelReader::open(dir_ / "zero.gguf");
+  EXPECT_EQ(reader->read(up).weights.trits, model[up].weights.trits);
+  for (const auto form : {WeightScaleForm::kMultiply, WeightScaleForm::kDivide}) {
+    WriteOptions options = options_of(LinearType::kHf);
+    options.scale_form = form;
+    const auto path = dir_ / ("z" + std::to_string(++n_));
+    write_model(
+        path, config, nullptr, [&](TensorId id) { return reader->read(id); }, options);
+    EXPECT_EQ(ModelReader::open(path)->read(up).weights.trits, model[up].weights.trits);
+  }
+  model[up].weights.trits[5] = 1;
+  BITNET_EXPECT_ERROR(write_model(dir_ / "no", config, nullptr, model.source(), options_of(LinearType::kHf)),
+                      ErrorCode::kUnsupported, "the scale 0 cannot be stored");
+  write_model(dir_ / "a.gguf", config, nullptr, model.source(), options_of(LinearType::kI2_S));
+  const auto file = GgufFile::open(dir_ / "a.gguf");
+  const auto data = file->data(*file->find("blk.0.ffn_up.weight"));
+  std::vector<std::byte> negative(data.begin(), data.end());
+  const float below = -0.5f;
+  std::memcpy(negative.data() + negative.size() - 32, &below, sizeof(below));
+  rewrite(dir_ / "a.gguf", dir_ / "b.gguf", {{"blk.0.ffn_up.weight", GgmlType::kI2_S, negative}});
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "b.gguf")->read(up), ErrorCode::kCorruptFile, "got -0.5");
 }
 
 TEST_F(ModelIoEdited, TypesOfTheForksAreRefusedByName) {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/error.hpp"
@@ -51,8 +53,16 @@ void write_tensors(const fs::path& path, const ModelConfig& config, const Source
     }
     with_context(fmt::format("tensor '{}'", name),
                  [&] { writer.write(name, pack(TernaryLayout::kHfUint8, t.weights)); });
-    const float m = t.weights.scales.at(0);
+    // A matrix of zeros may come with the scale 0 (llama.cpp quantises so), which readers refuse: any does.
+    float m = t.weights.scales.at(0);
+    if (m == 0 && std::all_of(t.weights.trits.begin(), t.weights.trits.end(), [](auto v) { return v == 0; }))
+      m = 1.0f;
     const float stored = options.scale_form == WeightScaleForm::kDivide ? 1.0f / m : m;
+    if (!(stored > 0) || !std::isfinite(stored))
+      throw Error(
+          ErrorCode::kUnsupported,
+          fmt::format("tensor '{}': the scale {} cannot be stored: expected {} to be above 0 and finite",
+                      name, m, stored));
     writer.write(name + "_scale", std::as_bytes(std::span(&stored, 1)));
   }
   writer.finish();

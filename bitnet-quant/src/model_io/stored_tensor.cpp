@@ -222,7 +222,8 @@ LogicalTensor decode(const StoredTensor& stored, TensorId id, const Shape& shape
       }
     }
     for (const float s : t.weights.scales)
-      if (!std::isfinite(s)) throw Error(ErrorCode::kCorruptFile, fmt::format("scale {} is not finite", s));
+      if (!std::isfinite(s) || s < 0)
+        throw Error(ErrorCode::kCorruptFile, fmt::format("expected a finite scale of at least 0, got {}", s));
     return t;
   } catch (const Error& e) {
     // absmean calls bad weights an invalid argument; here they come from a file.
