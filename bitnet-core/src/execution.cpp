@@ -10,9 +10,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <string>
 
+#include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
 
@@ -39,30 +38,14 @@ namespace {
 
 constexpr std::size_t kMaxThreads = 1024;
 
-/// Whole cores that the cgroup v2 quota of this process allows, or `otherwise` where there is none.
-std::size_t cgroup_cores(std::size_t otherwise) {
-  std::ifstream self("/proc/self/cgroup");
-  std::string line;
-  std::string group;
-  while (std::getline(self, line)) {
-    if (line.rfind("0::", 0) == 0) group = line.substr(3);
-  }
-  std::ifstream file("/sys/fs/cgroup" + group + "/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return otherwise;
-  double microseconds = 0;
-  const auto [end, error] = std::from_chars(quota.data(), quota.data() + quota.size(), microseconds);
-  if (error != std::errc() || microseconds <= 0) return otherwise;
-  return std::clamp<std::size_t>(static_cast<std::size_t>(microseconds / period), 1, otherwise);
-}
-
+/// Whole cores of the affinity mask and the CPU quota.
 std::size_t usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::size_t n = 1;
   if (sched_getaffinity(0, sizeof set, &set) == 0) n = static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
-  return cgroup_cores(n);
+  const double quota = cgroup_limits().cores.value_or(kMaxThreads);
+  return std::clamp<std::size_t>(static_cast<std::size_t>(std::min<double>(quota, kMaxThreads)), 1, n);
 }
 
 std::size_t choose_threads(std::size_t asked) {

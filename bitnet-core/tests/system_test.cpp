@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/isa.hpp"
@@ -108,6 +109,66 @@ TEST(ExecutionContext, ThreadCountsAreChecked) {
   }
   const ScopedEnv scoped("BITNET_THREADS", "3");
   EXPECT_EQ(ExecutionContext().threads(), 3u);
+}
+
+struct Cgroup : ::testing::Test {
+  testing::TempDir root;
+  void put(const std::string& path, const std::string& text) const {
+    std::filesystem::create_directories((root / path).parent_path());
+    std::ofstream(root / path) << text;
+  }
+};
+
+TEST_F(Cgroup, NothingLimitsWithoutFiles) {
+  EXPECT_FALSE(cgroup_limits(root.path()).cores);
+  EXPECT_FALSE(cgroup_limits(root.path()).memory_headroom);
+  put("proc/self/cgroup", "0::/a\nnonsense\n");
+  put("sys/fs/cgroup/a/cpu.max", "max 100000\n");
+  put("sys/fs/cgroup/a/memory.max", "max\n");
+  put("sys/fs/cgroup/a/memory.current", "77\n");
+  EXPECT_FALSE(cgroup_limits(root.path()).cores);
+  EXPECT_FALSE(cgroup_limits(root.path()).memory_headroom);
+}
+
+TEST_F(Cgroup, VersionTwoTakesTheLeastOfTheParentsAndCountsNoPageCache) {
+  put("proc/self/cgroup", "0::/slice/pod/leaf\n");
+  put("sys/fs/cgroup/slice/cpu.max", "150000 100000\n");
+  put("sys/fs/cgroup/slice/pod/leaf/cpu.max", "800000 100000\n");
+  put("sys/fs/cgroup/slice/pod/memory.max", "10000\n");
+  put("sys/fs/cgroup/slice/pod/memory.current", "9000\n");
+  put("sys/fs/cgroup/slice/pod/memory.stat", "anon 2000\nfile 7000\ninactive_file 4000\nactive_file 3000\n");
+  put("sys/fs/cgroup/slice/pod/leaf/memory.max", "50000\n");
+  put("sys/fs/cgroup/slice/pod/leaf/memory.current", "1000\n");
+  EXPECT_EQ(cgroup_limits(root.path()).cores, 1.5);
+  EXPECT_EQ(cgroup_limits(root.path()).memory_headroom, 8000u);
+  put("sys/fs/cgroup/slice/pod/memory.stat", "active_file 0\n");
+  put("sys/fs/cgroup/slice/pod/memory.current", "12000\n");
+  EXPECT_EQ(cgroup_limits(root.path()).memory_headroom, 0u);
+}
+
+TEST_F(Cgroup, VersionOneIsReadToo) {
+  put("proc/self/cgroup", "5:cpu,cpuacct:/x/y\n4:memory:/x/y\n0::/\n");
+  put("sys/fs/cgroup/cpu/x/cpu.cfs_quota_us", "300000\n");
+  put("sys/fs/cgroup/cpu/x/cpu.cfs_period_us", "100000\n");
+  put("sys/fs/cgroup/cpu/x/y/cpu.cfs_quota_us", "-1\n");
+  put("sys/fs/cgroup/cpu/x/y/cpu.cfs_period_us", "100000\n");
+  put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  put("sys/fs/cgroup/memory/x/y/memory.limit_in_bytes", "5000\n");
+  put("sys/fs/cgroup/memory/x/y/memory.usage_in_bytes", "4000\n");
+  put("sys/fs/cgroup/memory/x/y/memory.stat",
+      "inactive_file 1\ntotal_inactive_file 1000\ntotal_active_file 500\n");
+  EXPECT_EQ(cgroup_limits(root.path()).cores, 3);
+  EXPECT_EQ(cgroup_limits(root.path()).memory_headroom, 2500u);
+}
+
+// In a container the path is the host's, and the mounted folder is the group itself.
+TEST_F(Cgroup, APathThatIsNotMountedMeansTheMountedFolder) {
+  put("sys/fs/cgroup/memory.max", "600\n");
+  put("sys/fs/cgroup/memory.current", "100\n");
+  for (const char* path : {"0::/host/pod\n", "0::/../../other\n", "0::/\n"}) {
+    put("proc/self/cgroup", path);
+    EXPECT_EQ(cgroup_limits(root.path()).memory_headroom, 500u) << path;
+  }
 }
 
 TEST(MappedFile, ReadsAndRefuses) {

@@ -10,6 +10,7 @@
 #include <limits>
 #include <string>
 
+#include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/error.hpp"
 
 namespace bitnet::inference::cpu {
@@ -19,26 +20,6 @@ namespace {
 // process that believes it is killed later.
 constexpr std::size_t kCheckedBytes = std::size_t{64} << 20;
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
-
-/// The number in a one-line file such as memory.max; `otherwise` when it is absent or "max".
-std::size_t number_in(const std::string& path, std::size_t otherwise) {
-  std::ifstream file(path);
-  std::size_t value = 0;
-  return file >> value ? value : otherwise;
-}
-
-std::size_t cgroup_headroom() {
-  constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
-  std::ifstream self("/proc/self/cgroup");
-  std::string line, group;
-  while (std::getline(self, line))
-    if (line.rfind("0::", 0) == 0) group = line.substr(3);
-  const std::string folder = "/sys/fs/cgroup" + group;
-  const std::size_t limit = number_in(folder + "/memory.max", kNone);
-  if (limit == kNone) return kNone;
-  const std::size_t used = number_in(folder + "/memory.current", 0);
-  return limit > used ? limit - used : 0;
-}
 
 std::size_t system_headroom() {
   std::ifstream file("/proc/meminfo");
@@ -54,7 +35,10 @@ std::size_t system_headroom() {
 
 }  // namespace
 
-std::size_t available_memory() { return std::min(system_headroom(), cgroup_headroom()); }
+std::size_t available_memory() {
+  const std::size_t system = system_headroom();
+  return std::min(system, cgroup_limits().memory_headroom.value_or(system));
+}
 
 HostBuffer::HostBuffer(std::size_t bytes) : Buffer(bytes), mapped_(std::max<std::size_t>(bytes, 1)) {
   if (bytes >= kCheckedBytes) {
