@@ -135,7 +135,7 @@ TEST(F32Gemm, EachOutputIsOneChainInAscendingK) {
   const F32Kernels& table = f32_kernels(default_isa());
   const auto got = run_table(table, s);
   const Matrices x(s);
-  const bool fused = test::is_fused(table);
+  const bool fused = testing::is_fused(table);
   for (std::int64_t i = 0; i < s.m; ++i)
     for (std::int64_t j = 0; j < s.n; ++j) {
       float sum = x.c[static_cast<std::size_t>(i * s.n + j)];

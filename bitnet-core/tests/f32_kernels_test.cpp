@@ -35,7 +35,7 @@ float sixteen_lanes(std::size_t n, float start, Step step) {
 }
 
 float multiply_add(float a, float b, float c) {
-  if (test::is_fused(kernels())) return std::fma(a, b, c);
+  if (testing::is_fused(kernels())) return std::fma(a, b, c);
   volatile float product = a * b;  // rounded by itself
   return product + c;
 }

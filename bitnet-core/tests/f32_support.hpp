@@ -9,6 +9,7 @@
 
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/core/rng.hpp"
+#include "bitnet/testing/isa_class.hpp"
 
 namespace bitnet::test {
 
@@ -33,14 +34,6 @@ class Hash {
   std::uint64_t value_ = 0xcbf29ce484222325u;
 };
 
-/// True if the table's multiply-add rounds once: (1 + 2^-12)² − (1 + 2^-11) is 2^-24 then, 0 otherwise.
-inline bool is_fused(const F32Kernels& k) {
-  const float x = 1 + 0x1p-12f;
-  float y = -(1 + 0x1p-11f);
-  k.axpy(x, &x, &y, 1);
-  return y != 0;
-}
-
 inline std::vector<const F32Kernels*> supported_tables() {
   std::vector<const F32Kernels*> tables;
   for (const Isa isa : compiled_isas())
@@ -54,7 +47,7 @@ inline std::vector<std::pair<const F32Kernels*, const F32Kernels*>> pairs_of_one
   for (const bool fused : {false, true}) {
     const F32Kernels* previous = nullptr;
     for (const F32Kernels* table : supported_tables()) {
-      if (is_fused(*table) != fused) continue;
+      if (testing::is_fused(*table) != fused) continue;
       if (previous != nullptr) pairs.emplace_back(previous, table);
       previous = table;
     }

@@ -2,10 +2,12 @@
 // computed in float64 (make_models.py there): ours must agree within a derived bound, to the bit for any
 // threads and chunking.
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/inference/engine.hpp"
+#include "bitnet/testing/isa_class.hpp"
 #include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/testing.hpp"
 
@@ -32,9 +34,10 @@ Golden golden(const std::string& name) {
 }
 
 std::vector<float> run(const std::string& file, const std::vector<TokenId>& tokens, std::size_t threads,
-                       std::int64_t chunk_rows) {
+                       std::int64_t chunk_rows, Isa isa = default_isa()) {
   ExecutionContext::Options machine;
   machine.threads = threads;
+  machine.isa = isa;
   EngineOptions options;
   options.model = testing::source_path("tests/data/models/" + file);
   options.context = std::make_shared<const ExecutionContext>(machine);
@@ -86,6 +89,24 @@ TEST_P(Models, GiveTheSameBitsForAnyThreadsAndChunks) {
       EXPECT_EQ(std::memcmp(again.data(), whole.data(), whole.size() * sizeof(float)), 0)
           << threads << " threads, chunks of " << chunk;
     }
+  }
+}
+
+/// docs/numerics.md: instruction sets with a fused multiply-add are one class, those without another.
+TEST_P(Models, GiveTheSameBitsOnAllInstructionSetsOfAClass) {
+  const std::string file = GetParam().file;
+  const Golden expected = golden(file.substr(0, file.find(".gguf")));
+  std::map<bool, std::pair<Isa, std::vector<float>>> first;
+  for (const Isa isa : compiled_isas()) {
+    if (!is_supported(isa)) continue;
+    const bool fused = testing::is_fused(f32_kernels(isa));
+    std::vector<float> logits = run(file, expected.tokens, 2, 4, isa);
+    const auto [entry, is_first] = first.try_emplace(fused, isa, logits);
+    if (is_first) continue;
+    const auto& [reference, values] = entry->second;
+    ASSERT_EQ(logits.size(), values.size());
+    EXPECT_EQ(std::memcmp(logits.data(), values.data(), logits.size() * sizeof(float)), 0)
+        << to_string(isa) << " and " << to_string(reference);
   }
 }
 
