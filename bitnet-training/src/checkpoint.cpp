@@ -15,6 +15,9 @@ namespace {
 
 using Fields = std::map<std::string, std::string>;
 
+constexpr int kVersion = 2;  // 1 did not say which run it is of
+const std::string kIdentity = "identity.", kSetting = "setting.";
+
 /// Everything that must agree for a checkpoint to belong to a model.
 Fields architecture_of(const LanguageModel& model) {
   const ModelConfig& c = model.config();
@@ -75,12 +78,12 @@ void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Ad
   with_context("writing checkpoint '" + path.string() + "'", [&] {
     Fields fields = architecture_of(model);
     fields["format"] = "bitnet-checkpoint";
-    fields["version"] = "1";
+    fields["version"] = std::to_string(kVersion);
     fields["step"] = std::to_string(state.step);
     fields["tokens"] = std::to_string(state.tokens);
     fields["seconds"] = exact(state.seconds);
-    fields["seed"] = std::to_string(state.seed);
-    fields["data_tokens"] = std::to_string(state.data_tokens);
+    for (const auto& [key, value] : state.identity) fields[kIdentity + key] = value;
+    for (const auto& [key, value] : state.settings) fields[kSetting + key] = value;
     fields["optimizer_steps"] = std::to_string(optimizer.steps());
     fields["data.position"] = std::to_string(state.data.position);
     fields["data.epoch"] = std::to_string(state.data.epoch);
@@ -104,9 +107,9 @@ TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& mod
     if (format == fields.end() || format->second != "bitnet-checkpoint")
       throw Error(ErrorCode::kCorruptFile,
                   "this is not a training checkpoint (no metadata format=bitnet-checkpoint)");
-    if (field<int>(fields, "version") != 1)
-      throw Error(ErrorCode::kUnsupported,
-                  "checkpoint version " + fields.at("version") + "; this build reads 1");
+    if (field<int>(fields, "version") != kVersion)
+      throw Error(ErrorCode::kUnsupported, "checkpoint version " + fields.at("version") +
+                                               "; this build reads " + std::to_string(kVersion));
     for (const auto& [key, ours] : architecture_of(model)) {
       const auto it = fields.find(key);
       const std::string theirs = it == fields.end() ? "nothing" : it->second;
@@ -118,8 +121,10 @@ TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& mod
     state.step = field<std::int64_t>(fields, "step");
     state.tokens = field<std::int64_t>(fields, "tokens");
     state.seconds = field<double>(fields, "seconds");
-    state.seed = field<std::uint64_t>(fields, "seed");
-    state.data_tokens = field<std::uint64_t>(fields, "data_tokens");
+    for (const auto& [key, value] : fields) {
+      if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;
+      if (key.starts_with(kSetting)) state.settings[key.substr(kSetting.size())] = value;
+    }
     state.data.position = field<std::uint64_t>(fields, "data.position");
     state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)

@@ -2,9 +2,11 @@
 #include "bitnet/training/trainer.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <new>
 #include <numbers>
 #include <span>
@@ -30,11 +32,13 @@ void say(const TrainCallbacks& callbacks, const std::string& text) {
   if (callbacks.message) callbacks.message(text);
 }
 
-/// The tokenizer of the run: the given one, the one that an earlier start learnt, or a new one.
-std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks) {
+/// The tokenizer of the run: the given one, that of the checkpoint being resumed, or a new one. A file that a
+/// run without a checkpoint left behind may be of another text or size, and is replaced.
+std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
+                                              bool resumed) {
   if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
   const std::filesystem::path kept = c.output / "tokenizer.json";
-  if (std::filesystem::exists(kept)) return Tokenizer::load(c.output);
+  if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
   say(callbacks,
       "learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " + c.train.string());
   BpeTrainerOptions options;
@@ -61,14 +65,59 @@ ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
   return m;
 }
 
+std::string exact(double v) {
+  char text[64];
+  return {text, std::to_chars(text, text + sizeof text, v).ptr};
+}
+
+/// Without these a resumed run would not be the run that was stopped.
+std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<const TokenId> tokens) {
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (const TokenId t : tokens)
+    for (int shift = 0; shift < 32; shift += 8)
+      hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
+  char hex[17];
+  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
+  return {{"training.seed", std::to_string(c.seed)},
+          {"training.length", std::to_string(c.length)},
+          {"training.batch", std::to_string(c.batch)},
+          {"training.micro_batch", std::to_string(c.micro_batch)},
+          {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
+}
+
+/// What somebody may want to change in the middle of a run.
+std::map<std::string, std::string> settings_of(const TrainConfig& c) {
+  return {{"training.steps", std::to_string(c.schedule.steps)},
+          {"training.warmup", std::to_string(c.schedule.warmup)},
+          {"training.schedule", std::string(to_string(c.schedule.kind))},
+          {"training.learning_rate", exact(c.schedule.peak)},
+          {"training.second_learning_rate", exact(c.schedule.second_peak)},
+          {"training.weight_decay", exact(c.schedule.weight_decay)},
+          {"training.beta1", exact(c.adamw.beta1)},
+          {"training.beta2", exact(c.adamw.beta2)},
+          {"training.eps", exact(c.adamw.eps)},
+          {"training.clip", exact(c.clip)}};
+}
+
+/// Gives a log that is about to be started anew another name, so that nobody's figures are lost.
+void keep_aside(const std::filesystem::path& log, const TrainCallbacks& callbacks) {
+  if (!std::filesystem::exists(log)) return;
+  std::filesystem::path other;
+  for (int n = 1; other.empty() || std::filesystem::exists(other); ++n)
+    other = log.parent_path() / (log.stem().string() + "." + std::to_string(n) + log.extension().string());
+  std::filesystem::rename(log, other);
+  say(callbacks, "the log of an earlier start is kept as '" + other.string() + "'");
+}
+
 /// Everything of one run between its start and its end.
 class Run {
  public:
-  Run(const TrainConfig& config, const TrainCallbacks& callbacks, const ExecutionContext& context)
+  Run(const TrainConfig& config, const TrainCallbacks& callbacks, const ExecutionContext& context,
+      bool resumed)
       : c_(config),
         callbacks_(callbacks),
         context_(context),
-        tokenizer_(tokenizer_of(config, callbacks)),
+        tokenizer_(tokenizer_of(config, callbacks, resumed)),
         bos_(tokenizer_->adds_bos() && tokenizer_->bos() ? *tokenizer_->bos() : -1),
         train_(tokenize_file(context, *tokenizer_, config.train)),
         validation_(scored_text(config.validation)),
@@ -80,8 +129,8 @@ class Run {
         eval_tape_(context, false) {
     Rng rng(config.seed);
     model_.initialize(rng, static_cast<float>(config.init_deviation));
-    state_.seed = config.seed;
-    state_.data_tokens = train_.size();
+    state_.identity = identity_of(config, train_);
+    state_.settings = settings_of(config);
     state_.data = sampler_.state();
     say(callbacks, std::to_string(train_.size()) + " training tokens, " + std::to_string(validation_.size()) +
                        " of validation, " + std::to_string(held_out_.size()) + " held out, " +
@@ -90,15 +139,23 @@ class Run {
   }
 
   void resume(const std::filesystem::path& checkpoint) {
-    const TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
-    if (state.data_tokens != train_.size())
-      throw Error(ErrorCode::kInvalidArgument, "checkpoint '" + checkpoint.string() +
-                                                   "' belongs to a training text of " +
-                                                   std::to_string(state.data_tokens) +
-                                                   " tokens, this one has " + std::to_string(train_.size()));
+    TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
+    const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
+      const auto it = of.find(key);
+      return it == of.end() ? std::string("not given") : it->second;
+    };
+    for (const auto& [key, ours] : state_.identity)
+      if (const std::string theirs = stored(state.identity, key); theirs != ours)
+        throw Error(ErrorCode::kInvalidArgument, "checkpoint '" + checkpoint.string() +
+                                                     "' is of another run: " + key + " is " + theirs +
+                                                     " there and " + ours + " now");
+    for (const auto& [key, ours] : state_.settings)
+      if (const std::string theirs = stored(state.settings, key); theirs != ours)
+        say(callbacks_, key + " was " + theirs + ", and is " + ours + " from here on");
     sampler_.set_state(state.data);
-    state_ = state;
-    say(callbacks_, "resumed at step " + std::to_string(state.step));
+    state.settings = std::move(state_.settings);
+    state_ = std::move(state);
+    say(callbacks_, "resumed at step " + std::to_string(state_.step));
   }
 
   TrainResult loop(RunLog& log);
@@ -296,15 +353,22 @@ TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bo
                   const ExecutionContext& context) {
   config.validate();
   try {
+    if (std::filesystem::exists(config.output) && !std::filesystem::is_directory(config.output))
+      throw Error(ErrorCode::kIo,
+                  "output.directory '" + config.output.string() + "' is there, but is not a directory");
     std::filesystem::create_directories(config.output);
     const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
     const bool exists = std::filesystem::exists(checkpoint);
     if (exists && !resume)
       throw Error(ErrorCode::kInvalidArgument,
                   "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
-    Run run(config, callbacks, context);
+    if (resume && !exists)
+      say(callbacks, "no checkpoint to resume in '" + config.output.string() + "': starting at step 0");
+    Run run(config, callbacks, context, exists);
     if (exists) run.resume(checkpoint);
-    RunLog log(config.output / "log.jsonl", exists);
+    const std::filesystem::path log_path = config.output / "log.jsonl";
+    if (!exists) keep_aside(log_path, callbacks);
+    RunLog log(log_path, exists);
     return run.loop(log);
   } catch (const std::filesystem::filesystem_error& e) {
     throw Error(ErrorCode::kIo, e.what());

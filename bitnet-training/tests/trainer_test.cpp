@@ -1,5 +1,6 @@
 // Whole runs on a tiny model and text: what is written, that stopping, killing and resuming change no bit,
-// that threads change no bit, and that every mistake is found before the work starts.
+// that threads change no bit, and that every mistake is found before the work starts. Configurations are
+// config_test.cpp, texts as tokens data_test.cpp.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -16,29 +17,13 @@
 #include "bitnet/quant/model_io.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "bitnet/training/checkpoint.hpp"
-#include "bitnet/training/data.hpp"
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/fake_quant.hpp"
 #include "bitnet/training/trainer.hpp"
+#include "sample_text.hpp"
 
 namespace bitnet::training {
 namespace {
-
-std::string sample_text(std::uint64_t seed, int sentences) {
-  const char* const subjects[] = {"The cat", "A dog", "My sister", "The old king", "Nobody"};
-  const char* const verbs[] = {"saw", "loved", "followed", "forgot"};
-  const char* const objects[] = {"the river", "a small house", "the garden", "seven stars",
-                                 "the \xC3\xA9toile"};
-  Rng rng(seed);
-  std::string text;
-  for (int i = 0; i < sentences; ++i) {
-    text +=
-        std::string(subjects[rng.below(5)]) + " " + verbs[rng.below(4)] + " " + objects[rng.below(5)] + ". ";
-    if (i % 4 == 3) text += "\n";
-    if (i % 40 == 39) text += "\n";
-  }
-  return text;
-}
 
 struct Fixture {
   testing::TempDir dir;
@@ -72,6 +57,12 @@ TrainResult run(const TrainConfig& c, bool resume = false, const TrainCallbacks&
                 std::size_t threads = 2) {
   const ExecutionContext context(ExecutionContext::Options{threads, {}});
   return train(c, callbacks, resume, context);
+}
+
+/// A run that is cancelled after `steps` more steps.
+void stop_after(const TrainConfig& c, int steps, bool resume = false, TrainCallbacks callbacks = {}) {
+  callbacks.cancelled = [&steps] { return --steps == 0; };
+  EXPECT_TRUE(run(c, resume, callbacks).cancelled);
 }
 
 /// Every tensor of two checkpoints, bit for bit (their metadata differs in the seconds spent).
@@ -286,10 +277,7 @@ TEST(Trainer, StoppingAndResumingChangesNoBit) {
   run(f.config("whole"));
   for (int stop : {1, 6, 13}) {
     const std::string name = "stopped" + std::to_string(stop);
-    int steps = 0;
-    TrainCallbacks callbacks;
-    callbacks.cancelled = [&] { return ++steps == stop; };
-    EXPECT_TRUE(run(f.config(name), false, callbacks).cancelled);
+    stop_after(f.config(name), stop);
     EXPECT_FALSE(run(f.config(name), true).cancelled);
     expect_same_tensors(f.dir / "whole/checkpoint.safetensors", f.dir / (name + "/checkpoint.safetensors"));
     EXPECT_EQ(read_file(f.dir / "whole/model.gguf"), read_file(f.dir / (name + "/model.gguf")));
@@ -336,9 +324,119 @@ TEST(Trainer, DivergenceStopsWithTheLastCheckpointKept) {
   TrainConfig c = f.config("out");
   c.schedule.peak = 1e37;
   c.schedule.weight_decay = 0;
+  c.checkpoint_minutes = 60;
   BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "diverged");
-  c = f.config("train.txt");
-  BITNET_EXPECT_ERROR(run(c), ErrorCode::kIo, "train.txt");
+  EXPECT_FALSE(std::filesystem::exists(c.output / "checkpoint.safetensors"));
+
+  // Diverges after a good checkpoint: the file stays as it was, and is enough to get to the same end.
+  run(f.config("whole"));
+  c = f.config("resumed");
+  stop_after(c, 5);
+  const std::string kept = read_file(c.output / "checkpoint.safetensors");
+  TrainConfig wild = c;
+  wild.schedule.peak = 1e37;
+  wild.schedule.weight_decay = 0;
+  wild.checkpoint_minutes = 60;
+  BITNET_EXPECT_ERROR(run(wild, true), ErrorCode::kInvalidArgument, "diverged");
+  EXPECT_EQ(read_file(c.output / "checkpoint.safetensors"), kept);
+  // With a checkpoint after each step, none that is not finite replaces the last good one.
+  wild.checkpoint_minutes = 1e-9;
+  BITNET_EXPECT_ERROR(run(wild, true), ErrorCode::kInvalidArgument, "diverged");
+  const auto last = SafeTensors::open(c.output / "checkpoint.safetensors");
+  for (const SafeTensorInfo& t : last->tensors()) {
+    const auto bytes = last->data(t);
+    std::vector<float> values(bytes.size() / 4);
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+        << t.name;
+  }
+  write_file(c.output / "checkpoint.safetensors", kept);
+  run(c, true);
+  expect_same_tensors(f.dir / "whole/checkpoint.safetensors", c.output / "checkpoint.safetensors");
+}
+
+TEST(Trainer, AnOutputThatIsAFileIsRefused) {
+  const Fixture f;
+  BITNET_EXPECT_ERROR(run(f.config("train.txt")), ErrorCode::kIo,
+                      "train.txt' is there, but is not a directory");
+}
+
+TEST(Trainer, ATokenizerLeftBehindWithoutACheckpointIsNotUsed) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  std::filesystem::create_directories(c.output);
+  BpeTrainerOptions options;
+  options.vocab_size = 270;
+  BpeTrainer other(options);
+  other.feed("zzz qqq zzz qqq xyxy");
+  for (const bool resume : {false, true}) {
+    write_file(c.output / "tokenizer.json", other.train());
+    stop_after(c, 1, resume);
+    EXPECT_TRUE(Tokenizer::load(c.output)->find("\xC4\xA0the")) << "learnt from train.txt";
+    std::filesystem::remove(c.output / "checkpoint.safetensors");
+  }
+  stop_after(c, 1);
+  // Beside a checkpoint it is the run's own: used, and a change of it noticed.
+  write_file(c.output / "tokenizer.json", other.train());
+  BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kInvalidArgument, "checkpoint.safetensors");
+}
+
+TEST(Trainer, ResumeRefusesAnotherRunAndNotesNewSettings) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  stop_after(c, 3);
+  const auto refused = [&](const char* message, const auto& change) {
+    TrainConfig other = c;
+    change(other);
+    BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, message);
+  };
+  refused("training.seed is 7 there and 8 now", [](TrainConfig& o) { o.seed = 8; });
+  refused("training.length is 16 there and 8 now", [](TrainConfig& o) { o.length = 8; });
+  refused("training.batch is 4 there and 2 now", [](TrainConfig& o) { o.batch = 2; });
+  refused("training.micro_batch is 2 there and 4 now", [](TrainConfig& o) { o.micro_batch = 4; });
+  refused("data.train is ", [&](TrainConfig& o) {
+    // As many tokens in another order.
+    const std::string text = read_file(o.train);
+    const std::size_t cut = text.find('\n', text.size() / 2) + 1;
+    write_file(f.dir / "turned.txt", text.substr(cut) + text.substr(0, cut));
+    o.train = f.dir / "turned.txt";
+  });
+  TrainConfig other = c;
+  other.schedule.steps = 16;
+  other.schedule.peak = 1e-3;
+  std::string messages;
+  TrainCallbacks callbacks;
+  callbacks.message = [&](const std::string& text) { messages += text + "\n"; };
+  EXPECT_EQ(run(other, true, callbacks).steps, 16);
+  EXPECT_THAT(messages, ::testing::HasSubstr("training.steps was 14, and is 16 from here on"));
+  EXPECT_THAT(messages, ::testing::HasSubstr("training.learning_rate was 0.002, and is 0.001 from here on"));
+  EXPECT_THAT(messages, ::testing::Not(::testing::HasSubstr("warmup")));
+  messages.clear();
+  run(other, true, callbacks);  // the new settings are now the run's own
+  EXPECT_THAT(messages, ::testing::Not(::testing::HasSubstr("from here on")));
+}
+
+TEST(Trainer, ResumeWithoutACheckpointSaysSoAndKeepsTheLog) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  std::filesystem::create_directories(c.output);
+  std::string messages;
+  TrainCallbacks callbacks;
+  callbacks.message = [&](const std::string& text) { messages += text + "\n"; };
+  for (const char* name : {"log.1.jsonl", "log.2.jsonl"}) {
+    write_file(c.output / "log.jsonl", name);
+    messages.clear();
+    stop_after(c, 1, true, callbacks);
+    EXPECT_THAT(messages, ::testing::HasSubstr("no checkpoint to resume in '" + c.output.string()));
+    EXPECT_THAT(messages, ::testing::HasSubstr(name));
+    EXPECT_EQ(read_file(c.output / name), name);
+    EXPECT_THAT(read_file(c.output / "log.jsonl"), ::testing::StartsWith(R"({"type":"start","step":0,)"));
+    std::filesystem::remove(c.output / "checkpoint.safetensors");
+  }
+  stop_after(c, 1);
+  const std::string before = read_file(c.output / "log.jsonl");
+  run(c, true);
+  EXPECT_THAT(read_file(c.output / "log.jsonl"), ::testing::StartsWith(before)) << "a resumed run appends";
 }
 
 TEST(Trainer, TextThatCannotBeUsedIsFoundBeforeTheWork) {
@@ -380,132 +478,13 @@ TEST(Checkpoint, AnotherModelOrADamagedFileIsRefused) {
                       "model.quantization");
   TrainConfig other = c;
   other.train = f.dir / "heldout.txt";
-  BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, "training text");
+  BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, "data.train is ");
   const std::string whole = read_file(path);
   for (const std::size_t keep :
        {std::size_t{0}, std::size_t{7}, std::size_t{300}, whole.size() / 2, whole.size() - 1}) {
     write_file(path, whole.substr(0, keep));
     BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kCorruptFile, "checkpoint.safetensors");
   }
-}
-
-TEST(Config, EveryMistakeNamesFileAndLine) {
-  const std::string good =
-      "model:\n  vocab_size: 300\n  hidden_size: 128\n  intermediate_size: 128\n  layers: 1\n  heads: 4\n"
-      "  context: 32\ndata:\n  train: a\n  validation: b\ntraining:\n  steps: 10\n  learning_rate: 1.0e-3\n"
-      "output:\n  directory: c\n";
-  EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").length, 32);
-  const auto replaced = [&](const std::string& from, const std::string& to) {
-    std::string s = good;
-    s.replace(s.find(from), from.size(), to);
-    return s;
-  };
-  const struct {
-    const char *from, *to, *message;
-  } cases[] = {
-      {"  layers: 1", "  layer: 1", "x.yaml:2: section 'model' needs the key 'layers'"},
-      {"  heads: 4", "  heads: 4\n  colour: red", "x.yaml:7: unknown key 'colour' in 'model'"},
-      {"  heads: 4", "  heads: four", "x.yaml:6: 'model.heads' must be a whole number"},
-      {"  heads: 4", "  heads: 5", "x.yaml: model: "},
-      {"hidden_size: 128", "hidden_size: 96", "multiples of 128"},
-      {"output:", "extra:\n  a: 1\noutput:", "x.yaml:14: unknown section 'extra'"},
-      {"  context: 32", "  context: 2000000000", "model.context"},
-      {"vocab_size: 300", "vocab_size: 2000000000", "4e9 parameters"},
-      {"  steps: 10", "  steps: 0", "training.steps"},
-      {"  steps: 10", "  steps: 10\n  schedule: sudden", "unknown schedule 'sudden'"},
-      {"  steps: 10", "  steps: 10\n  length: 64", "training.length"},
-      {"  steps: 10", "  steps: 10\n  batch: 3\n  micro_batch: 2", "divide"},
-      {"  steps: 10", "  steps: [", "x.yaml:"},
-      {"  context: 32", "  context: 32\n  quantization: binary", "expected ternary or none"},
-      {"model:\n", "model: 3\nother:\n", "x.yaml:"},
-  };
-  for (const auto& c : cases)
-    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
-                        c.message);
-  BITNET_EXPECT_ERROR(TrainConfig::from_yaml("", "x.yaml"), ErrorCode::kInvalidArgument, "x.yaml:1");
-  BITNET_EXPECT_ERROR(TrainConfig::from_yaml_file("/nowhere/x.yaml"), ErrorCode::kNotFound,
-                      "/nowhere/x.yaml");
-}
-
-TEST(Config, TheShippedOnesAreValid) {
-  for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
-    EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();
-}
-
-TEST(Data, PiecesEncodeAsTheWhole) {
-  testing::TempDir dir;
-  std::string text = sample_text(3, 8000);  // several pieces
-  ASSERT_GT(text.size(), 3u << 16);
-  write_file(dir / "t.txt", text);
-  BpeTrainer trainer(BpeTrainerOptions{320, {"<s>", "</s>"}, 2});
-  trainer.feed(text);
-  const auto tokenizer = Tokenizer::from_json(trainer.train());
-  const ExecutionContext context;
-  const auto tokens = tokenize_file(context, *tokenizer, dir / "t.txt");
-  EXPECT_EQ(tokens, tokenizer->encode(text, {.add_bos = false}));
-  EXPECT_EQ(tokenizer->decode(tokens), text);
-  text[100000] = '\xFF';
-  write_file(dir / "t.txt", text);
-  BITNET_EXPECT_ERROR(tokenize_file(context, *tokenizer, dir / "t.txt"), ErrorCode::kInvalidArgument,
-                      "t.txt");
-  BITNET_EXPECT_ERROR(tokenize_file(context, *tokenizer, dir / "absent"), ErrorCode::kNotFound, "absent");
-}
-
-TEST(BatchSampler, DealsEveryWindowOnceAnEpochAndResumes) {
-  std::vector<TokenId> tokens(103);
-  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<TokenId>(i);
-  BatchSampler sampler(tokens, 10, -1, 5);
-  Batch b;
-  std::vector<bool> seen(103);
-  std::size_t dealt = 0;
-  for (; sampler.state().epoch == 0; ++dealt) {
-    sampler.next(1, b);
-    if (sampler.state().epoch != 0) break;
-    for (int i = 0; i < 10; ++i) {
-      const auto t = static_cast<std::size_t>(b.inputs[static_cast<std::size_t>(i)]);
-      EXPECT_FALSE(seen[t]);
-      seen[t] = true;
-      EXPECT_EQ(b.targets[static_cast<std::size_t>(i)], b.inputs[static_cast<std::size_t>(i)] + 1);
-    }
-  }
-  EXPECT_GE(dealt, 9u);
-  const auto state = sampler.state();
-  Batch next, again;
-  sampler.next(25, next);
-  BatchSampler other(tokens, 10, -1, 99);
-  other.set_state(state);
-  other.next(25, again);
-  EXPECT_EQ(next.inputs, again.inputs);
-  BITNET_EXPECT_ERROR(other.set_state({state.epoch_rng, 1000, 0}), ErrorCode::kInvalidArgument, "1000");
-  BITNET_EXPECT_ERROR(BatchSampler(tokens, 60, -1, 1), ErrorCode::kInvalidArgument, "121");
-}
-
-TEST(BatchSampler, AWindowStartsWithBos) {
-  const std::vector<TokenId> tokens = {10, 11, 12, 13, 14};
-  Batch b;
-  append_window(tokens, 1, 3, 0, b);
-  EXPECT_THAT(b.inputs, ::testing::ElementsAre(0, 11, 12));
-  EXPECT_THAT(b.targets, ::testing::ElementsAre(11, 12, 13));
-}
-
-TEST(Schedule, TwoStages) {
-  Schedule s{ScheduleKind::kTwoStage, 100, 10, 1e-2, 0, 0.1};
-  EXPECT_DOUBLE_EQ(s.learning_rate(0), 1e-3);
-  EXPECT_DOUBLE_EQ(s.learning_rate(10), 1e-2 * 0.9);
-  EXPECT_DOUBLE_EQ(s.learning_rate(49), 1e-2 * 0.51);
-  EXPECT_DOUBLE_EQ(s.learning_rate(50), 1e-2 * 2 / 3 * 0.5);
-  EXPECT_DOUBLE_EQ(s.learning_rate(100), 0);
-  EXPECT_DOUBLE_EQ(s.decay(49), 0.1);
-  EXPECT_DOUBLE_EQ(s.decay(50), 0);
-  s.second_peak = 5e-3;
-  EXPECT_DOUBLE_EQ(s.learning_rate(50), 2.5e-3);
-  s.kind = ScheduleKind::kCosine;
-  EXPECT_DOUBLE_EQ(s.learning_rate(50), 5e-3);
-  EXPECT_DOUBLE_EQ(s.decay(50), 0.1);
-  s.kind = ScheduleKind::kLinear;
-  EXPECT_DOUBLE_EQ(s.learning_rate(75), 2.5e-3);
-  for (const ScheduleKind k : {ScheduleKind::kTwoStage, ScheduleKind::kLinear, ScheduleKind::kCosine})
-    EXPECT_EQ(schedule_from_string(to_string(k)), k);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 // that was never stopped.
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <string>
 
 #include "bitnet/training/data.hpp"
 #include "bitnet/training/modules.hpp"
@@ -16,8 +18,8 @@ struct TrainState {
   std::int64_t tokens = 0;  ///< trained on
   double seconds = 0;       ///< spent training, over all resumes
   BatchSampler::State data;
-  std::uint64_t seed = 0;         ///< of the run
-  std::uint64_t data_tokens = 0;  ///< size of the training text, to notice another one
+  std::map<std::string, std::string> identity;  ///< what must be the same for the same bits, by name
+  std::map<std::string, std::string> settings;  ///< what may change on the way, by name
 };
 
 /// Writes weights ("weights/…"), AdamW moments ("moment1/…", "moment2/…") and the state as metadata,

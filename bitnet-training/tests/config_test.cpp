@@ -1,0 +1,74 @@
+// Configurations: what is read, that every mistake is named with its line, and the schedules.
+#include <gtest/gtest.h>
+
+#include "bitnet/testing/testing.hpp"
+#include "bitnet/training/config.hpp"
+
+namespace bitnet::training {
+namespace {
+
+TEST(Config, EveryMistakeNamesFileAndLine) {
+  const std::string good =
+      "model:\n  vocab_size: 300\n  hidden_size: 128\n  intermediate_size: 128\n  layers: 1\n  heads: 4\n"
+      "  context: 32\ndata:\n  train: a\n  validation: b\ntraining:\n  steps: 10\n  learning_rate: 1.0e-3\n"
+      "output:\n  directory: c\n";
+  EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").length, 32);
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string s = good;
+    s.replace(s.find(from), from.size(), to);
+    return s;
+  };
+  const struct {
+    const char *from, *to, *message;
+  } cases[] = {
+      {"  layers: 1", "  layer: 1", "x.yaml:2: section 'model' needs the key 'layers'"},
+      {"  heads: 4", "  heads: 4\n  colour: red", "x.yaml:7: unknown key 'colour' in 'model'"},
+      {"  heads: 4", "  heads: four", "x.yaml:6: 'model.heads' must be a whole number"},
+      {"  heads: 4", "  heads: 5", "x.yaml: model: "},
+      {"hidden_size: 128", "hidden_size: 96", "multiples of 128"},
+      {"output:", "extra:\n  a: 1\noutput:", "x.yaml:14: unknown section 'extra'"},
+      {"  context: 32", "  context: 2000000000", "model.context"},
+      {"vocab_size: 300", "vocab_size: 2000000000", "4e9 parameters"},
+      {"  steps: 10", "  steps: 0", "training.steps"},
+      {"  steps: 10", "  steps: 10\n  schedule: sudden", "unknown schedule 'sudden'"},
+      {"  steps: 10", "  steps: 10\n  length: 64", "training.length"},
+      {"  steps: 10", "  steps: 10\n  batch: 3\n  micro_batch: 2", "divide"},
+      {"  steps: 10", "  steps: [", "x.yaml:"},
+      {"  context: 32", "  context: 32\n  quantization: binary", "expected ternary or none"},
+      {"model:\n", "model: 3\nother:\n", "x.yaml:"},
+  };
+  for (const auto& c : cases)
+    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
+                        c.message);
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml("", "x.yaml"), ErrorCode::kInvalidArgument, "x.yaml:1");
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml_file("/nowhere/x.yaml"), ErrorCode::kNotFound,
+                      "/nowhere/x.yaml");
+}
+
+TEST(Config, TheShippedOnesAreValid) {
+  for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
+    EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();
+}
+
+TEST(Schedule, TwoStages) {
+  Schedule s{ScheduleKind::kTwoStage, 100, 10, 1e-2, 0, 0.1};
+  EXPECT_DOUBLE_EQ(s.learning_rate(0), 1e-3);
+  EXPECT_DOUBLE_EQ(s.learning_rate(10), 1e-2 * 0.9);
+  EXPECT_DOUBLE_EQ(s.learning_rate(49), 1e-2 * 0.51);
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 1e-2 * 2 / 3 * 0.5);
+  EXPECT_DOUBLE_EQ(s.learning_rate(100), 0);
+  EXPECT_DOUBLE_EQ(s.decay(49), 0.1);
+  EXPECT_DOUBLE_EQ(s.decay(50), 0);
+  s.second_peak = 5e-3;
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 2.5e-3);
+  s.kind = ScheduleKind::kCosine;
+  EXPECT_DOUBLE_EQ(s.learning_rate(50), 5e-3);
+  EXPECT_DOUBLE_EQ(s.decay(50), 0.1);
+  s.kind = ScheduleKind::kLinear;
+  EXPECT_DOUBLE_EQ(s.learning_rate(75), 2.5e-3);
+  for (const ScheduleKind k : {ScheduleKind::kTwoStage, ScheduleKind::kLinear, ScheduleKind::kCosine})
+    EXPECT_EQ(schedule_from_string(to_string(k)), k);
+}
+
+}  // namespace
+}  // namespace bitnet::training
