@@ -215,6 +215,35 @@ TEST(AtomicFile, ReplacesOnlyOnCommit) {
   EXPECT_EQ(read_file(dir / "a"), "123AB678");
 }
 
+TEST(AtomicFile, WritesThroughLinksAndKeepsPermissions) {
+  const testing::TempDir dir;
+  std::filesystem::create_directory(dir / "sub");
+  write_file(dir / "sub/real", "old");
+  ASSERT_EQ(chmod((dir / "sub/real").c_str(), 0640), 0);
+  std::filesystem::create_symlink("real", dir / "sub/link");
+  std::filesystem::create_symlink("sub/link", dir / "link");
+  std::filesystem::create_symlink(dir / "sub/new", dir / "dangling");
+  std::filesystem::create_symlink("loop", dir / "loop");
+  write_file(dir / "link", "new");
+  write_file(dir / "dangling", "made");
+  EXPECT_TRUE(std::filesystem::is_symlink(dir / "link"));
+  EXPECT_TRUE(std::filesystem::is_symlink(dir / "dangling"));
+  EXPECT_EQ(read_file(dir / "sub/real"), "new");
+  EXPECT_EQ(read_file(dir / "sub/new"), "made");
+  struct stat info {};
+  ASSERT_EQ(stat((dir / "sub/real").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777u, 0640u);
+  BITNET_EXPECT_ERROR(write_file(dir / "loop", "x"), ErrorCode::kIo, "loop");
+}
+
+TEST(AtomicFile, OnlyRegularFilesAreReplaced) {
+  const testing::TempDir dir;
+  std::filesystem::create_directory(dir / "sub");
+  BITNET_EXPECT_ERROR(AtomicFile(dir / "sub"), ErrorCode::kIo, "is a directory");
+  BITNET_EXPECT_ERROR(AtomicFile("/dev/null"), ErrorCode::kIo, "is not a regular file");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
 TEST(AtomicFile, ErrorsNameFileAndReason) {
   const testing::TempDir dir;
   BITNET_EXPECT_ERROR(write_file(dir / "no/such/dir", "x"), ErrorCode::kIo, "No such file or directory");

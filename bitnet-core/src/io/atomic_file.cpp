@@ -21,6 +21,27 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
   throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(), std::strerror(errno)));
 }
 
+[[noreturn]] void fail_not_regular(const char* doing, const std::filesystem::path& path, mode_t mode) {
+  throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(),
+                                          S_ISDIR(mode) ? "is a directory" : "is not a regular file"));
+}
+
+/// The file that a chain of symbolic links names, also where it does not exist yet: the rename must replace
+/// it, not the link.
+std::filesystem::path behind_links(std::filesystem::path path) {
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(path, error); ++links) {
+    if (links == 40) {  // the kernel's own limit
+      errno = ELOOP;
+      fail("writing", path);
+    }
+    const std::filesystem::path to = std::filesystem::read_symlink(path, error);
+    if (error) throw Error(ErrorCode::kIo, fmt::format("writing '{}': {}", path.string(), error.message()));
+    path = path.parent_path() / to;  // an absolute `to` replaces all of it
+  }
+  return path;
+}
+
 /// Makes the rename durable. Some file systems cannot fsync a directory; that is not an error of the file.
 void sync_directory(const std::filesystem::path& file) {
   const std::filesystem::path directory = file.has_parent_path() ? file.parent_path() : ".";
@@ -44,12 +65,17 @@ void write_all(int fd, const char* data, std::size_t n, const std::filesystem::p
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(behind_links(std::move(path))) {
   static std::atomic<unsigned> serial{0};
+  struct stat old {};
+  const bool exists = stat(path_.c_str(), &old) == 0;
+  if (exists && !S_ISREG(old.st_mode)) fail_not_regular("writing", path_, old.st_mode);
   aside_ = path_;
   aside_ += fmt::format(".{}.{}.partial", getpid(), serial.fetch_add(1));
   fd_ = ::open(aside_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd_ < 0) fail("writing", path_);
+  // A file system without permissions may refuse this; the content is what matters there.
+  if (exists) (void)!fchmod(fd_, old.st_mode & 0777);
 }
 
 AtomicFile::~AtomicFile() {
@@ -131,10 +157,7 @@ std::string read_file(const std::filesystem::path& path, std::uint64_t limit, Fi
   } const closer{fd};
   struct stat info {};
   if (fstat(fd, &info) != 0) fail("opening", path);
-  if (regular && !S_ISREG(info.st_mode))
-    throw Error(ErrorCode::kIo,
-                fmt::format("opening '{}': {}", path.string(),
-                            S_ISDIR(info.st_mode) ? "is a directory" : "is not a regular file"));
+  if (regular && !S_ISREG(info.st_mode)) fail_not_regular("opening", path, info.st_mode);
   std::string text;
   char chunk[65536];
   for (;;) {

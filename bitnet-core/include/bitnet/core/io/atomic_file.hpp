@@ -9,11 +9,12 @@
 
 namespace bitnet {
 
-/// A file written aside (same directory, a name of its own), fsynced and renamed over `path` by commit().
-/// Without commit() the destructor removes what was written. Not thread-safe.
+/// A file written aside (same directory, a name of its own), fsynced and renamed over `path` by commit(),
+/// with the permissions of the file it replaces; through symbolic links, which stay. Without commit() the
+/// destructor removes what was written. Not thread-safe.
 class AtomicFile {
  public:
-  /// Throws Error(kIo) if the directory is not writable.
+  /// Throws Error(kIo) if the directory is not writable, or `path` exists and is no regular file.
   explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
