@@ -264,6 +264,37 @@ TEST_F(Gguf, ClaimedCountsAreComparedWithTheFile) {
   expect_corrupt(Bytes().header(2, 0).info("a", {1}, 0, 0).pad(), "tensors");
 }
 
+TEST_F(Gguf, SparseFilesTakeNoMemory) {
+  // Zeros that take no space on the disk back what the head claims.
+  const auto sparse = [&](const Bytes& head, std::uint64_t bytes) {
+    write_file(dir_ / "sparse.gguf", head.text());
+    std::filesystem::resize_file(dir_ / "sparse.gguf", bytes);
+    return GgufFile::open(dir_ / "sparse.gguf");
+  };
+  constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+  BITNET_EXPECT_ERROR(sparse(Bytes().header(0, std::uint64_t{1} << 32), 64 * kGiB), ErrorCode::kCorruptFile,
+                      "expected a key of 1 to 65535 bytes");
+  BITNET_EXPECT_ERROR(sparse(Bytes().header(std::uint64_t{1} << 32, 0), 128 * kGiB), ErrorCode::kCorruptFile,
+                      "expected a tensor name");
+  for (const std::int32_t type : {0, 1, 8})  // bytes, which widen to 8, and empty strings
+    BITNET_EXPECT_ERROR(
+        sparse(Bytes().header(0, 1).str("k").put(9).put(type).put(std::uint64_t{1} << 27), 2 * kGiB),
+        ErrorCode::kUnsupported, "key 'k': at byte 49: the metadata exceed");
+  BITNET_EXPECT_ERROR(sparse(Bytes().header(0, 1).str("k").put(8).put(kGiB), 2 * kGiB),
+                      ErrorCode::kUnsupported, "the metadata exceed");
+  // Values that are small enough each are counted together.
+  const std::uint64_t half = kGiB / 7;
+  (void)sparse(Bytes().header(0, 1).str("a").put(8).put(half), 45 + half);
+  {
+    std::ofstream more(dir_ / "sparse.gguf", std::ios::binary | std::ios::app);
+    more << Bytes().str("b").put(8).put(half).text();
+    std::fstream head(dir_ / "sparse.gguf", std::ios::binary | std::ios::in | std::ios::out);
+    head << Bytes().header(0, 2).text();
+  }
+  std::filesystem::resize_file(dir_ / "sparse.gguf", 2 * kGiB);
+  BITNET_EXPECT_ERROR(GgufFile::open(dir_ / "sparse.gguf"), ErrorCode::kUnsupported, "key 'b'");
+}
+
 TEST_F(Gguf, BadValues) {
   expect_corrupt(Bytes().header(0, 1).str("k").put(13).put(0), "unknown value type 13");
   expect_corrupt(Bytes().header(0, 1).str("k").put(9).put(-1).put(std::uint64_t{0}),

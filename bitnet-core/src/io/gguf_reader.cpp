@@ -19,6 +19,10 @@ static_assert(std::endian::native == std::endian::little, "GGUF is read by copyi
 
 [[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
 
+/// What all values together may take in memory. The largest vocabularies take some 60 MB; a sparse file backs
+/// any count and any length with bytes.
+constexpr std::uint64_t kMetadataLimit = std::uint64_t{256} << 20;
+
 /// Reads forward through the file; every error names the byte.
 class Cursor {
  public:
@@ -39,6 +43,7 @@ class Cursor {
   std::string string(const char* what) {
     const auto length = read<std::uint64_t>(what);
     need(length, what);
+    charge(length);
     std::string text(reinterpret_cast<const char*>(bytes_.data()) + position_, length);
     position_ += length;
     return text;
@@ -54,6 +59,14 @@ class Cursor {
     return n;
   }
 
+  /// Before memory is taken for values: `bytes` more of it, all values together within kMetadataLimit.
+  void charge(std::uint64_t bytes) {
+    if (bytes > kMetadataLimit - charged_)
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("at byte {}: the metadata exceed {} bytes", position_, kMetadataLimit));
+    charged_ += bytes;
+  }
+
  private:
   void need(std::uint64_t n, const char* what) const {
     if (n > remaining())
@@ -61,7 +74,7 @@ class Cursor {
           fmt::format("at byte {}: expected {} bytes of {}, but {} remain", position_, n, what, remaining()));
   }
   std::span<const std::byte> bytes_;
-  std::uint64_t position_ = 0;
+  std::uint64_t position_ = 0, charged_ = 0;
 };
 
 bool read_bool(Cursor& in) {
@@ -71,8 +84,15 @@ bool read_bool(Cursor& in) {
   return b != 0;
 }
 
+/// What is reserved ahead for entries whose least size in the file says little: more of them let it grow.
+std::size_t first_reserve(std::uint64_t n) {
+  return static_cast<std::size_t>(std::min<std::uint64_t>(n, 65536));
+}
+
+/// `n` elements, which may be wider here than in the file.
 template <class To, class Read>
-GgufArray read_elements(std::uint64_t n, Read&& read) {
+GgufArray read_elements(Cursor& in, std::uint64_t n, Read&& read) {
+  in.charge(n * sizeof(To));  // no overflow: the file has n bytes
   std::vector<To> out;
   out.reserve(n);
   for (std::uint64_t i = 0; i < n; ++i) out.push_back(static_cast<To>(read()));
@@ -89,29 +109,29 @@ GgufArray read_array(Cursor& in, std::int32_t type) {
   using U = std::uint64_t;
   switch (type) {
     case kU8:
-      return read_elements<U>(n, [&] { return in.read<std::uint8_t>(what); });
+      return read_elements<U>(in, n, [&] { return in.read<std::uint8_t>(what); });
     case kI8:
-      return read_elements<I>(n, [&] { return in.read<std::int8_t>(what); });
+      return read_elements<I>(in, n, [&] { return in.read<std::int8_t>(what); });
     case kU16:
-      return read_elements<U>(n, [&] { return in.read<std::uint16_t>(what); });
+      return read_elements<U>(in, n, [&] { return in.read<std::uint16_t>(what); });
     case kI16:
-      return read_elements<I>(n, [&] { return in.read<std::int16_t>(what); });
+      return read_elements<I>(in, n, [&] { return in.read<std::int16_t>(what); });
     case kU32:
-      return read_elements<U>(n, [&] { return in.read<std::uint32_t>(what); });
+      return read_elements<U>(in, n, [&] { return in.read<std::uint32_t>(what); });
     case kI32:
-      return read_elements<I>(n, [&] { return in.read<std::int32_t>(what); });
+      return read_elements<I>(in, n, [&] { return in.read<std::int32_t>(what); });
     case kU64:
-      return read_elements<U>(n, [&] { return in.read<std::uint64_t>(what); });
+      return read_elements<U>(in, n, [&] { return in.read<std::uint64_t>(what); });
     case kI64:
-      return read_elements<I>(n, [&] { return in.read<std::int64_t>(what); });
+      return read_elements<I>(in, n, [&] { return in.read<std::int64_t>(what); });
     case kF32:
-      return read_elements<double>(n, [&] { return in.read<float>(what); });
+      return read_elements<double>(in, n, [&] { return in.read<float>(what); });
     case kF64:
-      return read_elements<double>(n, [&] { return in.read<double>(what); });
+      return read_elements<double>(in, n, [&] { return in.read<double>(what); });
     case kBool:
-      return read_elements<bool>(n, [&] { return read_bool(in); });
+      return read_elements<bool>(in, n, [&] { return read_bool(in); });
     default:
-      return read_elements<std::string>(n, [&] { return in.string("a string"); });
+      return read_elements<std::string>(in, n, [&] { return in.string("a string"); });
   }
 }
 
@@ -170,7 +190,7 @@ GgufValue read_value(Cursor& in) {
 
 GgufMetadata read_metadata(Cursor& in, std::uint64_t n_kv) {
   std::vector<std::pair<std::string, GgufValue>> entries;
-  entries.reserve(n_kv);
+  entries.reserve(first_reserve(n_kv));
   for (std::uint64_t i = 0; i < n_kv; ++i) {
     const std::uint64_t at = in.position();
     std::string key = in.string("a key");
@@ -267,7 +287,7 @@ std::shared_ptr<const GgufFile> GgufFile::open(const std::filesystem::path& path
     if (n_tensors > in.remaining() / 24)
       corrupt(fmt::format("expected {} tensors, but {} bytes remain at byte {}", n_tensors, in.remaining(),
                           in.position()));
-    file->tensors_.reserve(n_tensors);
+    file->tensors_.reserve(first_reserve(n_tensors));
     for (std::uint64_t i = 0; i < n_tensors; ++i) file->tensors_.push_back(read_tensor_info(in, alignment));
 
     const std::uint64_t size = file->file_->bytes().size();
