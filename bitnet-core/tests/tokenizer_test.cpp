@@ -306,6 +306,16 @@ TEST(Tokenizer, ACostlyPatternIsAnErrorAndNotAHang) {
   json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {{"Regex", "(?:a|a|b)*[cd]"}};
   const auto t = Tokenizer::from_json(json.dump());
   BITNET_EXPECT_ERROR(t->encode(std::string(60, 'a')), ErrorCode::kUnsupported, "too costly");
+  // No place of the text is costly by itself, but there are many.
+  json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {{"Regex", "a*a*[cd]"}};
+  const auto quadratic = Tokenizer::from_json(json.dump());
+  BITNET_EXPECT_ERROR(quadratic->encode(std::string(3000, 'a')), ErrorCode::kUnsupported, "too costly");
+  // The same text is found to be one match where it is followed by what it needs.
+  EXPECT_EQ(quadratic->decode(quadratic->encode(std::string(3000, 'a') + "c")), std::string(3000, 'a') + "c");
+  // Few steps for each byte, and memory for each step.
+  json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {{"Regex", "(?:a|b)*[cd]"}};
+  const auto deep = Tokenizer::from_json(json.dump());
+  BITNET_EXPECT_ERROR(deep->encode(std::string(4 << 20, 'a') + "c"), ErrorCode::kUnsupported, "too costly");
 }
 
 TEST(Tokenizer, LoadFindsTheFilesOfADirectory) {

@@ -156,6 +156,8 @@ class Translator {
 
 constexpr std::size_t kMaxPatternBytes = 1 << 16;
 constexpr std::size_t kJitStackBytes = 1 << 20;
+constexpr std::uint32_t kMatchKib = 256 * 1024;  // of memory for one match
+constexpr std::uint64_t kFreeSteps = 1000;       // of a match from one place of the subject
 
 }  // namespace
 
@@ -205,6 +207,7 @@ RegexMatcher::RegexMatcher(const Regex& regex)
     pcre2_match_context_free(context_);
     throw Error(ErrorCode::kOutOfMemory, "regular expression: out of memory");
   }
+  pcre2_set_heap_limit(context_, kMatchKib);
   if (stack_) pcre2_jit_stack_assign(context_, nullptr, stack_);
 }
 
@@ -218,18 +221,36 @@ void RegexMatcher::start(std::string_view subject) {
   subject_ = subject;
   from_ = 0;
   last_end_ = std::string_view::npos;
-  const std::uint64_t limit = 1'000'000 + std::uint64_t{32} * subject.size();
-  pcre2_set_match_limit(context_, static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                                      limit, std::numeric_limits<std::uint32_t>::max())));
+  budget_ = 1'000'000 + std::uint64_t{32} * subject.size();
+}
+
+int RegexMatcher::run(std::size_t from, std::uint32_t options, std::uint64_t limit) {
+  constexpr std::uint64_t kMost = std::numeric_limits<std::uint32_t>::max();
+  pcre2_set_match_limit(context_, static_cast<std::uint32_t>(std::min(limit, kMost)));
+  return pcre2_match(regex_.code(), reinterpret_cast<PCRE2_SPTR>(subject_.data()), subject_.size(), from,
+                     PCRE2_NO_UTF_CHECK | options, data_, context_);
 }
 
 int RegexMatcher::match(std::size_t from) {
-  const auto subject = reinterpret_cast<PCRE2_SPTR>(subject_.data());
-  const int rc =
-      pcre2_match(regex_.code(), subject, subject_.size(), from, PCRE2_NO_UTF_CHECK, data_, context_);
-  if (rc != PCRE2_ERROR_JIT_STACKLIMIT) return rc;
-  return pcre2_match(regex_.code(), subject, subject_.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data_,
-                     context_);
+  const int rc = run(from, 0, kFreeSteps);
+  const bool costly = rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_JIT_STACKLIMIT;
+  return costly ? match_each_start(from) : rc;
+}
+
+// PCRE2 counts steps anew for each place where a match may begin and does not tell how many there were. So
+// the places are tried one by one, with limits that double, and what was allowed is charged.
+int RegexMatcher::match_each_start(std::size_t from) {
+  for (std::size_t at = from;; at += at < subject_.size() ? utf8_at(subject_, at).length : 1) {
+    std::uint64_t limit = kFreeSteps;
+    int rc = run(at, PCRE2_ANCHORED | PCRE2_NO_JIT, limit);
+    while (rc == PCRE2_ERROR_MATCHLIMIT) {
+      limit *= 2;
+      if (limit > budget_) return rc;
+      budget_ -= limit;
+      rc = run(at, PCRE2_ANCHORED | PCRE2_NO_JIT, limit);
+    }
+    if (rc != PCRE2_ERROR_NOMATCH || at >= subject_.size()) return rc;
+  }
 }
 
 bool RegexMatcher::next(std::size_t& begin, std::size_t& end) {

@@ -2,6 +2,7 @@
 // The regular expressions of tokenizers. Files write them in Oniguruma's dialect; the part of it that means
 // the same everywhere is translated to PCRE2, anything else is refused by name.
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -42,12 +43,15 @@ class RegexMatcher {
 
   /// Starts over with a subject, which must be valid UTF-8 and outlive the search.
   void start(std::string_view subject);
-  /// The next match, leftmost first. Throws Error(kUnsupported) when the pattern needs more steps than
-  /// 1,000,000 + 32 per byte of the subject.
+  /// The next match, leftmost first. A search from one place of the subject may take 1,000 steps; what more
+  /// it takes is from the subject's budget of 1,000,000 steps + 32 per byte. Throws Error(kUnsupported) when
+  /// that is used up, or when a match needs more than 256 MiB of memory.
   bool next(std::size_t& begin, std::size_t& end);
 
  private:
   int match(std::size_t from);
+  int match_each_start(std::size_t from);
+  int run(std::size_t from, std::uint32_t options, std::uint64_t limit);
 
   Regex regex_;
   pcre2_real_match_data_8* data_;
@@ -55,6 +59,7 @@ class RegexMatcher {
   pcre2_real_jit_stack_8* stack_ = nullptr;
   std::string_view subject_;
   std::size_t from_ = 0, last_end_ = 0;
+  std::uint64_t budget_ = 0;
 };
 
 }  // namespace bitnet::text
