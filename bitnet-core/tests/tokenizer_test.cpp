@@ -301,6 +301,33 @@ TEST(Tokenizer, WhatIsNotKnownIsRefusedByName) {
   BITNET_EXPECT_ERROR(Tokenizer::load(fixture("make_fixtures.py")), unsupported, "expected a directory");
 }
 
+TEST(Tokenizer, SpecialTokensMayBeMarkedNormalizedWhereThatChangesNothing) {
+  Json json = Json::parse(fixture_text("llama2"));
+  for (Json& token : json["added_tokens"]) token["normalized"] = true;
+  const auto marked = Tokenizer::from_json(json.dump()), plain = Tokenizer::from_json(fixture_text("llama2"));
+  for (const std::string text : {"<s>a b</s><s> c </s>", "  the <s> fox", "<unk>", ""})
+    for (const bool special : {false, true})
+      EXPECT_EQ(marked->encode(text, {.parse_special = special}),
+                plain->encode(text, {.parse_special = special}))
+          << text;
+  const auto refused = [&](const char* key, const Json& value) {
+    Json other = json;
+    other["added_tokens"][1][key] = value;
+    if (value.is_string()) {  // the content is in the vocabulary too
+      other["model"]["vocab"].erase("<s>");
+      other["model"]["vocab"][value.get<std::string>()] = 1;
+      other["post_processor"] = nullptr;
+    }
+    SCOPED_TRACE(other["added_tokens"][1].dump());
+    BITNET_EXPECT_ERROR(Tokenizer::from_json(other.dump()), ErrorCode::kUnsupported, "normalized text");
+    other["added_tokens"][1]["normalized"] = false;
+    EXPECT_NO_THROW(Tokenizer::from_json(other.dump()));
+  };
+  refused("special", false);
+  refused("content", "<s >");
+  refused("content", "<\u2581s>");
+}
+
 TEST(Tokenizer, ACostlyPatternIsAnErrorAndNotAHang) {
   Json json = Json::parse(fixture_text("llama3"));
   json["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {{"Regex", "(?:a|a|b)*[cd]"}};
