@@ -303,6 +303,12 @@ TEST_F(ModelIo, EndOfTextTokensOfGenerationConfig) {
   EXPECT_EQ(ModelReader::open(dir_ / "m")->config().eos_ids, (std::vector<std::int64_t>{2, 3, 5}));
   write_file(dir_ / "m" / "generation_config.json", R"({"eos_token_id": 7})");
   BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "m"), ErrorCode::kCorruptFile, "generation_config.json");
+  const std::string deep =
+      "{\"eos_token_id\": " + std::string(400'000, '[') + std::string(400'000, ']') + "}";
+  for (const std::string& bad : {deep, std::string("{\"eos_token_id\": 1e999}"), std::string("{")}) {
+    write_file(dir_ / "m" / "generation_config.json", bad);
+    BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "m"), ErrorCode::kCorruptFile, "generation_config.json': ");
+  }
 }
 
 TEST_F(ModelIo, ModelsOfAnIndependentImplementation) {

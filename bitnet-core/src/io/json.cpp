@@ -34,8 +34,14 @@ nlohmann::json parse_json(std::string_view text, int max_depth) {
   try {
     return nlohmann::json::parse(text.begin(), text.end(), check);
   } catch (const nlohmann::json::exception& e) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("JSON: {}", e.what()));
+    throw Error(ErrorCode::kCorruptFile, fmt::format("JSON: {}", json_message(e)));
   }
+}
+
+std::string json_message(const nlohmann::json::exception& e) {
+  const std::string text = e.what();
+  const std::size_t end = text.find("] ");
+  return text.starts_with('[') && end != std::string::npos ? text.substr(end + 2) : text;
 }
 
 }  // namespace bitnet::io

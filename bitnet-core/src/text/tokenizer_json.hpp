@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "bitnet/core/error.hpp"
+#include "io/json.hpp"
 
 namespace bitnet::text {
 
@@ -66,7 +67,7 @@ inline Json parse_json(std::string_view text, const char* file) {
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::exception& e) {
-    throw Error(ErrorCode::kCorruptFile, std::string(file) + ": " + e.what());
+    throw Error(ErrorCode::kCorruptFile, std::string(file) + ": " + io::json_message(e));
   }
 }
 

@@ -87,10 +87,16 @@ class HfReader final : public ReaderBase {
     if (!fs::exists(path, ignored)) return;
     with_context(fmt::format("reading '{}'", path.string()), [&] {
       nlohmann::json root;
+      const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+        if (depth > 32) corrupt("more than 32 nested arrays and objects");  // copies and dumps recurse
+        return true;
+      };
       try {
-        root = nlohmann::json::parse(read_file(path, 1 << 20));
-      } catch (const nlohmann::json::exception& e) {
-        corrupt(e.what());
+        root = nlohmann::json::parse(read_file(path, 1 << 20), shallow);
+      } catch (const nlohmann::json::parse_error& e) {
+        corrupt(fmt::format("not JSON, at byte {}", e.byte));
+      } catch (const nlohmann::json::exception&) {
+        corrupt("a number is out of range");  // nothing else is left to go wrong
       }
       if (!root.is_object() || !root.contains("eos_token_id")) return;
       const nlohmann::json& eos = root["eos_token_id"];
