@@ -59,13 +59,28 @@ Json to_json(const BatchRecord& r) {
   return j;
 }
 
+/// Without what is nested deeper than a record ever is: ordered_json copies values while it parses, and
+/// copies recurse. What is left of such a value is still of the wrong type.
+Json parse_shallow(std::string_view text) {
+  return Json::parse(text, [](int depth, Json::parse_event_t, Json&) { return depth <= 8; });
+}
+
+/// The options' text. Their values are scalars and lists of texts; anything else throws Json::exception.
+std::string read_options(const Json& options) {
+  for (const auto& [key, value] : options.get_ref<const Json::object_t&>()) {
+    if (!value.is_structured()) continue;
+    for (const Json& one : value.get_ref<const Json::array_t&>()) one.get_ref<const std::string&>();
+  }
+  return dump(options);
+}
+
 BatchRecord from_json(const Json& j) {
   BatchRecord r;
   const Json& id = j.at("id");
-  r.id = id.is_string() ? ItemId{id.get<std::string>(), false} : ItemId{id.dump(), true};
+  r.id = id.is_number_integer() ? ItemId{id.dump(), true} : ItemId{id.get<std::string>(), false};
   r.prompt = j.at("prompt").get<std::string>();
   if (j.contains("messages")) r.messages = read_messages(j["messages"]);
-  if (j.contains("options")) r.options = dump(j["options"]);
+  if (j.contains("options")) r.options = read_options(j["options"]);
   r.text = j.at("text").get<std::string>();
   r.finish_reason = j.at("finish_reason").get<std::string>();
   r.prompt_tokens = j.at("prompt_tokens").get<std::int64_t>();
@@ -115,8 +130,8 @@ BatchRecord from_fields(const CsvRow& row) {
   r.seed = parse_integer(f[7]);
   r.error = f[8];
   try {
-    if (!f[9].empty()) r.messages = read_messages(Json::parse(f[9]));
-    if (!f[10].empty()) r.options = dump(Json::parse(f[10]));
+    if (!f[9].empty()) r.messages = read_messages(parse_shallow(f[9]));
+    if (!f[10].empty()) r.options = read_options(parse_shallow(f[10]));
   } catch (const Json::exception&) {
     corrupt(row.line, "expected JSON in the messages and options of a batch record");
   }
@@ -141,7 +156,7 @@ std::vector<BatchRecord> parse_json_lines(std::string_view text, bool lenient) {
     text = cut_off ? std::string_view{} : text.substr(end + 1);
     if (one.empty()) continue;
     try {
-      records.push_back(from_json(Json::parse(one)));
+      records.push_back(from_json(parse_shallow(one)));
     } catch (const Json::exception&) {
       if (lenient && cut_off) break;
       corrupt(line, "expected a batch record");
@@ -205,7 +220,7 @@ std::vector<BatchRecord> parse_records(std::string_view text, RecordFormat forma
   if (format == RecordFormat::kCsv) return parse_csv_records(text);
   std::vector<BatchRecord> records;
   try {
-    for (const Json& j : Json::parse(text)) records.push_back(from_json(j));
+    for (const Json& j : parse_shallow(text)) records.push_back(from_json(j));
   } catch (const Json::exception&) {
     corrupt(1, "expected a list of batch records");
   }

@@ -83,6 +83,20 @@ TEST(BatchRecords, ForeignFilesAreErrors) {
                       ErrorCode::kCorruptFile, "expected JSON");
 }
 
+TEST(BatchRecords, DeepNestingIsAnErrorAndNoOverflowOfTheStack) {
+  constexpr int kLevels = 1'000'000;
+  const std::string deep = std::string(kLevels, '[') + std::string(kLevels, ']');
+  const std::string rest = R"(,"prompt":"","text":"","finish_reason":"stop","prompt_tokens":1,)"
+                           R"("completion_tokens":1,"milliseconds":1)";
+  for (const std::string& bad :
+       {R"({"id":)" + deep + rest + "}\n", R"({"id":"a")" + rest + R"(,"options":{"stop":)" + deep + "}}\n"})
+    BITNET_EXPECT_ERROR(parse_records(bad, RecordFormat::kJsonl), ErrorCode::kCorruptFile, "line 1");
+  BITNET_EXPECT_ERROR(
+      parse_records(format_records({}, RecordFormat::kCsv) + "1,p,t,stop,1,1,1,,,," + deep + "\n",
+                    RecordFormat::kCsv),
+      ErrorCode::kCorruptFile, "line 2");
+}
+
 TEST(BatchJournal, KeepsWhatWasAddedAndForgivesACutOffLine) {
   const TempDir dir;
   const auto output = dir / "out.csv";
