@@ -40,7 +40,8 @@ std::string scalar_text(const Json& value, const std::string& key) {
 void add_override(const Option& option, const Json& value, BatchItem& item) {
   const std::string key = key_of(option);
   const auto add = [&](const Json& one) {
-    if (option.kind == Kind::kList && !one.is_string()) bad("'" + key + "': expected text");
+    if (option.kind == Kind::kList && (!one.is_string() || one.get_ref<const std::string&>().empty()))
+      bad("'" + key + "': expected text that is not empty");
     const std::string text = scalar_text(one, key);
     check_value(option, text, "'" + key + "'");
     item.overrides.emplace_back(&option, text);
@@ -77,6 +78,15 @@ void read_id(const Json& value, BatchItem& item) {
   }
 }
 
+/// The prompt for the record, whatever else is wrong with the item.
+std::string prompt_of(const Json& value) {
+  if (value.contains("prompt") && value["prompt"].is_string()) return value["prompt"].get<std::string>();
+  if (!value.contains("messages") || !value["messages"].is_array() || value["messages"].empty()) return "";
+  const Json& last = value["messages"].back();
+  if (!last.is_object() || !last.contains("content") || !last["content"].is_string()) return "";
+  return last["content"].get<std::string>();
+}
+
 /// Fills `item` from an object or a plain string; throws what is wrong with it. Unused keys go to `unused`.
 void read_item(const Json& value, BatchItem& item, std::set<std::string>& unused) {
   if (value.is_string()) {
@@ -84,6 +94,7 @@ void read_item(const Json& value, BatchItem& item, std::set<std::string>& unused
     return;
   }
   if (!value.is_object()) bad(std::string("expected text or an object, got ") + value.type_name());
+  item.prompt = prompt_of(value);
   if (value.contains("id")) read_id(value["id"], item);
   const bool has_prompt = value.contains("prompt"), has_messages = value.contains("messages");
   if (has_prompt == has_messages)
@@ -91,10 +102,8 @@ void read_item(const Json& value, BatchItem& item, std::set<std::string>& unused
   if (has_prompt) {
     if (!value["prompt"].is_string())
       bad(std::string("'prompt': expected text, got ") + value["prompt"].type_name());
-    item.prompt = value["prompt"].get<std::string>();
   } else {
     item.messages = read_messages(value["messages"]);
-    item.prompt = item.messages.back().content;
   }
   for (const auto& [key, v] : value.items()) {
     if (key == "id" || key == "prompt" || key == "messages") continue;
@@ -176,16 +185,16 @@ void read_json(std::string_view text, BatchItems& to, std::set<std::string>& unu
 
 void read_csv_row(const CsvRow& row, const std::vector<std::string>& columns, BatchItem& item) {
   if (!row.error.empty()) bad(row.error);
+  for (std::size_t i = 0; i < std::min(columns.size(), row.fields.size()); ++i) {
+    if (columns[i] == "prompt") item.prompt = row.fields[i];
+    if (columns[i] == "id" && !row.fields[i].empty()) item.id = {row.fields[i], false};
+  }
   if (row.fields.size() != columns.size())
     bad("expected " + std::to_string(columns.size()) + " fields as in the first line, got " +
         std::to_string(row.fields.size()));
   for (std::size_t i = 0; i < columns.size(); ++i) {
     const std::string& text = row.fields[i];
-    if (columns[i] == "prompt") {
-      item.prompt = text;
-    } else if (columns[i] == "id") {
-      if (!text.empty()) item.id = {text, false};
-    } else if (const Option* option = find_override(columns[i]); option != nullptr && !text.empty()) {
+    if (const Option* option = find_override(columns[i]); option != nullptr && !text.empty()) {
       check_value(*option, text, "'" + columns[i] + "'");
       item.overrides.emplace_back(option, text);
     }

@@ -31,6 +31,18 @@ const Option* find_option(const std::vector<const Option*>& options, std::string
                    suggestion(name.starts_with("--") ? name : "-" + name, words));
 }
 
+/// "--verbose=maybe": cxxopts names the value only.
+void check_flags(const std::vector<const Option*>& options, int argc, const char* const* argv, int first) {
+  for (int i = first; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    const std::string_view word = argv[i];
+    const std::size_t equals = word.find('=');
+    if (!word.starts_with("--") || equals == std::string_view::npos) continue;
+    const Option* option = find_option(options, word.substr(2, equals - 2));
+    if (option == nullptr || option->kind != Kind::kFlag) continue;
+    Values().set(*option, word.substr(equals + 1), Origin::kCommandLine, word.substr(0, equals));
+  }
+}
+
 cxxopts::ParseResult split(const std::vector<const Option*>& options, int argc, const char* const* argv,
                            int first) {
   // Everything is declared as text: kinds and ranges are checked by Values::set, with one wording for all
@@ -56,6 +68,7 @@ cxxopts::ParseResult split(const std::vector<const Option*>& options, int argc, 
     const std::string last = argv[argc - 1];  // only the last word can lack its value
     throw UsageError("option '" + last + "' needs a value");
   } catch (const cxxopts::exceptions::exception& e) {
+    check_flags(options, argc, argv, first);
     throw UsageError(e.what());
   }
 }

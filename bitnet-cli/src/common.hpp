@@ -17,6 +17,17 @@ namespace bitnet::cli {
 /// The option's text. Throws UsageError when there is none.
 std::string require(const Values& values, const Option& option);
 
+/// What `use` makes of the option's value; its Error is a UsageError when the value is from the command line.
+template <class Use>
+auto checked(const Values& values, const Option& option, Use&& use) {
+  try {
+    return use(values.text(option));
+  } catch (const Error& e) {
+    if (values.origin(option) != Origin::kCommandLine) throw;
+    throw UsageError("--" + std::string(option.name) + ": " + e.what());
+  }
+}
+
 /// The whole of a file, or of standard input for "-". Throws Error(kNotFound | kIo | kCancelled).
 std::string read_text(const std::string& path, Io& io);
 

@@ -129,6 +129,11 @@ std::shared_ptr<const ChatTemplate> chat_template(const Values& values, const in
   return ChatTemplate::for_model(model.require_tokenizer(), model.config().architecture);
 }
 
+void check_chat_template(const Values& values) {
+  const std::string name = values.text(opt::kChatTemplate);
+  if (!name.empty() && name != "auto") checked(values, opt::kChatTemplate, ChatTemplate::by_name);
+}
+
 std::string rate(double tokens, double seconds) {
   return seconds > 0 && tokens > 0 ? fixed(tokens / seconds, 1) : "–";
 }
@@ -139,6 +144,8 @@ std::string speed_line(const inference::GenerationResult& r) {
   const auto decoded = static_cast<double>(std::max<std::int64_t>(r.completion_tokens - 1, 0));
   std::string text = "prompt " + grouped(r.prompt_tokens) + " tokens";
   if (r.reused_tokens > 0) text += " (" + grouped(r.reused_tokens) + " from the cache)";
+  const bool ran = r.completion_tokens > 0 || r.finish_reason != inference::FinishReason::kLength;
+  if (!ran) return text + ", generation 0 tokens";  // -n 0: the prompt was not evaluated
   text += " at " + rate(static_cast<double>(fresh), r.timings.prompt_seconds) + " tokens/s, generation " +
           grouped(r.completion_tokens) + " tokens at " + rate(decoded, r.timings.decode_seconds) +
           " tokens/s";

@@ -35,6 +35,9 @@ std::int64_t choose_seed(const Values& values);
 /// ChatTemplate::by_name and for_model.
 std::shared_ptr<const ChatTemplate> chat_template(const Values& values, const inference::Model& model);
 
+/// Before a model is loaded: a name that no format has. Throws as ChatTemplate::by_name, or UsageError.
+void check_chat_template(const Values& values);
+
 /// "load 0.52 s, prompt 12 tokens at 340.1 tokens/s, …" of one generation.
 std::string speed_line(const inference::GenerationResult& result);
 

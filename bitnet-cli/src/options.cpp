@@ -103,6 +103,7 @@ std::string shorten(std::string_view text) {
 
 std::string number_text(double v) {
   char buffer[32];
+  if (v == std::trunc(v) && std::abs(v) < 1e15) return std::to_string(static_cast<std::int64_t>(v));
   const auto end = std::to_chars(buffer, buffer + sizeof buffer, v).ptr;
   return std::string(buffer, end);
 }

@@ -45,7 +45,10 @@ void read_yaml_config(const Command& command, const std::string& path, Values& v
   const std::string text = read_file(path, kMaxConfigBytes, FileKind::kAny);
   YAML::Node root;
   try {
-    root = YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1)
+      refuse(place(path, documents[1].Mark()), "expected one document, found another after '---'");
+    if (!documents.empty()) root = documents.front();
     if (root.IsNull()) return;  // an empty file, or only comments
     if (!root.IsMap()) refuse(place(path, root.Mark()), "expected keys and values (key: value)");
     std::set<std::string> seen;

@@ -84,6 +84,28 @@ TEST_F(BatchItemsTest, ABadItemIsAnErrorOfThatItemOnly) {
   }
 }
 
+TEST_F(BatchItemsTest, AnItemThatFailsKeepsItsPromptForTheRecord) {
+  const auto items = read("x.jsonl",
+                          "{\"id\": [], \"prompt\": \"keep\"}\n"
+                          "{\"prompt\": \"keep\", \"messages\": 3}\n"
+                          "{\"messages\": [{\"role\": 1, \"content\": \"keep\"}]}\n"
+                          "{\"prompt\": \"keep\", \"stop\": \"\"}\n"
+                          "{\"prompt\": \"keep\", \"stop\": [\"a\", \"\"]}\n")
+                         .items;
+  ASSERT_EQ(items.size(), 5u);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    EXPECT_EQ(items[i].prompt, "keep");
+    EXPECT_THAT(items[i].error, HasSubstr("line " + std::to_string(i + 1)));
+  }
+  EXPECT_THAT(items[4].error, HasSubstr("'stop': expected text that is not empty"));
+  const auto rows = read("x.csv", "seed,prompt,id\nx,keep,a\n1,keep\n").items;
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0].prompt, "keep");
+  EXPECT_EQ(rows[0].id.text, "a");
+  EXPECT_EQ(rows[1].prompt, "keep");
+  for (const BatchItem& row : rows) EXPECT_NE(row.error, "");
+}
+
 TEST_F(BatchItemsTest, UnusedKeysAreNoted) {
   const auto result = read("x.json", "[{\"prompt\": \"a\", \"temprature\": 1, \"label\": 3}]");
   EXPECT_EQ(result.items[0].error, "");

@@ -247,7 +247,11 @@ TEST_F(BatchTest, WrongInput) {
   const std::string in = file("in.txt", "a\n");
   EXPECT_FAILS(call({"batch", "-m", model(), "-o", file("o.jsonl")}), kUsage, "missing option -i (--input)");
   EXPECT_FAILS(call({"batch", "-m", model(), "-i", in}), kUsage, "missing option -o (--output)");
-  EXPECT_FAILS(batch(in, file("out.txt")), kFailure, ".jsonl, .json or .csv");
+  EXPECT_FAILS(batch(in, file("out.txt")), kUsage, ".jsonl, .json or .csv");
+  EXPECT_FAILS(batch(in, file("out.jsonl"), {"--chat-template", "nope"}), kUsage,
+               "Try 'bitnet batch --help'");
+  EXPECT_FAILS(batch(in, file("out.jsonl"), {"--config", file("t.yaml", "chat_template: nope\n")}), kFailure,
+               "no chat template is called 'nope'");
   EXPECT_FAILS(batch(file("none.txt"), file("out.jsonl")), kFailure, "none.txt");
   EXPECT_FAILS(batch(file("in.csv", "text\nx\n"), file("out.jsonl")), kFailure, "expected a column 'prompt'");
   EXPECT_FAILS(batch(in, file("no/out.jsonl")), kFailure, "there is no directory");

@@ -37,6 +37,8 @@ TEST_F(ModelsTest, SynthRefusesWhatItCannotDo) {
   EXPECT_FAILS(call({"synth", "-o", file("x.gguf")}), kUsage, "missing option --config");
   EXPECT_FAILS(call({"synth", "--config", config}), kUsage, "missing option -o (--output)");
   EXPECT_FAILS(call({"synth", "--config", file("none.json"), "-o", file("x.gguf")}), kFailure, "none.json");
+  EXPECT_THAT(call({"synth", "--config", file("cut.json", "{"), "-o", file("x.gguf")}).err,
+              Not(HasSubstr("json.exception")));
   EXPECT_FAILS(call({"synth", "--config", file("cut.json", "{\"hidden_size\": "), "-o", file("x.gguf")}),
                kFailure, "cut.json");
   EXPECT_FAILS(call({"synth", "--config", config, "-o", file("no/x.gguf")}), kFailure,

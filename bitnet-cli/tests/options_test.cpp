@@ -90,6 +90,8 @@ TEST(CommandLine, MistakesAreUsageErrorsThatSayWhatIsExpected) {
   expect_usage({"--seed", "-3"}, "of at least 0");
   expect_usage({"--seed", "99999999999999999999"}, "--seed: expected a whole number");
   expect_usage({"--quantize", "magic"}, "expected absmean, got 'magic'");
+  expect_usage({"--verbose=maybe"}, "--verbose: expected true or false, got 'maybe'");
+  expect_usage({"--layers", "100001"}, "from 0 to 100000, got", *find_command("synth"));
   expect_usage({"--prompt"}, "'--prompt' needs a value");
   expect_usage({"surplus"}, "unexpected argument 'surplus'");
   expect_usage({"a"}, "missing argument OUT", *find_command("convert"));
@@ -141,6 +143,8 @@ TEST_F(YamlTest, MistakesNameFileAndLine) {
                       "c.yaml:2: top_k: expected a whole number");
   BITNET_EXPECT_ERROR(with_yaml("top_k: [1]\n"), ErrorCode::kInvalidArgument,
                       "c.yaml:1: top_k: expected a single value");
+  BITNET_EXPECT_ERROR(with_yaml("top_k: 1\n---\ntop_k: 2\n"), ErrorCode::kInvalidArgument,
+                      "c.yaml:3: expected one document");
   BITNET_EXPECT_ERROR(with_yaml("- a\n"), ErrorCode::kInvalidArgument, "expected keys and values");
   BITNET_EXPECT_ERROR(with_yaml("a: [1, 2\n"), ErrorCode::kInvalidArgument, "c.yaml:");
   BITNET_EXPECT_ERROR(with_yaml("a: &x [*x]\n"), ErrorCode::kInvalidArgument, "c.yaml:1");

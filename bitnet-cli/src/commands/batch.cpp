@@ -288,7 +288,8 @@ int Batch::summarise(double seconds) const {
 int Batch::run() {
   require(values_, opt::kModel);
   require(values_, opt::kInput);
-  format_ = record_format(output_);
+  format_ = checked(values_, opt::kOutput, record_format);
+  check_chat_template(values_);
   static_cast<void>(generation_options(values_, io_));  // mistakes in the options are not each item's
   read_input();
   check_output();

@@ -195,7 +195,10 @@ int Chat::run() {
   return failed_ && !io_.in_is_terminal ? kFailure : kOk;
 }
 
-int chat(const Values& values, Io& io) { return Chat(values, io).run(); }
+int chat(const Values& values, Io& io) {
+  check_chat_template(values);
+  return Chat(values, io).run();
+}
 
 }  // namespace
 
