@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli_fixture.hpp"
+#include "common.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -67,6 +68,26 @@ TEST_F(RunTest, ThePromptOfTheCommandLineWinsOverTheOtherKindInAYamlFile) {
   EXPECT_FAILS(run_model({"--config", both}), kUsage, "not both");
 }
 
+TEST_F(RunTest, NoTokensAreNoSpeed) {
+  const auto o = call({"run", "-m", model(), "-p", "hello", "-n", "0"});
+  EXPECT_EQ(o.code, kOk);
+  EXPECT_EQ(o.out, "");
+  EXPECT_THAT(o.err, HasSubstr("prompt 6 tokens, generation 0 tokens"));
+  EXPECT_THAT(o.err, Not(HasSubstr("tokens/s")));
+}
+
+TEST_F(RunTest, AHugeContextTakesMemoryOnlyForTheTextThatCanBe) {
+  const auto small = run_model({"-p", "hello", "--seed", "1", "-c", "20"});
+  // Pages that are touched count: a cache and tables for four million tokens would take a gigabyte more.
+  const std::uint64_t before = peak_memory_bytes();
+  const auto huge = run_model({"-p", "hello", "--seed", "1", "-c", "4000000"});
+  EXPECT_EQ(huge.code, kOk) << huge.err;
+  EXPECT_EQ(huge.out, small.out);
+  EXPECT_LT(peak_memory_bytes() - before, std::uint64_t{256} << 20);
+  // A context that is too short is still named as the user gave it.
+  EXPECT_FAILS(run_model({"-p", "hello", "-c", "3"}), kFailure, "but the context holds 3");
+}
+
 TEST_F(RunTest, SpecialTokensInThePromptNeedSpecial) {
   EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1"}).err, HasSubstr("prompt 11 tokens"));
   EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1", "--special"}).err, HasSubstr("prompt 2 tokens"));
@@ -119,7 +140,10 @@ TEST_F(RunTest, WrongInputIsAnErrorThatSaysWhy) {
   EXPECT_FAILS(run_model({"-p", std::string(500, 'x')}), kFailure, "128");
   EXPECT_FAILS(run_model({"-p", "x", "--device", "opencl:9:9"}), kFailure, "there is no device 'opencl:9:9'");
   EXPECT_FAILS(run_model({"-p", "x", "--isa", "mmx"}), kFailure, "mmx");
-  EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "nope"}), kFailure, "nope");
+  EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "nope"}), kUsage,
+               "--chat-template: no chat template is called 'nope'");
+  EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "auto"}), kFailure,
+               "leave the option out to continue the prompt");
   EXPECT_FAILS(run_model({"-p", "x", "-n", "many"}), kUsage, "--max-tokens: expected a whole number");
   EXPECT_FAILS(call({"run", "-m", file("none.gguf"), "-p", "x"}), kFailure, "none.gguf");
   EXPECT_FAILS(call({"run", "-m", file("notes.md", "# hello"), "-p", "x"}), kFailure, "notes.md");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -48,6 +49,11 @@ void InferenceEngine::load(const BackendRegistry& registry) {
 }
 
 std::int64_t InferenceEngine::n_ctx() const noexcept { return options_.n_ctx; }
+
+void InferenceEngine::limit_context(std::int64_t n) {
+  if (n < 1) throw Error(ErrorCode::kInvalidArgument, fmt::format("a context of {} tokens: expected 1 …", n));
+  if (session_ == nullptr) options_.n_ctx = std::min(options_.n_ctx, n);
+}
 
 Session& InferenceEngine::session() {
   if (session_ == nullptr) {

@@ -109,6 +109,22 @@ TEST_F(EngineTest, ASchedulerOfTheEngineGivesTheSameTokens) {
   EXPECT_EQ(done, 3);
 }
 
+TEST_F(EngineTest, ALimitOfTheContextIsForMemoryOnly) {
+  InferenceEngine engine(options()), limited(options());
+  GenerationOptions g;
+  g.max_tokens = 4;
+  const auto expected = engine.generate("the cat", g);
+  limited.limit_context(expected.prompt_tokens + 4);
+  EXPECT_EQ(limited.n_ctx(), expected.prompt_tokens + 4);
+  EXPECT_EQ(limited.generate("the cat", g).tokens, expected.tokens);
+  EXPECT_LT(limited.session().cache_bytes(), engine.session().cache_bytes());
+  limited.limit_context(1);  // the session exists
+  EXPECT_EQ(limited.n_ctx(), expected.prompt_tokens + 4);
+  limited.limit_context(1 << 20);
+  EXPECT_EQ(limited.n_ctx(), expected.prompt_tokens + 4);
+  BITNET_EXPECT_ERROR(limited.limit_context(0), ErrorCode::kInvalidArgument, "a context of 0 tokens");
+}
+
 TEST_F(EngineTest, RefusesAndCancels) {
   EngineOptions o = options();
   o.n_ctx = 8;

@@ -1,4 +1,5 @@
 // `bitnet run`: text after one prompt.
+#include <algorithm>
 #include <ostream>
 
 #include "commands/commands_list.hpp"
@@ -21,6 +22,28 @@ std::string read_prompt(const Values& values, Io& io) {
   return text;
 }
 
+std::shared_ptr<const ChatTemplate> prompt_format(const Values& values, const inference::Model& model) {
+  if (values.text(opt::kChatTemplate) == "auto" && model.require_tokenizer().chat_template().empty()) {
+    std::string names;
+    for (const std::string_view name : ChatTemplate::names()) names += " " + std::string(name);
+    throw Error(ErrorCode::kNotFound,
+                "--chat-template auto: this is a base model without a chat template; leave the option out to "
+                "continue the prompt, or name one of:" +
+                    names);
+  }
+  return chat_template(values, model);
+}
+
+/// The context need not be longer than the text can become: the cache and the tables are made for it.
+inference::GenerationResult continue_ids(const std::vector<TokenId>& ids, inference::InferenceEngine& engine,
+                                         const inference::GenerationOptions& options,
+                                         const inference::TextCallback& write) {
+  const auto n = static_cast<std::int64_t>(ids.size());
+  if (options.max_tokens >= 0 && n > 0 && n < engine.n_ctx())
+    engine.limit_context(n + std::max<std::int64_t>(options.max_tokens, 1));
+  return engine.generate(ids, options, write);
+}
+
 inference::GenerationResult generate(const Values& values, const std::string& prompt,
                                      inference::InferenceEngine& engine,
                                      inference::GenerationOptions& options, Io& io) {
@@ -29,22 +52,27 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
     check_out(io);
   };
   const bool special = values.flag(opt::kSpecial);
-  if (!values.has(opt::kChatTemplate)) return engine.generate(prompt, options, write, {true, special});
-  const auto format = chat_template(values, *engine.model());
   const Tokenizer& tokenizer = engine.model()->require_tokenizer();
+  if (!values.has(opt::kChatTemplate)) {
+    auto ids = with_context("prompt", [&] { return tokenizer.encode(prompt, {true, special}); });
+    if (ids.empty() && tokenizer.bos()) ids.push_back(*tokenizer.bos());
+    return continue_ids(ids, engine, options, write);
+  }
+  const auto format = prompt_format(values, *engine.model());
   std::vector<ChatMessage> messages;
   if (values.has(opt::kSystem)) messages.push_back({"system", values.text(opt::kSystem)});
   messages.push_back({"user", prompt});
   const auto ids = format->encode(tokenizer, messages, true, special);
   options.stop_tokens = format->stop_tokens(tokenizer);
   options.strip_leading_space = true;
-  return engine.generate(ids, options, write);
+  return continue_ids(ids, engine, options, write);
 }
 
 int run_model(const Values& values, Io& io) {
   require(values, opt::kModel);
   if (values.has(opt::kSystem) && !values.has(opt::kChatTemplate))
     throw UsageError("--system needs --chat-template NAME (auto: the model's own)");
+  check_chat_template(values);
   auto options = generation_options(values, io);
   const std::string prompt = read_prompt(values, io);
   const std::int64_t seed = choose_seed(values);

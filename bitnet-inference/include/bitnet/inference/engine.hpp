@@ -49,6 +49,9 @@ class InferenceEngine {
   /// Ops of the chosen device that run on the CPU.
   const std::vector<BackendOp>& fallback_ops() const noexcept { return fallback_ops_; }
   std::int64_t n_ctx() const noexcept;
+  /// Makes n_ctx() at most `n` ≥ 1, so that the session takes memory for no more. Without effect on a session
+  /// that exists (see session()). Throws Error(kInvalidArgument).
+  void limit_context(std::int64_t n);
 
   /// Encodes `prompt` (see EncodeOptions) and generates. Throws Error(kInvalidArgument) before anything runs:
   /// a prompt that does not fit the context (both numbers named), invalid UTF-8, bad options;
