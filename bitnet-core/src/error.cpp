@@ -36,6 +36,10 @@ Error& Error::add_context(std::string_view context) {
   return *this;
 }
 
+void throw_out_of_memory(std::string_view doing, SourceLocation where) {
+  throw Error(ErrorCode::kOutOfMemory, std::string(doing) + ": out of memory", where);
+}
+
 Severity Error::severity() const noexcept {
   return code_ == ErrorCode::kInternal || code_ == ErrorCode::kDevice ? Severity::kFatal
                                                                       : Severity::kRecoverable;

@@ -18,6 +18,19 @@
 namespace bitnet {
 namespace {
 
+TEST(Error, MemoryThatIsRefusedIsOne) {
+  BITNET_EXPECT_ERROR(
+      with_context("loading 'm.gguf'",
+                   [] { with_context("tensor 'x'", []() -> int { throw std::bad_alloc(); }); }),
+      ErrorCode::kOutOfMemory, "loading 'm.gguf': tensor 'x': out of memory");
+  BITNET_EXPECT_ERROR(with_context("a list",
+                                   [] {
+                                     std::vector<int> list;
+                                     list.reserve(list.max_size() + 1);
+                                   }),
+                      ErrorCode::kOutOfMemory, "a list: out of memory");
+}
+
 TEST(Error, CarriesCodePlaceAndContext) {
   try {
     with_context("loading 'm.gguf'", [] {

@@ -42,15 +42,6 @@ std::filesystem::path behind_links(std::filesystem::path path) {
   return path;
 }
 
-/// Makes the rename durable. Some file systems cannot fsync a directory; that is not an error of the file.
-void sync_directory(const std::filesystem::path& file) {
-  const std::filesystem::path directory = file.has_parent_path() ? file.parent_path() : ".";
-  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  (void)fsync(fd);
-  close(fd);
-}
-
 void write_all(int fd, const char* data, std::size_t n, const std::filesystem::path& path) {
   while (n > 0) {
     const ssize_t written = ::write(fd, data, n);
@@ -134,7 +125,14 @@ void AtomicFile::commit() {
     errno = error;
     fail("replacing", path_);
   }
-  sync_directory(path_);
+  sync_directory(path_.has_parent_path() ? path_.parent_path() : ".");
+}
+
+void sync_directory(const std::filesystem::path& directory) noexcept {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  (void)fsync(fd);
+  close(fd);
 }
 
 void write_file(const std::filesystem::path& path, std::string_view text) {

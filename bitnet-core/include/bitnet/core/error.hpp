@@ -2,6 +2,8 @@
 // The one exception type of the project, and the coarse codes that callers branch on.
 #include <cstdint>
 #include <exception>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -60,7 +62,12 @@ class Error : public std::exception {
   SourceLocation where_;
 };
 
-/// Runs `body()` and adds `context` to any Error that leaves it.
+/// Throws Error(kOutOfMemory) "`doing`: out of memory", for use in `catch (const std::bad_alloc&)`.
+[[noreturn]] void throw_out_of_memory(std::string_view doing,
+                                      SourceLocation where = SourceLocation::current());
+
+/// Runs `body()` and adds `context` to any Error that leaves it. Memory that the system, or a container's
+/// limit, refuses leaves it as Error(kOutOfMemory).
 template <class Body>
 decltype(auto) with_context(std::string_view context, Body&& body) {
   try {
@@ -68,6 +75,10 @@ decltype(auto) with_context(std::string_view context, Body&& body) {
   } catch (Error& e) {
     e.add_context(context);
     throw;
+  } catch (const std::bad_alloc&) {
+    throw_out_of_memory(context);
+  } catch (const std::length_error&) {
+    throw_out_of_memory(context);
   }
 }
 

@@ -42,6 +42,9 @@ class AtomicFile {
 /// The whole of `text` to `path`, atomically. Throws Error(kIo).
 void write_file(const std::filesystem::path& path, std::string_view text);
 
+/// Makes renames and removals in a directory outlast a crash. Some file systems cannot; that is no error.
+void sync_directory(const std::filesystem::path& directory) noexcept;
+
 enum class FileKind : std::uint8_t {
   kRegular,  ///< what a model holds; opening a FIFO would wait for a writer that never comes
   kAny,      ///< what a person named: pipes and devices, too
