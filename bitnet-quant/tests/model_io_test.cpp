@@ -2,7 +2,10 @@
 // tests/data/models, and what is refused. Damaged model files are model_io_damage_test.cpp.
 #include "bitnet/quant/model_io.hpp"
 
+#include <unistd.h>
+
 #include <cmath>
+#include <set>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -21,6 +24,7 @@ using bitnet::testing::TempDir;
 using ::testing::HasSubstr;
 using testing::Linears;
 using testing::MemoryModel;
+using ::testing::Not;
 using testing::small_config;
 
 constexpr ModelFamily kFamilies[] = {ModelFamily::kBitNet25, ModelFamily::kBitNetOld, ModelFamily::kLlama};
@@ -234,6 +238,31 @@ TEST_F(ModelIo, AFailureLeavesTheOldFilesWhole) {
   std::size_t entries = 0;
   for ([[maybe_unused]] const auto& e : std::filesystem::directory_iterator(dir_.path())) ++entries;
   EXPECT_EQ(entries, 2u);  // nothing written aside is left
+  for (const auto& e : std::filesystem::directory_iterator(dir_ / "hf"))
+    EXPECT_THAT(e.path().filename().string(), Not(HasSubstr("partial")));
+}
+
+TEST_F(ModelIo, ADirectoryIsReplacedWholeOrNotAtAll) {
+  const ModelConfig config = small_config(ModelFamily::kBitNet25);
+  const MemoryModel model(config, Linears::kTernary);
+  WriteOptions divide = options_of(LinearType::kHf);
+  divide.scale_form = WeightScaleForm::kDivide;
+  const auto path = dir_ / "m";
+  write_model(path, config, nullptr, model.source(), options_of(LinearType::kHf));
+  std::filesystem::permissions(path / "config.json", std::filesystem::perms::owner_read);
+  // What cannot be replaced stops it before the tensors are: they would mean the inverse under the old
+  // config.
+  std::filesystem::remove(path / "generation_config.json");
+  std::filesystem::create_directory(path / "generation_config.json");
+  BITNET_EXPECT_ERROR(write_model(path, config, nullptr, model.source(), divide), ErrorCode::kInvalidArgument,
+                      "generation_config.json' is a directory");
+  std::filesystem::remove(path / "generation_config.json");
+  expect_tensors(*ModelReader::open(path), model, kSame);
+  // A directory that a killed process of this id left is not in the way.
+  std::filesystem::create_directory(path / (".new." + std::to_string(getpid()) + ".0.partial"));
+  write_model(path, config, nullptr, model.source(), divide);
+  expect_tensors(*ModelReader::open(path), model, [](float s) { return 1.0f / (1.0f / s); });
+  EXPECT_EQ(std::filesystem::status(path / "config.json").permissions(), std::filesystem::perms::owner_read);
 }
 
 TEST_F(ModelIo, AnotherModelsShardsAreNotMixedIn) {
@@ -360,6 +389,30 @@ TEST_F(ModelIo, TheTokenizerTravelsBothWays) {
   BITNET_EXPECT_ERROR(
       write_model(dir_ / "x", small, tokenizer.get(), model.source(), options_of(LinearType::kHf)),
       ErrorCode::kInvalidArgument, "the tokenizer has 26");
+}
+
+TEST_F(ModelIo, AnOlderModelsTokenizerDoesNotStay) {
+  BpeTrainer trainer({.vocab_size = 262, .min_frequency = 1});
+  trainer.feed("abcab abcab ab");
+  const auto tokenizer = Tokenizer::from_json(trainer.train());
+  ModelConfig config = small_config(ModelFamily::kBitNet25);
+  config.vocab_size = 264;
+  const MemoryModel model(config, Linears::kTernary);
+  write_model(dir_ / "m", config, tokenizer.get(), model.source(), options_of(LinearType::kHf));
+  write_file(dir_ / "m" / "chat_template.jinja", "of the older model");
+  write_file(dir_ / "m" / "README.md", "kept");
+  write_model(dir_ / "m", config, nullptr, model.source(), options_of(LinearType::kHf));
+  EXPECT_EQ(ModelReader::open(dir_ / "m")->tokenizer(), nullptr);
+  std::set<std::string> names;
+  for (const auto& e : std::filesystem::directory_iterator(dir_ / "m"))
+    names.insert(e.path().filename().string());
+  EXPECT_THAT(names, ::testing::ElementsAre("README.md", "config.json", "generation_config.json",
+                                            "model.safetensors"));
+  // A tokenizer that was put into a directory without a model is not an older one's.
+  std::filesystem::create_directory(dir_ / "n");
+  write_file(dir_ / "n" / "tokenizer.json", tokenizer->to_json());
+  write_model(dir_ / "n", config, nullptr, model.source(), options_of(LinearType::kHf));
+  EXPECT_NE(ModelReader::open(dir_ / "n")->tokenizer(), nullptr);
 }
 
 /// The model of the stored files: trits by formula, so that check_with_gguf_py.py can recompute them.

@@ -1,5 +1,6 @@
-// Hugging Face directories: written aside and renamed as a whole when the directory is new, else file by file
-// with config.json last, so that a reader never sees a config whose tensors are not there.
+// Hugging Face directories: written aside as a whole, then renamed; into an existing directory file by file,
+// its config.json removed first and the new one coming last, so that no reader ever sees a config with the
+// tensors of another.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -90,7 +91,21 @@ void write_files(const fs::path& directory, const ModelConfig& config, const Tok
   write_file(directory / "config.json", text);
 }
 
-/// An older model's tensors in the directory would be read instead of, or beside, the new ones.
+/// An older model's files that the new one may not have, and that readers (ours, and others') would take for
+/// its own.
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json",    "tokenizer_config.json",
+                                           "tokenizer.model",   "special_tokens_map.json",
+                                           "added_tokens.json", "vocab.json",
+                                           "merges.txt",        "chat_template.jinja"};
+constexpr const char* kWrittenFiles[] = {"model.safetensors", "generation_config.json", "config.json",
+                                         "tokenizer.json", "tokenizer_config.json"};
+
+[[noreturn]] void io_error(const fs::path& path, const std::error_code& error) {
+  throw Error(ErrorCode::kIo, fmt::format("'{}': {}", path.string(), error.message()));
+}
+
+/// An older model's tensors in the directory would be read instead of, or beside, the new ones; and what is
+/// no file cannot be replaced by one.
 void refuse_other_model(const fs::path& directory) {
   std::error_code error;
   for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
@@ -100,13 +115,63 @@ void refuse_other_model(const fs::path& directory) {
       throw Error(
           ErrorCode::kInvalidArgument,
           fmt::format("the directory holds another model's '{}'; expected a new or empty directory", name));
+    std::error_code ignored;
+    if (std::find(std::begin(kWrittenFiles), std::end(kWrittenFiles), name) != std::end(kWrittenFiles) &&
+        it->is_directory(ignored))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("'{}' is a directory; expected a file", it->path().string()));
   }
   if (error)
     throw Error(ErrorCode::kIo, fmt::format("cannot list '{}': {}", directory.string(), error.message()));
 }
 
-[[noreturn]] void io_error(const fs::path& path, const std::error_code& error) {
-  throw Error(ErrorCode::kIo, fmt::format("'{}': {}", path.string(), error.message()));
+/// A new directory in `parent`. Another number when a run that was killed left one of the same process id.
+fs::path make_aside(const fs::path& parent, const std::string& stem) {
+  for (int i = 0;; ++i) {
+    const fs::path aside = parent / fmt::format(".{}.{}.{}.partial", stem, getpid(), i);
+    std::error_code error;
+    if (fs::create_directory(aside, error)) return aside;
+    if (error || i == 1000) io_error(aside, error ? error : std::make_error_code(std::errc::file_exists));
+  }
+}
+
+/// A file system without permissions may refuse this; the content is what matters there.
+void take_permissions(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  const fs::file_status old = fs::status(from, error);
+  if (!error && fs::is_regular_file(old)) fs::permissions(to, old.permissions(), error);
+}
+
+void move_over(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) io_error(to, error);
+}
+
+void remove_file(const fs::path& path) {
+  std::error_code error;
+  fs::remove(path, error);
+  if (error) io_error(path, error);
+}
+
+/// Puts the files of `aside` over those of `target`. A directory without config.json is no model: what a
+/// crash leaves between is refused, not read as new tensors under an old config (whose scales may be the
+/// inverses).
+void replace_model(const fs::path& aside, const fs::path& target) {
+  std::error_code ignored;
+  const bool had_model =
+      fs::exists(target / "config.json", ignored) || fs::exists(target / "model.safetensors", ignored);
+  for (const char* name : kWrittenFiles) take_permissions(target / name, aside / name);
+  remove_file(target / "config.json");
+  sync_directory(target);
+  for (const char* name : kTokenizerFiles)
+    if (had_model && !fs::exists(aside / name, ignored)) remove_file(target / name);
+  for (const char* name : kWrittenFiles)
+    if (name != std::string_view("config.json") && fs::exists(aside / name, ignored))
+      move_over(aside / name, target / name);
+  sync_directory(target);
+  move_over(aside / "config.json", target / "config.json");
+  sync_directory(target);
 }
 
 }  // namespace
@@ -116,21 +181,25 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
   // "out/" names the same directory as "out"
   const fs::path target = directory.has_filename() ? directory : directory.parent_path();
   std::error_code error;
-  if (fs::exists(target, error)) {
+  const bool exists = fs::exists(target, error);
+  if (exists) {
     if (!fs::is_directory(target, error))
       throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
     refuse_other_model(target);
-    write_files(target, config, tokenizer, source, options);
-    return;
   }
+  // Inside an existing one, which may be a link to, or the root of, another file system.
   const fs::path aside =
-      target.parent_path() / fmt::format(".{}.{}.partial", target.filename().string(), getpid());
-  if (!fs::create_directory(aside, error) || error)
-    io_error(aside, error ? error : std::make_error_code(std::errc::file_exists));
+      make_aside(exists ? target : target.parent_path(), exists ? "new" : target.filename().string());
   try {
     write_files(aside, config, tokenizer, source, options);
-    fs::rename(aside, target, error);
-    if (error) io_error(target, error);
+    if (exists) {
+      replace_model(aside, target);
+      fs::remove_all(aside, error);
+    } else {
+      fs::rename(aside, target, error);
+      if (error) io_error(target, error);
+      sync_directory(target.has_parent_path() ? target.parent_path() : ".");
+    }
   } catch (...) {
     fs::remove_all(aside, error);
     throw;
