@@ -12,9 +12,10 @@ namespace {
 
 constexpr std::size_t kPieceBytes = 1 << 16;
 
-/// Ends of pieces: after a line end that is not followed by white space (the only place where every known
-/// pre-tokenizer cuts for sure), at least kPieceBytes apart where the text allows.
-std::vector<std::size_t> piece_ends(std::string_view text) {
+/// Ends of pieces, at least kPieceBytes apart where the text allows: places where Tokenizer::splits_at_lines
+/// says that it may be cut, else the end only.
+std::vector<std::size_t> piece_ends(std::string_view text, bool at_lines) {
+  if (!at_lines) return {text.size()};
   std::vector<std::size_t> ends;
   std::size_t at = 0;
   while (at < text.size()) {
@@ -38,7 +39,7 @@ std::vector<std::size_t> piece_ends(std::string_view text) {
 std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
                                    const std::filesystem::path& path) {
   const std::string text = read_file(path);
-  const std::vector<std::size_t> ends = piece_ends(text);
+  const std::vector<std::size_t> ends = piece_ends(text, tokenizer.splits_at_lines());
   std::vector<std::vector<TokenId>> pieces(ends.size());
   with_context("tokenising '" + path.string() + "'", [&] {
     context.parallel_for(ends.size(), 1, [&](std::size_t begin, std::size_t end) {

@@ -29,6 +29,48 @@ TEST(Data, PiecesEncodeAsTheWhole) {
   BITNET_EXPECT_ERROR(tokenize_file(context, *tokenizer, dir / "absent"), ErrorCode::kNotFound, "absent");
 }
 
+TEST(Data, EveryKindOfVocabularyEncodesATextAsTheWhole) {
+  testing::TempDir dir;
+  std::string text = "\nFirst.\n";
+  for (int i = 0; i < 6; ++i)
+    text += sample_text(4, 1600) + "\n\n\n  Indented \n\tby a tab\r\n\r\n(1234)\nx <keep>\n<lr>\n";
+  ASSERT_GT(text.size(), 4u << 16);
+  write_file(dir / "t.txt", text);
+  const auto fixtures = testing::source_path("tests/data/tokenizers");
+  const auto edited = [&](const char* name, const std::string& from, const std::string& to) {
+    std::string json = read_file(fixtures / name);
+    const std::size_t at = json.find(from);
+    EXPECT_NE(at, std::string::npos);
+    return Tokenizer::from_json(json.replace(at, from.size(), to));
+  };
+  const struct {
+    const char* name;
+    std::shared_ptr<const Tokenizer> tokenizer;
+    bool splits;
+  } cases[] = {
+      {"llama3", Tokenizer::load(fixtures / "llama3.json"), true},
+      {"llama3 without its digits in threes", edited("llama3.json", R"(\\p{N}{1,3})", R"(\\p{N})"), false},
+      {"llama3 with a line end in an added token",
+       edited("llama3.json", R"("added_tokens":[)",
+              R"("added_tokens":[{"id":420,"content":".\nT","special":false},)"),
+       false},
+      {"gpt2", Tokenizer::load(fixtures / "gpt2.json"), false},
+      {"gpt2 without prefix",
+       edited("gpt2.json", R"("add_prefix_space":true)", R"("add_prefix_space":false)"), false},
+      {"merged_next", Tokenizer::load(fixtures / "merged_next.json"), false},
+      {"llama2", Tokenizer::load(fixtures / "llama2.json"), false},
+      {"metaspace_first", Tokenizer::load(fixtures / "metaspace_first.json"), false},
+      {"spm", Tokenizer::load(fixtures / "spm.model"), false},
+  };
+  const ExecutionContext context;
+  for (const auto& c : cases) {
+    EXPECT_EQ(c.tokenizer->splits_at_lines(), c.splits) << c.name;
+    EXPECT_TRUE(tokenize_file(context, *c.tokenizer, dir / "t.txt") ==
+                c.tokenizer->encode(text, {.add_bos = false}))
+        << c.name;
+  }
+}
+
 TEST(BatchSampler, DealsEveryWindowOnceAnEpochAndResumes) {
   std::vector<TokenId> tokens(103);
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<TokenId>(i);

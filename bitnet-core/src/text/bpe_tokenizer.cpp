@@ -1,5 +1,6 @@
 // The one Tokenizer class: added tokens, pre-tokenizer, BPE model, in that order, and the way back. All
 // variety between vocabularies is in the spec.
+#include <algorithm>
 #include <limits>
 #include <unordered_map>
 
@@ -40,6 +41,23 @@ void check(const TokenizerSpec& spec) {
   if (spec.adds_eos && spec.eos.empty()) fail("the vocabulary adds an EOS token but does not say which");
 }
 
+// See Tokenizer::splits_at_lines. Every step must be known not to look across such a place: Llama 3's pattern
+// ends a match there, a prefix would be put there, and GPT-2's pattern takes the last line end by itself.
+bool may_split_at_lines(const TokenizerSpec& spec) {
+  const auto& steps = spec.pre_tokenizer;
+  if (!spec.normalizer.empty() || steps.size() != 2) return false;
+  if (steps[0].kind != PreTokenizerStep::Kind::kSplit || steps[0].pattern != kLlama3Pattern ||
+      steps[0].behavior != SplitBehavior::kIsolated)
+    return false;
+  if (steps[1].kind != PreTokenizerStep::Kind::kByteLevel ||
+      steps[1].prepend != PreTokenizerStep::Prepend::kNever)
+    return false;
+  return std::none_of(spec.added.begin(), spec.added.end(), [&](const AddedToken& a) {
+    const bool line_end = spec.tokens[static_cast<std::size_t>(a.id)].find('\n') != std::string::npos;
+    return !a.special && (a.lstrip || line_end);
+  });
+}
+
 class BpeTokenizer final : public Tokenizer {
  public:
   explicit BpeTokenizer(TokenizerSpec spec)
@@ -47,7 +65,8 @@ class BpeTokenizer final : public Tokenizer {
         model_(spec_),
         pre_tokenizer_(spec_.normalizer, spec_.pre_tokenizer),
         plain_tokens_(spec_, false),
-        all_tokens_(spec_, true) {
+        all_tokens_(spec_, true),
+        splits_at_lines_(may_split_at_lines(spec_)) {
     bos_ = spec_.bos;
     eos_ = spec_.eos;
     adds_bos_ = spec_.adds_bos;
@@ -77,6 +96,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string_view token(TokenId id) const override { return spec_.tokens[index(id)]; }
   TokenType type(TokenId id) const override { return spec_.types[index(id)]; }
   std::optional<TokenId> find(std::string_view token) const override { return model_.find(token); }
+  bool splits_at_lines() const noexcept override { return splits_at_lines_; }
   bool strips_leading_space() const noexcept override { return spec_.strip_leading_space; }
   std::string to_json() const override { return write_tokenizer_json(spec_); }
   void to_gguf(GgufMetadata& metadata) const override { write_gguf_vocabulary(spec_, metadata); }
@@ -149,6 +169,7 @@ class BpeTokenizer final : public Tokenizer {
   BpeModel model_;  // refers to spec_
   PreTokenizer pre_tokenizer_;
   AddedTokens plain_tokens_, all_tokens_;
+  bool splits_at_lines_;
 };
 
 }  // namespace

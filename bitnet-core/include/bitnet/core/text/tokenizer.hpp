@@ -63,6 +63,9 @@ class Tokenizer {
   /// The bytes that a token stands for (nothing for control tokens unless `special`).
   virtual std::string token_bytes(TokenId id, bool special = false) const = 0;
   virtual std::optional<TokenId> find(std::string_view token) const = 0;
+  /// True when a text may be cut between a line end and a character of ASCII that is no white space, and its
+  /// parts encoded alone: without BOS, EOS and special tokens their ids are those of the whole.
+  virtual bool splits_at_lines() const noexcept = 0;
   /// True when decoding strips one leading space of the text (SentencePiece).
   virtual bool strips_leading_space() const noexcept = 0;
 
