@@ -1,11 +1,16 @@
 // Training configurations: yaml → TrainConfig, every key known, every message with file and line.
 #include "bitnet/training/config.hpp"
 
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -17,14 +22,41 @@ constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 constexpr std::int64_t kMaxContext = 1 << 20;
 constexpr double kMaxParameters = 4e9;
 
+/// Where each section ("model") and key ("model.heads") of the file stands, counted from 1.
+using Lines = std::map<std::string, int>;
+
+[[noreturn]] void fail_at(const std::string& file, int line, const std::string& what) {
+  throw Error(ErrorCode::kInvalidArgument, file + ":" + std::to_string(line) + ": " + what);
+}
+
+int line_of(const YAML::Node& node) { return std::max(node.Mark().line, 0) + 1; }
+
+/// Adds the keys of a mapping, each of which must be a word and there once, to `lines`.
+void add_keys(const std::string& file, const YAML::Node& map, const std::string& prefix, Lines& lines) {
+  for (const auto& entry : map) {
+    const int line = line_of(entry.first);
+    if (!entry.first.IsScalar()) fail_at(file, line, "expected a word as key");
+    const auto [before, fresh] = lines.emplace(prefix + entry.first.Scalar(), line);
+    if (!fresh)
+      fail_at(file, line,
+              "key '" + entry.first.Scalar() + "' is given twice, first in line " +
+                  std::to_string(before->second));
+  }
+}
+
 /// One mapping of the file; hands out its keys and refuses those that nobody asked for.
 class Section {
  public:
-  Section(std::string file, std::string name, YAML::Node node)
-      : file_(std::move(file)), name_(std::move(name)), node_(std::move(node)) {
-    if (node_.IsDefined() && !node_.IsMap() && !node_.IsNull())
-      fail(node_, "'" + name_ + "' must be a mapping");
+  Section(std::string file, std::string name, const YAML::Node& root, Lines& lines)
+      : file_(std::move(file)), name_(std::move(name)), lines_(lines) {
+    const YAML::Node node = root[name_];
+    if (!node.IsDefined()) return;
+    node_ = node;
+    if (!node_.IsMap() && !node_.IsNull()) fail(node_, "'" + name_ + "' must be a mapping");
+    if (node_.IsMap()) add_keys(file_, node_, name_ + ".", lines_);
   }
+
+  bool has(const char* key) const { return lines_.contains(name_ + "." + key); }
 
   template <class T>
   void read(const char* key, T& value, bool required = false) {
@@ -34,13 +66,23 @@ class Section {
       if (required) fail(node_, "section '" + name_ + "' needs the key '" + key + "'");
       return;
     }
+    const auto wrong = [&](const std::string& why) {
+      fail_at(file_, lines_.at(name_ + "." + key), "'" + name_ + "." + key + "'" + why);
+    };
+    if (!n.IsScalar()) wrong(" must be " + expectation(value));
     try {
       assign(n, value);
     } catch (const YAML::Exception&) {
-      fail(n, "'" + name_ + "." + key + "' must be " + expectation(value));
+      wrong(" must be " + expectation(value));
     } catch (const Error& e) {
-      fail(n, "'" + name_ + "." + key + "': " + e.what());
+      wrong(": " + std::string(e.what()));
     }
+  }
+
+  /// `rule` is one that the value of the key breaks.
+  [[noreturn]] void refuse(const char* key, const std::string& rule) const {
+    const std::string name = name_ + "." + key;
+    fail_at(file_, lines_.at(name), name + " " + rule);
   }
 
   void refuse_unknown() const {
@@ -56,8 +98,7 @@ class Section {
 
  private:
   [[noreturn]] void fail(const YAML::Node& at, const std::string& what) const {
-    const int line = at.IsDefined() && at.Mark().line >= 0 ? at.Mark().line + 1 : 1;
-    throw Error(ErrorCode::kInvalidArgument, file_ + ":" + std::to_string(line) + ": " + what);
+    fail_at(file_, line_of(at), what);
   }
   static void assign(const YAML::Node& n, std::filesystem::path& v) { v = n.as<std::string>(); }
   static void assign(const YAML::Node& n, ScheduleKind& v) { v = schedule_from_string(n.as<std::string>()); }
@@ -79,13 +120,15 @@ class Section {
   static std::string expectation(const std::uint64_t&) { return "a whole number, not negative"; }
   static std::string expectation(const double&) { return "a number"; }
   static std::string expectation(const float&) { return "a number"; }
+  static std::string expectation(const std::filesystem::path&) { return "a path"; }
   template <class T>
   static std::string expectation(const T&) {
     return "a word";
   }
 
   std::string file_, name_;
-  YAML::Node node_;
+  Lines& lines_;
+  YAML::Node node_;  ///< null where the section is not there
   std::map<std::string, bool> known_;
 };
 
@@ -99,8 +142,13 @@ void read_model(Section s, TrainConfig& c) {
   s.read("heads", m.n_heads, true);
   m.n_kv_heads = m.n_heads;
   s.read("kv_heads", m.n_kv_heads);
-  m.head_dim = m.n_heads > 0 ? m.hidden_size / m.n_heads : 0;
+  m.head_dim = 0;
   s.read("head_dim", m.head_dim);
+  if (!s.has("head_dim") && m.n_heads > 0) {
+    if (m.hidden_size % m.n_heads != 0)
+      s.refuse("heads", "must divide model.hidden_size where model.head_dim is not given");
+    m.head_dim = m.hidden_size / m.n_heads;
+  }
   s.read("context", m.max_position, true);
   s.read("rope_theta", m.rope_theta);
   s.read("rms_norm_eps", m.rms_norm_eps);
@@ -146,6 +194,78 @@ void read_output(Section s, TrainConfig& c) {
   s.refuse_unknown();
 }
 
+/// Called with a rule that the value of a key must follow, and whether it does; throws if not.
+using Require = std::function<void(bool holds, const std::string& key, const std::string& rule)>;
+
+void check_model(const TrainConfig& c, const Require& require) {
+  const ModelConfig& model = c.model;
+  try {
+    model.validate();
+  } catch (const Error& e) {
+    const std::string message = e.what();  // begins with the field, which some keys name differently
+    std::string key = message.substr(0, message.find(' '));
+    const std::pair<const char*, const char*> names[] = {{"n_layers", "layers"},
+                                                         {"n_heads", "heads"},
+                                                         {"n_kv_heads", "kv_heads"},
+                                                         {"max_position", "context"}};
+    for (const auto& [field, name] : names)
+      if (key == field) key = name;
+    require(false, "model." + key, "cannot be used: " + message);
+  }
+  // I2_S, in which the ternary model is written at the end, holds rows of whole 128s: say so before the work.
+  if (c.quantization == Quantization::kTernary) {
+    const std::string rule = "must be a multiple of 128";
+    require(model.hidden_size % 128 == 0, "model.hidden_size", rule);
+    require(model.q_dim() % 128 == 0, "model.heads", "times head_dim " + rule);
+    require(model.intermediate_size % 128 == 0, "model.intermediate_size", rule);
+  }
+  require(model.max_position <= kMaxContext, "model.context",
+          "must not be above " + std::to_string(kMaxContext) + " for training");
+  double parameters = static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
+  parameters += static_cast<double>(model.n_layers) * static_cast<double>(model.hidden_size) *
+                static_cast<double>(2 * model.q_dim() + 2 * model.kv_dim() + 3 * model.intermediate_size);
+  require(parameters <= kMaxParameters, "model",
+          "would have more than 4e9 parameters, which this trainer, with 20 bytes for each in memory, does "
+          "not take");
+  require(std::isfinite(c.init_deviation) && c.init_deviation > 0, "model.init_deviation",
+          "must be positive");
+}
+
+void check(const TrainConfig& c, const Require& require) {
+  const auto positive = [&](std::int64_t v, const char* key) {
+    require(v > 0, key, "must be positive, got " + std::to_string(v));
+  };
+  const auto fraction = [&](double v, const char* key) {
+    require(v >= 0 && v < 1, key, "must be at least 0 and below 1");
+  };
+  check_model(c, require);
+  const Schedule& schedule = c.schedule;
+  positive(schedule.steps, "training.steps");
+  require(schedule.warmup >= 0 && schedule.warmup < schedule.steps, "training.warmup",
+          "must be below training.steps");
+  require(std::isfinite(schedule.peak) && schedule.peak > 0, "training.learning_rate", "must be positive");
+  require(std::isfinite(schedule.second_peak) && schedule.second_peak >= 0, "training.second_learning_rate",
+          "must not be negative");
+  require(schedule.peak * schedule.weight_decay < 1 && schedule.weight_decay >= 0, "training.weight_decay",
+          "must not be negative, nor 1 / learning_rate");
+  fraction(c.adamw.beta1, "training.beta1");
+  fraction(c.adamw.beta2, "training.beta2");
+  require(c.adamw.eps > 0, "training.eps", "must be positive");
+  require(std::isfinite(c.clip) && c.clip >= 0, "training.clip", "must not be negative");
+  positive(c.length, "training.length");
+  require(c.length <= c.model.max_position, "training.length", "must not be above model.context");
+  positive(c.batch, "training.batch");
+  positive(c.micro_batch, "training.micro_batch");
+  require(c.batch % c.micro_batch == 0, "training.micro_batch", "must divide training.batch");
+  require(c.micro_batch <= (std::int64_t{1} << 24) / c.length, "training.micro_batch",
+          "is too large for this length");
+  positive(c.validation_tokens, "data.validation_tokens");
+  require(c.checkpoint_minutes > 0, "output.checkpoint_minutes", "must be positive");
+  positive(c.log_every, "output.log_every");
+  positive(c.evaluate_every, "output.evaluate_every");
+  require(!c.output.empty(), "output.directory", "must not be empty");
+}
+
 }  // namespace
 
 TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {
@@ -154,79 +274,43 @@ TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {
 
 TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& name) {
   try {
-    const YAML::Node root = YAML::Load(std::string(text));
-    if (!root.IsMap())
-      throw Error(ErrorCode::kInvalidArgument,
-                  name + ":1: expected the sections model, data, training and output");
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    if (documents.size() > 1) fail_at(name, line_of(documents[1]), "a second document; expected one");
+    if (documents.empty() || !documents[0].IsMap())
+      fail_at(name, 1, "expected the sections model, data, training and output");
+    const YAML::Node& root = documents[0];
+    Lines lines;
+    add_keys(name, root, "", lines);
     const char* const sections[] = {"model", "data", "training", "output"};
     for (const auto& entry : root) {
       const auto key = entry.first.as<std::string>();
       if (std::find(std::begin(sections), std::end(sections), key) == std::end(sections))
-        throw Error(ErrorCode::kInvalidArgument, name + ":" + std::to_string(entry.first.Mark().line + 1) +
-                                                     ": unknown section '" + key +
-                                                     "'; known are model, data, training, output");
+        fail_at(name, line_of(entry.first),
+                "unknown section '" + key + "'; known are model, data, training, output");
     }
     TrainConfig c;
-    read_model(Section(name, "model", root["model"]), c);
-    read_data(Section(name, "data", root["data"]), c);
-    read_training(Section(name, "training", root["training"]), c);
-    read_output(Section(name, "output", root["output"]), c);
-    with_context(name, [&] { c.validate(); });
+    read_model(Section(name, "model", root, lines), c);
+    read_data(Section(name, "data", root, lines), c);
+    read_training(Section(name, "training", root, lines), c);
+    read_output(Section(name, "output", root, lines), c);
+    check(c, [&](bool holds, const std::string& key, const std::string& rule) {
+      if (holds) return;
+      auto line = lines.find(key);
+      if (line == lines.end()) line = lines.find(key.substr(0, key.find('.')));
+      fail_at(name, line->second, key + " " + rule);  // its section is there: it has required keys
+    });
     return c;
+  } catch (const YAML::DeepRecursion& e) {
+    fail_at(name, std::max(e.mark.line, 0) + 1, "lists or mappings within each other, too deep to be read");
   } catch (const YAML::Exception& e) {
-    throw Error(ErrorCode::kInvalidArgument,
-                name + ":" + std::to_string(std::max(e.mark.line, 0) + 1) + ": " + std::string(e.msg));
+    fail_at(name, std::max(e.mark.line, 0) + 1, e.msg);
   }
 }
 
 void TrainConfig::validate() const {
-  const auto require = [](bool holds, const std::string& rule) {
-    if (!holds) throw Error(ErrorCode::kInvalidArgument, rule);
-  };
-  const auto positive = [&](std::int64_t v, const std::string& key) {
-    require(v > 0, key + " must be positive, got " + std::to_string(v));
-  };
-  with_context("model", [&] { model.validate(); });
-  // I2_S, in which the ternary model is written at the end, holds rows of whole 128s: say so before the work.
-  if (quantization == Quantization::kTernary)
-    require(model.hidden_size % 128 == 0 && model.q_dim() % 128 == 0 && model.intermediate_size % 128 == 0,
-            "model.hidden_size, heads * head_dim and model.intermediate_size must be multiples of 128");
-  require(model.max_position <= kMaxContext,
-          "model.context must not be above " + std::to_string(kMaxContext) + " for training");
-  double parameters = static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
-  parameters += static_cast<double>(model.n_layers) * static_cast<double>(model.hidden_size) *
-                static_cast<double>(2 * model.q_dim() + 2 * model.kv_dim() + 3 * model.intermediate_size);
-  require(parameters <= kMaxParameters,
-          "the model would have more than 4e9 parameters, which this trainer, with 20 "
-          "bytes for each in memory, does not take");
-  positive(schedule.steps, "training.steps");
-  require(schedule.warmup >= 0 && schedule.warmup < schedule.steps,
-          "training.warmup must be below training.steps");
-  const auto fraction = [&](double v, const std::string& key) {
-    require(v >= 0 && v < 1, key + " must be at least 0 and below 1");
-  };
-  require(std::isfinite(schedule.peak) && schedule.peak > 0, "training.learning_rate must be positive");
-  require(std::isfinite(schedule.second_peak) && schedule.second_peak >= 0,
-          "training.second_learning_rate must not be negative");
-  require(schedule.peak * schedule.weight_decay < 1 && schedule.weight_decay >= 0,
-          "training.weight_decay must not be negative, nor 1 / learning_rate");
-  fraction(adamw.beta1, "training.beta1");
-  fraction(adamw.beta2, "training.beta2");
-  require(adamw.eps > 0, "training.eps must be positive");
-  require(std::isfinite(clip) && clip >= 0, "training.clip must not be negative");
-  require(std::isfinite(init_deviation) && init_deviation > 0, "model.init_deviation must be positive");
-  positive(length, "training.length");
-  require(length <= model.max_position, "training.length must not be above model.context");
-  positive(batch, "training.batch");
-  positive(micro_batch, "training.micro_batch");
-  require(batch % micro_batch == 0, "training.micro_batch must divide training.batch");
-  require(micro_batch <= (std::int64_t{1} << 24) / length,
-          "training.micro_batch is too large for this length");
-  positive(validation_tokens, "data.validation_tokens");
-  require(checkpoint_minutes > 0, "output.checkpoint_minutes must be positive");
-  positive(log_every, "output.log_every");
-  positive(evaluate_every, "output.evaluate_every");
-  require(!output.empty(), "output.directory must not be empty");
+  check(*this, [](bool holds, const std::string& key, const std::string& rule) {
+    if (!holds) throw Error(ErrorCode::kInvalidArgument, key + " " + rule);
+  });
 }
 
 }  // namespace bitnet::training

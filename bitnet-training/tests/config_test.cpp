@@ -24,22 +24,38 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"  layers: 1", "  layer: 1", "x.yaml:2: section 'model' needs the key 'layers'"},
       {"  heads: 4", "  heads: 4\n  colour: red", "x.yaml:7: unknown key 'colour' in 'model'"},
       {"  heads: 4", "  heads: four", "x.yaml:6: 'model.heads' must be a whole number"},
-      {"  heads: 4", "  heads: 5", "x.yaml: model: "},
-      {"hidden_size: 128", "hidden_size: 96", "multiples of 128"},
+      {"  heads: 4", "  heads: 3", "x.yaml:6: model.heads must divide model.hidden_size"},
+      {"  heads: 4", "  heads: 3\n  head_dim: 42", "x.yaml:6: model.heads times head_dim must be a multiple"},
+      {"  heads: 4", "  heads: 4\n  kv_heads: 3", "x.yaml:7: model.kv_heads cannot be used: n_kv_heads = 3"},
+      {"  layers: 1", "  layers: 0", "x.yaml:5: model.layers cannot be used"},
+      {"hidden_size: 128", "hidden_size: 96", "x.yaml:3: model.hidden_size must be a multiple of 128"},
       {"output:", "extra:\n  a: 1\noutput:", "x.yaml:14: unknown section 'extra'"},
-      {"  context: 32", "  context: 2000000000", "model.context"},
-      {"vocab_size: 300", "vocab_size: 2000000000", "4e9 parameters"},
-      {"  steps: 10", "  steps: 0", "training.steps"},
+      {"  context: 32", "  context: 2000000000", "x.yaml:7: model.context"},
+      {"vocab_size: 300", "vocab_size: 2000000000", "x.yaml:1: model would have more than 4e9 parameters"},
+      {"  steps: 10", "  steps: 0", "x.yaml:12: training.steps"},
       {"  steps: 10", "  steps: 10\n  schedule: sudden", "unknown schedule 'sudden'"},
-      {"  steps: 10", "  steps: 10\n  length: 64", "training.length"},
-      {"  steps: 10", "  steps: 10\n  batch: 3\n  micro_batch: 2", "divide"},
+      {"  steps: 10", "  steps: 10\n  length: 64", "x.yaml:13: training.length"},
+      {"  steps: 10", "  steps: 10\n  batch: 3\n  micro_batch: 2",
+       "x.yaml:14: training.micro_batch must divide"},
+      // The default of a key that is not there breaks the rule: the section's line.
+      {"  steps: 10", "  steps: 10\n  batch: 3", "x.yaml:11: training.micro_batch must divide"},
       {"  steps: 10", "  steps: [", "x.yaml:"},
       {"  context: 32", "  context: 32\n  quantization: binary", "expected ternary or none"},
       {"model:\n", "model: 3\nother:\n", "x.yaml:"},
+      {"  heads: 4", "  heads: 4\n  heads: 2", "x.yaml:7: key 'heads' is given twice, first in line 6"},
+      {"output:", "data: {}\noutput:", "x.yaml:14: key 'data' is given twice, first in line 8"},
+      {"output:", "[a]: 1\noutput:", "x.yaml:14: expected a word as key"},
+      {"output:", "---\noutput:", "x.yaml:15: a second document"},
+      {"data:\n  train: a\n  validation: b\n", "", "section 'data' needs the key 'train'"},
+      {"  directory: c", "  directory: [c]", "x.yaml:15: 'output.directory' must be a path"},
+      {"  directory: c", "  directory:", "x.yaml:15: 'output.directory' must be a path"},
   };
   for (const auto& c : cases)
     BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
                         c.message);
+  BITNET_EXPECT_ERROR(
+      TrainConfig::from_yaml(replaced("heads: 4", "heads: " + std::string(5000, '[')), "x.yaml"),
+      ErrorCode::kInvalidArgument, "lists or mappings within each other, too deep");
   BITNET_EXPECT_ERROR(TrainConfig::from_yaml("", "x.yaml"), ErrorCode::kInvalidArgument, "x.yaml:1");
   BITNET_EXPECT_ERROR(TrainConfig::from_yaml_file("/nowhere/x.yaml"), ErrorCode::kNotFound,
                       "/nowhere/x.yaml");

@@ -38,7 +38,7 @@ struct TrainConfig {
   std::int64_t log_every = 10, evaluate_every = 250;
 
   /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that
-  /// cannot be parsed, an unknown or missing key, or a value that breaks a rule.
+  /// cannot be parsed, a second document, an unknown, missing or repeated key, or a value that breaks a rule.
   static TrainConfig from_yaml_file(const std::filesystem::path& path);
   /// The same from text; `name` stands for the file in messages.
   static TrainConfig from_yaml(std::string_view text, const std::string& name);
