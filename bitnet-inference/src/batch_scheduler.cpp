@@ -192,7 +192,12 @@ void BatchScheduler::Impl::drop_cancelled() {
 void BatchScheduler::Impl::admit() {
   while (!waiting.empty() && static_cast<std::int64_t>(running.size()) < sizes.max_sequences) {
     Sequence& s = *waiting.front();
-    s.cache.emplace(pool, sizes.n_ctx);
+    try {
+      s.cache.emplace(pool, sizes.n_ctx);
+    } catch (const std::bad_alloc&) {
+      s.generator.fail(Error(ErrorCode::kOutOfMemory, "the list of a request's KV pages: out of memory"));
+      return;  // the next step goes on behind it
+    }
     if (!s.cache->reserve(static_cast<std::int64_t>(s.generator.tokens().size()))) {
       s.cache.reset();
       return;  // first come, first served: nobody overtakes
@@ -295,9 +300,11 @@ void BatchScheduler::Impl::run_batch() {
   }
 }
 
-BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options) {
+BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options) try {
   const Sizes sizes = choose_sizes(*model, options);
   impl_ = std::make_unique<Impl>(std::move(model), sizes);
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory("a batch");
 }
 
 BatchScheduler::~BatchScheduler() {
@@ -309,7 +316,7 @@ BatchScheduler::~BatchScheduler() {
   m.collect_finished();
 }
 
-RequestId BatchScheduler::submit(Request request) {
+RequestId BatchScheduler::submit(Request request) try {
   if (impl_->closing) throw Error(ErrorCode::kCancelled, "the scheduler is ending: it takes no request");
   auto s = std::make_unique<Sequence>(impl_->next_id, *impl_->model, request, impl_->sizes.n_ctx);
   // The last token is never evaluated, hence − 1; a prompt needs all of its own.
@@ -322,6 +329,8 @@ RequestId BatchScheduler::submit(Request request) {
   }
   impl_->waiting.push_back(std::move(s));
   return impl_->next_id++;
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory("queueing a request");
 }
 
 bool BatchScheduler::step() {

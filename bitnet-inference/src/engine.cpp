@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -82,7 +83,7 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
   try {
     // max_tokens = 0 leaves nothing to do; otherwise the prompt goes in chunks, so that a cancellation is
     // noticed.
-    bool more = generator.max_length() > generator.result().prompt_tokens;
+    bool more = !generator.finished() && generator.max_length() > generator.result().prompt_tokens;
     if (!more) generator.finish(FinishReason::kLength);
     while (more) {
       if (generator.cancelled()) {
@@ -99,6 +100,8 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
     }
   } catch (const Error& e) {
     generator.fail(e);
+  } catch (const std::bad_alloc&) {
+    generator.fail(Error(ErrorCode::kOutOfMemory, "a forward pass: out of memory"));
   }
   return std::move(generator.result());
 }

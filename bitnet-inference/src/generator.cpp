@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -47,21 +48,24 @@ Generator::Generator(const Model& model, std::span<const TokenId> prompt, const 
       options_(options),
       on_text_(std::move(on_text)),
       max_length_(check_request(model, prompt, options, n_ctx)),
-      sampler_(options.sampling, model.config().vocab_size),
       stream_(model.tokenizer(), options.stop, options.special, options.strip_leading_space),
       submitted_(Clock::now()) {
-  const auto capacity = static_cast<std::size_t>(max_length_);
-  tokens_.reserve(capacity);
+  options.sampling.validate();
   tokens_.assign(prompt.begin(), prompt.end());
-  result_.tokens.reserve(capacity - prompt.size());
-  for (const TokenId id : prompt) sampler_.accept(id);
   result_.prompt_tokens = static_cast<std::int64_t>(prompt.size());
 }
 
-void Generator::start() noexcept {
+void Generator::start() {
   if (has_started_) return;
   has_started_ = true;
   started_ = Clock::now();
+  guard([&] {
+    const auto capacity = static_cast<std::size_t>(max_length_);
+    result_.tokens.reserve(capacity - tokens_.size());
+    sampler_.emplace(options_.sampling, model_.config().vocab_size);
+    for (const TokenId id : tokens_) sampler_->accept(id);
+    tokens_.reserve(capacity);
+  });
 }
 
 template <class Body>
@@ -70,13 +74,16 @@ void Generator::guard(Body&& body) {
     body();
   } catch (const Error& e) {
     fail(e);
+  } catch (const std::bad_alloc&) {
+    fail(Error(ErrorCode::kOutOfMemory,
+               fmt::format("a generation of up to {} tokens: out of memory", max_length_)));
   } catch (const std::exception& e) {  // of the callback
     fail(Error(ErrorCode::kInternal, fmt::format("text callback: {}", e.what())));
   }
 }
 
 bool Generator::advance(std::span<const float> logits) {
-  guard([&] { take(sampler_.sample(logits)); });
+  guard([&] { take(sampler_->sample(logits)); });
   return !finished_;
 }
 
@@ -92,7 +99,7 @@ void Generator::take(TokenId token) {
   }
   tokens_.push_back(token);
   result_.tokens.push_back(token);
-  sampler_.accept(token);
+  sampler_->accept(token);
   emit(stream_.push(token));
   if (stream_.stopped()) {
     finish(FinishReason::kStop);

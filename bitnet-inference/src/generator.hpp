@@ -4,6 +4,7 @@
 // text.
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,7 +14,7 @@
 
 namespace bitnet::inference {
 
-/// Not thread-safe.
+/// Until start() it holds little more than its prompt, so that many may wait. Not thread-safe.
 class Generator {
  public:
   using Clock = std::chrono::steady_clock;
@@ -29,8 +30,9 @@ class Generator {
   std::int64_t max_length() const noexcept { return max_length_; }
   bool cancelled() const noexcept { return options_.cancellation.cancelled(); }
 
-  /// Marks the begin of the first pass, for the timings.
-  void start() noexcept;
+  /// Before the first pass: marks its begin, for the timings, and takes the memory of the whole generation;
+  /// without that it is finished with kError (kOutOfMemory). Later calls do nothing.
+  void start();
   /// Samples the next token from the logits after the last one. False when the generation is finished by it.
   /// An error of sampling or of the callback finishes it with kError and does not leave.
   bool advance(std::span<const float> logits);
@@ -53,7 +55,7 @@ class Generator {
   TextCallback on_text_;
   std::int64_t max_length_;
   std::vector<TokenId> tokens_;
-  Sampler sampler_;
+  std::optional<Sampler> sampler_;  // from start() on: candidates for a whole vocabulary
   TextStream stream_;
   Clock::time_point submitted_, started_{}, first_token_{};
   bool has_started_ = false, has_token_ = false, finished_ = false;

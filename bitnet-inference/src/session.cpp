@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -35,7 +36,7 @@ std::int64_t resolve_context(const ModelConfig& config, std::int64_t requested) 
   return requested;
 }
 
-Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options)
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions& options) try
     : model_(std::move(model)),
       n_ctx_(resolve_context(model_->config(), options.n_ctx)),
       forward_(std::make_unique<ForwardPass>(
@@ -46,6 +47,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
   tokens_.reserve(static_cast<std::size_t>(n_ctx_));
   rows_.reserve(static_cast<std::size_t>(kLogitRows));
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory("a session");
 }
 
 Session::~Session() = default;

@@ -1,16 +1,29 @@
-// A decoded token allocates nothing: operator new of this executable counts.
+// A decoded token allocates nothing, a waiting request little, and memory that is refused is an Error:
+// operator new of this executable counts and refuses.
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <new>
 
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "support.hpp"
 
 namespace {
-std::atomic<long> allocations{0};
+std::atomic<long> allocations{0}, allocated_bytes{0};
+std::atomic<std::size_t> refused_from{std::numeric_limits<std::size_t>::max()};
+
+/// While it lives, single allocations of `bytes` and more fail.
+struct Refuse {
+  explicit Refuse(std::size_t bytes) { refused_from = bytes; }
+  ~Refuse() { refused_from = std::numeric_limits<std::size_t>::max(); }
+  Refuse(const Refuse&) = delete;
+  Refuse& operator=(const Refuse&) = delete;
+};
 
 void* counted(std::size_t bytes, std::size_t alignment) {
   allocations.fetch_add(1, std::memory_order_relaxed);
+  allocated_bytes.fetch_add(static_cast<long>(bytes), std::memory_order_relaxed);
+  if (bytes >= refused_from) throw std::bad_alloc();
   const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   if (void* p = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded)) return p;
   throw std::bad_alloc();
@@ -86,6 +99,78 @@ TEST(Allocations, AStepOfTheSchedulerThatDecodesAllocatesNothing) {
   for (int i = 0; i < 80; ++i) scheduler.step();
   EXPECT_EQ(allocations - before, 0);
   EXPECT_EQ(scheduler.stats().running, 4);
+}
+
+constexpr std::size_t kCandidates = 2048 * 16;  // bytes of a sampler's list for the vocabulary
+
+TEST(Allocations, AWaitingRequestHoldsLittleMoreThanItsPrompt) {
+  const auto model = make_model(testing::random_model(config(WeightKind::kTernary), 1, DType::kF16));
+  SchedulerOptions options;
+  options.max_sequences = 1;
+  BatchScheduler scheduler(model, options);
+  const long before = allocated_bytes;
+  for (int i = 0; i < 100; ++i) {
+    Request r;
+    r.prompt = {1, 2, 3};
+    r.options.sampling.repeat_penalty = 1.1f;
+    r.options.sampling.repeat_last_n = 1 << 20;
+    scheduler.submit(std::move(r));
+  }
+  EXPECT_LT(allocated_bytes - before, 100 * 4096);
+  const long waiting = allocated_bytes;
+  scheduler.step();
+  EXPECT_GT(allocated_bytes - waiting, static_cast<long>(kCandidates));  // now it runs
+}
+
+TEST(Allocations, ARequestThatGetsNoMemoryEndsAlone) {
+  const auto model = make_model(testing::random_model(config(WeightKind::kTernary), 1, DType::kF16));
+  BatchScheduler scheduler(model);
+  std::vector<GenerationResult> done;
+  const auto submit = [&] {
+    Request r;
+    r.prompt = {1, 2, 3};
+    r.options.max_tokens = 4;
+    r.on_done = [&](RequestId, const GenerationResult& result) { done.push_back(result); };
+    scheduler.submit(std::move(r));
+  };
+  submit();
+  scheduler.step();  // runs from here on
+  submit();
+  {
+    const Refuse refuse(kCandidates);
+    scheduler.step();
+  }
+  ASSERT_EQ(done.size(), 1u);
+  EXPECT_EQ(done[0].finish_reason, FinishReason::kError);
+  ASSERT_TRUE(done[0].error.has_value());
+  EXPECT_EQ(done[0].error->code(), ErrorCode::kOutOfMemory);
+  scheduler.run();
+  submit();
+  scheduler.run();
+  ASSERT_EQ(done.size(), 3u);
+  EXPECT_EQ(done[1].finish_reason, FinishReason::kLength);
+  EXPECT_EQ(done[2].tokens, done[1].tokens);
+}
+
+TEST(Allocations, RefusedMemoryIsAnError) {
+  const auto model = make_model(testing::random_model(config(WeightKind::kTernary), 1, DType::kF16));
+  const auto refusing = [](std::size_t from, const auto& body) {
+    const Refuse refuse(from);
+    body();
+  };
+  for (const std::size_t from : {256, 4096, 8192}) {
+    BITNET_EXPECT_ERROR(refusing(from, [&] { Session session(model); }), ErrorCode::kOutOfMemory, "memory");
+    BITNET_EXPECT_ERROR(refusing(from, [&] { BatchScheduler scheduler(model); }), ErrorCode::kOutOfMemory,
+                        "memory");
+  }
+  BatchScheduler scheduler(model);
+  BITNET_EXPECT_ERROR(refusing(256,
+                               [&] {
+                                 Request r;
+                                 r.prompt = {1, 2, 3};
+                                 scheduler.submit(std::move(r));
+                               }),
+                      ErrorCode::kOutOfMemory, "queueing a request");
 }
 
 }  // namespace

@@ -58,9 +58,10 @@ class BatchScheduler {
   /// Unfinished requests end with kCancelled; their callbacks' submit() is refused (Error(kCancelled)).
   ~BatchScheduler();
 
-  /// Queues a request. Throws Error(kInvalidArgument) for an empty prompt, an id outside the vocabulary, bad
-  /// options, or a prompt that does not fit the context (both numbers named); Error(kOutOfMemory) when the
-  /// request could not run even alone in the pool.
+  /// Queues a request, which holds little more than its prompt until it joins. Throws Error(kInvalidArgument)
+  /// for an empty prompt, an id outside the vocabulary, bad options, or a prompt that does not fit the
+  /// context (both numbers named); Error(kOutOfMemory) when the request could not run even alone in the pool,
+  /// or there is no memory to queue it.
   RequestId submit(Request request);
   /// Runs one forward pass over what fits; returns false when nothing is queued or running. An error of one
   /// sequence ends that sequence only; a failed pass (Error(kDevice)) ends the sequences that were in it.
