@@ -247,6 +247,8 @@ class FallbackBackend final : public Backend {
     a.k = input(args.k, s);
     a.v = input(args.v, s);
     a.out = output(args.out, s);
+    // The whole cache and not the new rows: attention always runs on one side, and nothing else touches the
+    // cache, so none of it is ever copied, and one range is the cheapest set to keep.
     for (Buffer* KvLayer::*half : {&KvLayer::keys, &KvLayer::values}) {
       const Range all{0, (args.cache.*half)->bytes()};
       a.cache.*half = &current(*(args.cache.*half), all, s);
