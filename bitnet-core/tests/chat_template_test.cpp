@@ -113,7 +113,7 @@ TEST(ChatTemplate, RecognisesAModelsOwnTemplate) {
   for (std::size_t n = 1; n < llama3.rfind("<|end_header_id|>"); n += 29)  // cut off
     BITNET_EXPECT_ERROR(name(llama3.substr(0, n), "bitnet"), ErrorCode::kUnsupported, "--chat-template");
   BITNET_EXPECT_ERROR(name("{{ x }}", "bitnet"), ErrorCode::kUnsupported, "bitnet, llama3");
-  BITNET_EXPECT_ERROR(name("", "bitnet"), ErrorCode::kNotFound, "run");
+  BITNET_EXPECT_ERROR(name("", "bitnet"), ErrorCode::kNotFound, "--chat-template NAME (bitnet, llama3)");
   BITNET_EXPECT_ERROR(ChatTemplate::by_name("alpaca"), ErrorCode::kNotFound, "bitnet, llama3");
 }
 
@@ -124,6 +124,9 @@ TEST(ChatTemplate, UnknownRolesAndMissingTokensAreErrors) {
   const auto gpt2 = Tokenizer::load(testing::source_path("tests/data/tokenizers/gpt2.json"));
   BITNET_EXPECT_ERROR(ChatTemplate::by_name("bitnet")->encode(*gpt2, kTalk), ErrorCode::kUnsupported,
                       "<|eot_id|>");
+  // No format is proposed that the vocabulary cannot write.
+  BITNET_EXPECT_ERROR(ChatTemplate::for_model(*gpt2, "llama"), ErrorCode::kNotFound,
+                      "use `run` to continue a text; --chat-template does not help");
 }
 
 }  // namespace

@@ -27,6 +27,21 @@ std::string name_list() {
   return list;
 }
 
+/// What a base model can do with --chat-template: only formats whose control tokens it has are named.
+std::string choice(const Tokenizer& tokenizer) {
+  std::string list;
+  const ChatMessage message{"user", ""};
+  for (const std::string_view name : ChatTemplate::names()) {
+    try {
+      static_cast<void>(ChatTemplate::by_name(name)->encode(tokenizer, {&message, 1}));
+      list += (list.empty() ? "" : ", ") + std::string(name);
+    } catch (const Error&) {  // lacks a control token
+    }
+  }
+  if (!list.empty()) return ", or " + std::string(kHowToChoose) + list + ")";
+  return "; --chat-template does not help, the vocabulary lacks the control tokens of " + name_list();
+}
+
 bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
@@ -179,9 +194,9 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::for_model(const Tokenizer& tok
                                                             std::string_view architecture) {
   const std::string_view own = tokenizer.chat_template();
   if (own.empty())
-    throw Error(ErrorCode::kNotFound,
-                "this is a base model without a chat template: use `run` to continue a text, or " +
-                    std::string(kHowToChoose) + name_list() + ")");
+    throw Error(
+        ErrorCode::kNotFound,
+        "this is a base model without a chat template: use `run` to continue a text" + choice(tokenizer));
   const bool bitnet = architecture.substr(0, 6) == "bitnet";
   // The official 2B-4T GGUF carries a template of another model ("Human: … BITNETAssistant: ").
   if (bitnet && contains(own, "BITNETAssistant")) return by_name("bitnet");
