@@ -9,9 +9,9 @@ packages_build=(
   ocl-icd-opencl-dev libcxxopts-dev libyaml-cpp-dev libbenchmark-dev
 )
 # To build and run the tests: GoogleTest and RapidCheck, Eigen as an oracle, PoCL as the OpenCL device, the Arm cross
-# compiler, qemu.
+# compiler, qemu, clang-format.
 packages_test=(
-  git libgtest-dev libgmock-dev librapidcheck-dev libeigen3-dev pocl-opencl-icd g++-aarch64-linux-gnu qemu-user-static
+  git clang-format libgtest-dev libgmock-dev librapidcheck-dev libeigen3-dev pocl-opencl-icd g++-aarch64-linux-gnu qemu-user-static
 )
 # What `test.sh --full` needs besides.
 packages_full=(clang)

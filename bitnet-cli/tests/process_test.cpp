@@ -103,7 +103,8 @@ TEST_F(ProcessTest, CtrlCEndsARunningGeneration) {
 TEST_F(ProcessTest, CtrlCAtThePromptEndsAChat) {
   Process process({"chat", "-m", model(), "--chat-template", "bitnet"});
   EXPECT_THAT(process.read_err_until("seed: "), HasSubstr("seed: "));
-  usleep(300000);  // so that it waits for input: a signal just before that would be noticed at the next line only
+  usleep(300000);  // so that it waits for input: a signal just before that would be noticed at the next line
+                   // only
   process.interrupt();
   EXPECT_EQ(process.wait(), 130);
 }

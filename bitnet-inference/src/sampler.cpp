@@ -80,7 +80,10 @@ void Sampler::keep_top_k() {
   };
   const auto begin = candidates_.begin(), end = begin + static_cast<std::ptrdiff_t>(n_);
   const std::size_t k = options_.top_k <= 0 ? n_ : std::min(n_, static_cast<std::size_t>(options_.top_k));
-  std::partial_sort(begin, begin + static_cast<std::ptrdiff_t>(k), end, before);
+  if (k == n_)
+    std::sort(begin, end, before);  // partial_sort is a heap sort then, three times slower
+  else
+    std::partial_sort(begin, begin + static_cast<std::ptrdiff_t>(k), end, before);
   n_ = k;
 }
 

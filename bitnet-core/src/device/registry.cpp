@@ -24,7 +24,8 @@ const BackendRegistry::Entry& BackendRegistry::find(std::string_view name) const
     if (e.device.name == name) return e;
     names.push_back(e.device.name);
   }
-  std::string message = fmt::format("there is no device '{}' (there are: {}, auto)", name, fmt::join(names, ", "));
+  std::string message =
+      fmt::format("there is no device '{}' (there are: {}, auto)", name, fmt::join(names, ", "));
   if (!notes_.empty()) message += fmt::format("; {}", fmt::join(notes_, "; "));
   throw Error(ErrorCode::kNotFound, message);
 }

@@ -9,9 +9,10 @@ namespace bitnet::text {
 
 /// The names and the texts of a template, in order.
 struct TemplateContent {
-  std::vector<std::string> names;  ///< variables, filters, statements and keys: "for", "message", "role", "trim"
-  std::string text;                ///< what it writes by itself, all literals joined
-  bool plain = true;               ///< false: it has operators that a plain loop does not need (<, !, *, :, …)
+  std::vector<std::string>
+      names;          ///< variables, filters, statements and keys: "for", "message", "role", "trim"
+  std::string text;   ///< what it writes by itself, all literals joined
+  bool plain = true;  ///< false: it has operators that a plain loop does not need (<, !, *, :, …)
 
   bool has(std::string_view name) const;
 };

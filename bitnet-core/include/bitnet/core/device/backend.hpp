@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "bitnet/core/dtype.hpp"
+#include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/core/model/model_config.hpp"
 
 namespace bitnet {
@@ -30,89 +30,6 @@ enum class BackendOp : std::uint8_t {
 };
 inline constexpr std::size_t kBackendOpCount = 8;
 std::string_view to_string(BackendOp op) noexcept;
-
-/// Memory of a backend. Freed with the last reference.
-class Buffer {
- public:
-  virtual ~Buffer() = default;
-  std::size_t bytes() const noexcept { return bytes_; }
-
- protected:
-  explicit Buffer(std::size_t bytes) noexcept : bytes_(bytes) {}
-
- private:
-  std::size_t bytes_;
-};
-using BufferPtr = std::shared_ptr<Buffer>;
-
-/// A row-major f32 matrix [rows, cols] inside a buffer, at a byte offset. Does not own.
-struct Matrix {
-  Buffer* buffer = nullptr;
-  std::size_t offset = 0;  ///< bytes
-  std::int64_t rows = 0;
-  std::int64_t cols = 0;
-};
-
-/// What a linear or a head is made from, in host memory; only read during prepare(). out × in, row-major.
-struct LinearWeights {
-  std::int64_t out = 0, in = 0;
-  /// Ternary: trits in {−1, 0, 1} and `scales` with one f32 a group of rows_per_scale rows (multiply form).
-  std::span<const std::int8_t> trits;  // [out, in] or empty
-  std::span<const float> scales;       // [ceil(out / rows_per_scale)]
-  std::int64_t rows_per_scale = 0;     ///< `out` for one scale per tensor
-  /// Dense: exactly one of trits/dense is given.
-  std::span<const std::byte> dense;  // [out, in] of dense_type
-  DType dense_type = DType::kF32;    ///< kF32, kF16 or kBF16
-};
-
-/// A weight repacked for one backend by prepare(). Immutable, shared between sessions.
-class PreparedWeights {
- public:
-  virtual ~PreparedWeights() = default;
-  std::int64_t out() const noexcept { return out_; }
-  std::int64_t in() const noexcept { return in_; }
-  bool ternary() const noexcept { return ternary_; }
-  std::size_t bytes() const noexcept { return bytes_; }  ///< memory that it occupies
-
- protected:
-  PreparedWeights(std::int64_t out, std::int64_t in, bool ternary, std::size_t bytes) noexcept
-      : out_(out), in_(in), ternary_(ternary), bytes_(bytes) {}
-
- private:
-  std::int64_t out_, in_;
-  bool ternary_;
-  std::size_t bytes_;
-};
-using PreparedPtr = std::shared_ptr<const PreparedWeights>;
-
-/// One sequence's share of a ragged batch: rows first_row … first_row + n_rows of every matrix are its new
-/// tokens, at positions past … past + n_rows; token t's keys and values lie in page pages[t / page_size],
-/// slot t % page_size.
-struct SequenceSlice {
-  std::int64_t first_row = 0;
-  std::int64_t n_rows = 0;              ///< > 0
-  std::int64_t past = 0;                ///< tokens of it that are in the cache already
-  std::span<const std::int32_t> pages;  // [≥ ceil((past + n_rows) / page_size)]
-};
-
-/// One layer's paged cache: f32 [n_pages, page_size, n_kv_heads, head_dim] for keys and the same for values.
-struct KvLayer {
-  Buffer* keys = nullptr;
-  Buffer* values = nullptr;
-  std::int64_t n_pages = 0;
-  std::int64_t page_size = 0;
-};
-
-/// Arguments of attention(): stores the new rows' keys and values in their pages, then
-/// out[r, h] = softmax(q[r, h] · Kᵀ / sqrt(head_dim), causal) · V over that row's own sequence.
-struct AttentionArgs {
-  Matrix q;     // [n_rows, n_heads · head_dim], RoPE applied
-  Matrix k, v;  // [n_rows, n_kv_heads · head_dim], RoPE applied to k
-  Matrix out;   // [n_rows, n_heads · head_dim]
-  KvLayer cache;
-  std::span<const SequenceSlice> sequences;  // cover all rows, ascending
-  std::int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
-};
 
 /// A device that runs the ops of a transformer step. Two phases: allocate and prepare may throw any Error;
 /// the ops throw Error(kInvalidArgument) on arguments that contradict each other (a bug of the caller) and
