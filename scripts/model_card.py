@@ -5,9 +5,9 @@ usage: model_card.py --bitnet BIN --ternary RUN [--float RUN] --model MODEL.gguf
                      [--probes FOLDER]
 
 RUN: the output folder of `bitnet train` (log.jsonl with a held_out record, model.gguf) for configs/train/demo.yaml and
-configs/train/demo-float.yaml; without the second one the card has no comparison. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes
-from the runs' logs or from running BIN; exit status 1 if fewer than 95 % of the samples' words occur in the training
-text. Python's standard library only.
+configs/train/demo-float.yaml; without the second one the card has no comparison. Writes OUT/README.md (the card),
+OUT/loss.svg and OUT/samples.jsonl. Every figure comes from the runs' logs or from running BIN; exit status 1 if fewer
+than 95 % of the samples' words occur in the training text. Python's standard library only.
 """
 import argparse
 import json
