@@ -1,4 +1,5 @@
 // `bitnet train` end to end with a tiny model, and `--device` with whatever OpenCL devices there are.
+#include "bitnet/testing/opencl.hpp"
 #include "cli_fixture.hpp"
 
 namespace bitnet::cli {
@@ -71,7 +72,7 @@ class DeviceTest : public CliTest {
 };
 
 TEST_F(DeviceTest, TheLinearLayersRunOnTheDeviceAndTheRestIsNamed) {
-  if (!has_opencl()) GTEST_SKIP() << "there is no device opencl:0:0";
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
   const std::vector<std::string> arguments{"run", "-m", model(), "-p", "hello", "-n", "8", "--seed", "1"};
   auto on_device = arguments;
   on_device.insert(on_device.end(), {"--device", "opencl:0:0"});

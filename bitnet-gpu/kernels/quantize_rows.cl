@@ -1,6 +1,6 @@
 // Per-row absmax quantiser: f32 rows to int8 rows, their scale and their sum. The product that reads them is in
 // ternary_matmul.cl; the definition is docs/numerics.md, and the results are bit-equal to the CPU's on every device:
-//   a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x * a), -128, 127), inv_scale = 1 / a.
+//   a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x * a), -128, 127), inv_scale = 1 / a; a NaN becomes 0.
 // OpenCL lets a device round a single-precision division by up to 2.5 ulp, so the two divisions of a row are done in
 // integers; multiplication, rint and maximum are exact or correctly rounded by the standard.
 //
@@ -67,7 +67,10 @@ void quantize_rows(__global const float* restrict x, ulong x_offset, uint cols, 
   int sum = 0;
   for (uint k = item; k < stride; k += BN_QUANT_WG) {
     int value = 0;
-    if (k < cols) value = (int)clamp(rint(x_row[k] * scale), -128.0f, 127.0f);
+    if (k < cols) {
+      const float scaled = rint(x_row[k] * scale);  // NaN for a NaN, and for an infinity times a scale of 0
+      value = isnan(scaled) ? 0 : (int)clamp(scaled, -128.0f, 127.0f);
+    }
     q_row[k] = (char)value;
     sum += value;
   }

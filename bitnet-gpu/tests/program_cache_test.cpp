@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "device_list.hpp"
 
@@ -16,7 +17,7 @@ class ProgramCacheTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const DeviceList list = list_devices();
-    if (list.devices.empty()) GTEST_SKIP() << "no OpenCL device";
+    BITNET_REQUIRE_OPENCL_DEVICE(!list.devices.empty());
     device_ = list.devices[0].id;
     cl_int status = CL_SUCCESS;
     context_ = ClContext(clCreateContext(nullptr, 1, &device_, nullptr, nullptr, &status));

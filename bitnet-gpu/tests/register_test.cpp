@@ -8,6 +8,7 @@
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/gpu/register.hpp"
+#include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -21,7 +22,7 @@ class Register : public ::testing::Test {
  protected:
   void SetUp() override {
     gpu::register_backends(registry);
-    if (registry.devices().empty()) GTEST_SKIP() << "no OpenCL device";
+    BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
   }
   BackendRegistry registry;
 };

@@ -11,6 +11,7 @@
 #include "bitnet/inference/model.hpp"
 #include "bitnet/inference/register.hpp"
 #include "bitnet/inference/session.hpp"
+#include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -37,7 +38,7 @@ class WholeModel : public ::testing::TestWithParam<const char*> {};
 TEST_P(WholeModel, LogitsEqualTheCpus) {
   BackendRegistry registry;
   gpu::register_backends(registry);
-  if (registry.devices().empty()) GTEST_SKIP() << "no OpenCL device";
+  BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
   const auto context =
       std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
   std::unique_ptr<Backend> mixed = inference::with_cpu_fallback(
@@ -53,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(Models, WholeModel,
 TEST(DeviceOnly, ListsWhatIsMissing) {
   BackendRegistry registry;
   gpu::register_backends(registry);
-  if (registry.devices().empty()) GTEST_SKIP() << "no OpenCL device";
+  BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
   const auto context =
       std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 1, .isa = {}});
   BITNET_EXPECT_ERROR(inference::with_cpu_fallback(registry.create(registry.devices()[0].name, context),

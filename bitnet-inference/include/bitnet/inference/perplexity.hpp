@@ -16,8 +16,8 @@ struct PerplexityOptions {
   std::int64_t n_ctx = 512;       ///< ≥ 4
   std::int64_t chunk_rows = 256;  ///< rows of one forward pass; does not change the result
   std::int64_t max_chunks = 0;    ///< 0: all
-  std::function<void(std::int64_t chunk, std::int64_t n_chunks, double perplexity_so_far)> progress;
-  CancellationToken cancellation;
+  std::function<void(std::int64_t chunk, std::int64_t n_chunks, double perplexity_so_far)> progress = {};
+  CancellationToken cancellation = {};
 };
 
 struct PerplexityResult {
