@@ -1,3 +1,4 @@
+// Names and sizes of element types; conversions of values are tensor.cpp's.
 #include "bitnet/core/dtype.hpp"
 
 namespace bitnet {

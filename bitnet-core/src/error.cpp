@@ -1,3 +1,5 @@
+// The one exception type: its codes' names, and with_context()'s prefixes, which make a message tell the
+// whole story.
 #include "bitnet/core/error.hpp"
 
 #include <utility>

@@ -1,3 +1,5 @@
+// The thread count (asked, environment, cores that this process may use) and the oneTBB arena that runs
+// parallel_for(). Limits of control groups are read in cgroup.cpp.
 #include "bitnet/core/execution.hpp"
 
 #include <fmt/format.h>

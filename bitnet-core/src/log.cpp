@@ -1,3 +1,4 @@
+// Diagnostics: one sink for the process, spdlog on standard error unless the application sets its own.
 #include "bitnet/core/log.hpp"
 
 #include <spdlog/sinks/stdout_sinks.h>

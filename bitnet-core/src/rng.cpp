@@ -1,3 +1,4 @@
+// The random generator; its sequence is part of what seeds promise, so it never changes.
 #include "bitnet/core/rng.hpp"
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// Dimensions and element counts, checked for overflow once, when a shape is made.
 #include "bitnet/core/shape.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,5 @@
+// Host tensors and their views. Element access here is simple and slow: kernels work on spans (f32_kernels,
+// quant).
 #include "bitnet/core/tensor.hpp"
 
 #include <fmt/format.h>

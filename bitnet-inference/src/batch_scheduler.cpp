@@ -1,3 +1,6 @@
+// Continuous batching. A step: drop what is cancelled, admit waiting requests while pages last, give each
+// sequence its share of the step's rows (plan), make room by preempting the youngest, run one forward pass,
+// sample. What a single request does with its logits is generator.cpp's.
 #include "bitnet/inference/batch_scheduler.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// The facade: loads a model, keeps one session for generate() and makes schedulers. No algorithm is here.
 #include "bitnet/inference/engine.hpp"
 
 #include <fmt/format.h>

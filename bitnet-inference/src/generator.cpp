@@ -1,3 +1,5 @@
+// One generation from prompt to result: takes tokens, holds text back for stop strings, ends for a stated
+// reason. Who evaluates the model is the caller's business.
 #include "generator.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Pages of keys and values: the pool that owns the memory, and each sequence's list of pages.
 #include "bitnet/inference/kv_cache.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Perplexity in chunks as docs/numerics.md defines it, through a session's evaluate_all().
 #include "bitnet/inference/perplexity.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,5 @@
+// From logits to a token: penalty, top-k, top-p, min-p, temperature, in this order. Sums are in double and
+// ties go by id, so that a seed gives the same tokens everywhere.
 #include "bitnet/inference/sampler.hpp"
 
 #include <fmt/format.h>

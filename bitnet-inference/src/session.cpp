@@ -1,3 +1,5 @@
+// One sequence over a model: its cache, its position, and evaluation in chunks. Many at once:
+// batch_scheduler.cpp.
 #include "bitnet/inference/session.hpp"
 
 #include <fmt/format.h>

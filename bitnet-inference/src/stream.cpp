@@ -1,3 +1,4 @@
+// Text out of tokens as it comes: whole characters only, and nothing that may yet become a stop string.
 #include "bitnet/inference/stream.hpp"
 
 #include <algorithm>

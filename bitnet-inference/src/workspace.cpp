@@ -1,3 +1,4 @@
+// The matrices that a forward pass works in, allocated once for the largest step, and the RoPE table.
 #include "workspace.hpp"
 
 #include <fmt/format.h>

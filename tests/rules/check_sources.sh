@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # usage: check_sources.sh <source root>: fails, naming file and line, when a library includes what its place in the
-# workspace forbids, a public header includes a third-party one, or a library reads the environment, prints or exits.
+# workspace forbids, a public header includes a third-party one, a library reads the environment, prints or exits, or a
+# source does not begin with a paragraph that says what is in it.
 set -u
 shopt -s lastpipe   # report, the last stage of each pipeline, must set `failed` of this shell and not of a subshell
 cd "$1" || exit 2
@@ -37,5 +38,8 @@ done
 grep -rnE '["<]CL/' bitnet-*/src bitnet-*/include | grep -v '^bitnet-gpu/src/' | report 'OpenCL outside bitnet-gpu/src'
 grep -rnE '\b(secure_)?getenv *\(' bitnet-*/src bitnet-*/include | grep -v '^bitnet-core/src/env.cpp:' |
   report 'the environment is read outside bitnet-core/src/env.cpp'
+find bitnet-* \( -name '*.cpp' -o -name '*.hpp' \) -exec awk 'FNR == 1 && /^#pragma once/ { next }
+  FNR <= 2 { if (!/^\/\//) print FILENAME ":" FNR ": " $0; nextfile }' {} + |
+  report 'a source does not begin with a comment that says what is in it'
 [ "$failed" -eq 0 ] && echo 'every include and call is where it may be'
 exit $failed

@@ -13,11 +13,11 @@ fresh() {
   local library
   for library in core quant inference training gpu cli benchmarks; do
     mkdir -p "$tree/bitnet-$library/include/bitnet/$library" "$tree/bitnet-$library/src"
-    printf '#include <vector>\n#include "bitnet/%s/b.hpp"\n' "$library" >"$tree/bitnet-$library/include/bitnet/$library/a.hpp"
+    printf '#pragma once\n// What is here.\n#include <vector>\n#include "bitnet/%s/b.hpp"\n' "$library" >"$tree/bitnet-$library/include/bitnet/$library/a.hpp"
     printf '// exit(1) in a comment is no call\n#include "bitnet/core/a.hpp"\n' >"$tree/bitnet-$library/src/a.cpp"
   done
-  printf 'const char* v = secure_getenv("V");\n' >"$tree/bitnet-core/src/env.cpp"
-  printf '#include <CL/cl.h>\n' >"$tree/bitnet-gpu/src/cl.cpp"
+  printf '// The environment.\nconst char* v = secure_getenv("V");\n' >"$tree/bitnet-core/src/env.cpp"
+  printf '// OpenCL.\n#include <CL/cl.h>\n' >"$tree/bitnet-gpu/src/cl.cpp"
 }
 
 # broken <file> <line>: the check must fail and name the file once the line stands in it.
@@ -46,4 +46,5 @@ broken bitnet-core/src/a.cpp 'void f() { std::cout << 1; }'
 broken bitnet-quant/src/a.cpp 'void f() { std::exit(1); }'
 broken bitnet-core/src/a.cpp '#include <CL/cl.h>'
 broken bitnet-cli/src/a.cpp 'auto v = std::getenv("V");'
+broken bitnet-core/src/b.cpp '#include <vector>'
 exit $failed

@@ -1,3 +1,5 @@
+// Finding a device by name, and choosing one with a stated reason. What devices there are, backends add
+// themselves (register_*_backend functions that the application calls).
 #include "bitnet/core/device/registry.hpp"
 
 #include <fmt/format.h>

@@ -1,3 +1,5 @@
+// Files written aside, fsynced and renamed; and reading of small files whole. Large ones are mapped:
+// mapped_file.cpp.
 #include "bitnet/core/io/atomic_file.hpp"
 
 #include <fcntl.h>

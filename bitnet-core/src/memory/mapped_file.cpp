@@ -1,3 +1,4 @@
+// Read-only mappings of regular files, and giving pages back that are no longer needed.
 #include "bitnet/core/memory/mapped_file.hpp"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Causal attention over the paged cache, on the CPU: stores the new rows, then each (row, head) in parallel.
 #include "cpu/attention.hpp"
 
 #include <algorithm>

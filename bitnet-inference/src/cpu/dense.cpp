@@ -1,3 +1,4 @@
+// Float weights (f32, f16, bf16) of dense linears, embeddings and heads. Ternary ones are quant::BitLinear.
 #include "cpu/dense.hpp"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Host buffers of the CPU backend, and how much memory caches may take: the system's and the control group's
+// headroom.
 #include "cpu/memory.hpp"
 
 #include <fmt/format.h>
