@@ -23,8 +23,15 @@ std::vector<float> LogicalTensor::to_f32() const {
 }
 
 std::unique_ptr<ModelReader> ModelReader::open(const std::filesystem::path& path, FloatLinears floats) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) return model_io::open_hf(path, floats);
+  namespace fs = std::filesystem;
+  std::error_code problem, ignored;
+  if (!fs::exists(path, problem) && !problem)
+    throw Error(ErrorCode::kNotFound, fmt::format("there is no file or directory '{}'", path.string()));
+  if (fs::is_directory(path, ignored)) {
+    if (!fs::exists(path / "config.json", problem) && !problem)
+      throw Error(ErrorCode::kNotFound, fmt::format("directory '{}' has no config.json", path.string()));
+    return model_io::open_hf(path, floats);
+  }
   if (path.extension() == ".safetensors" || path.filename() == "config.json")
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("'{}': expected the model's directory or a GGUF file", path.string()));
