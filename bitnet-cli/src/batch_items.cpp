@@ -40,8 +40,7 @@ std::string scalar_text(const Json& value, const std::string& key) {
 void add_override(const Option& option, const Json& value, BatchItem& item) {
   const std::string key = key_of(option);
   const auto add = [&](const Json& one) {
-    if (option.kind == Kind::kList && (!one.is_string() || one.get_ref<const std::string&>().empty()))
-      bad("'" + key + "': expected text that is not empty");
+    if (option.kind == Kind::kList && !one.is_string()) bad("'" + key + "': expected text");
     const std::string text = scalar_text(one, key);
     check_value(option, text, "'" + key + "'");
     item.overrides.emplace_back(&option, text);
@@ -163,6 +162,8 @@ void read_jsonl(std::string_view text, BatchItems& to, std::set<std::string>& un
     to.items.push_back(numbered_item(to.items.size() + 1, number));
     BatchItem& item = to.items.back();
     guarded(item, [&] { read_item(Json::parse(line), item, unused); });
+    if (const std::size_t at = item.error.find("at line 1, column "); at != std::string::npos)
+      item.error.erase(at + 3, 8);  // the parser got this line alone
     if (!item.error.empty()) item.error = "line " + std::to_string(number) + ": " + item.error;
   });
 }
@@ -226,11 +227,16 @@ void read_csv(std::string_view text, BatchItems& to, std::set<std::string>& unus
 
 }  // namespace
 
-BatchItems read_batch_items(const std::filesystem::path& path) {
+void check_input_name(const std::filesystem::path& path) {
   const std::string suffix = path.extension().string();
   const std::vector<std::string> suffixes{".txt", ".json", ".jsonl", ".csv"};
   if (std::find(suffixes.begin(), suffixes.end(), suffix) == suffixes.end())
     bad("'" + path.string() + "': expected a file called .txt, .json, .jsonl or .csv");
+}
+
+BatchItems read_batch_items(const std::filesystem::path& path) {
+  check_input_name(path);
+  const std::string suffix = path.extension().string();
   const std::string text = read_file(path);
   BatchItems result;
   std::set<std::string> unused;
@@ -244,6 +250,7 @@ BatchItems read_batch_items(const std::filesystem::path& path) {
   for (const Option* o : sampling_options()) known.push_back(key_of(*o));
   for (const std::string& key : unused)
     result.notes.push_back("'" + path.string() + "': '" + key + "' is not used" + suggestion(key, known));
+  if (result.items.empty()) result.notes.push_back("'" + path.string() + "' holds no prompts");
   return result;
 }
 

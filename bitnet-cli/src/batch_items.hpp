@@ -34,6 +34,9 @@ struct BatchItems {
   std::vector<std::string> notes;  ///< remarks for people, e.g. keys that are not used
 };
 
+/// Throws Error(kInvalidArgument) for a name without one of the suffixes .txt, .json, .jsonl and .csv.
+void check_input_name(const std::filesystem::path& path);
+
 /// Reads a whole file by its suffix. A bad item becomes an item with `error`. Throws
 /// Error(kNotFound | kIo | kInvalidArgument) when the file as a whole cannot be read: unknown suffix, .json
 /// that is no array, .csv without a `prompt` column.

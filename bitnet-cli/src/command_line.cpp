@@ -22,13 +22,17 @@ const Option* find_option(const std::vector<const Option*>& options, std::string
   return nullptr;
 }
 
-[[noreturn]] void unknown_option(const std::string& text, const std::vector<const Option*>& options) {
-  const std::string name = text.substr(0, text.find('='));
+std::vector<std::string> long_names(const std::vector<const Option*>& options) {
   std::vector<std::string> words;
   for (const Option* o : options) words.push_back("--" + std::string(o->name));
+  return words;
+}
+
+[[noreturn]] void unknown_option(const std::string& text, const std::vector<const Option*>& options) {
+  const std::string name = text.substr(0, text.find('='));
   // "-temp" is read as a group of letters: compare with the long names all the same.
   throw UsageError("unknown option '" + name + "'" +
-                   suggestion(name.starts_with("--") ? name : "-" + name, words));
+                   suggestion(name.starts_with("--") ? name : "-" + name, long_names(options)));
 }
 
 /// "--verbose=maybe": cxxopts names the value only.
@@ -41,6 +45,38 @@ void check_flags(const std::vector<const Option*>& options, int argc, const char
     if (option == nullptr || option->kind != Kind::kFlag) continue;
     Values().set(*option, word.substr(equals + 1), Origin::kCommandLine, word.substr(0, equals));
   }
+}
+
+/// The words as cxxopts wants them: "-n3" as two. Only numbers can stick to their letter: "-temp" would be -t
+/// with the value "emp".
+std::vector<std::string> separate(const std::vector<const Option*>& options,
+                                  const std::vector<std::string>& words) {
+  std::vector<std::string> out;
+  bool ended = false;  // by "--"
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    out.push_back(word);
+    ended = ended || word == "--";
+    if (ended || word.size() < 2 || word[0] != '-') continue;
+    const bool is_long = word[1] == '-';
+    const Option* option =
+        find_option(options, std::string_view(word).substr(is_long ? 2 : 1, is_long ? word.npos : 1));
+    if (option == nullptr || option->kind == Kind::kFlag) continue;
+    if (is_long || word.size() == 2) {
+      if (++i < words.size()) out.push_back(words[i]);  // its value, whatever it looks like
+      continue;
+    }
+    const std::string letter = word.substr(0, 2), rest = word.substr(2);
+    const bool number = option->kind == Kind::kInteger || option->kind == Kind::kReal;
+    if (!number || rest.find_first_not_of("+-.0123456789") != rest.npos) {
+      const std::string near = suggestion("-" + word, long_names(options));
+      if (!near.empty()) throw UsageError("unknown option '" + word + "'" + near);
+      throw UsageError("'" + word + "': put a space between " + letter + " and its value");
+    }
+    out.back() = letter;
+    out.push_back(rest);
+  }
+  return out;
 }
 
 cxxopts::ParseResult split(const std::vector<const Option*>& options, int argc, const char* const* argv,
@@ -57,11 +93,9 @@ cxxopts::ParseResult split(const std::vector<const Option*>& options, int argc, 
   add("positional", "", cxxopts::value<std::vector<std::string>>());
   parser.parse_positional({"positional"});
   parser.allow_unrecognised_options();
-  const std::vector<const char*> arguments = [&] {
-    std::vector<const char*> a{"bitnet"};
-    a.insert(a.end(), argv + first, argv + argc);
-    return a;
-  }();
+  const std::vector<std::string> words = separate(options, {argv + first, argv + argc});
+  std::vector<const char*> arguments{"bitnet"};
+  for (const std::string& word : words) arguments.push_back(word.c_str());
   try {
     return parser.parse(static_cast<int>(arguments.size()), arguments.data());
   } catch (const cxxopts::exceptions::missing_argument&) {

@@ -154,7 +154,7 @@ void check_out(Io& io) {
 std::shared_ptr<const ExecutionContext> make_context(const Values& values) {
   ExecutionContext::Options options;
   options.threads = static_cast<std::size_t>(values.integer(opt::kThreads));
-  if (values.has(opt::kIsa)) options.isa = isa_from_name(values.text(opt::kIsa));
+  if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
   return std::make_shared<const ExecutionContext>(options);
 }
 

@@ -17,13 +17,18 @@ namespace bitnet::cli {
 /// The option's text. Throws UsageError when there is none.
 std::string require(const Values& values, const Option& option);
 
-/// What `use` makes of the option's value; its Error is a UsageError when the value is from the command line.
+/// What `use` makes of the option's value; its Error names where the value is from, and is a UsageError when
+/// that is the command line.
 template <class Use>
 auto checked(const Values& values, const Option& option, Use&& use) {
+  const Origin origin = values.origin(option);
+  if (origin == Origin::kEnvironment)
+    return with_context(option.env, [&] { return use(values.text(option)); });
+  if (origin != Origin::kCommandLine)
+    return with_context(std::string(option.key), [&] { return use(values.text(option)); });
   try {
     return use(values.text(option));
   } catch (const Error& e) {
-    if (values.origin(option) != Origin::kCommandLine) throw;
     throw UsageError("--" + std::string(option.name) + ": " + e.what());
   }
 }

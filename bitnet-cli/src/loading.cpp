@@ -72,6 +72,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
     ProgressBar bar(io, "tensors");
     options.load_progress = [&](std::int64_t done, std::int64_t total) {
       check_cancelled(io);
+      if (done == total) return bar.clear();  // warnings about the whole model follow
       bar.update(static_cast<double>(done), static_cast<double>(total), "loading");
     };
     engine = std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
@@ -100,10 +101,7 @@ inference::GenerationOptions generation_options(const Values& values, Io& io) {
   inference::GenerationOptions options;
   for (const Option* o : sampling_options()) {
     if (o == &opt::kStop) {
-      for (const std::string& text : values.list(*o)) {
-        if (text.empty()) throw UsageError("--stop: expected a text that is not empty");
-        apply_override(*o, text, options);
-      }
+      for (const std::string& text : values.list(*o)) apply_override(*o, text, options);
     } else if (values.has(*o)) {
       apply_override(*o, values.text(*o), options);
     }

@@ -156,8 +156,10 @@ void check_value(const Option& option, std::string_view text, std::string_view w
         refuse(where, (words.find(',') == std::string::npos ? "" : "one of ") + words, text);
       }
       return;
-    case Kind::kText:
     case Kind::kList:
+      if (text.empty()) refuse(where, "text that is not empty", text);
+      return;
+    case Kind::kText:
       return;
   }
 }

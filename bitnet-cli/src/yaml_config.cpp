@@ -1,5 +1,6 @@
 // Values from a yaml file (--config). Every key is an option of the command; anything else is an error with
 // its line.
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <set>
@@ -65,6 +66,8 @@ void read_yaml_config(const Command& command, const std::string& path, Values& v
         set_scalar(option, entry.second, what, values);
       }
     }
+  } catch (const YAML::DeepRecursion& e) {
+    refuse(place(path, e.mark), "nested too deeply");
   } catch (const YAML::Exception& e) {
     refuse(place(path, e.mark), e.msg);
   }

@@ -106,6 +106,11 @@ TEST_F(BatchItemsTest, AnItemThatFailsKeepsItsPromptForTheRecord) {
   for (const BatchItem& row : rows) EXPECT_NE(row.error, "");
 }
 
+TEST_F(BatchItemsTest, TheParsersPlaceIsTheColumnInTheLine) {
+  const auto items = read("x.jsonl", "\"a\"\n{\"prompt\": 1 2}\n").items;
+  EXPECT_THAT(items[1].error, ::testing::StartsWith("line 2: not JSON: parse error at column 14: "));
+}
+
 TEST_F(BatchItemsTest, UnusedKeysAreNoted) {
   const auto result = read("x.json", "[{\"prompt\": \"a\", \"temprature\": 1, \"label\": 3}]");
   EXPECT_EQ(result.items[0].error, "");

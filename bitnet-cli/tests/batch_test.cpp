@@ -243,11 +243,27 @@ TEST_F(BatchTest, TheProgressBarIsForTerminals) {
   EXPECT_THAT(o.err, HasSubstr("at a time"));
 }
 
+TEST_F(BatchTest, AnEmptyInputIsAnEmptyOutputAndSaysSo) {
+  const auto o = batch(file("in.txt", "\n\n"), file("out.jsonl"));
+  EXPECT_EQ(o.code, kOk);
+  EXPECT_THAT(o.err, HasSubstr("in.txt' holds no prompts"));
+  EXPECT_EQ(read_file(file("out.jsonl")), "");
+}
+
+TEST_F(BatchTest, AnItemThatFailsNamesItsLine) {
+  const auto o = batch(file("in.txt", "a\n\nb\xFF\n" + std::string(500, 'x') + "\n"), "-");
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_THAT(o.err, HasSubstr("item \"2\": line 3: the prompt: invalid UTF-8 at byte 1"));
+  EXPECT_THAT(o.err, HasSubstr("item \"3\": line 4: the prompt has 501 tokens"));
+  EXPECT_THAT(batch(file("one.txt", "a\n"), "-").err, HasSubstr("1 item: 1 done"));
+}
+
 TEST_F(BatchTest, WrongInput) {
   const std::string in = file("in.txt", "a\n");
   EXPECT_FAILS(call({"batch", "-m", model(), "-o", file("o.jsonl")}), kUsage, "missing option -i (--input)");
   EXPECT_FAILS(call({"batch", "-m", model(), "-i", in}), kUsage, "missing option -o (--output)");
   EXPECT_FAILS(batch(in, file("out.txt")), kUsage, ".jsonl, .json or .csv");
+  EXPECT_FAILS(batch(file("in.xml", "a"), file("out.jsonl")), kUsage, ".txt, .json, .jsonl or .csv");
   EXPECT_FAILS(batch(in, file("out.jsonl"), {"--chat-template", "nope"}), kUsage,
                "Try 'bitnet batch --help'");
   EXPECT_FAILS(batch(in, file("out.jsonl"), {"--config", file("t.yaml", "chat_template: nope\n")}), kFailure,

@@ -101,6 +101,11 @@ TEST_F(RunTest, AStopStringEndsTheTextBeforeIt) {
   EXPECT_EQ(b.out, a.out.substr(0, a.out.find(stop)));
 }
 
+TEST_F(RunTest, TheBarOfTheLoadingIsGoneBeforeAWarning) {
+  const auto o = call({"run", "-m", model(), "-p", "a", "-n", "1", "-c", "256"}, {.err_is_terminal = true});
+  EXPECT_THAT(o.err, HasSubstr("loading\x1b[K\r\x1b[Kwarning: a context of 256 tokens"));
+}
+
 TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   const auto o = run_model({"-p", "hello", "-v", "--threads", "2"});
   EXPECT_THAT(o.err, HasSubstr("device: cpu: the default"));
@@ -139,13 +144,16 @@ TEST_F(RunTest, WrongInputIsAnErrorThatSaysWhy) {
   EXPECT_FAILS(run_model({"-p", std::string(500, 'x')}), kFailure, "501");  // with BOS
   EXPECT_FAILS(run_model({"-p", std::string(500, 'x')}), kFailure, "128");
   EXPECT_FAILS(run_model({"-p", "x", "--device", "opencl:9:9"}), kFailure, "there is no device 'opencl:9:9'");
-  EXPECT_FAILS(run_model({"-p", "x", "--isa", "mmx"}), kFailure, "mmx");
+  EXPECT_FAILS(run_model({"-p", "x", "--isa", "mmx"}), kUsage, "--isa: unknown ISA 'mmx'");
+  EXPECT_FAILS(run_model({"-p", "x", "--config", file("isa.yaml", "isa: mmx\n")}), kFailure,
+               "isa: unknown ISA 'mmx'");
   EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "nope"}), kUsage,
                "--chat-template: no chat template is called 'nope'");
   EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "auto"}), kFailure,
                "leave the option out to continue the prompt");
   EXPECT_FAILS(run_model({"-p", "x", "-n", "many"}), kUsage, "--max-tokens: expected a whole number");
-  EXPECT_FAILS(call({"run", "-m", file("none.gguf"), "-p", "x"}), kFailure, "none.gguf");
+  EXPECT_FAILS(call({"run", "-m", file("none.gguf"), "-p", "x"}), kFailure,
+               "there is no file or directory '");
   EXPECT_FAILS(call({"run", "-m", file("notes.md", "# hello"), "-p", "x"}), kFailure, "notes.md");
 }
 
@@ -240,6 +248,11 @@ TEST_F(PerplexityTest, MeasuresAndWritesJson) {
   EXPECT_THAT(o.out, ::testing::StartsWith("perplexity "));
   EXPECT_THAT(o.out, HasSubstr(" ± "));
   EXPECT_THAT(o.out, HasSubstr("bits per byte"));
+  EXPECT_THAT(o.out, HasSubstr("in 9 chunks of 64"));
+  EXPECT_EQ(o.err.find("warning"), std::string::npos);
+  const auto beyond = call({"perplexity", "-m", model(), "-f", text, "-c", "256", "--chunks", "1"});
+  EXPECT_THAT(beyond.out, HasSubstr("in 1 chunk of 256"));
+  EXPECT_THAT(beyond.err, HasSubstr("warning: chunks of 256 tokens: the model was trained for 128"));
   const auto j =
       json::parse(call({"perplexity", "-m", model(), "-f", text, "-c", "64", "--json", "--chunks", "2"}).out);
   EXPECT_EQ(j["chunks"], 2);
@@ -248,7 +261,8 @@ TEST_F(PerplexityTest, MeasuresAndWritesJson) {
 
 TEST_F(PerplexityTest, WrongInput) {
   EXPECT_FAILS(call({"perplexity", "-m", model()}), kUsage, "missing option -f (--file)");
-  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short")}), kFailure, "512");
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short")}), kFailure,
+               "s.txt': the text has 6 tokens, but one chunk needs 512");
   EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("b.txt", "\xFF")}), kFailure,
                "invalid UTF-8 at byte 0");
   EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short"), "-c", "2"}), kUsage,

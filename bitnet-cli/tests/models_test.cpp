@@ -32,6 +32,13 @@ TEST_F(ModelsTest, SynthIsDeterministic) {
   EXPECT_FALSE(read_file(copy) == read_file(model()));
 }
 
+TEST_F(ModelsTest, WhatIsNoModelIsNamedOnce) {
+  EXPECT_EQ(call({"inspect", "no/model"}).err, "bitnet inspect: there is no file or directory 'no/model'\n");
+  const std::string empty = file("empty");
+  std::filesystem::create_directory(empty);
+  EXPECT_EQ(call({"inspect", empty}).err, "bitnet inspect: directory '" + empty + "' has no config.json\n");
+}
+
 TEST_F(ModelsTest, SynthRefusesWhatItCannotDo) {
   const std::string config = at("tiny.json");
   EXPECT_FAILS(call({"synth", "-o", file("x.gguf")}), kUsage, "missing option --config");

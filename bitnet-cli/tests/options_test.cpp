@@ -57,12 +57,15 @@ TEST(OptionTable, DefaultsAreValuesOfTheirOptionsAndNamesAreUniqueInACommand) {
 
 TEST(CommandLine, ReadsEveryWayOfWritingAnOption) {
   const auto v = parse({"-m", "a.gguf", "--prompt=-x=1", "-n5", "--temp", "0.25", "--stop", "a,b", "--stop",
-                        "", "-v", "--top-k=3"});
+                        "-n5", "-v", "--top-k=3", "-t+2", "-s7"});
   EXPECT_EQ(v.text(opt::kModel), "a.gguf");
   EXPECT_EQ(v.text(opt::kPrompt), "-x=1");
   EXPECT_EQ(v.integer(opt::kMaxTokens), 5);
   EXPECT_EQ(v.real(opt::kTemperature), 0.25);
-  EXPECT_THAT(v.list(opt::kStop), ElementsAre("a,b", ""));
+  EXPECT_THAT(v.list(opt::kStop), ElementsAre("a,b", "-n5"));
+  EXPECT_EQ(v.integer(opt::kThreads), 2);
+  EXPECT_EQ(v.integer(opt::kSeed), 7);
+  EXPECT_EQ(parse({"-n-1"}).integer(opt::kMaxTokens), -1);
   EXPECT_TRUE(v.flag(opt::kVerbose));
   EXPECT_FALSE(v.flag(opt::kSpecial));
   EXPECT_EQ(v.integer(opt::kTopK), 3);
@@ -93,6 +96,11 @@ TEST(CommandLine, MistakesAreUsageErrorsThatSayWhatIsExpected) {
   expect_usage({"--verbose=maybe"}, "--verbose: expected true or false, got 'maybe'");
   expect_usage({"--layers", "100001"}, "from 0 to 100000, got", *find_command("synth"));
   expect_usage({"--prompt"}, "'--prompt' needs a value");
+  expect_usage({"-phi", "-m", "x"}, "'-phi': put a space between -p and its value");
+  expect_usage({"-ma.gguf"}, "'-ma.gguf': put a space between -m and its value");
+  expect_usage({"-nmany"}, "'-nmany': put a space between -n and its value");
+  expect_usage({"-temp", "1"}, "unknown option '-temp', did you mean '--temp'?");
+  expect_usage({"--stop", ""}, "--stop: expected text that is not empty");
   expect_usage({"surplus"}, "unexpected argument 'surplus'");
   expect_usage({"a"}, "missing argument OUT", *find_command("convert"));
   expect_usage({"a", "b", "--type", "q4"}, "--type: expected one of hf, i2_s", *find_command("convert"));
@@ -148,7 +156,9 @@ TEST_F(YamlTest, MistakesNameFileAndLine) {
   BITNET_EXPECT_ERROR(with_yaml("- a\n"), ErrorCode::kInvalidArgument, "expected keys and values");
   BITNET_EXPECT_ERROR(with_yaml("a: [1, 2\n"), ErrorCode::kInvalidArgument, "c.yaml:");
   BITNET_EXPECT_ERROR(with_yaml("a: &x [*x]\n"), ErrorCode::kInvalidArgument, "c.yaml:1");
-  BITNET_EXPECT_ERROR(with_yaml(std::string(100000, '[')), ErrorCode::kInvalidArgument, "c.yaml");
+  BITNET_EXPECT_ERROR(with_yaml(std::string(100000, '[')), ErrorCode::kInvalidArgument, "nested too deeply");
+  BITNET_EXPECT_ERROR(with_yaml("\nstop: [a, \"\"]\n"), ErrorCode::kInvalidArgument,
+                      "c.yaml:2: stop: expected text that is not empty");
   BITNET_EXPECT_ERROR(with_yaml(std::string(2 << 20, '#')), ErrorCode::kInvalidArgument, "c.yaml");
   const std::string none = (dir_ / "none.yaml").string();
   BITNET_EXPECT_ERROR(parse({"--config", none.c_str()}), ErrorCode::kNotFound, "none.yaml");

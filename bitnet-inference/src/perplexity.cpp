@@ -36,7 +36,8 @@ void check(const PerplexityOptions& options, std::size_t n_tokens) {
   }
   if (n_tokens < static_cast<std::size_t>(options.n_ctx)) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("the text has {} tokens, but one chunk needs {}", n_tokens, options.n_ctx));
+                fmt::format("the text has {} tokens, but one chunk needs {} (the context size)", n_tokens,
+                            options.n_ctx));
   }
 }
 

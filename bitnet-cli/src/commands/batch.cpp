@@ -182,7 +182,7 @@ void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::Infe
          .on_done = [this, index](inference::RequestId, const GenerationResult& r) { finish(index, r); }});
   } catch (const Error& e) {
     if (e.code() == ErrorCode::kCancelled) throw;
-    fail_item(index, e.what());
+    fail_item(index, (item.line > 0 ? "line " + std::to_string(item.line) + ": " : "") + e.what());
   }
 }
 
@@ -274,10 +274,12 @@ int Batch::summarise(double seconds) const {
     if (++failed <= kListed) io_.err << "item " << quoted(r.id.text) << ": " << r.error << '\n';
   }
   if (failed > kListed) io_.err << "… and " << failed - kListed << " more\n";
-  io_.err << items_.size() << " items: " << items_.size() - failed - cancelled << " done";
+  io_.err << items_.size() << (items_.size() == 1 ? " item: " : " items: ")
+          << items_.size() - failed - cancelled << " done";
   if (n_kept_ > 0) io_.err << " (" << n_kept_ << " of them before)";
   if (failed > 0) io_.err << ", " << failed << " failed";
-  if (cancelled > 0) io_.err << ", " << cancelled << " cancelled";
+  if (cancelled > 0)
+    io_.err << ", " << cancelled << " cancelled" << (to_stdout() ? "" : " (--resume does them)");
   io_.err << "; " << grouped(new_tokens_) << " tokens in " << fixed(seconds, 1) << " s ("
           << rate(static_cast<double>(new_tokens_), seconds) << " tokens/s), peak memory "
           << human_bytes(peak_memory_bytes()) << '\n';
@@ -288,6 +290,7 @@ int Batch::summarise(double seconds) const {
 int Batch::run() {
   require(values_, opt::kModel);
   require(values_, opt::kInput);
+  checked(values_, opt::kInput, check_input_name);
   format_ = checked(values_, opt::kOutput, record_format);
   check_chat_template(values_);
   static_cast<void>(generation_options(values_, io_));  // mistakes in the options are not each item's

@@ -27,7 +27,8 @@ void write_result(const inference::PerplexityResult& r, std::int64_t n_ctx, bool
   }
   io.out << "perplexity " << fixed(r.perplexity, 4) << " ± " << fixed(r.standard_error, 4)
          << ", bits per byte " << fixed(r.bits_per_byte, 4) << " (" << grouped(r.scored_tokens)
-         << " tokens scored in " << grouped(r.chunks) << " chunks of " << n_ctx << ")\n";
+         << " tokens scored in " << grouped(r.chunks) << (r.chunks == 1 ? " chunk of " : " chunks of ")
+         << n_ctx << ")\n";
 }
 
 int measure(const Values& values, Io& io) {
@@ -39,13 +40,18 @@ int measure(const Values& values, Io& io) {
   options.n_ctx = values.integer(opt::kPplContext);
   options.max_chunks = values.integer(opt::kPplChunks);
   if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
+  if (const std::int64_t trained = engine->model()->config().max_position; options.n_ctx > trained)
+    io.err << "warning: chunks of " << options.n_ctx << " tokens: the model was trained for " << trained
+           << '\n';
   inference::PerplexityResult result;
   {
     ProgressBar bar(io, "chunks");
     options.progress = [&](std::int64_t chunk, std::int64_t n_chunks, double so_far) {
       bar.update(static_cast<double>(chunk), static_cast<double>(n_chunks), "perplexity " + fixed(so_far, 4));
     };
-    result = inference::perplexity(engine->model(), std::string_view(text), options);
+    result = with_context("'" + values.text(opt::kPplFile) + "'", [&] {
+      return inference::perplexity(engine->model(), std::string_view(text), options);
+    });
   }
   write_result(result, options.n_ctx, values.flag(opt::kJson), io);
   io.err << fixed(result.seconds, 1) << " s, "
