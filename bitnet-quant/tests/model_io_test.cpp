@@ -320,6 +320,8 @@ TEST_F(ModelIo, BlocksDecodeAsThePythonPackageDecodesThem) {
 TEST_F(ModelIo, PathsThatAreNoModels) {
   BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "none"), ErrorCode::kNotFound, "none");
   BITNET_EXPECT_ERROR(ModelReader::open(dir_.path()), ErrorCode::kNotFound, "config.json");
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "model.safetensors"), ErrorCode::kNotFound, "no file");
+  write_file(dir_ / "model.safetensors", "");
   BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "model.safetensors"), ErrorCode::kInvalidArgument,
                       "directory");
 }
