@@ -1,6 +1,7 @@
 // Core's contact with the machine: threads, ISA names, mapped files, atomic writes, log sinks.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -213,6 +214,19 @@ TEST(AtomicFile, ReplacesOnlyOnCommit) {
   EXPECT_EQ(file.size(), 8u);
   file.commit();
   EXPECT_EQ(read_file(dir / "a"), "123AB678");
+}
+
+// In a container the process id is that of the run that was killed, too.
+TEST(AtomicFile, LeftoversOfTheSameProcessIdAreNoObstacle) {
+  const testing::TempDir dir;
+  write_file(dir / "a", "old");
+  for (int serial = 0; serial < 1000; ++serial)
+    std::ofstream(dir / ("a." + std::to_string(getpid()) + "." + std::to_string(serial) + ".partial"))
+        << "left";
+  write_file(dir / "a", "new");
+  EXPECT_EQ(read_file(dir / "a"), "new");
+  const auto files = std::distance(std::filesystem::directory_iterator(dir.path()), {});
+  EXPECT_EQ(files, 1001) << "its own was renamed, the others' stay";
 }
 
 TEST(AtomicFile, WritesThroughLinksAndKeepsPermissions) {

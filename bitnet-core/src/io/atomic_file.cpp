@@ -18,6 +18,7 @@ namespace bitnet {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+constexpr int kMostLeftovers = 100'000;
 
 [[noreturn]] void fail(const char* doing, const std::filesystem::path& path) {
   throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(), std::strerror(errno)));
@@ -63,10 +64,13 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(behind_links(std::mov
   struct stat old {};
   const bool exists = stat(path_.c_str(), &old) == 0;
   if (exists && !S_ISREG(old.st_mode)) fail_not_regular("writing", path_, old.st_mode);
-  aside_ = path_;
-  aside_ += fmt::format(".{}.{}.partial", getpid(), serial.fetch_add(1));
-  fd_ = ::open(aside_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail("writing", path_);
+  // Writers that were killed left theirs; in a container the process id is the same every time.
+  for (int tries = 0; fd_ < 0; ++tries) {
+    aside_ = path_;
+    aside_ += fmt::format(".{}.{}.partial", getpid(), serial.fetch_add(1));
+    fd_ = ::open(aside_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd_ < 0 && (errno != EEXIST || tries == kMostLeftovers)) fail("writing", path_);
+  }
   // A file system without permissions may refuse this; the content is what matters there.
   if (exists) (void)!fchmod(fd_, old.st_mode & 0777);
 }
