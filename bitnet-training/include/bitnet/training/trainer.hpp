@@ -50,7 +50,8 @@ struct TrainResult {
 };
 
 /// Trains and writes into config.output: tokenizer.json, log.jsonl, checkpoint.safetensors, and at the end
-/// model/ (Hugging Face directory) and model.gguf (I2_S, or f16 in full precision). With `resume` it
+/// model/ (Hugging Face directory) and model.gguf (I2_S); in full precision no model file, as readers would
+/// ternarise it, and the checkpoint holds the weights. With `resume` it
 /// continues from the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed,
 /// length, batch or micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If
 /// there is none, it says so and starts, as without `resume`, where an existing checkpoint is an
