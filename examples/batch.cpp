@@ -11,14 +11,18 @@ using namespace bitnet::inference;
 int run(const char* model, int n_prompts, char** prompts) {
   InferenceEngine engine({.model = model});
   const auto scheduler = engine.make_scheduler();
+  int failed = 0;
   for (int i = 0; i < n_prompts; ++i) {
     Request request;
     request.prompt = engine.model()->require_tokenizer().encode(prompts[i]);
     request.options.max_tokens = 32;
     request.options.sampling.seed = 42;
-    request.on_done = [prompt = prompts[i]](RequestId, const GenerationResult& result) {
+    request.on_done = [prompt = prompts[i], &failed](RequestId, const GenerationResult& result) {
       std::cout << "--- " << prompt << " (" << to_string(result.finish_reason) << ")\n"
                 << result.text << '\n';
+      if (!result.error) return;
+      std::cerr << prompt << ": " << result.error->what() << '\n';
+      ++failed;
     };
     scheduler->submit(std::move(request));
   }
@@ -26,7 +30,7 @@ int run(const char* model, int n_prompts, char** prompts) {
   const SchedulerStats stats = scheduler->stats();
   std::cout << "=== " << stats.finished << " prompts, at most " << stats.max_running << " at once, "
             << stats.generated_tokens << " tokens in " << stats.step_seconds << " s\n";
-  return 0;
+  return failed > 0 ? 1 : 0;
 }
 
 }  // namespace

@@ -129,9 +129,9 @@ TEST_F(EngineTest, RefusesAndCancels) {
   EngineOptions o = options();
   o.n_ctx = 8;
   InferenceEngine engine(o);
-  BITNET_EXPECT_ERROR(engine.generate("the cat and the hat and the rat sat on the mat"),
+  BITNET_EXPECT_ERROR((void)engine.generate("the cat and the hat and the rat sat on the mat"),
                       ErrorCode::kInvalidArgument, "but the context holds 8");
-  BITNET_EXPECT_ERROR(engine.generate("a\xff"), ErrorCode::kInvalidArgument, "prompt");
+  BITNET_EXPECT_ERROR((void)engine.generate("a\xff"), ErrorCode::kInvalidArgument, "prompt");
   GenerationOptions g;
   g.cancellation.cancel();
   EXPECT_EQ(engine.generate("the", g).finish_reason, FinishReason::kCancelled);

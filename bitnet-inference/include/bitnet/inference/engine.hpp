@@ -34,7 +34,8 @@ struct EngineOptions {
 
 /// A loaded model with one session. Not thread-safe. Example:
 ///   InferenceEngine engine({.model = "model.gguf"});
-///   engine.generate("Once upon a time", {}, [](std::string_view text) { std::cout << text << std::flush; });
+///   auto result = engine.generate("Once upon a time", {}, [](std::string_view text) { std::cout << text; });
+///   if (result.error) throw *result.error;
 class InferenceEngine {
  public:
   /// The CPU only.
@@ -55,14 +56,16 @@ class InferenceEngine {
 
   /// Encodes `prompt` (see EncodeOptions) and generates. Throws Error(kInvalidArgument) before anything runs:
   /// a prompt that does not fit the context (both numbers named), invalid UTF-8, bad options;
-  /// Error(kNotFound) when the model has no tokenizer. Errors while running are in the result. An empty
+  /// Error(kNotFound) when the model has no tokenizer. Errors while running are in the
+  /// result's `error`, together with the text until then. An empty
   /// prompt is BOS alone; without a BOS it is an Error(kInvalidArgument).
-  GenerationResult generate(std::string_view prompt, const GenerationOptions& options = {},
-                            const TextCallback& on_text = {}, const EncodeOptions& encode = {});
+  [[nodiscard]] GenerationResult generate(std::string_view prompt, const GenerationOptions& options = {},
+                                          const TextCallback& on_text = {}, const EncodeOptions& encode = {});
   /// From ids. Reuses the cache of the longest prefix shared with the previous call (a chat's history);
   /// results are bit-equal with and without.
-  GenerationResult generate(std::span<const TokenId> prompt, const GenerationOptions& options = {},
-                            const TextCallback& on_text = {});
+  [[nodiscard]] GenerationResult generate(std::span<const TokenId> prompt,
+                                          const GenerationOptions& options = {},
+                                          const TextCallback& on_text = {});
 
   /// A scheduler for many sequences on this model, with this engine's limits.
   std::unique_ptr<BatchScheduler> make_scheduler() const;
