@@ -47,6 +47,7 @@ void fill_uniform(Rng rng, float limit, DType type, std::byte* to, std::int64_t 
 }
 
 constexpr std::size_t kRowGrain = 16;
+constexpr std::int64_t kMaxTokens = 1 << 24;  // a tokenizer.json with more is refused
 
 }  // namespace
 
@@ -56,7 +57,7 @@ std::shared_ptr<const Tokenizer> byte_tokenizer(std::int64_t vocab_size) {
   options.special_tokens = {"<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>",
                             "<|end_header_id|>"};
   options.vocab_size = 256 + static_cast<std::int64_t>(options.special_tokens.size());
-  if (vocab_size < options.vocab_size) return nullptr;
+  if (vocab_size < options.vocab_size || vocab_size > kMaxTokens) return nullptr;
   auto json = nlohmann::json::parse(BpeTrainer(options).train());
   auto& vocab = json.at("model").at("vocab");
   for (std::int64_t id = options.vocab_size; id < vocab_size; ++id)

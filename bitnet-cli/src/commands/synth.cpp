@@ -22,8 +22,10 @@ int synth(const Values& values, Io& io) {
   check_cancelled(io);
   const auto tokenizer = byte_tokenizer(config.vocab_size);
   if (tokenizer == nullptr) {
-    io.err << "note: a vocabulary of " << config.vocab_size
-           << " cannot hold 256 bytes and 5 special tokens: the model has no tokenizer\n";
+    io.err
+        << "note: a vocabulary of " << config.vocab_size
+        << " cannot be that of a tokenizer, which holds 256 bytes, 5 special tokens and at most 16,777,216 "
+           "tokens: the model has none\n";
   } else {
     config.bos_id = tokenizer->bos().value_or(-1);
     config.eos_ids.assign(tokenizer->eos().begin(), tokenizer->eos().end());
