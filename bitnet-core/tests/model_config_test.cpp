@@ -65,7 +65,7 @@ void expect_same(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.sub_norms, b.sub_norms);
   EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
   EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
-  EXPECT_EQ(static_cast<float>(a.rope_theta), static_cast<float>(b.rope_theta));
+  EXPECT_EQ(a.rope_theta, b.rope_theta);
   EXPECT_EQ(a.bos_id, b.bos_id);
   EXPECT_EQ(a.eos_ids, b.eos_ids);
 }
@@ -195,6 +195,33 @@ TEST_F(Config, BadGgufKeys) {
   BITNET_EXPECT_ERROR(
       with("bitnet-b1.58.feed_forward_length", {9, 10, GgufArray(std::vector<std::uint64_t>{1})}),
       ErrorCode::kUnsupported, "per layer");
+}
+
+TEST_F(Config, BothFormatsHoldTheSameRotaryBase) {
+  const ModelConfig c = edited(k2B4T, "500000.0", "10000.3");  // no f32
+  EXPECT_EQ(c.rope_theta, double{10000.3f});
+  GgufMetadata m;
+  c.to_gguf(m);
+  EXPECT_EQ(ModelConfig::from_gguf(m).rope_theta, c.rope_theta);
+  EXPECT_EQ(read(c.to_json(WeightScaleForm::kMultiply)).rope_theta, c.rope_theta);
+  m.set("bitnet-b1.58.rope.freq_base", GgufValue{12, 0, 10000.3});  // an f64
+  EXPECT_EQ(ModelConfig::from_gguf(m).rope_theta, c.rope_theta);
+}
+
+TEST_F(Config, GgufHoldsAnyNumberOfEosIds) {
+  ModelConfig c = read(k2B4T);
+  for (const std::vector<std::int64_t>& ids :
+       {std::vector<std::int64_t>{7}, {7, 8}, {9, 8, 7}, {1, 2, 3, 4, 5}}) {
+    c.eos_ids = ids;
+    GgufMetadata m;
+    c.to_gguf(m);
+    EXPECT_EQ(ModelConfig::from_gguf(m).eos_ids, ids);
+    EXPECT_EQ(m.contains("tokenizer.ggml.eos_token_ids"), ids.size() > 2);
+    m.set_i32s("tokenizer.ggml.eos_token_ids", std::vector<std::int32_t>{3, -1});
+    BITNET_EXPECT_ERROR(ModelConfig::from_gguf(m), ErrorCode::kCorruptFile, "eos_ids");
+    m.set_u32("tokenizer.ggml.eos_token_ids", 3);
+    BITNET_EXPECT_ERROR(ModelConfig::from_gguf(m), ErrorCode::kCorruptFile, "eos_token_ids");
+  }
 }
 
 /// The rotary keys as llama.cpp's converter writes them for every BitNet: "linear" scaling by 1.

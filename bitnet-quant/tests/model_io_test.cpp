@@ -393,6 +393,31 @@ TEST_F(ModelIo, TheTokenizerTravelsBothWays) {
       ErrorCode::kInvalidArgument, "the tokenizer has 26");
 }
 
+// Also where the tokenizer's own end of text, which GGUF keeps under the first key, is another.
+TEST_F(ModelIo, EveryEosIdTravelsBothWays) {
+  BpeTrainer trainer({.vocab_size = 262, .min_frequency = 1});
+  trainer.feed("abcab abcab ab");
+  const auto tokenizer = Tokenizer::from_json(trainer.train());
+  ASSERT_FALSE(tokenizer->eos().empty());
+  const std::vector<TokenId> own(tokenizer->eos().begin(), tokenizer->eos().end());
+  ModelConfig config = small_config(ModelFamily::kBitNet25);
+  config.vocab_size = 264;
+  const MemoryModel model(config, Linears::kTernary);
+  for (const std::vector<std::int64_t>& ids :
+       {std::vector<std::int64_t>{10}, {10, 11}, {10, 11, 12}, {own[0]}, {own[0], 10}, {own[0], 10, 11}}) {
+    config.eos_ids = ids;
+    write_model(dir_ / "m.gguf", config, tokenizer.get(), model.source(), options_of(LinearType::kI2_S));
+    const auto gguf = ModelReader::open(dir_ / "m.gguf");
+    EXPECT_EQ(gguf->config().eos_ids, ids);
+    EXPECT_EQ(gguf->tokenizer()->eos()[0], own[0]);
+    write_model(dir_ / "m", gguf->config(), gguf->tokenizer().get(), model.source(),
+                options_of(LinearType::kHf));
+    const auto hf = ModelReader::open(dir_ / "m");
+    EXPECT_EQ(hf->config().eos_ids, ids);
+    EXPECT_EQ(hf->tokenizer()->eos()[0], own[0]);
+  }
+}
+
 TEST_F(ModelIo, AnOlderModelsTokenizerDoesNotStay) {
   BpeTrainer trainer({.vocab_size = 262, .min_frequency = 1});
   trainer.feed("abcab abcab ab");

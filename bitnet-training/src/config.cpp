@@ -151,6 +151,7 @@ void read_model(Section s, TrainConfig& c) {
   }
   s.read("context", m.max_position, true);
   s.read("rope_theta", m.rope_theta);
+  m.rope_theta = static_cast<float>(m.rope_theta);  // what the files of the trained model hold
   s.read("rms_norm_eps", m.rms_norm_eps);
   s.read("quantization", c.quantization);
   s.read("init_deviation", c.init_deviation);

@@ -124,6 +124,8 @@ void read_tokens(const GgufMetadata& metadata, ModelConfig& config) {
     const auto id = token(key);
     if (id && (config.eos_ids.empty() || config.eos_ids[0] != *id)) config.eos_ids.push_back(*id);
   }
+  // All of them, where there are more than those two keys hold; Ollama writes the same key.
+  if (auto ids = metadata.integers("tokenizer.ggml.eos_token_ids")) config.eos_ids = std::move(*ids);
   config.chat_template = metadata.string("tokenizer.chat_template").value_or("");
 }
 
@@ -155,7 +157,7 @@ ModelConfig ModelConfig::from_gguf(const GgufMetadata& metadata) {
   const auto eps = keys.number("attention.layer_norm_rms_epsilon");
   if (!eps) corrupt(fmt::format("expected the key '{}attention.layer_norm_rms_epsilon'", keys.prefix()));
   config.rms_norm_eps = static_cast<float>(*eps);
-  config.rope_theta = keys.number("rope.freq_base").value_or(10000.0);
+  config.rope_theta = static_cast<float>(keys.number("rope.freq_base").value_or(10000.0));
   check_rope_scaling(keys);
   if (keys.integer("expert_count").value_or(0) != 0)
     unsupported(fmt::format("key '{}expert_count': mixtures of experts are not supported", keys.prefix()));
@@ -199,6 +201,9 @@ void ModelConfig::to_gguf(GgufMetadata& metadata) const {
     metadata.set_u32("tokenizer.ggml.eos_token_id", static_cast<std::uint32_t>(eos_ids[0]));
   if (eos_ids.size() > 1)
     metadata.set_u32("tokenizer.ggml.eot_token_id", static_cast<std::uint32_t>(eos_ids[1]));
+  if (eos_ids.size() > 2)
+    metadata.set_i32s("tokenizer.ggml.eos_token_ids",
+                      std::vector<std::int32_t>(eos_ids.begin(), eos_ids.end()));
   if (!chat_template.empty()) metadata.set_string("tokenizer.chat_template", chat_template);
 }
 

@@ -135,7 +135,7 @@ void read_quantization(const Object& root, ModelConfig& config) {
 }
 
 /// The base of the rotary embedding; every kind of scaling is refused. transformers 5 keeps both in
-/// rope_parameters.
+/// rope_parameters. Rounded to the f32 that GGUF holds: a model gives the same from either.
 double read_rope(const Object& root, double absent) {
   double theta = root.number("rope_theta").value_or(absent);
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
@@ -151,7 +151,7 @@ double read_rope(const Object& root, double absent) {
   }
   if (root.number("partial_rotary_factor").value_or(1.0) != 1.0)
     unsupported("key 'partial_rotary_factor': expected 1");
-  return theta;
+  return static_cast<float>(theta);
 }
 
 Activation read_activation(const Object& root, bool bitnet25) {
@@ -243,9 +243,9 @@ std::string ModelConfig::to_json(std::optional<WeightScaleForm> form) const {
   out["max_position_embeddings"] = max_position;
   out["hidden_act"] = to_string(activation);
   out["tie_word_embeddings"] = tied_embeddings;
-  // The shortest decimal of the f32, so that 1e-5f is not written as 9.999999747378752e-06.
+  // The shortest decimals of the f32, so that 1e-5f is not written as 9.999999747378752e-06.
   out["rms_norm_eps"] = std::stod(fmt::format("{}", rms_norm_eps));
-  out["rope_theta"] = rope_theta;
+  out["rope_theta"] = std::stod(fmt::format("{}", static_cast<float>(rope_theta)));
   out["attention_bias"] = false;
   if (bos_id >= 0) out["bos_token_id"] = bos_id;
   if (eos_ids.size() == 1) out["eos_token_id"] = eos_ids[0];

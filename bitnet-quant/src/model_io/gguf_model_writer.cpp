@@ -36,6 +36,15 @@ std::uint32_t dense_file_type(DType dtype) {
   return dtype == DType::kF32 ? 0 : dtype == DType::kF16 ? 1 : 32;
 }
 
+/// The tokenizer's end of text, which encoding may append, takes the first key; where the configuration's
+/// first is another, its ids get a key of their own.
+void keep_eos_ids(const ModelConfig& config, GgufMetadata& metadata) {
+  const std::vector<std::int64_t>& ids = config.eos_ids;
+  if (ids.empty() || metadata.integer("tokenizer.ggml.eos_token_id") == ids[0]) return;
+  metadata.set_u32("tokenizer.ggml.eot_token_id", static_cast<std::uint32_t>(ids[0]));
+  metadata.set_i32s("tokenizer.ggml.eos_token_ids", std::vector<std::int32_t>(ids.begin(), ids.end()));
+}
+
 GgufMetadata metadata_of(const std::filesystem::path& path, const ModelConfig& config,
                          const Tokenizer* tokenizer, const WriteOptions& options) {
   GgufMetadata metadata;
@@ -44,7 +53,9 @@ GgufMetadata metadata_of(const std::filesystem::path& path, const ModelConfig& c
   metadata.set_string("general.name", path.stem().string());
   metadata.set_u32("general.file_type", row ? row->file_type : dense_file_type(options.dense_type));
   metadata.set_u32("general.quantization_version", 2);
-  if (tokenizer) tokenizer->to_gguf(metadata);
+  if (!tokenizer) return metadata;
+  tokenizer->to_gguf(metadata);
+  keep_eos_ids(config, metadata);
   return metadata;
 }
 

@@ -52,8 +52,8 @@ struct ModelConfig {
   bool input_norms = false;  ///< use_rms_norm: an RMSNorm weight of each linear's own
   bool tied_embeddings = true;
   float rms_norm_eps = 1e-5f;
-  double rope_theta = 10000.0;
-  std::int64_t bos_id = -1;  ///< −1: none
+  double rope_theta = 10000.0;  ///< an f32's value in what readers return, as GGUF holds no more
+  std::int64_t bos_id = -1;     ///< −1: none
   std::vector<std::int64_t> eos_ids;
   std::string chat_template;  ///< from GGUF metadata; tokenizer_config.json is the tokenizer's business
 
