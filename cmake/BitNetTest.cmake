@@ -8,17 +8,19 @@ function(bitnet_add_test name)
   add_executable(${exe} ${ARG_SOURCES})
   target_link_libraries(${exe} PRIVATE ${ARG_LIBS} bitnet-testing)
   bitnet_warnings(${exe})
+  set(unset "BITNET_MODEL=unset:;BITNET_DEVICE=unset:")   # what a user chose for `bitnet` is not what tests expect
   if(ARG_ISAS)
     bitnet_isa_names(isas)
     foreach(isa IN LISTS isas)
       add_test(NAME ${name}.${isa} COMMAND ${exe})
       set_tests_properties(${name}.${isa} PROPERTIES ENVIRONMENT "BITNET_ISA=${isa};${BITNET_TEST_ENVIRONMENT}"
-        SKIP_RETURN_CODE 77
+        ENVIRONMENT_MODIFICATION "${unset}" SKIP_RETURN_CODE 77
         LABELS "isa;${ARG_LABELS}" TIMEOUT 300)
     endforeach()
   else()
     add_test(NAME ${name} COMMAND ${exe})
-    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${BITNET_TEST_ENVIRONMENT}" SKIP_RETURN_CODE 77
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${BITNET_TEST_ENVIRONMENT}"
+      ENVIRONMENT_MODIFICATION "${unset}" SKIP_RETURN_CODE 77
       LABELS "${ARG_LABELS}" TIMEOUT 300)
   endif()
 endfunction()

@@ -40,7 +40,11 @@ void say_details(const InferenceEngine& engine, const ExecutionContext& context,
          << "model: " << model.config().architecture << ", " << grouped(model.n_parameters())
          << " parameters, " << (model.ternary() ? "ternary" : "dense") << " linear weights, "
          << human_bytes(model.weight_bytes()) << " prepared\n"
-         << "context: " << grouped(engine.n_ctx()) << " tokens\n";
+         << "context: " << grouped(engine.n_ctx()) << " tokens";
+  if (engine.n_ctx() < model.config().max_position)
+    io.err << " of the " << grouped(model.config().max_position)
+           << " that the model was trained for (--ctx-size)";
+  io.err << '\n';
   for (const std::string& note : model.notes()) io.err << "note: " << note << '\n';
 }
 

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "bitnet/inference/sampler.hpp"
+
 namespace bitnet::cli {
 
 namespace opt {
@@ -26,7 +28,7 @@ const Option kSystem{kInputGroup, "system", 0, Kind::kText, "TEXT", "system mess
 const Option kChatTemplate{kInputGroup, "chat-template", 0, Kind::kText, "NAME", "chat format to use instead of the model's own", "", "chat_template"};
 const Option kSpecial{kInputGroup, "special", 0, Kind::kFlag, "", "turn text such as <|eot_id|> into the special token, and show special tokens", "", "special"};
 const Option kEcho{kInputGroup, "echo", 0, Kind::kFlag, "", "write the prompt before the text", "", "echo"};
-const Option kCtxSize{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens of context; 0: what the model was trained for", "0", "ctx_size", nullptr, 0, 1 << 22};
+const Option kCtxSize{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens of context; 0: what the model was trained for, at most 4096", "0", "ctx_size", nullptr, 0, 1 << 22};
 const Option kBatchSize{kInputGroup, "batch-size", 'b', Kind::kInteger, "N", "sequences at a time; 0: as many as memory allows", "0", "batch_size", nullptr, 0, 4096};
 
 const Option kMaxTokens{kSamplingGroup, "max-tokens", 'n', Kind::kInteger, "N", "tokens to write at most; -1: until the context is full", "128", "max_tokens", nullptr, -1, 1 << 24};
@@ -35,7 +37,7 @@ const Option kTopK{kSamplingGroup, "top-k", 0, Kind::kInteger, "N", "choose amon
 const Option kTopP{kSamplingGroup, "top-p", 0, Kind::kReal, "X", "choose among the most likely tokens that reach this probability together; 1: all", "0.95", "top_p", nullptr, 0.001, 1};
 const Option kMinP{kSamplingGroup, "min-p", 0, Kind::kReal, "X", "leave out tokens less likely than X times the most likely one; 0: none", "0.05", "min_p", nullptr, 0, 1};
 const Option kRepeatPenalty{kSamplingGroup, "repeat-penalty", 0, Kind::kReal, "X", "make tokens of the recent text less likely; 1: off", "1.0", "repeat_penalty", nullptr, 0.01, 100};
-const Option kRepeatLastN{kSamplingGroup, "repeat-last-n", 0, Kind::kInteger, "N", "how many tokens count as recent", "64", "repeat_last_n", nullptr, 0, 1 << 24};
+const Option kRepeatLastN{kSamplingGroup, "repeat-last-n", 0, Kind::kInteger, "N", "how many tokens count as recent", "64", "repeat_last_n", nullptr, 0, inference::SamplerOptions::kMaxRepeatLastN};
 const Option kSeed{kSamplingGroup, "seed", 's', Kind::kInteger, "N", "seed of the random choices; without one it is random and printed", "", "seed", nullptr, 0};
 const Option kStop{kSamplingGroup, "stop", 0, Kind::kList, "TEXT", "end before this text; may be given several times", "", "stop"};
 

@@ -3,6 +3,7 @@
 
 #include "cli_fixture.hpp"
 #include "commands.hpp"
+#include "loading.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -50,12 +51,12 @@ TEST(Devices, ListsTheCpuAndWhatAutoWouldChoose) {
   const auto o = call({"devices"});
   EXPECT_EQ(o.code, kOk);
   EXPECT_THAT(o.out, ::testing::StartsWith("cpu\t"));
-  EXPECT_THAT(o.out, HasSubstr("\nauto\tcpu: "));
+  EXPECT_THAT(o.out, HasSubstr("\nauto\t" + make_registry(true).select("auto").reason + "\n"));
   EXPECT_THAT(call({"devices", "--json"}).out, HasSubstr("\"name\": \"cpu\""));
 }
 
 TEST(Train, AMissingConfigIsAnError) {
-  EXPECT_FAILS(call({"train", "/nonexistent/demo.yaml"}), kFailure, "");
+  EXPECT_FAILS(call({"train", "/nonexistent/demo.yaml"}), kFailure, "/nonexistent/demo.yaml");
   EXPECT_FAILS(call({"train"}), kUsage, "missing argument CONFIG");
 }
 

@@ -68,6 +68,16 @@ TEST_F(BatchTest, RecordsAreInTheOrderOfTheInputAndComplete) {
   EXPECT_THAT(o.err, HasSubstr("3 items: 3 done"));
 }
 
+TEST_F(BatchTest, ASystemMessageWithoutAChatIsAMistake) {
+  const std::string plain = file("plain.txt", "one\ntwo\n");
+  EXPECT_FAILS(batch(plain, file("out.jsonl"), {"--system", "s"}), kUsage, "--system needs --chat-template");
+  EXPECT_FALSE(fs::exists(file("out.jsonl")));
+  ASSERT_EQ(batch(plain, file("out.jsonl"), {"--system", "s", "--chat-template", "llama3"}).code, kOk);
+  ASSERT_EQ(batch(plain, file("without.jsonl"), {"--chat-template", "llama3"}).code, kOk);
+  EXPECT_GT(records_of(file("out.jsonl"))[0]["prompt_tokens"],
+            records_of(file("without.jsonl"))[0]["prompt_tokens"]);
+}
+
 TEST_F(BatchTest, TheSameSeedGivesWhatRunGives) {
   const std::string in =
       file("in.jsonl", "\"one\"\n{\"prompt\": \"two\", \"seed\": 9}\n\"three\"\n\"four\"\n");

@@ -116,6 +116,18 @@ TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   const auto dense = call({"run", "-m", dense_model(), "-p", "x", "-n", "2", "-v"});
   EXPECT_EQ(dense.code, kOk) << dense.err;
   EXPECT_THAT(dense.err, HasSubstr("dense linear weights"));
+  EXPECT_THAT(dense.err, HasSubstr("context: 128 tokens\n"));
+}
+
+TEST_F(RunTest, VerboseSaysThatTheContextIsLessThanWhatTheModelWasTrainedFor) {
+  std::string config = tiny_config();
+  const std::string trained = "\"max_position_embeddings\": ";
+  config.replace(config.find(trained + "128"), trained.size() + 3, trained + "32768");
+  ASSERT_EQ(call({"synth", "--config", file("long.json", config), "-o", file("long.gguf")}).code, kOk);
+  const auto o = call({"run", "-m", file("long.gguf"), "-p", "x", "-n", "1", "-v"});
+  EXPECT_THAT(o.err, HasSubstr("context: 4,096 tokens of the 32,768 that the model was trained for"));
+  const auto all = call({"run", "-m", file("long.gguf"), "-p", "x", "-n", "1", "-v", "-c", "32768"});
+  EXPECT_THAT(all.err, HasSubstr("context: 32,768 tokens\n"));
 }
 
 TEST_F(RunTest, QuantizeMakesADenseModelTernaryWithAWarning) {
@@ -151,6 +163,8 @@ TEST_F(RunTest, WrongInputIsAnErrorThatSaysWhy) {
                "--chat-template: no chat template is called 'nope'");
   EXPECT_FAILS(run_model({"-p", "x", "--chat-template", "auto"}), kFailure,
                "leave the option out to continue the prompt");
+  EXPECT_FAILS(run_model({"-p", "x", "--repeat-last-n", "1048577"}), kUsage,
+               "--repeat-last-n: expected a whole number from 0 to 1048576");
   EXPECT_FAILS(run_model({"-p", "x", "-n", "many"}), kUsage, "--max-tokens: expected a whole number");
   EXPECT_FAILS(call({"run", "-m", file("none.gguf"), "-p", "x"}), kFailure,
                "there is no file or directory '");

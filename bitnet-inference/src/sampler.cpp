@@ -28,7 +28,7 @@ void SamplerOptions::validate() const {
   require(min_p >= 0 && min_p <= 1, "min_p", min_p, "a number in [0, 1]");
   require(repeat_penalty > 0 && std::isfinite(repeat_penalty), "repeat_penalty", repeat_penalty,
           "a number > 0");
-  require(repeat_last_n >= 0 && repeat_last_n <= (1 << 20), "repeat_last_n", repeat_last_n,
+  require(repeat_last_n >= 0 && repeat_last_n <= kMaxRepeatLastN, "repeat_last_n", repeat_last_n,
           "a whole number from 0 to 1048576");
 }
 

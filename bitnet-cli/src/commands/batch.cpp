@@ -1,5 +1,6 @@
 // `bitnet batch`: many prompts from a file through the continuous-batching scheduler, records to a file. The
 // formats are in batch_items.cpp and batch_records.cpp.
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <ostream>
@@ -30,6 +31,7 @@ class Batch {
 
  private:
   void read_input();
+  void check_system() const;
   void check_output() const;
   void take_over_finished();
   void open_journal(const std::vector<BatchRecord>& kept);
@@ -72,6 +74,16 @@ void Batch::read_input() {
     records_[i].messages = items_[i].messages;
     records_[i].options = options_text(items_[i]);
   }
+}
+
+/// A system message is part of a chat: without messages or a template there would be nowhere to put it.
+void Batch::check_system() const {
+  if (!values_.has(opt::kSystem) || values_.has(opt::kChatTemplate)) return;
+  const auto is_chat = [](const BatchItem& item) { return !item.messages.empty(); };
+  const auto is_plain = [](const BatchItem& item) { return item.messages.empty() && item.error.empty(); };
+  if (std::any_of(items_.begin(), items_.end(), is_plain) &&
+      std::none_of(items_.begin(), items_.end(), is_chat))
+    throw UsageError("--system needs --chat-template NAME (auto: the model's own), or items with `messages`");
 }
 
 /// Finds out before hours of work that the result could not be written.
@@ -295,6 +307,7 @@ int Batch::run() {
   check_chat_template(values_);
   static_cast<void>(generation_options(values_, io_));  // mistakes in the options are not each item's
   read_input();
+  check_system();
   check_output();
   if (values_.flag(opt::kResume)) take_over_finished();
   const Stopwatch watch;

@@ -25,7 +25,7 @@ struct Request {
 };
 
 struct SchedulerOptions {
-  std::int64_t n_ctx = 0;           ///< per sequence; 0: the model's own context length
+  std::int64_t n_ctx = 0;           ///< per sequence; 0: the model's own, at most 4096
   std::int64_t max_sequences = 0;   ///< running at once; 0: from memory headroom, at most 64
   std::size_t kv_memory_bytes = 0;  ///< of the page pool; 0: half of the backend's available memory, and no
                                     ///< more than max_sequences full contexts need

@@ -24,7 +24,7 @@ struct EngineOptions {
   std::string device = "cpu";   ///< a name of the registry, or "auto"
   bool device_only = false;     ///< ops that the device lacks are an error, not the CPU's
   std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
-  std::int64_t n_ctx = 0;                                ///< 0: the model's own context length
+  std::int64_t n_ctx = 0;                                ///< 0: the model's own, at most 4096
   std::int64_t chunk_rows = 256;                         ///< rows of one forward pass
   std::size_t kv_memory_bytes = 0;                       ///< of schedulers; 0: from memory headroom
   std::int64_t max_sequences = 0;                        ///< of schedulers; 0: from memory headroom

@@ -12,12 +12,13 @@ namespace bitnet::inference {
 
 /// llama.cpp's names and defaults.
 struct SamplerOptions {
+  static constexpr std::int32_t kMaxRepeatLastN = 1 << 20;
   float temperature = 0.8f;  ///< ≥ 0; 0 is greedy: the largest logit, lowest id on ties (after the penalty)
   std::int32_t top_k = 40;   ///< ≤ 0: off
   float top_p = 0.95f;       ///< in (0, 1]; 1: off
   float min_p = 0.05f;       ///< in [0, 1]; 0: off
   float repeat_penalty = 1.0f;      ///< > 0; 1: off
-  std::int32_t repeat_last_n = 64;  ///< ≥ 0, window of the penalty; prompt tokens count
+  std::int32_t repeat_last_n = 64;  ///< 0 … kMaxRepeatLastN, window of the penalty; prompt tokens count
   std::uint64_t seed = 0;
 
   /// Throws Error(kInvalidArgument) naming the option, its value and its range.
