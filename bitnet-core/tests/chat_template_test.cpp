@@ -93,6 +93,9 @@ TEST(ChatTemplate, RecognisesAModelsOwnTemplate) {
   EXPECT_EQ(name(llama3, "llama"), "llama3");
   EXPECT_EQ(name(bitnet, "bitnet"), "bitnet");
   EXPECT_EQ(name(wrong, "bitnet-b1.58"), "bitnet");
+  EXPECT_EQ(name(wrong, "BitNetForCausalLM"), "bitnet");  // the same model as a Hugging Face directory
+  EXPECT_EQ(name(wrong, "BitnetForCausalLM"), "bitnet");
+  BITNET_EXPECT_ERROR(name(wrong, "LlamaForCausalLM"), ErrorCode::kUnsupported, "--chat-template");
   BITNET_EXPECT_ERROR(name(wrong, "llama"), ErrorCode::kUnsupported, "--chat-template");
   // What Llama 3.1 and later add, and what others change: not silently the plain format.
   const auto refused = [&](const std::string& text) {

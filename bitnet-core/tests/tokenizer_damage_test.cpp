@@ -142,6 +142,44 @@ TEST(DamagedTokenizers, NormalizersThatMultiplyTheText) {
                       "step 1 of 1");
 }
 
+TEST(DamagedTokenizers, DeepNesting) {
+  const std::string deep = std::string(300000, '[') + std::string(300000, ']');
+  for (const std::string type : {"Digits", "Punctuation"}) {
+    Json file = Json::parse(fixture("llama3.json"));
+    file["pre_tokenizer"] = {{"type", type}, {"x", "here"}};
+    std::string text = file.dump();
+    text.replace(text.find("\"here\""), 6, deep);
+    BITNET_EXPECT_ERROR(Tokenizer::from_json(text), ErrorCode::kCorruptFile, "tokenizer.json: JSON");
+  }
+  const std::string config = "{\"chat_template\":" + deep + "}";
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(fixture("llama3.json"), config), ErrorCode::kCorruptFile,
+                      "tokenizer_config.json: JSON");
+}
+
+TEST(DamagedTokenizers, KeysTwice) {
+  std::string text = fixture("llama3.json");
+  const std::size_t vocab = text.find('{', text.find("\"vocab\""));
+  text.insert(vocab + 1, "\"a\": 3, ");
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(text), ErrorCode::kCorruptFile, "key 'a' occurs twice");
+}
+
+TEST(DamagedTokenizers, NulBytes) {
+  const std::string good = fixture("llama3.json");
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(good + std::string("\n\0 no JSON", 10)), ErrorCode::kCorruptFile,
+                      "a NUL byte");
+  BITNET_EXPECT_ERROR(Tokenizer::from_json(good, std::string("{}\n \0", 5)), ErrorCode::kCorruptFile,
+                      "tokenizer_config.json: JSON: parse error at line 2, column 2: a NUL byte");
+}
+
+// Holes cost no disk, but would cost memory.
+TEST(DamagedTokenizers, HugeFiles) {
+  const testing::TempDir dir;
+  write_file(dir / "tokenizer.json", fixture("llama3.json"));
+  EXPECT_NO_THROW(Tokenizer::load(dir.path()));
+  std::filesystem::resize_file(dir / "tokenizer.json", (std::uintmax_t{256} << 20) + 1);
+  BITNET_EXPECT_ERROR(Tokenizer::load(dir.path()), ErrorCode::kInvalidArgument, "tokenizer.json");
+}
+
 TEST(DamagedTokenizers, ClaimsBeyondTheFile) {
   // A piece that claims more bytes than there are, a number that does not end, an unknown wire type.
   for (const std::string& bytes :

@@ -3,12 +3,14 @@
 // refusals. Real vocabularies are in tokenizer_data_test.cpp, damaged files in tokenizer_damage_test.cpp.
 #include "bitnet/core/text/tokenizer.hpp"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/gguf.hpp"
 #include "bitnet/core/rng.hpp"
+#include "bitnet/core/text/chat_template.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -345,6 +347,74 @@ TEST(Tokenizer, ACostlyPatternIsAnErrorAndNotAHang) {
   BITNET_EXPECT_ERROR(deep->encode(std::string(4 << 20, 'a') + "c"), ErrorCode::kUnsupported, "too costly");
 }
 
+// The llama3 fixture with user-defined tokens; their ids begin where its own end.
+TokenizerPtr with_tokens(const std::vector<std::string>& contents) {
+  Json json = Json::parse(fixture_text("llama3"));
+  const auto first = load("llama3")->vocab_size();
+  for (std::size_t i = 0; i < contents.size(); ++i)
+    json["added_tokens"].push_back({{"id", first + static_cast<std::int64_t>(i)},
+                                    {"content", contents[i]},
+                                    {"special", false},
+                                    {"normalized", false}});
+  return Tokenizer::from_json(json.dump());
+}
+
+TEST(AddedTokens, LeftmostAndLongestAsBySearchAtEveryPlace) {
+  const auto base = load("llama3");
+  Rng rng(11);
+  const auto random_text = [&](std::uint64_t length) {
+    std::string text;
+    for (std::uint64_t i = 0; i < length; ++i) text += "ab "[rng.below(3)];
+    return text;
+  };
+  for (int round = 0; round < 60; ++round) {
+    std::vector<std::string> contents;
+    while (contents.size() < 5) {
+      const std::string content = random_text(2 + rng.below(5));
+      if (std::find(contents.begin(), contents.end(), content) == contents.end() && !base->find(content))
+        contents.push_back(content);
+    }
+    const auto t = with_tokens(contents);
+    const std::string text = random_text(60);
+    Ids expected;
+    std::string between;
+    const auto flush = [&] {
+      const Ids ids = base->encode(between, plain());
+      expected.insert(expected.end(), ids.begin(), ids.end());
+      between.clear();
+    };
+    for (std::size_t pos = 0; pos < text.size();) {
+      const std::string* best = nullptr;
+      for (const std::string& content : contents)
+        if (text.compare(pos, content.size(), content) == 0 && (!best || content.size() > best->size()))
+          best = &content;
+      if (best) {
+        flush();
+        expected.push_back(*t->find(*best));
+      } else {
+        between += text[pos];
+      }
+      pos += best ? best->size() : 1;
+    }
+    flush();
+    EXPECT_EQ(t->encode(text, plain()), expected) << text;
+  }
+}
+
+// A search that begins anew at every place would take billions of steps here.
+TEST(AddedTokens, LongOnesDoNotMakeATextCostly) {
+  const std::size_t n = std::size_t{1} << 16;
+  const std::string arrow = "\xE2\x86\x92";
+  std::string run;
+  for (std::size_t i = 0; i < n; ++i) run += arrow;
+  const auto t = with_tokens({arrow, run + "!", "?" + run});
+  Ids expected(n, *t->find(arrow));
+  expected.push_back(*t->find(run + "!"));
+  EXPECT_EQ(t->encode(run + run + "!", plain()), expected);
+  expected.insert(expected.begin(), *t->find("?" + run));
+  EXPECT_EQ(t->encode("?" + run + run + run + "!", plain()), expected);
+}
+
 TEST(Tokenizer, LoadFindsTheFilesOfADirectory) {
   const testing::TempDir dir;
   BITNET_EXPECT_ERROR(Tokenizer::load(dir.path()), ErrorCode::kNotFound, "neither");
@@ -364,6 +434,36 @@ TEST(Tokenizer, LoadFindsTheFilesOfADirectory) {
   write_file(dir / "tokenizer.json", "[]");
   BITNET_EXPECT_ERROR(Tokenizer::load(dir.path()), ErrorCode::kCorruptFile,
                       (dir / "tokenizer.json").string());
+}
+
+// The published template of 2B-4T, as newer transformers save it: in a file of its own.
+TEST(Tokenizer, LoadReadsTheTemplateFile) {
+  const std::string chat =
+      "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] "
+      "| "
+      "capitalize + ': '+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content "
+      "= bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+      "{{ 'Assistant: ' }}{% endif %}";
+  for (const auto& [from, to] :
+       {std::pair{"llama3.json", "tokenizer.json"}, {"spm.model", "tokenizer.model"}}) {
+    const testing::TempDir dir;
+    std::filesystem::copy(fixture(from), dir / to);
+    EXPECT_EQ(Tokenizer::load(dir.path())->chat_template(), "");
+    write_file(dir / "chat_template.jinja", chat);
+    EXPECT_EQ(Tokenizer::load(dir.path())->chat_template(), chat);
+    // It comes before an older one.
+    write_file(dir / "tokenizer_config.json", R"({"add_bos_token": false, "chat_template": "T"})");
+    const auto t = Tokenizer::load(dir / to);
+    EXPECT_EQ(t->chat_template(), chat);
+    EXPECT_FALSE(t->adds_bos());
+    EXPECT_EQ(ChatTemplate::for_model(*t, "BitNetForCausalLM")->name(), "bitnet");
+    GgufMetadata metadata;
+    t->to_gguf(metadata);
+    EXPECT_EQ(metadata.string("tokenizer.chat_template"), chat);
+    write_file(dir / "chat_template.jinja", "x\xff");
+    BITNET_EXPECT_ERROR(Tokenizer::load(dir.path()), ErrorCode::kCorruptFile,
+                        "chat_template.jinja: invalid UTF-8 at byte 1");
+  }
 }
 
 TEST(Tokenizer, GgufPreIsNeverGuessed) {

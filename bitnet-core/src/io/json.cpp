@@ -1,8 +1,9 @@
-// The parser callback that holds the two extra rules of json.hpp; syntax itself is nlohmann's.
+// The parser callback that holds the extra rules of json.hpp; syntax itself is nlohmann's.
 #include "io/json.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -10,8 +11,22 @@
 #include "bitnet/core/error.hpp"
 
 namespace bitnet::io {
+namespace {
+
+// The library takes a NUL for the end of the text and never looks at what follows. It is part of no JSON.
+void refuse_nul(std::string_view text) {
+  const std::size_t nul = text.find('\0');
+  if (nul == std::string_view::npos) return;
+  const std::string_view before = text.substr(0, nul);
+  const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  throw Error(ErrorCode::kCorruptFile, fmt::format("JSON: parse error at line {}, column {}: a NUL byte",
+                                                   line, nul - (before.rfind('\n') + 1) + 1));
+}
+
+}  // namespace
 
 nlohmann::json parse_json(std::string_view text, int max_depth) {
+  refuse_nul(text);
   using Event = nlohmann::json::parse_event_t;
   std::vector<std::unordered_set<std::string>> keys;  // one set per open object
   int depth = 0;

@@ -9,10 +9,12 @@
 
 namespace bitnet::text {
 
-/// A trie over the added tokens. Immutable, thread-safe.
+/// Aho and Corasick's automaton over the tokens written backwards, which reads a text backwards: where it
+/// stands it knows the longest token that begins there, so a text costs time in proportion to its length,
+/// however long the tokens are. Immutable, thread-safe.
 class AddedTokens {
  public:
-  /// `special`: with the special ones.
+  /// `special`: with the special ones. Throws Error(kUnsupported) where they have too many bytes.
   AddedTokens(const TokenizerSpec& spec, bool special);
 
   struct Part {
@@ -23,12 +25,26 @@ class AddedTokens {
   std::vector<Part> split(std::string_view text) const;
 
  private:
-  // Length of the longest token at `pos`, 0 if none, and its index in tokens_.
-  std::size_t longest(std::string_view text, std::size_t pos, std::size_t& index) const;
+  struct Match {
+    std::size_t begin;
+    std::int32_t index;  // in tokens_
+  };
+  // The longest token that begins at each place where one does, last place first.
+  std::vector<Match> find(std::string_view text) const;
+  void add(std::string_view text, std::int32_t index);
+  void link();
 
+  struct Node {
+    std::int32_t parent, depth;
+    std::int32_t shorter = 0;   // the node of the longest end of this node's bytes that is a node, too
+    std::int32_t longest = -1;  // the longest token among the ends of this node's bytes, or -1
+    unsigned char byte;
+  };
   std::vector<AddedToken> tokens_;
-  PairTable edges_;  // (node, byte) → (index of the token that ends there or -1, next node)
-  std::array<bool, 256> first_ = {};
+  std::vector<std::size_t> lengths_;
+  std::vector<Node> nodes_;
+  PairTable edges_;  // (node, byte) → next node as `result`
+  std::array<bool, 256> last_ = {};
 };
 
 }  // namespace bitnet::text

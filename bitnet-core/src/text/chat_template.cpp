@@ -46,6 +46,14 @@ bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
+// "bitnet-b1.58" in GGUF, "BitNetForCausalLM" in config.json.
+bool is_bitnet(std::string_view architecture) {
+  constexpr std::string_view kName = "bitnet";
+  const auto same = [](char a, char b) { return a == b || (a >= 'A' && a <= 'Z' && a - 'A' + 'a' == b); };
+  return architecture.size() >= kName.size() && std::equal(kName.begin(), kName.end(), architecture.begin(),
+                                                           [&](char b, char a) { return same(a, b); });
+}
+
 // Whether a template is one loop over the messages that writes exactly `text`, through these filters. What
 // else it mentions (tools, dates, conditions on roles, a default system message) would be rendered otherwise
 // than we do, so such a template is not the format.
@@ -197,7 +205,7 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::for_model(const Tokenizer& tok
     throw Error(
         ErrorCode::kNotFound,
         "this is a base model without a chat template: use `run` to continue a text" + choice(tokenizer));
-  const bool bitnet = architecture.substr(0, 6) == "bitnet";
+  const bool bitnet = is_bitnet(architecture);
   // The official 2B-4T GGUF carries a template of another model ("Human: … BITNETAssistant: ").
   if (bitnet && contains(own, "BITNETAssistant")) return by_name("bitnet");
   const text::TemplateContent content = text::read_template(own);

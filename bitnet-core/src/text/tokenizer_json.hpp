@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "bitnet/core/error.hpp"
-#include "io/json.hpp"
 
 namespace bitnet::text {
 
@@ -61,14 +60,5 @@ class JsonPlace {
   const Json* value_;
   std::string place_;
 };
-
-/// Parses; throws Error(kCorruptFile) with the parser's words.
-inline Json parse_json(std::string_view text, const char* file) {
-  try {
-    return Json::parse(text.begin(), text.end());
-  } catch (const Json::exception& e) {
-    throw Error(ErrorCode::kCorruptFile, std::string(file) + ": " + io::json_message(e));
-  }
-}
 
 }  // namespace bitnet::text

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "io/json.hpp"
 #include "text/regex.hpp"
 #include "text/spec.hpp"
 #include "text/tokenizer_json.hpp"
@@ -12,6 +13,10 @@ namespace bitnet::text {
 namespace {
 
 using Ids = std::unordered_map<std::string_view, TokenId>;
+
+Json parse(std::string_view text, const char* file) {
+  return with_context(file, [&] { return io::parse_json(text); });
+}
 
 // "type" of a component.
 const std::string& type_of(const JsonPlace& part) { return part.object().at("type").string(); }
@@ -319,7 +324,7 @@ std::optional<TokenId> read_config_token(const JsonPlace& token, const Tokenizer
 }  // namespace
 
 void apply_tokenizer_config(std::string_view text, TokenizerSpec& spec) {
-  const Json json = parse_json(text, "tokenizer_config.json");
+  const Json json = parse(text, "tokenizer_config.json");
   const JsonPlace config(json, "tokenizer_config.json");
   config.object();
   if (const auto bos = read_config_token(config.at("bos_token"), spec)) spec.bos = bos;
@@ -336,7 +341,7 @@ void apply_tokenizer_config(std::string_view text, TokenizerSpec& spec) {
 }
 
 TokenizerSpec read_tokenizer_json(std::string_view text, std::string_view config) {
-  const Json json = parse_json(text, "tokenizer.json");
+  const Json json = parse(text, "tokenizer.json");
   const JsonPlace root(json, "tokenizer.json");
   root.object();
   TokenizerSpec spec;

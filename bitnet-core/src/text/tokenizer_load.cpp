@@ -6,32 +6,52 @@
 #include "bitnet/core/io/gguf.hpp"
 #include "bitnet/core/text/tokenizer.hpp"
 #include "text/spec.hpp"
+#include "text/utf8.hpp"
 
 namespace bitnet {
 namespace fs = std::filesystem;
 namespace {
+
+// Eight times the largest in use; a vocabulary takes a multiple of its file while it is read.
+constexpr std::uint64_t kMaxFileBytes = std::uint64_t{256} << 20;
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
 }
 
-// tokenizer_config.json beside the file, "" where there is none.
-std::string config_beside(const fs::path& path) {
-  const fs::path config = path.parent_path() / "tokenizer_config.json";
-  return is_there(config) ? read_file(config) : std::string();
+// A file in the directory of `path`, "" where there is none.
+std::string read_beside(const fs::path& path, const char* name) {
+  const fs::path file = path.parent_path() / name;
+  return is_there(file) ? read_file(file, kMaxFileBytes) : std::string();
+}
+
+// What newer transformers save apart from tokenizer_config.json; as there, it comes before the template in
+// it.
+void apply_template_file(const fs::path& path, text::TokenizerSpec& spec) {
+  std::string chat = read_beside(path, "chat_template.jinja");
+  if (chat.empty()) return;
+  const std::size_t bad = text::find_invalid_utf8(chat);
+  if (bad != std::string::npos)
+    throw Error(ErrorCode::kCorruptFile, "chat_template.jinja: invalid UTF-8 at byte " + std::to_string(bad));
+  spec.chat_template = std::move(chat);
 }
 
 std::shared_ptr<const Tokenizer> load_json(const fs::path& path) {
-  return with_context("loading tokenizer '" + path.string() + "'",
-                      [&] { return Tokenizer::from_json(read_file(path), config_beside(path)); });
+  return with_context("loading tokenizer '" + path.string() + "'", [&] {
+    text::TokenizerSpec spec =
+        text::read_tokenizer_json(read_file(path, kMaxFileBytes), read_beside(path, "tokenizer_config.json"));
+    apply_template_file(path, spec);
+    return text::make_tokenizer(std::move(spec));
+  });
 }
 
 std::shared_ptr<const Tokenizer> load_sentencepiece(const fs::path& path) {
   return with_context("loading tokenizer '" + path.string() + "'", [&] {
-    text::TokenizerSpec spec = text::read_sentencepiece_model(read_file(path));
-    const std::string config = config_beside(path);
+    text::TokenizerSpec spec = text::read_sentencepiece_model(read_file(path, kMaxFileBytes));
+    const std::string config = read_beside(path, "tokenizer_config.json");
     if (!config.empty()) text::apply_tokenizer_config(config, spec);
+    apply_template_file(path, spec);
     return text::make_tokenizer(std::move(spec));
   });
 }

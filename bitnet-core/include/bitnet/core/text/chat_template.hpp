@@ -24,9 +24,9 @@ class ChatTemplate {
   static std::vector<std::string_view> names();
   /// Throws Error(kNotFound) listing names().
   static std::shared_ptr<const ChatTemplate> by_name(std::string_view name);
-  /// Recognises the tokenizer's own template; `architecture` overrides the wrong one in the official 2B-4T
-  /// GGUF. Throws Error(kUnsupported) for an unknown one, Error(kNotFound) for a base model without; both say
-  /// how to choose (`run`, or --chat-template NAME).
+  /// Recognises the tokenizer's own template; `architecture` (either format's name) overrides the wrong one
+  /// in the official 2B-4T GGUF. Throws Error(kUnsupported) for an unknown one, Error(kNotFound) for a base
+  /// model without; both say how to choose (`run`, or --chat-template NAME).
   static std::shared_ptr<const ChatTemplate> for_model(const Tokenizer& tokenizer,
                                                        std::string_view architecture);
 

@@ -40,9 +40,9 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Any of: a directory with tokenizer.json or tokenizer.model (and tokenizer_config.json), one of these
-  /// files, a GGUF file. Throws Error(kNotFound | kCorruptFile | kUnsupported) naming file and place; an
-  /// unknown pre-tokenizer is kUnsupported, never guessed.
+  /// A directory (tokenizer.json or .model, tokenizer_config.json, chat_template.jinja), such a file, or
+  /// GGUF. Throws Error(kNotFound | kCorruptFile | kUnsupported) naming file and place, kInvalidArgument
+  /// above 256 MiB (not GGUF); an unknown pre-tokenizer is kUnsupported, never guessed.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& path);
   static std::shared_ptr<const Tokenizer> from_gguf(const GgufMetadata& metadata);
   /// `json`: the text of a tokenizer.json; `config`: of a tokenizer_config.json, or empty.
