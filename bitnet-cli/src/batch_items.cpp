@@ -31,6 +31,13 @@ std::string json_message(const Json::exception& e) {
   return end == std::string::npos ? text : text.substr(end + 2);
 }
 
+/// nlohmann takes a NUL for the end of the text and never looks at what follows.
+Json parse_json(std::string_view text) {
+  if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos)
+    bad("not JSON: byte " + std::to_string(nul + 1) + " is a NUL");
+  return Json::parse(text);
+}
+
 std::string scalar_text(const Json& value, const std::string& key) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number() || value.is_boolean()) return value.dump();
@@ -161,7 +168,7 @@ void read_jsonl(std::string_view text, BatchItems& to, std::set<std::string>& un
     if (is_blank(line)) return;
     to.items.push_back(numbered_item(to.items.size() + 1, number));
     BatchItem& item = to.items.back();
-    guarded(item, [&] { read_item(Json::parse(line), item, unused); });
+    guarded(item, [&] { read_item(parse_json(line), item, unused); });
     if (const std::size_t at = item.error.find("at line 1, column "); at != std::string::npos)
       item.error.erase(at + 3, 8);  // the parser got this line alone
     if (!item.error.empty()) item.error = "line " + std::to_string(number) + ": " + item.error;
@@ -171,7 +178,7 @@ void read_jsonl(std::string_view text, BatchItems& to, std::set<std::string>& un
 void read_json(std::string_view text, BatchItems& to, std::set<std::string>& unused) {
   Json root;
   try {
-    root = Json::parse(text);
+    root = parse_json(text);
   } catch (const Json::exception& e) {
     bad("not JSON: " + json_message(e));
   }

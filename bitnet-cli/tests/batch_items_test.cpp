@@ -49,6 +49,16 @@ TEST_F(BatchItemsTest, JsonlTakesStringsPromptsAndMessages) {
   EXPECT_EQ(items[2].overrides[0].second, "3");
 }
 
+TEST_F(BatchItemsTest, NothingHidesBehindANul) {
+  const std::string line = std::string("{\"prompt\": \"a\"}\0 garbage", 24);
+  const auto items = read("x.jsonl", "\"good\"\n" + line + "\n\"good\"\n").items;
+  ASSERT_EQ(items.size(), 3u);
+  EXPECT_EQ(items[0].error + items[2].error, "");
+  EXPECT_EQ(items[1].error, "line 2: not JSON: byte 16 is a NUL");
+  BITNET_EXPECT_ERROR(read("x.json", "[\"a\"]" + std::string(1, '\0')), ErrorCode::kInvalidArgument,
+                      "byte 6 is a NUL");
+}
+
 TEST_F(BatchItemsTest, ABadItemIsAnErrorOfThatItemOnly) {
   const auto items = read("x.jsonl",
                           "{\"prompt\": \"good\"}\n"
