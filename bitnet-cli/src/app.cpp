@@ -17,10 +17,9 @@ namespace {
 class LogToErr {
  public:
   explicit LogToErr(Io& io) {
-    set_log_sink([this, &io](LogLevel level, std::string_view message) {
+    set_log_sink([this, &io](LogLevel, std::string_view message) {
       const std::lock_guard lock(mutex_);
-      if (level >= LogLevel::kWarning) io.err << (level == LogLevel::kError ? "error: " : "warning: ");
-      io.err << message << '\n';
+      io.err << "warning: " << message << '\n';
     });
   }
   ~LogToErr() { set_log_sink({}); }

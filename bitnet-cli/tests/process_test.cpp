@@ -92,9 +92,10 @@ TEST_F(ProcessTest, ExitCodes) {
 }
 
 TEST_F(ProcessTest, CtrlCEndsARunningGeneration) {
-  // So many tokens that it cannot be done before the signal arrives.
+  // So many tokens that it cannot be done before the signal arrives; the model ends no text after this
+  // prompt.
   Process process(
-      {"run", "-m", model(), "-p", "x", "-n", "-1", "--ctx-size", "100000", "--special", "--top-k", "1"});
+      {"run", "-m", model(), "-p", "c", "-n", "-1", "--ctx-size", "100000", "--special", "--top-k", "1"});
   EXPECT_NE(process.read_out(), "");
   process.interrupt();
   EXPECT_EQ(process.wait(), 130);

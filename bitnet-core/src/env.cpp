@@ -20,7 +20,8 @@ constexpr std::array kVariables{
     EnvVariable{"BITNET_DEVICE",
                 "device of `bitnet` commands unless --device is given: cpu, opencl:P:D or auto"},
     EnvVariable{"BITNET_MODEL", "model of `bitnet` commands unless -m is given"},
-    EnvVariable{"BITNET_LOG", "lowest level of diagnostics: debug, info, warning or error"},
+    EnvVariable{"BITNET_LOG",
+                "diagnostics of the libraries: warning (the default) or off; another name is an error"},
 };
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
 
 // oneTBB's library is not instrumented, so ThreadSanitizer does not see that parallel_for() orders its caller
 // and its bodies; these say so. Races between bodies stay visible.
@@ -91,6 +92,7 @@ ExecutionContext::ExecutionContext() : ExecutionContext(Options{}) {}
 ExecutionContext::ExecutionContext(const Options& options)
     : impl_(std::make_unique<Impl>(choose_threads(options.threads),
                                    options.isa ? *options.isa : default_isa())) {
+  static_cast<void>(log_level_from_env());  // a wrong name is an error here, as of the other variables
   if (!is_supported(impl_->isa)) {
     throw Error(ErrorCode::kUnsupported, fmt::format("ISA '{}': this CPU lacks it", to_string(impl_->isa)));
   }

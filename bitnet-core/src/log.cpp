@@ -10,30 +10,18 @@
 #include <utility>
 
 #include "bitnet/core/env.hpp"
+#include "bitnet/core/error.hpp"
 
 namespace bitnet {
 namespace {
 
-spdlog::level::level_enum to_spdlog(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug:
-      return spdlog::level::debug;
-    case LogLevel::kInfo:
-      return spdlog::level::info;
-    case LogLevel::kWarning:
-      return spdlog::level::warn;
-    case LogLevel::kError:
-      return spdlog::level::err;
+/// A context has refused a wrong name; who logs without one gets the default.
+LogLevel initial_level() noexcept {
+  try {
+    return log_level_from_env();
+  } catch (...) {
+    return LogLevel::kWarning;
   }
-  return spdlog::level::err;
-}
-
-LogLevel initial_level() {
-  const auto name = env("BITNET_LOG");
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "info") return LogLevel::kInfo;
-  if (name == "error") return LogLevel::kError;
-  return LogLevel::kWarning;
 }
 
 /// Level, sink and the default logger; made at first use, so there is no static initialiser.
@@ -42,10 +30,7 @@ struct State {
   std::mutex mutex;
   std::shared_ptr<const LogSink> sink;
   spdlog::logger fallback{"bitnet", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
-  State() {
-    fallback.set_pattern("%l: %v");
-    fallback.set_level(spdlog::level::debug);
-  }
+  State() { fallback.set_pattern("%l: %v"); }
 };
 
 State& state() {
@@ -54,6 +39,13 @@ State& state() {
 }
 
 }  // namespace
+
+LogLevel log_level_from_env() {
+  const auto name = env("BITNET_LOG");
+  if (!name || *name == "warning") return LogLevel::kWarning;
+  if (*name == "off") return LogLevel::kOff;
+  throw Error(ErrorCode::kInvalidArgument, "BITNET_LOG='" + *name + "': expected warning or off");
+}
 
 void log(LogLevel level, std::string_view message) {
   State& s = state();
@@ -66,7 +58,7 @@ void log(LogLevel level, std::string_view message) {
   if (sink) {
     (*sink)(level, message);
   } else {
-    s.fallback.log(to_spdlog(level), spdlog::string_view_t(message.data(), message.size()));
+    s.fallback.warn(spdlog::string_view_t(message.data(), message.size()));
   }
 }
 

@@ -282,12 +282,22 @@ TEST(ReadFile, OnlyWhoAsksForItReadsAPipe) {
 TEST(Log, SinkTakesWhatPassesTheLevel) {
   std::vector<std::string> seen;
   set_log_sink([&](LogLevel, std::string_view m) { seen.emplace_back(m); });
-  set_log_level(LogLevel::kInfo);
-  log(LogLevel::kDebug, "quiet");
-  log(LogLevel::kError, "loud");
+  set_log_level(LogLevel::kOff);
+  log(LogLevel::kWarning, "quiet");
   set_log_level(LogLevel::kWarning);
+  log(LogLevel::kWarning, "loud");
   set_log_sink({});
   EXPECT_EQ(seen, (std::vector<std::string>{"loud"}));
+}
+
+TEST(Log, AnUnknownLevelIsAnErrorOfEveryContext) {
+  {
+    const ScopedEnv off("BITNET_LOG", "off");
+    EXPECT_EQ(log_level_from_env(), LogLevel::kOff);
+  }
+  const ScopedEnv wrong("BITNET_LOG", "debug");
+  BITNET_EXPECT_ERROR(ExecutionContext(), ErrorCode::kInvalidArgument,
+                      "BITNET_LOG='debug': expected warning or off");
 }
 
 }  // namespace
