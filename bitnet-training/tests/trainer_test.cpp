@@ -2,11 +2,11 @@
 // that threads change no bit, and that every mistake is found before the work starts. Configurations are
 // config_test.cpp, texts as tokens data_test.cpp.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <thread>
@@ -25,6 +25,29 @@
 namespace bitnet::training {
 namespace {
 
+/// A run in `dir`, where the texts are, that writes to the folder `output` of it.
+TrainConfig config_in(const std::filesystem::path& dir, const std::string& output,
+                      const std::string& quantization = "ternary") {
+  return TrainConfig::from_yaml(
+      "model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4,\n"
+      "        kv_heads: 2, context: 32, quantization: " +
+          quantization +
+          "}\n"
+          "data: {train: " +
+          (dir / "train.txt").string() +
+          ",\n"
+          "       validation: " +
+          (dir / "heldout.txt").string() +
+          ", validation_tokens: 128}\n"
+          "training: {steps: 14, warmup: 2, learning_rate: 2.0e-3, length: 16, batch: 4,\n"
+          "           micro_batch: 2, seed: 7}\n"
+          "output: {directory: " +
+          (dir / output).string() +
+          ", log_every: 2,\n"
+          "         evaluate_every: 5, checkpoint_minutes: 1.0e-9}\n",
+      "test.yaml");
+}
+
 struct Fixture {
   testing::TempDir dir;
   Fixture() {
@@ -32,24 +55,7 @@ struct Fixture {
     write_file(dir / "heldout.txt", sample_text(2, 200));
   }
   TrainConfig config(const std::string& output, const std::string& quantization = "ternary") const {
-    return TrainConfig::from_yaml(
-        "model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4,\n"
-        "        kv_heads: 2, context: 32, quantization: " +
-            quantization +
-            "}\n"
-            "data: {train: " +
-            (dir / "train.txt").string() +
-            ",\n"
-            "       validation: " +
-            (dir / "heldout.txt").string() +
-            ", validation_tokens: 128}\n"
-            "training: {steps: 14, warmup: 2, learning_rate: 2.0e-3, length: 16, batch: 4,\n"
-            "           micro_batch: 2, seed: 7}\n"
-            "output: {directory: " +
-            (dir / output).string() +
-            ", log_every: 2,\n"
-            "         evaluate_every: 5, checkpoint_minutes: 1.0e-9}\n",
-        "test.yaml");
+    return config_in(dir.path(), output, quantization);
   }
 };
 
@@ -296,27 +302,29 @@ TEST(Trainer, StoppingAndResumingChangesNoBit) {
   }
 }
 
-TEST(TrainerDeathTest, BeingKilledChangesNoBit) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  // The killed process re-runs this test up to its death: a folder that both find.
-  const auto base =
-      std::filesystem::temp_directory_path() / ("bitnet_kill_test_" + std::to_string(::getuid()));
-  std::filesystem::create_directories(base);
-  write_file(base / "train.txt", sample_text(1, 2000));
-  write_file(base / "heldout.txt", sample_text(2, 200));
-  const Fixture f;
-  TrainConfig c = f.config("x");
-  c.train = base / "train.txt";
-  c.validation = base / "heldout.txt";
-  c.output = base / "killed";
+/// The body of the next test, with Fixture's texts in `base`.
+void kill_and_resume(const std::filesystem::path& base) {
+  TrainConfig c = config_in(base, "killed");
   for (const int milliseconds : {40, 90, 150}) {
     EXPECT_EXIT(run_and_die(c, milliseconds), ::testing::KilledBySignal(SIGKILL), "");
   }
   run(c, true);
-  c.output = base / "whole";
-  run(c);
+  run(config_in(base, "whole"));
   expect_same_tensors(base / "whole/checkpoint.safetensors", base / "killed/checkpoint.safetensors");
-  std::filesystem::remove_all(base);
+}
+
+TEST(TrainerDeathTest, BeingKilledChangesNoBit) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  // The killed process re-runs this test up to its death: it is told this one's folder.
+  constexpr const char* kFolder = "BITNET_KILL_TEST_FOLDER";
+  if (std::getenv(kFolder) == nullptr) {
+    const Fixture f;
+    setenv(kFolder, f.dir.path().c_str(), 1);
+    kill_and_resume(f.dir.path());
+    unsetenv(kFolder);
+  } else {
+    kill_and_resume(std::getenv(kFolder));
+  }
 }
 
 TEST(Trainer, DivergenceStopsWithTheLastCheckpointKept) {
