@@ -48,30 +48,6 @@ InputText text_or_file(const Values& values, const Option& text_option, const Op
   throw UsageError("missing " + names);
 }
 
-void check_utf8(std::string_view text, std::string_view what) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  for (std::size_t i = 0; i < text.size();) {
-    const unsigned b = byte(i);
-    // Length and the range of the second byte (Unicode 15, table 3-7); the others are 80 … BF.
-    std::size_t length = 0;
-    unsigned low = 0x80, high = 0xBF;
-    if (b < 0x80) length = 1;
-    if (b >= 0xC2 && b <= 0xDF) length = 2;
-    if (b >= 0xE0 && b <= 0xEF) length = 3;
-    if (b >= 0xF0 && b <= 0xF4) length = 4;
-    if (b == 0xE0) low = 0xA0;
-    if (b == 0xED) high = 0x9F;
-    if (b == 0xF0) low = 0x90;
-    if (b == 0xF4) high = 0x8F;
-    bool good = length == 1 || (length > 1 && byte(i + 1) >= low && byte(i + 1) <= high);
-    for (std::size_t k = 2; good && k < length; ++k) good = (byte(i + k) & 0xC0u) == 0x80u;
-    if (!good)
-      throw Error(ErrorCode::kInvalidArgument,
-                  std::string(what) + ": invalid UTF-8 at byte " + std::to_string(i));
-    i += length;
-  }
-}
-
 std::string quoted(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {

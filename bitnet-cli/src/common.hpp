@@ -45,10 +45,6 @@ struct InputText {
 /// one from the command line wins over the other from a yaml file.
 InputText text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io);
 
-/// Throws Error(kInvalidArgument) with the offset of the first byte that is no valid UTF-8. `what` begins the
-/// message.
-void check_utf8(std::string_view text, std::string_view what);
-
 /// `text` in double quotes with line breaks and other control characters as escapes.
 std::string quoted(std::string_view text);
 

@@ -1,5 +1,6 @@
 // Texts for people, the UTF-8 check, and the progress line.
 #include "common.hpp"
+#include "bitnet/core/text/utf8.hpp"
 
 #include <sstream>
 
@@ -25,13 +26,13 @@ TEST(Texts, NumbersForPeople) {
 }
 
 TEST(Utf8, FindsTheFirstBadByte) {
-  EXPECT_NO_THROW(check_utf8("plain, é, €, \xF0\x9F\x98\x80", "x"));
+  EXPECT_NO_THROW(text::require_utf8("plain, é, €, \xF0\x9F\x98\x80", "x"));
   const std::vector<std::pair<std::string, int>> bad{{"ab\xFF", 2},       {"\xC3", 0},
                                                      {"a\xC0\xAF", 1},    {"\xE0\x80\x80", 0},
                                                      {"\xED\xA0\x80", 0}, {"é\xF4\x90\x80\x80", 2},
                                                      {"\xF0\x9F\x98", 0}, {"x\x80", 1}};
   for (const auto& [text, offset] : bad)
-    BITNET_EXPECT_ERROR(check_utf8(text, "the prompt"), ErrorCode::kInvalidArgument,
+    BITNET_EXPECT_ERROR(text::require_utf8(text, "the prompt"), ErrorCode::kInvalidArgument,
                         "the prompt: invalid UTF-8 at byte " + std::to_string(offset));
 }
 

@@ -8,6 +8,7 @@
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -147,7 +148,7 @@ std::vector<TokenId> Batch::encode(const BatchItem& item, inference::InferenceEn
                                    inference::GenerationOptions& options) {
   const Tokenizer& tokenizer = engine.model()->require_tokenizer();
   const bool special = values_.flag(opt::kSpecial);
-  check_utf8(item.prompt, "the prompt");
+  text::require_utf8(item.prompt, "the prompt");
   std::vector<ChatMessage> messages = item.messages;
   if (messages.empty() && values_.has(opt::kChatTemplate)) messages.push_back({"user", item.prompt});
   if (messages.empty()) {

@@ -4,6 +4,7 @@
 #include <ostream>
 
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -27,7 +28,7 @@ class Chat {
     options_.stop_tokens = format_->stop_tokens(tokenizer());
     options_.strip_leading_space = true;
     if (values.has(opt::kSystem)) {
-      check_utf8(values.text(opt::kSystem), "--system");
+      text::require_utf8(values.text(opt::kSystem), "--system");
       system_.push_back({"system", values.text(opt::kSystem)});
     }
     if (!values.has(opt::kSeed)) io_.err << "seed: " << seed_ << '\n';
@@ -101,7 +102,7 @@ void Chat::say(const std::string& text) {
   history_.push_back({"user", text});
   const std::vector<ChatMessage> before = history_;
   try {
-    check_utf8(text, "the message");
+    text::require_utf8(text, "the message");
     const auto ids = fit();
     options_.sampling.seed = static_cast<std::uint64_t>(seed_) + turns_;
     last_ = engine_->generate(ids, options_, [this](std::string_view piece) {

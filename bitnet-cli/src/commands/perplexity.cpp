@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "bitnet/core/text/utf8.hpp"
 #include "bitnet/inference/perplexity.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -34,7 +35,7 @@ void write_result(const inference::PerplexityResult& r, std::int64_t n_ctx, bool
 int measure(const Values& values, Io& io) {
   require(values, opt::kModel);
   const std::string text = read_text(require(values, opt::kPplFile), io);
-  check_utf8(text, "'" + values.text(opt::kPplFile) + "'");
+  text::require_utf8(text, "'" + values.text(opt::kPplFile) + "'");
   const auto engine = load_engine(values, io);
   inference::PerplexityOptions options;
   options.n_ctx = values.integer(opt::kPplContext);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <ostream>
 
+#include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -18,7 +19,7 @@ std::string read_prompt(const Values& values, Io& io) {
     text.pop_back();
     if (text.ends_with('\r')) text.pop_back();
   }
-  check_utf8(text, path.empty() ? "the prompt" : "'" + path + "'");
+  text::require_utf8(text, path.empty() ? "the prompt" : "'" + path + "'");
   return text;
 }
 

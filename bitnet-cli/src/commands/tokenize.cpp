@@ -2,6 +2,7 @@
 #include <ostream>
 
 #include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 
@@ -42,7 +43,7 @@ int tokenize(const Values& values, Io& io) {
     if (io.out_is_terminal) io.out << '\n';  // a pipe gets the text and nothing else
     return kOk;
   }
-  check_utf8(text, file.empty() ? "the text" : "'" + file + "'");
+  text::require_utf8(text, file.empty() ? "the text" : "'" + file + "'");
   const auto ids = tokenizer->encode(text, {.add_bos = !values.flag(opt::kNoBos), .parse_special = special});
   if (values.flag(opt::kIds)) {
     write_ids(ids, io);

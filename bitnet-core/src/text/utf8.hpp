@@ -1,10 +1,12 @@
 #pragma once
-// UTF-8 for the tokenizers: checking, decoding one character, repairing what tokens decode to. Unicode
-// properties (letters, numbers) are not here but in PCRE2, behind regex.hpp.
+// UTF-8 for the tokenizers: decoding one character, repairing what tokens decode to; checking is public.
+// Unicode properties (letters, numbers) are not here but in PCRE2, behind regex.hpp.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+
+#include "bitnet/core/text/utf8.hpp"
 
 namespace bitnet::text {
 
@@ -19,12 +21,6 @@ struct Utf8Unit {
 
 /// Requires pos < text.size().
 Utf8Unit utf8_at(std::string_view text, std::size_t pos) noexcept;
-
-/// Offset of the first byte that is not UTF-8, or npos.
-std::size_t find_invalid_utf8(std::string_view text) noexcept;
-
-/// Throws Error(kInvalidArgument) "<what>: invalid UTF-8 at byte N".
-void require_utf8(std::string_view text, std::string_view what);
 
 /// Unicode's White_Space property.
 bool is_white_space(char32_t c) noexcept;
