@@ -215,6 +215,9 @@ Scored after the last step; no choice was made by it. `bitnet perplexity` scores
 ![loss over training tokens](loss.svg)
 """
     if a.probes and a.probes.is_dir():
+        starts = [read_log(folder)[0] for folder in (a.ternary, a.float) if folder]
+        chosen = " and ".join(f"{s['learning_rate']:g} ({'ternary' if s['quantization'] == 'ternary' else 'full precision'})"
+                              for s in starts)
         card += f"""
 ## Learning rates
 
@@ -222,6 +225,9 @@ Short runs over the same data, with the whole schedule, scored on validation tex
 novel:
 
 {probe_table(a.probes)}
+
+The full runs took {chosen}: near the minimum of a parabola through each one's points over the logarithm of the rate,
+and a little lower, because they are longer.
 """
     card += f"""
 ## Samples
