@@ -81,6 +81,9 @@ TEST_F(ModelIoEdited, QuantisedEmbeddingsAndScaleTensors) {
   const auto reader = ModelReader::open(dir_ / "b.gguf");
   const TensorId embed{TensorRole::kTokenEmbedding, -1}, q{TensorRole::kAttnQ, 1};
   EXPECT_EQ(reader->stored_type(embed), "Q8_0");
+  EXPECT_EQ(reader->float_type(embed), DType::kF32);
+  EXPECT_EQ(reader->float_type(q), std::nullopt);
+  EXPECT_FALSE(reader->float_linears());
   EXPECT_EQ(reader->read(embed).to_f32()[5], 0.5f * static_cast<float>(static_cast<std::int8_t>(7 * 5)));
   EXPECT_EQ(reader->read(q).weights.scales[0], model[q].weights.scales[0] * 0.5f);
   EXPECT_EQ(reader->stored_bytes(q), 256u * 256 / 4 + 32 + 4);
@@ -243,6 +246,10 @@ TEST_F(ModelIoEdited, AnotherConvertersFloatModel) {
   const auto reader = ModelReader::open(dir_ / "b.gguf");
   EXPECT_THAT(reader->notes().at(0), HasSubstr("14 float linears are ternarised"));
   expect_linears(*reader, model, [](float s) { return 127.0f * f16_to_f32(f32_to_f16(s / 127.0f)); });
+  EXPECT_TRUE(reader->float_linears());
+  const TensorId q{TensorRole::kAttnQ, 0};
+  EXPECT_EQ(reader->float_type(q), std::nullopt);
+  EXPECT_EQ(ModelReader::open(dir_ / "b.gguf", FloatLinears::kKeep)->float_type(q), DType::kF32);
 }
 
 /// A Hugging Face directory with one tensor replaced, dropped (no bytes and dtype kOther) or added.

@@ -1,5 +1,6 @@
 // `bitnet convert`: the same model in another container or packing. Making a model ternary is `bitnet
 // quantize`.
+#include <optional>
 #include <ostream>
 
 #include "commands/commands_list.hpp"
@@ -14,22 +15,44 @@ namespace fs = std::filesystem;
 TensorId first_linear() { return {TensorRole::kAttnQ, 0}; }
 
 /// Without --type: what the input has, in the container that the output's name says.
-std::string default_type(const quant::ModelReader& model, const fs::path& out) {
+std::string default_type(const quant::ModelReader& model, DType dense_type, const fs::path& out) {
   if (out.extension() != ".gguf") return "hf";
+  if (model.config().weights == WeightKind::kDense) return std::string(to_string(dense_type));
   const std::string stored = model.stored_type(first_linear());
-  if (model.config().weights == WeightKind::kDense) {
-    if (stored.starts_with("F32")) return "f32";
-    return stored.starts_with("BF16") ? "bf16" : "f16";
-  }
   if (stored.starts_with("TQ1_0")) return "tq1_0";
   return stored.starts_with("TQ2_0") ? "tq2_0" : "i2_s";
 }
 
-/// The element type that embeddings and head are kept in: as stored when it is a plain float.
-std::string default_dense_type(const quant::ModelReader& model) {
-  const std::string stored = model.stored_type({TensorRole::kTokenEmbedding, -1});
-  if (stored.starts_with("F32")) return "f32";
-  return stored.starts_with("BF16") ? "bf16" : "f16";
+/// Calls f(id, type) for the tensors that the file written has in its one dense type; norms are f32.
+template <class F>
+void for_each_dense(const quant::ModelReader& model, F&& f) {
+  for (const TensorId id : model.tensors())
+    if (const auto type = model.float_type(id); type && !is_norm(id.role)) f(id, *type);
+}
+
+/// The narrowest type that holds the dense tensors' values.
+DType default_dense_type(const quant::ModelReader& model) {
+  std::optional<DType> widest;
+  for_each_dense(model, [&](TensorId, DType type) {
+    widest = !widest || *widest == type ? type : DType::kF32;  // f16 and bf16: neither holds the other
+  });
+  return widest.value_or(DType::kF16);
+}
+
+/// Says what a type that was asked for rounds, and what grows where none was.
+void note_dense_type(const quant::ModelReader& model, DType written, Io& io) {
+  std::size_t rounded = 0, blocks = 0;
+  for_each_dense(model, [&](TensorId id, DType type) {
+    rounded += written != DType::kF32 && written != type;
+    blocks += written == DType::kF32 && model.stored_type(id).starts_with("Q");
+  });
+  if (rounded > 0)
+    io.err << "note: " << to_string(written) << " rounds the values of " << rounded
+           << " tensors that are stored in another type\n";
+  if (blocks > 0)
+    io.err
+        << "note: " << blocks
+        << " quantised tensors become f32, which keeps their values; f16 would round them to half the size\n";
 }
 
 void check_kind(bool dense, const std::string& type) {
@@ -48,10 +71,12 @@ int convert(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   const auto model = quant::ModelReader::open(in);
   const bool dense = model->config().weights == WeightKind::kDense;
-  const std::string type = values.given(opt::kType) ? values.text(opt::kType) : default_type(*model, out);
+  const DType widest = default_dense_type(*model);
+  const std::string type =
+      values.given(opt::kType) ? values.text(opt::kType) : default_type(*model, widest, out);
   check_kind(dense, type);
   const std::string dense_type =
-      values.given(opt::kDenseType) ? values.text(opt::kDenseType) : default_dense_type(*model);
+      values.given(opt::kDenseType) ? values.text(opt::kDenseType) : std::string(to_string(widest));
   auto options = write_options(type, dense_type, dense);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   check_output_path(out, in, options);
@@ -59,6 +84,7 @@ int convert(const Values& values, Io& io) {
   if (tokenizer == nullptr) io.err << "note: '" << in.string() << "' carries no tokenizer\n";
   write_with_progress(
       out, model->config(), tokenizer.get(), [&](TensorId id) { return model->read(id); }, options, io);
+  note_dense_type(*model, options.dense_type, io);
   for (const std::string& note : model->notes()) io.err << "note: " << note << '\n';
   return kOk;
 }
@@ -74,7 +100,9 @@ const Command kConvertCommand{
         "their "
         "values: a type that cannot hold them (columns that are no multiple of its block, several scales "
         "where it has "
-        "one) is an error that names the types that can. tq1_0 and tq2_0 store scales as f16.",
+        "one) is an error that names the types that can. tq1_0 and tq2_0 store scales as f16. Floats are "
+        "rounded only "
+        "by a --type or --dense-type that was asked for, with a note.",
     .example =
         "bitnet convert bitnet-b1.58-2B-4T/ 2b.gguf --type i2_s\nbitnet convert 2b.gguf 2b-hf/ --type hf",
     .arguments = {"IN", "OUT"},

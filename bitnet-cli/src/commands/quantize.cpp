@@ -16,13 +16,11 @@ int quantize(const Values& values, Io& io) {
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   check_output_path(out, in, options);
   const auto as_stored = quant::ModelReader::open(in);
-  const std::string stored = as_stored->stored_type({TensorRole::kAttnQ, 0});
   const bool was_dense = as_stored->config().weights == WeightKind::kDense;
-  const bool is_float =
-      was_dense || stored.starts_with("F16") || stored.starts_with("F32") || stored.starts_with("BF16");
-  if (!is_float)
+  if (!as_stored->float_linears())
     throw Error(ErrorCode::kInvalidArgument, "'" + in.string() +
-                                                 "': the linear weights are ternary already (" + stored +
+                                                 "': the linear weights are ternary already (" +
+                                                 as_stored->stored_type({TensorRole::kAttnQ, 0}) +
                                                  "); `bitnet convert` changes how they are packed");
   const auto model = quant::ModelReader::open(in, quant::FloatLinears::kTernarise);
   if (was_dense)

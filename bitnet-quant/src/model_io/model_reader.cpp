@@ -54,6 +54,12 @@ std::string ReaderBase::stored_type(TensorId id) const {
   return t.ternarise ? t.type + " → ternary" : t.type;
 }
 
+std::optional<DType> ReaderBase::float_type(TensorId id) const {
+  const StoredTensor& t = stored(id);
+  if (t.ternarise || is_packed(t.encoding)) return std::nullopt;
+  return dense_type(t);
+}
+
 std::uint64_t ReaderBase::stored_bytes(TensorId id) const {
   return stored(id).bytes.size() + stored(id).scale_bytes;
 }
@@ -77,12 +83,12 @@ void ReaderBase::decide_floats(FloatLinears floats) {
   const bool bitnet = config_.weights == WeightKind::kTernary;
   const bool ternarise =
       floats == FloatLinears::kTernarise || (floats == FloatLinears::kAsConfigured && bitnet);
-  std::size_t n = 0;
   for (auto& [key, t] : stored_) {
     if (!is_linear(key.first) || is_packed(t.encoding)) continue;
-    ++n;
+    ++float_linears_;
     t.ternarise = ternarise;
   }
+  const std::size_t n = float_linears_;
   if (n == 0) return;
   if (ternarise) {
     notes_.push_back(fmt::format(

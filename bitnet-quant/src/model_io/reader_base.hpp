@@ -17,6 +17,8 @@ class ReaderBase : public ModelReader {
   const ModelConfig& config() const noexcept override { return config_; }
   std::vector<TensorId> tensors() const override { return model_tensors(config_); }
   LogicalTensor read(TensorId id) const override;
+  std::optional<DType> float_type(TensorId id) const override;
+  bool float_linears() const noexcept override { return float_linears_ > 0; }
   std::string stored_type(TensorId id) const override;
   std::uint64_t stored_bytes(TensorId id) const override;
   std::vector<std::string> notes() const override { return notes_; }
@@ -36,6 +38,7 @@ class ReaderBase : public ModelReader {
   std::vector<std::string> notes_;
 
  private:
+  std::size_t float_linears_ = 0;
   std::map<std::pair<TensorRole, std::int64_t>, StoredTensor> stored_;
 };
 

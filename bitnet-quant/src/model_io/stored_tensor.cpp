@@ -108,11 +108,10 @@ LogicalTensor decode_dense(const StoredTensor& stored, const Shape& shape) {
     if (stored.scale) t.weights.scales[0] *= *stored.scale;
     return t;
   }
-  t.dtype = dtype_of(stored.encoding);
+  t.dtype = dense_type(stored);
   if (stored.scale || stored.encoding == Encoding::kQ8_0 || stored.encoding == Encoding::kQ6_K) {
     std::vector<float> values = decode_floats(stored.encoding, stored.bytes, n);
     for (float& v : values) v *= stored.scale.value_or(1.0f);
-    t.dtype = DType::kF32;
     t.dense = encode_floats(DType::kF32, values);
   } else {
     t.dense.assign(stored.bytes.begin(), stored.bytes.end());
@@ -121,6 +120,10 @@ LogicalTensor decode_dense(const StoredTensor& stored, const Shape& shape) {
 }
 
 }  // namespace
+
+DType dense_type(const StoredTensor& stored) noexcept {
+  return stored.scale ? DType::kF32 : dtype_of(stored.encoding);
+}
 
 std::vector<float> decode_floats(Encoding encoding, std::span<const std::byte> bytes, std::size_t n) {
   std::vector<float> out(n);

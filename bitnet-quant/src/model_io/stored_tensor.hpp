@@ -31,6 +31,9 @@ struct StoredTensor {
       0;  ///< head_dim, if the rows of each head lie interleaved (llama GGUF's q and k)
 };
 
+/// The type that decode() gives a tensor's values where they are no trits: nothing is rounded.
+DType dense_type(const StoredTensor& stored) noexcept;
+
 /// Whole decoding. Throws Error(kCorruptFile) naming the tensor.
 LogicalTensor decode(const StoredTensor& stored, TensorId id, const Shape& shape);
 

@@ -62,6 +62,11 @@ class ModelReader {
   /// Decoded tensor. Throws Error(kCorruptFile) on invalid codes or scales that are not finite; a scale that
   /// is implausible for its declared direction is a note.
   virtual LogicalTensor read(TensorId id) const = 0;
+  /// Whether linears are stored as numbers (F32, F16, BF16, Q8_0, Q6_K), be they ternarised at load or not.
+  virtual bool float_linears() const noexcept = 0;
+  /// The type of dense values that read(id) gives, which holds all that the file says (f32 for Q8_0 and
+  /// Q6_K); absent where it gives trits.
+  virtual std::optional<DType> float_type(TensorId id) const = 0;
   /// Stored type of a tensor ("I2_S", "U8 packed", "BF16 → ternary", …) and its bytes, for `inspect`.
   virtual std::string stored_type(TensorId id) const = 0;
   virtual std::uint64_t stored_bytes(TensorId id) const = 0;
