@@ -58,6 +58,7 @@ const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", "
 const Option kType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
 const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0", "type to write; hf is a Hugging Face directory, the others are GGUF files", "i2_s", ""};
 const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};
+const Option kConvertDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings, of the output head and of float linears. Without it: the narrowest that holds those of IN exactly", "", ""};
 const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean", "how weights become ternary", "absmean", ""};
 const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};
 const Option kTrainResume{kInputGroup, "resume", 0, Kind::kFlag, "", "continue from the newest checkpoint", "", ""};

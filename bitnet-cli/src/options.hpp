@@ -45,7 +45,8 @@ extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCt
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
 extern const Option kInput, kOutput, kResume;  // batch
 extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenizeFile, kIds, kNoBos, kDecode;
-extern const Option kJson, kType, kQuantizeType, kDenseType, kMethod, kScaleForm, kTrainResume;
+extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
+    kTrainResume;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kConfig, kVerbose, kHelp;  // common
 }  // namespace opt

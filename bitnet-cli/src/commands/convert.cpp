@@ -75,8 +75,8 @@ int convert(const Values& values, Io& io) {
   const std::string type =
       values.given(opt::kType) ? values.text(opt::kType) : default_type(*model, widest, out);
   check_kind(dense, type);
-  const std::string dense_type =
-      values.given(opt::kDenseType) ? values.text(opt::kDenseType) : std::string(to_string(widest));
+  const std::string dense_type = values.given(opt::kConvertDenseType) ? values.text(opt::kConvertDenseType)
+                                                                      : std::string(to_string(widest));
   auto options = write_options(type, dense_type, dense);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   check_output_path(out, in, options);
@@ -106,7 +106,7 @@ const Command kConvertCommand{
     .example =
         "bitnet convert bitnet-b1.58-2B-4T/ 2b.gguf --type i2_s\nbitnet convert 2b.gguf 2b-hf/ --type hf",
     .arguments = {"IN", "OUT"},
-    .options = {&opt::kType, &opt::kDenseType, &opt::kScaleForm},
+    .options = {&opt::kType, &opt::kConvertDenseType, &opt::kScaleForm},
     .body = convert,
 };
 
