@@ -6,7 +6,7 @@ if(BITNET_SANITIZE)
   add_link_options(-fsanitize=${BITNET_SANITIZE})
   set(suppressions ${PROJECT_SOURCE_DIR}/tests/sanitizers)
   set(BITNET_TEST_ENVIRONMENT
-    "TSAN_OPTIONS=suppressions=${suppressions}/tsan.supp:halt_on_error=1:second_deadlock_stack=1"
+    "TSAN_OPTIONS=suppressions=${suppressions}/tsan.supp:halt_on_error=1:second_deadlock_stack=1:allocator_may_return_null=1"
     "LSAN_OPTIONS=suppressions=${suppressions}/lsan.supp:print_suppressions=0"
     # Not detect_stack_use_after_return: g++ 12 misaligns 64-byte vectors in its fake stack frames (GCC PR 110027).
     # An allocation that cannot be is an Error of ours, which tests expect, not an end of the program.

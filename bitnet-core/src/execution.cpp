@@ -31,9 +31,11 @@
 #include <sanitizer/tsan_interface.h>
 #define BITNET_TSAN_ACQUIRE(address) __tsan_acquire(address)
 #define BITNET_TSAN_RELEASE(address) __tsan_release(address)
+#define BITNET_TSAN_BLIND __attribute__((noinline, no_sanitize("thread")))
 #else
 #define BITNET_TSAN_ACQUIRE(address) static_cast<void>(address)
 #define BITNET_TSAN_RELEASE(address) static_cast<void>(address)
+#define BITNET_TSAN_BLIND
 #endif
 
 namespace bitnet {
@@ -78,6 +80,46 @@ void allow_threads() {
   static_cast<void>(control);
 }
 
+/// One parallel_for() in flight. Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each
+/// at least the grain but for rounding. What its maker did before comes before every part, and every part,
+/// also one that ends by an exception, before what follows the Fork's end.
+class Fork {
+ public:
+  Fork(std::size_t n, std::size_t parts, void (*call)(void*, std::size_t, std::size_t), void* body)
+      : n_(n), parts_(parts), call_(call), body_(body) {
+    BITNET_TSAN_RELEASE(&begin_);
+  }
+  ~Fork() { BITNET_TSAN_ACQUIRE(&end_); }
+  Fork(const Fork&) = delete;
+  Fork& operator=(const Fork&) = delete;
+
+  void run(std::size_t first, std::size_t last) const {
+    BITNET_TSAN_ACQUIRE(&begin_);
+    const Ending ending{&end_};
+    for (std::size_t p = first; p != last; ++p) call_(body_, p * n_ / parts_, (p + 1) * n_ / parts_);
+  }
+
+ private:
+  struct Ending {
+    char* end;
+    ~Ending() { BITNET_TSAN_RELEASE(end); }
+  };
+
+  std::size_t n_, parts_;
+  void (*call_)(void*, std::size_t, std::size_t);
+  void* body_;
+  mutable char begin_ = 0, end_ = 0;  // only their addresses matter
+};
+
+/// What oneTBB copies to its threads. ThreadSanitizer does not see what orders that copy, so it must not look
+/// at how it is read; everything behind the pointer is ordered by the Fork.
+struct ForkBody {
+  const Fork* fork;
+  BITNET_TSAN_BLIND void operator()(const tbb::blocked_range<std::size_t>& range) const {
+    fork->run(range.begin(), range.end());
+  }
+};
+
 }  // namespace
 
 struct ExecutionContext::Impl {
@@ -112,22 +154,11 @@ void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*,
     call(body, 0, n);
     return;
   }
-  // Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each at least `grain` but for
-  // rounding.
-  char fork = 0, join = 0;  // only their addresses matter
-  BITNET_TSAN_RELEASE(&fork);
+  const Fork fork(n, parts, call, body);
   impl_->arena.execute([&] {
-    tbb::parallel_for(
-        tbb::blocked_range<std::size_t>(0, parts, 1),
-        [&](const tbb::blocked_range<std::size_t>& range) {
-          BITNET_TSAN_ACQUIRE(&fork);
-          for (std::size_t p = range.begin(); p != range.end(); ++p)
-            call(body, p * n / parts, (p + 1) * n / parts);
-          BITNET_TSAN_RELEASE(&join);
-        },
-        tbb::static_partitioner());
+    tbb::parallel_for(tbb::blocked_range<std::size_t>(0, parts, 1), ForkBody{&fork},
+                      tbb::static_partitioner());
   });
-  BITNET_TSAN_ACQUIRE(&join);
 }
 
 }  // namespace bitnet
