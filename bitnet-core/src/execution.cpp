@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <memory>
+#include <mutex>
 
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/env.hpp"
@@ -72,12 +74,19 @@ std::size_t choose_threads(std::size_t asked) {
 }
 
 /// Without a control oneTBB has as many workers as there are cores, and of several controls the least counts:
-/// hence one for all contexts, as large as any may be. Workers are made only as arenas ask for them. It lives
-/// as long as the process, since contexts may be static.
-void allow_threads() {
-  static const auto* const control =
-      new tbb::global_control(tbb::global_control::max_allowed_parallelism, kMaxThreads);
-  static_cast<void>(control);
+/// hence one for all contexts, as large as any may be, that lives as long as one of them does. Workers are
+/// made only as arenas ask for them.
+std::shared_ptr<const tbb::global_control> allow_threads() {
+  static std::mutex mutex;
+  static std::weak_ptr<const tbb::global_control> shared;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<const tbb::global_control> control = shared.lock();
+  if (control == nullptr) {
+    control = std::make_shared<const tbb::global_control>(tbb::global_control::max_allowed_parallelism,
+                                                          kMaxThreads);
+    shared = control;
+  }
+  return control;
 }
 
 /// One parallel_for() in flight. Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each
@@ -123,9 +132,10 @@ struct ForkBody {
 }  // namespace
 
 struct ExecutionContext::Impl {
-  Impl(std::size_t n, Isa i) : threads(n), isa(i), arena(static_cast<int>(n)) { allow_threads(); }
+  Impl(std::size_t n, Isa i) : threads(n), isa(i), control(allow_threads()), arena(static_cast<int>(n)) {}
   std::size_t threads;
   Isa isa;
+  std::shared_ptr<const tbb::global_control> control;
   mutable tbb::task_arena arena;
 };
 

@@ -156,6 +156,7 @@ TEST_F(SchedulerTest, AnItemThatFailsLeavesTheOthers) {
   scheduler.run();
   expect_as_alone(a, good);
   EXPECT_EQ(results.at(b).finish_reason, FinishReason::kError);
+  ASSERT_TRUE(results.at(b).error.has_value() && results.at(c).error.has_value());
   EXPECT_THAT(results.at(b).error->what(), ::testing::HasSubstr("disk full"));
   EXPECT_EQ(results.at(c).error->code(), ErrorCode::kIo);
 }
@@ -245,10 +246,11 @@ TEST_F(SchedulerTest, AnEndingSchedulerRefusesWhatItsCallbacksSubmit) {
 
 TEST_F(SchedulerTest, ACallbackMustNotStep) {
   BatchScheduler scheduler(model, options(2));
-  Request r = request(prompt(3), 50);
+  Request r = request(prompt(5), 30, 2);
   r.on_text = [&](std::string_view) { scheduler.step(); };
   const RequestId id = scheduler.submit(r);
   scheduler.run();
+  ASSERT_TRUE(results.at(id).error.has_value()) << "text '" << results.at(id).text << "'";
   EXPECT_EQ(results.at(id).error->code(), ErrorCode::kInvalidArgument);
 }
 
