@@ -68,29 +68,31 @@ def smooth(points, width):
 
 def curve_svg(series):
     """A line chart of loss over tokens. series: list of (name, colour, dashed, [(tokens, loss)])."""
-    width, height, left, right, top, bottom = 760, 420, 56, 16, 16, 48
+    width, height, left, right, top, bottom = 760, 420, 56, 28, 16, 48
     xs = [x for *_, points in series for x, _ in points]
     ys = [y for *_, points in series for _, y in points]
     x1, y0, y1 = max(xs), math.floor(min(ys) * 2) / 2, min(math.ceil(max(ys) * 2) / 2, 7.0)
     px = lambda x: left + (width - left - right) * x / x1
-    py = lambda y: top + (height - top - bottom) * (y1 - min(y, y1)) / (y1 - y0)
+    py = lambda y: top + (height - top - bottom) * (y1 - y) / (y1 - y0)
     svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']
+           f'<rect width="{width}" height="{height}" fill="white"/>'
+           f'<clipPath id="plot"><rect x="{left}" y="{top}" width="{width - left - right}" height="{height - top - bottom}"/></clipPath>']
     y = y0
     while y <= y1 + 1e-9:
         svg.append(f'<line x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}" stroke="#ddd"/>'
                    f'<text x="{left - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
         y += 0.5
-    for i in range(6):
-        x = x1 * i / 5
-        svg.append(f'<text x="{px(x):.1f}" y="{height - bottom + 18}" text-anchor="middle">{x / 1e6:.1f}M</text>')
-    svg.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">training tokens</text>'
+    step = 10 ** math.floor(math.log10(x1 / 2))  # 1, 2 or 5 times a power of ten, at most ten of them
+    step *= next(k for k in (1, 2, 5, 10) if x1 / (k * step) <= 10)
+    for i in range(int(x1 / step) + 1):
+        svg.append(f'<text x="{px(i * step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{i * step / 1e6:g}</text>')
+    svg.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">training tokens, millions</text>'
                f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})" text-anchor="middle">'
                'cross-entropy, nats per token</text>')
     for i, (name, colour, dashed, points) in enumerate(series):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
         dash = ' stroke-dasharray="6 4"' if dashed else ""
-        svg.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
+        svg.append(f'<polyline points="{path}" clip-path="url(#plot)" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
         ly = top + 16 + 18 * i
         svg.append(f'<line x1="{width - 270}" x2="{width - 240}" y1="{ly}" y2="{ly}" stroke="{colour}" stroke-width="2"{dash}/>'
                    f'<text x="{width - 232}" y="{ly + 4}">{name}</text>')

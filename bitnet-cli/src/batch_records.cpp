@@ -1,6 +1,7 @@
 // Writers and readers of batch records; see batch_records.hpp.
 #include "batch_records.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -60,8 +61,15 @@ Json to_json(const BatchRecord& r) {
 }
 
 /// Without what is nested deeper than a record ever is: ordered_json copies values while it parses, and
-/// copies recurse. What is left of such a value is still of the wrong type.
+/// copies recurse. What is left of such a value is still of the wrong type. A NUL, for nlohmann the end of
+/// the text, is made a byte that no JSON holds outside its strings, and none unescaped in them.
 Json parse_shallow(std::string_view text) {
+  std::string without_nul;
+  if (text.find('\0') != std::string_view::npos) {
+    without_nul = text;
+    std::replace(without_nul.begin(), without_nul.end(), '\0', '\1');
+    text = without_nul;
+  }
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) { return depth <= 8; });
 }
 

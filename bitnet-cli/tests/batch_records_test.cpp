@@ -97,6 +97,14 @@ TEST(BatchRecords, DeepNestingIsAnErrorAndNoOverflowOfTheStack) {
       ErrorCode::kCorruptFile, "line 2");
 }
 
+TEST(BatchRecords, NothingIsReadPastANul) {
+  const std::string record = R"({"id":"a","prompt":"","text":"","finish_reason":"stop","prompt_tokens":1,)"
+                             R"("completion_tokens":1,"milliseconds":1})";
+  EXPECT_EQ(parse_records(record + "\n", RecordFormat::kJsonl).size(), 1u);
+  BITNET_EXPECT_ERROR(parse_records(record + '\0' + "more\n", RecordFormat::kJsonl), ErrorCode::kCorruptFile,
+                      "line 1");
+}
+
 TEST(BatchJournal, KeepsWhatWasAddedAndForgivesACutOffLine) {
   const TempDir dir;
   const auto output = dir / "out.csv";

@@ -336,7 +336,9 @@ TEST_F(ModelIo, EndOfTextTokensOfGenerationConfig) {
   BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "m"), ErrorCode::kCorruptFile, "generation_config.json");
   const std::string deep =
       "{\"eos_token_id\": " + std::string(400'000, '[') + std::string(400'000, ']') + "}";
-  for (const std::string& bad : {deep, std::string("{\"eos_token_id\": 1e999}"), std::string("{")}) {
+  const std::string after_nul = std::string("{}") + '\0' + "more";
+  for (const std::string& bad :
+       {deep, std::string("{\"eos_token_id\": 1e999}"), std::string("{"), after_nul}) {
     write_file(dir_ / "m" / "generation_config.json", bad);
     BITNET_EXPECT_ERROR(ModelReader::open(dir_ / "m"), ErrorCode::kCorruptFile, "generation_config.json': ");
   }

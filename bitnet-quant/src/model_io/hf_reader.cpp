@@ -92,7 +92,10 @@ class HfReader final : public ReaderBase {
         return true;
       };
       try {
-        root = nlohmann::json::parse(read_file(path, 1 << 20), shallow);
+        const std::string text = read_file(path, 1 << 20);
+        if (const std::size_t nul = text.find('\0'); nul != std::string::npos)  // ends the text for nlohmann
+          corrupt(fmt::format("not JSON, at byte {}", nul + 1));
+        root = nlohmann::json::parse(text, shallow);
       } catch (const nlohmann::json::parse_error& e) {
         corrupt(fmt::format("not JSON, at byte {}", e.byte));
       } catch (const nlohmann::json::exception&) {
