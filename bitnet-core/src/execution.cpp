@@ -1,5 +1,6 @@
-// The thread count (asked, environment, cores that this process may use) and the oneTBB arena that runs
-// parallel_for(). Limits of control groups are read in cgroup.cpp.
+// The thread count (asked, environment, cores that this process may use), and who runs parallel_for(): the
+// team of spinning threads (thread_team.cpp), or a oneTBB arena what is nested, concurrent or has more
+// threads than cores. Limits of control groups are read in cgroup.cpp.
 #include "bitnet/core/execution.hpp"
 
 #include <fmt/format.h>
@@ -14,11 +15,13 @@
 #include <charconv>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
+#include "thread_team.hpp"
 
 // oneTBB's library is not instrumented, so ThreadSanitizer does not see that parallel_for() orders its caller
 // and its bodies; these say so. Races between bodies stay visible.
@@ -132,9 +135,13 @@ struct ForkBody {
 }  // namespace
 
 struct ExecutionContext::Impl {
-  Impl(std::size_t n, Isa i) : threads(n), isa(i), control(allow_threads()), arena(static_cast<int>(n)) {}
+  Impl(std::size_t n, Isa i) : threads(n), isa(i), control(allow_threads()), arena(static_cast<int>(n)) {
+    // A thread that spins without a core of its own keeps from work the one that it waits for.
+    if (n > 1 && n <= usable_cores()) team.emplace(n);
+  }
   std::size_t threads;
   Isa isa;
+  std::optional<ThreadTeam> team;
   std::shared_ptr<const tbb::global_control> control;
   mutable tbb::task_arena arena;
 };
@@ -164,6 +171,7 @@ void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*,
     call(body, 0, n);
     return;
   }
+  if (impl_->team && impl_->team->try_run(n, parts, call, body)) return;
   const Fork fork(n, parts, call, body);
   impl_->arena.execute([&] {
     tbb::parallel_for(tbb::blocked_range<std::size_t>(0, parts, 1), ForkBody{&fork},

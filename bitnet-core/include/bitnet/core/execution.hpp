@@ -9,8 +9,10 @@
 
 namespace bitnet {
 
-/// A set of worker threads (a oneTBB arena of its own) and an ISA. Shared by reference between objects that
-/// run on it; all members are thread-safe. Results of the project's algorithms never depend on `threads()`.
+/// A set of worker threads and an ISA. Shared by reference between objects that run on it; all members are
+/// thread-safe. Results of the project's algorithms never depend on `threads()`. The workers are made by the
+/// first parallel_for() that needs them; after one they spin for 2 ms, waiting for the next, and then sleep.
+/// With more threads than cores nothing spins (a oneTBB arena does the work).
 class ExecutionContext {
  public:
   struct Options {

@@ -1,0 +1,159 @@
+// Hand-over of jobs to spinning threads; see thread_team.hpp.
+#include "thread_team.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+namespace bitnet {
+namespace {
+
+// How long a thread looks for work before it sleeps. Longer than what lies between two ops of a step or two
+// steps of a generation (sampling from 128,000 logits takes some 0.3 ms), short against the time between two
+// requests. A sleeper costs the next job 35–50 µs.
+constexpr std::chrono::microseconds kSpin{2000};
+constexpr int kPausesPerLook = 64;  // at the clock, some µs; from the second one on others may have the core
+
+inline void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// True as soon as done() is, false after kSpin without it.
+template <class Done>
+bool spin_until(Done done) noexcept {
+  for (int i = 0; i < kPausesPerLook; ++i) {
+    if (done()) return true;
+    pause();
+  }
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < kPausesPerLook; ++i) {
+      if (done()) return true;
+      pause();
+    }
+    std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+/// Signals are for the threads of the application: it may stop a generation with one, which a worker cannot.
+class BlockSignals {
+ public:
+  BlockSignals() noexcept {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old_);
+  }
+  ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &old_, nullptr); }
+  BlockSignals(const BlockSignals&) = delete;
+  BlockSignals& operator=(const BlockSignals&) = delete;
+
+ private:
+  sigset_t old_{};
+};
+
+}  // namespace
+
+/// What one worker looks at, in a cache line of its own.
+struct alignas(64) ThreadTeam::Worker {
+  static constexpr int kQuit = -1;
+  std::atomic<int> job{0};  // changes when there is one; kQuit ends the thread
+  std::atomic<bool> sleeps{false};
+  std::thread thread;
+
+  void hand_over(int value) noexcept {
+    job.store(
+        value);  // sequentially consistent with `sleeps`: either it is seen, or the sleeper sees the job
+    if (sleeps.load()) job.notify_one();
+  }
+};
+
+ThreadTeam::ThreadTeam(std::size_t size) noexcept : size_(size) {}
+
+ThreadTeam::~ThreadTeam() {
+  for (const auto& w : workers_) w->hand_over(Worker::kQuit);
+  for (const auto& w : workers_) w->thread.join();
+}
+
+bool ThreadTeam::start_threads() noexcept {
+  const BlockSignals blocked;
+  try {
+    errors_.resize(size_);
+    workers_.reserve(size_ - 1);
+    for (std::size_t part = 1; part < size_; ++part) {
+      auto worker = std::make_unique<Worker>();
+      Worker& self = *worker;
+      worker->thread = std::thread([this, &self, part] { work(self, part); });
+      workers_.push_back(std::move(worker));
+    }
+    return true;
+  } catch (const std::exception&) {  // bad_alloc, system_error: those that run serve no one
+    refused_ = true;
+    return false;
+  }
+}
+
+void ThreadTeam::work(Worker& self, std::size_t part) noexcept {
+  for (int seen = 0;;) {
+    const auto has_job = [&] { return self.job.load(std::memory_order_acquire) != seen; };
+    if (!spin_until(has_job)) {
+      self.sleeps.store(true);
+      while (self.job.load() == seen) self.job.wait(seen);
+      self.sleeps.store(false, std::memory_order_relaxed);
+    }
+    seen = self.job.load(std::memory_order_acquire);
+    if (seen == Worker::kQuit) return;
+    run_part(part);
+    if (pending_.fetch_sub(1) == 1 && caller_sleeps_.load()) pending_.notify_one();
+  }
+}
+
+void ThreadTeam::run_part(std::size_t part) noexcept {
+  try {
+    call_(body_, part * n_ / parts_, (part + 1) * n_ / parts_);
+  } catch (...) {
+    errors_[part] = std::current_exception();
+  }
+}
+
+void ThreadTeam::wait_for_workers() noexcept {
+  if (spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; })) return;
+  caller_sleeps_.store(true);
+  for (int left = pending_.load(); left != 0; left = pending_.load()) pending_.wait(left);
+  caller_sleeps_.store(false, std::memory_order_relaxed);
+}
+
+bool ThreadTeam::try_run(std::size_t n, std::size_t parts, Call call, void* body) {
+  if (busy_.exchange(true, std::memory_order_acquire)) return false;
+  const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> release(
+      &busy_, [](std::atomic<bool>* b) { b->store(false, std::memory_order_release); });
+  if (refused_ || (workers_.empty() && !start_threads())) return false;
+  n_ = n;
+  parts_ = parts;
+  call_ = call;
+  body_ = body;
+  pending_.store(static_cast<int>(parts) - 1, std::memory_order_relaxed);
+  for (std::size_t p = 1; p < parts; ++p) {
+    Worker& worker = *workers_[p - 1];
+    worker.hand_over((worker.job.load(std::memory_order_relaxed) + 1) & 0x3fffffff);
+  }
+  run_part(0);
+  wait_for_workers();
+  std::exception_ptr first;
+  for (std::size_t p = 0; p < parts; ++p) {
+    if (errors_[p] == nullptr) continue;
+    if (first == nullptr) first = errors_[p];
+    errors_[p] = nullptr;
+  }
+  if (first != nullptr) std::rethrow_exception(first);
+  return true;
+}
+
+}  // namespace bitnet

@@ -1,0 +1,55 @@
+#pragma once
+// The threads that run the ops of a step. One static part a thread, no lock and no queue: the caller writes a
+// job, sets a word in each worker's cache line, does part 0 itself and waits until the others have counted
+// themselves out. Workers spin for a moment after a job, so that the next op of the step finds them awake,
+// and then sleep until the next request. Work that is nested, concurrent or oversubscribed is oneTBB's;
+// execution.cpp decides.
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace bitnet {
+
+/// `size` threads, the caller's included. One caller at a time: try_run() of another one, or of a part, says
+/// false.
+class ThreadTeam {
+ public:
+  using Call = void (*)(void* body, std::size_t begin, std::size_t end);
+
+  explicit ThreadTeam(std::size_t size) noexcept;
+  ~ThreadTeam();
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  /// Calls call(body, p·n/parts, (p + 1)·n/parts) for each p < parts ≤ size, at once, each p on the same
+  /// thread in every job. Returns false, and has done nothing, when the team is at work or its threads cannot
+  /// be had. The first exception, in the order of parts, is rethrown after all parts have ended.
+  bool try_run(std::size_t n, std::size_t parts, Call call, void* body);
+
+ private:
+  struct Worker;
+  bool start_threads() noexcept;
+  void work(Worker& self, std::size_t part) noexcept;
+  void run_part(std::size_t part) noexcept;
+  void wait_for_workers() noexcept;
+
+  std::size_t size_;
+  std::atomic<bool> busy_{false};
+  std::vector<std::unique_ptr<Worker>> workers_;  // size − 1, made by the first job
+  bool refused_ = false;                          // the system gave no threads
+
+  // The job. Written by the caller before the workers' words, read by them after; unchanged until pending_ is
+  // 0.
+  std::size_t n_ = 0, parts_ = 0;
+  Call call_ = nullptr;
+  void* body_ = nullptr;
+  std::vector<std::exception_ptr> errors_;   // [size]
+  alignas(64) std::atomic<int> pending_{0};  // parts of other threads that have not ended
+  std::atomic<bool> caller_sleeps_{false};
+};
+
+}  // namespace bitnet
