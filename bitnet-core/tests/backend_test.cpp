@@ -115,6 +115,31 @@ TEST_F(BackendChecks, LinearsAgreeWithTheirMatrices) {
           "rows of x");
 }
 
+TEST_F(BackendChecks, FusedLinearsAgreeWithTheirMatricesAndAreMadeOfTheSingleOps) {
+  const Plain a(5, 3, true);
+  const std::array<const PreparedWeights*, 1> one{&a};
+  const std::array<Matrix, 1> outs{matrix(2, 5)};
+  const PlainBuffer norm(3 * sizeof(float)), small(2 * sizeof(float));
+  const Matrix x = matrix(2, 3);
+  const auto calls = [&](const std::function<void()>& call) {
+    const int before = backend_.calls;
+    call();
+    return backend_.calls - before;
+  };
+  EXPECT_EQ(calls([&] { backend_.norm_linear(one, x, norm, 1e-5f, x, outs); }), 2);
+  EXPECT_EQ(calls([&] { backend_.gated_linear(Activation::kSilu, x, x, &norm, 1e-5f, a, outs[0]); }), 3);
+  EXPECT_EQ(calls([&] { backend_.gated_linear(Activation::kSilu, x, x, nullptr, 1e-5f, a, outs[0]); }), 2);
+  refused([&] { backend_.norm_linear(one, x, small, 1e-5f, x, outs); }, "a value a column");
+  refused([&] { backend_.norm_linear(one, x, norm, 1e-5f, matrix(1, 3), outs); }, "norm_linear");
+  refused([&] { backend_.norm_linear(one, matrix(2, 4), norm, 1e-5f, matrix(2, 4), outs); }, "`in` columns");
+  refused([&] { backend_.gated_linear(Activation::kSilu, x, matrix(1, 3), nullptr, 1e-5f, a, outs[0]); },
+          "gated_linear");
+  refused([&] { backend_.gated_linear(Activation::kSilu, x, x, &small, 1e-5f, a, outs[0]); },
+          "a value a column");
+  refused([&] { backend_.gated_linear(Activation::kSilu, x, x, nullptr, 1e-5f, a, matrix(2, 4)); },
+          "rows of x");
+}
+
 TEST_F(BackendChecks, IdsPositionsAndPagesAreInRange) {
   const Plain table(10, 3, false);
   const std::vector<std::int32_t> ids{0, 9}, bad_ids{0, 10};

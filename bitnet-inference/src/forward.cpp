@@ -47,14 +47,17 @@ void ForwardPass::attention_block(const LayerWeights& layer, const KvLayer& cach
   const Matrix x = workspace_.residual(), h = workspace_.normed();
   const Matrix q = workspace_.q(), k = workspace_.k(), v = workspace_.v(), mixed = workspace_.attention();
 
-  backend_.rms_norm(x, *layer.attn_norm, c.rms_norm_eps, h);
   const std::array<const PreparedWeights*, 3> qkv{layer.q.get(), layer.k.get(), layer.v.get()};
-  backend_.linear(qkv, h, std::array<Matrix, 3>{q, k, v});
+  backend_.norm_linear(qkv, x, *layer.attn_norm, c.rms_norm_eps, h, std::array<Matrix, 3>{q, k, v});
   backend_.rope(q, positions_, workspace_.rope_table(), c.head_dim);
   backend_.rope(k, positions_, workspace_.rope_table(), c.head_dim);
   backend_.attention({q, k, v, mixed, cache, sequences, c.n_heads, c.n_kv_heads, c.head_dim});
-  if (layer.attn_sub_norm) backend_.rms_norm(mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed);
-  linear(layer.o, mixed, h);
+  const std::array<const PreparedWeights*, 1> o{layer.o.get()};
+  if (layer.attn_sub_norm) {
+    backend_.norm_linear(o, mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed, std::array<Matrix, 1>{h});
+  } else {
+    backend_.linear(o, mixed, std::array<Matrix, 1>{h});
+  }
   backend_.add(x, h);
 }
 
@@ -64,18 +67,10 @@ void ForwardPass::feed_forward_block(const LayerWeights& layer) {
   const Matrix x = workspace_.residual(), h = workspace_.normed();
   const Matrix gate = workspace_.gate(), up = workspace_.up();
 
-  backend_.rms_norm(x, *layer.ffn_norm, c.rms_norm_eps, h);
   const std::array<const PreparedWeights*, 2> gate_up{layer.gate.get(), layer.up.get()};
-  backend_.linear(gate_up, h, std::array<Matrix, 2>{gate, up});
-  backend_.gated_activation(c.activation, gate, up, gate);
-  if (layer.ffn_sub_norm) backend_.rms_norm(gate, *layer.ffn_sub_norm, c.rms_norm_eps, gate);
-  linear(layer.down, gate, h);
+  backend_.norm_linear(gate_up, x, *layer.ffn_norm, c.rms_norm_eps, h, std::array<Matrix, 2>{gate, up});
+  backend_.gated_linear(c.activation, gate, up, layer.ffn_sub_norm.get(), c.rms_norm_eps, *layer.down, h);
   backend_.add(x, h);
-}
-
-void ForwardPass::linear(const PreparedPtr& weights, Matrix x, Matrix out) {
-  const std::array<const PreparedWeights*, 1> one{weights.get()};
-  backend_.linear(one, x, std::array<Matrix, 1>{out});
 }
 
 void ForwardPass::logits(std::span<const std::int32_t> rows, std::span<float> to) {

@@ -37,7 +37,6 @@ class ForwardPass {
   void attention_block(const LayerWeights& layer, const KvLayer& cache,
                        std::span<const SequenceSlice> sequences);
   void feed_forward_block(const LayerWeights& layer);
-  void linear(const PreparedPtr& weights, Matrix x, Matrix out);
 
   std::shared_ptr<const Model> model_;
   Backend& backend_;

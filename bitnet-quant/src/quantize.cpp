@@ -26,6 +26,39 @@ float quantize_one(const F32Kernels& floats, const TernaryKernels& kernels, cons
   return a;
 }
 
+void reserve_rows(std::int64_t rows, std::int64_t cols, QuantizedRows& to) {
+  to.rows = rows;
+  to.cols = cols;
+  to.stride = (cols + 63) / 64 * 64;  // whole cache lines, and whole lines of every kernel
+  to.values.resize(static_cast<std::size_t>(rows * to.stride));
+  to.inv_scales.resize(static_cast<std::size_t>(rows));
+  to.sums.resize(static_cast<std::size_t>(rows));
+}
+
+/// Rows that are worth a thread: about 16 K elements, some 4 µs.
+std::size_t rows_per_part(std::int64_t cols) {
+  return std::max<std::size_t>(1, 16384 / std::max<std::size_t>(1, static_cast<std::size_t>(cols)));
+}
+
+/// Quantises a row into its place of a QuantizedRows.
+class RowQuantizer {
+ public:
+  RowQuantizer(const ExecutionContext& context, QuantizedRows& to)
+      : floats_(f32_kernels(context.isa())), kernels_(ternary_kernels(context.isa())), to_(to) {}
+
+  void operator()(const float* x, std::size_t row) const {
+    const auto n = static_cast<std::size_t>(to_.cols), stride = static_cast<std::size_t>(to_.stride);
+    std::int8_t* const q = to_.values.data() + row * stride;
+    to_.inv_scales[row] = 1.0f / quantize_one(floats_, kernels_, x, n, q, to_.sums[row]);
+    std::fill(q + n, q + stride, std::int8_t{0});
+  }
+
+ private:
+  const F32Kernels& floats_;
+  const TernaryKernels& kernels_;
+  QuantizedRows& to_;
+};
+
 }  // namespace
 
 TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t in) {
@@ -78,24 +111,34 @@ void quantize_rows(const ExecutionContext& context, std::span<const float> x, st
                 fmt::format("quantize_rows: {} values do not make {} rows of {} (at most {})", x.size(), rows,
                             cols, kMaxColumns));
   }
-  const std::int64_t stride = (cols + 63) / 64 * 64;  // whole cache lines, and whole lines of every kernel
-  to.rows = rows;
-  to.cols = cols;
-  to.stride = stride;
-  to.values.resize(static_cast<std::size_t>(rows * stride));
-  to.inv_scales.resize(static_cast<std::size_t>(rows));
-  to.sums.resize(static_cast<std::size_t>(rows));
-  const F32Kernels& floats = f32_kernels(context.isa());
-  const TernaryKernels& kernels = ternary_kernels(context.isa());
-  const std::size_t n = static_cast<std::size_t>(cols);
-  // About 64 K elements (some 10 µs) are worth a second thread.
-  const std::size_t grain = std::max<std::size_t>(1, 65536 / std::max<std::size_t>(1, n));
-  context.parallel_for(static_cast<std::size_t>(rows), grain, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t r = begin; r < end; ++r) {
-      std::int8_t* const q = to.values.data() + r * static_cast<std::size_t>(stride);
-      const float a = quantize_one(floats, kernels, x.data() + r * n, n, q, to.sums[r]);
-      to.inv_scales[r] = 1.0f / a;
-      std::fill(q + n, q + stride, std::int8_t{0});
+  reserve_rows(rows, cols, to);
+  const RowQuantizer quantizer(context, to);
+  context.parallel_for(static_cast<std::size_t>(rows), rows_per_part(cols),
+                       [&](std::size_t begin, std::size_t end) {
+                         for (std::size_t r = begin; r < end; ++r)
+                           quantizer(x.data() + r * static_cast<std::size_t>(cols), r);
+                       });
+}
+
+void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, MakeRow make,
+                        void* state, QuantizedRows& to) {
+  if (rows < 0 || cols < 0 || cols > kMaxColumns) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("quantize_made_rows: {} rows of {} (at most {})", rows, cols, kMaxColumns));
+  }
+  reserve_rows(rows, cols, to);
+  const RowQuantizer quantizer(context, to);
+  const auto n = static_cast<std::size_t>(rows);
+  const std::size_t parts = std::clamp<std::size_t>(n / rows_per_part(cols), 1, context.threads());
+  const std::size_t stride = (static_cast<std::size_t>(cols) + 15) / 16 * 16;  // no cache line of two threads
+  if (to.scratch.size() < parts * stride) to.scratch.resize(parts * stride);
+  context.parallel_for(parts, 1, [&](std::size_t first, std::size_t last) {
+    for (std::size_t part = first; part < last; ++part) {
+      float* const row = to.scratch.data() + part * stride;
+      for (std::size_t r = part * n / parts; r < (part + 1) * n / parts; ++r) {
+        make(state, static_cast<std::int64_t>(r), row);
+        quantizer(row, r);
+      }
     }
   });
 }

@@ -57,6 +57,25 @@ void check_same(const Matrix& a, const Matrix& b, const char* op) {
   require(a.rows == b.rows && a.cols == b.cols, op, "operands must have the same shape");
 }
 
+void check_linear(std::span<const PreparedWeights* const> weights, const Matrix& x,
+                  std::span<const Matrix> outs, const char* op) {
+  require(!weights.empty() && weights.size() == outs.size(), op, "one output for every weight");
+  check(x, op, "x");
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    check(outs[i], op, "out");
+    require(weights[i] != nullptr && weights[i]->in() == x.cols, op, "x must have `in` columns");
+    require(outs[i].rows == x.rows && outs[i].cols == weights[i]->out(), op, "out must be [rows of x, out]");
+    require(weights[i]->ternary() == weights[0]->ternary(), op, "weights of one call must be of one kind");
+  }
+}
+
+void check_norm(const Matrix& x, const Buffer& weight, const Matrix& out, const char* op) {
+  check(out, op, "out");
+  check_same(x, out, op);
+  require(weight.bytes() / sizeof(float) >= static_cast<std::size_t>(x.cols), op,
+          "weight must have a value a column");
+}
+
 /// Sequences cover rows 0 … n_rows in order, and their pages are inside the cache.
 void check_sequences(const AttentionArgs& a) {
   constexpr const char* kOp = "attention";
@@ -122,16 +141,50 @@ PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
 
 void Backend::linear(std::span<const PreparedWeights* const> weights, Matrix x,
                      std::span<const Matrix> outs) {
-  constexpr const char* kOp = "linear";
-  require(!weights.empty() && weights.size() == outs.size(), kOp, "one output for every weight");
-  check(x, kOp, "x");
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    check(outs[i], kOp, "out");
-    require(weights[i] != nullptr && weights[i]->in() == x.cols, kOp, "x must have `in` columns");
-    require(outs[i].rows == x.rows && outs[i].cols == weights[i]->out(), kOp, "out must be [rows of x, out]");
-    require(weights[i]->ternary() == weights[0]->ternary(), kOp, "weights of one call must be of one kind");
-  }
+  check_linear(weights, x, outs, "linear");
   if (x.rows > 0) do_linear(weights, x, outs);
+}
+
+void Backend::norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                          float eps, Matrix normed, std::span<const Matrix> outs) {
+  check_linear(weights, x, outs, "norm_linear");
+  check_norm(x, norm, normed, "norm_linear");
+  if (x.rows > 0) do_norm_linear(weights, x, norm, eps, normed, outs);
+}
+
+void Backend::gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                           const PreparedWeights& weights, Matrix out) {
+  constexpr const char* kOp = "gated_linear";
+  const PreparedWeights* const one = &weights;
+  check_linear({&one, 1}, gate, {&out, 1}, kOp);
+  check(up, kOp, "up");
+  check_same(gate, up, kOp);
+  if (norm != nullptr) check_norm(gate, *norm, gate, kOp);
+  if (gate.rows > 0) do_gated_linear(f, gate, up, norm, eps, weights, out);
+}
+
+void Backend::norm_then_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                               float eps, Matrix normed, std::span<const Matrix> outs) {
+  do_rms_norm(x, norm, eps, normed);
+  do_linear(weights, normed, outs);
+}
+
+void Backend::gate_then_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                               const PreparedWeights& weights, Matrix out) {
+  do_gated_activation(f, gate, up, gate);
+  if (norm != nullptr) do_rms_norm(gate, *norm, eps, gate);
+  const PreparedWeights* const one = &weights;
+  do_linear({&one, 1}, gate, {&out, 1});
+}
+
+void Backend::do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                             float eps, Matrix normed, std::span<const Matrix> outs) {
+  norm_then_linear(weights, x, norm, eps, normed, outs);
+}
+
+void Backend::do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                              const PreparedWeights& weights, Matrix out) {
+  gate_then_linear(f, gate, up, norm, eps, weights, out);
 }
 
 void Backend::embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) {
@@ -144,10 +197,7 @@ void Backend::embed(const PreparedWeights& table, std::span<const std::int32_t> 
 
 void Backend::rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
   check(x, "rms_norm", "x");
-  check(out, "rms_norm", "out");
-  check_same(x, out, "rms_norm");
-  require(weight.bytes() / sizeof(float) >= static_cast<std::size_t>(x.cols), "rms_norm",
-          "weight must have a value a column");
+  check_norm(x, weight, out, "rms_norm");
   if (x.rows > 0) do_rms_norm(x, weight, eps, out);
 }
 

@@ -101,11 +101,46 @@ class CpuBackend final : public Backend {
       return;
     }
     quant::quantize_rows(*context_, {in, size(x)}, x.rows, x.cols, quantized_);
+    multiply_quantized(weights, outs);
+  }
+
+  /// Products of quantized_ with each of the weights.
+  void multiply_quantized(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs) {
     for (std::size_t i = 0; i < weights.size(); ++i) {
       own<TernaryLinear>(*weights[i], "linear")
           .linear()
           .forward(*context_, quantized_, {floats(outs[i], "linear"), size(outs[i])});
     }
+  }
+
+  void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                      float eps, Matrix normed, std::span<const Matrix> outs) override {
+    if (!weights[0]->ternary()) return norm_then_linear(weights, x, norm, eps, normed, outs);
+    const auto n = static_cast<std::size_t>(x.cols);
+    const float* const from = floats(x, "norm_linear");
+    const auto* const w = reinterpret_cast<const float*>(host(norm, "norm_linear").data());
+    const auto make = [&](std::int64_t row, float* to) {
+      kernels_.rms_norm(from + row * x.cols, w, eps, to, n);
+    };
+    quant::quantize_made_rows(*context_, x.rows, x.cols, make, quantized_);
+    multiply_quantized(weights, outs);
+  }
+
+  void do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                       const PreparedWeights& weights, Matrix out) override {
+    if (!weights.ternary()) return gate_then_linear(f, gate, up, norm, eps, weights, out);
+    const auto n = static_cast<std::size_t>(gate.cols);
+    const float *const g = floats(gate, "gated_linear"), *const u = floats(up, "gated_linear");
+    const auto* const w =
+        norm == nullptr ? nullptr : reinterpret_cast<const float*>(host(*norm, "gated_linear").data());
+    const auto activate = gate_kernel(f);
+    const auto make = [&](std::int64_t row, float* to) {
+      activate(g + row * gate.cols, u + row * gate.cols, to, n);
+      if (w != nullptr) kernels_.rms_norm(to, w, eps, to, n);
+    };
+    quant::quantize_made_rows(*context_, gate.rows, gate.cols, make, quantized_);
+    const PreparedWeights* const one = &weights;
+    multiply_quantized({&one, 1}, {&out, 1});
   }
 
   void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {
@@ -158,11 +193,15 @@ class CpuBackend final : public Backend {
     cpu::attention(*context_, kernels_, args, scores_);
   }
 
+  auto gate_kernel(Activation f) const -> decltype(F32Kernels::relu2_gate) {
+    return f == Activation::kRelu2 ? kernels_.relu2_gate : kernels_.silu_gate;
+  }
+
   void do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override {
     const auto n = static_cast<std::size_t>(gate.cols);
     const float *const g = floats(gate, "gated_activation"), *const u = floats(up, "gated_activation");
     float* const to = floats(out, "gated_activation");
-    const auto kernel = f == Activation::kRelu2 ? kernels_.relu2_gate : kernels_.silu_gate;
+    const auto kernel = gate_kernel(f);
     for_rows(gate, [&](std::size_t begin, std::size_t end) {
       kernel(g + begin * n, u + begin * n, to + begin * n, (end - begin) * n);
     });

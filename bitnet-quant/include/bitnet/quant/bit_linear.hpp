@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
@@ -18,11 +19,27 @@ struct QuantizedRows {
   std::vector<std::int8_t> values;  // [rows, stride]
   std::vector<float> inv_scales;    // [rows], 1 / a as f32
   std::vector<std::int32_t> sums;   // [rows], Σ values (kernels multiply codes trit + 1 and subtract this)
+  std::vector<float> scratch{};     // of quantize_made_rows: a row a thread
 };
 
 /// Quantises x [rows, cols] into `to`, reusing its memory (no allocation once it is large enough).
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
                    std::int64_t cols, QuantizedRows& to);
+
+/// Writes row `row` of a matrix to `to` [cols]; called on several threads at once.
+using MakeRow = void (*)(void* state, std::int64_t row, float* to);
+
+/// quantize_rows() of rows that are made on the way (a norm, a gate) and pass through the cache only.
+void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, MakeRow make,
+                        void* state, QuantizedRows& to);
+template <class Make>
+void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, Make&& make,
+                        QuantizedRows& to) {
+  using M = std::remove_reference_t<Make>;
+  quantize_made_rows(
+      context, rows, cols, [](void* m, std::int64_t row, float* x) { (*static_cast<M*>(m))(row, x); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(make))), to);
+}
 
 /// A ternary matrix repacked for the kernels: 2-bit codes in "T16" tiles, one layout for all ISAs
 /// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable,

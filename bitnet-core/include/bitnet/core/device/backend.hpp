@@ -58,6 +58,14 @@ class Backend {
   /// outs[i] = x · weights[i]ᵀ. Ternary weights: x's rows are quantised once (absmax int8, half to even) for
   /// all of them; the integer products are exact. All weights of a call are of one kind.
   void linear(std::span<const PreparedWeights* const> weights, Matrix x, std::span<const Matrix> outs);
+  /// linear() of rms_norm(x, norm, eps). `normed`, of x's shape and possibly x itself, is scratch: what is in
+  /// it afterwards is unspecified. The same bits as the two ops one after the other, which is the default.
+  void norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm, float eps,
+                   Matrix normed, std::span<const Matrix> outs);
+  /// linear() of f(gate) · up, with rms_norm(·, norm, eps) between them if `norm` is not null. `gate` is
+  /// scratch, too; the same bits as the single ops, which are the default.
+  void gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                    const PreparedWeights& weights, Matrix out);
   /// out[r] = row ids[r] of the table. Throws Error(kInvalidArgument) on an id outside it.
   void embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out);
   /// out = x / sqrt(mean(x²) + eps) · weight; `out` may be `x`.
@@ -76,6 +84,14 @@ class Backend {
   /// Returns when everything issued is done; reports errors of asynchronous work.
   void sync();
 
+ protected:
+  // The single ops that norm_linear() and gated_linear() are made of, for devices that cannot fuse the case
+  // at hand.
+  void norm_then_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                        float eps, Matrix normed, std::span<const Matrix> outs);
+  void gate_then_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                        const PreparedWeights& weights, Matrix out);
+
  private:
   virtual BufferPtr do_allocate(std::size_t bytes) = 0;
   virtual void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) = 0;
@@ -84,6 +100,10 @@ class Backend {
   virtual PreparedPtr do_prepare_embedding(const LinearWeights& weights) = 0;
   virtual void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                          std::span<const Matrix> outs) = 0;
+  virtual void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                              float eps, Matrix normed, std::span<const Matrix> outs);
+  virtual void do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                               const PreparedWeights& weights, Matrix out);
   virtual void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) = 0;
   virtual void do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) = 0;
   virtual void do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
