@@ -110,6 +110,8 @@ inference::GenerationOptions generation_options(const Values& values, Io& io) {
       apply_override(*o, values.text(*o), options);
     }
   }
+  if (values.has(opt::kDraft)) options.draft = values.integer(opt::kDraft);
+  if (values.has(opt::kDraftNgram)) options.draft_ngram = values.integer(opt::kDraftNgram);
   options.special = values.flag(opt::kSpecial);
   if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
   return options;
@@ -140,6 +142,10 @@ std::string rate(double tokens, double seconds) {
   return seconds > 0 && tokens > 0 ? fixed(tokens / seconds, 1) : "–";
 }
 
+std::string draft_text(std::int64_t drafted, std::int64_t accepted) {
+  return grouped(accepted) + " of " + grouped(drafted) + " drafted tokens accepted";
+}
+
 std::string speed_line(const inference::GenerationResult& r) {
   // The first token comes out of the prompt's last pass, so generation is timed over the others.
   const std::int64_t fresh = r.prompt_tokens - r.reused_tokens;
@@ -151,6 +157,7 @@ std::string speed_line(const inference::GenerationResult& r) {
   text += " at " + rate(static_cast<double>(fresh), r.timings.prompt_seconds) + " tokens/s, generation " +
           grouped(r.completion_tokens) + " tokens at " + rate(decoded, r.timings.decode_seconds) +
           " tokens/s";
+  if (r.drafted_tokens > 0) text += ", " + draft_text(r.drafted_tokens, r.accepted_tokens);
   return text;
 }
 

@@ -38,6 +38,9 @@ std::shared_ptr<const ChatTemplate> chat_template(const Values& values, const in
 /// Before a model is loaded: a name that no format has. Throws as ChatTemplate::by_name, or UsageError.
 void check_chat_template(const Values& values);
 
+/// "87 of 123 drafted tokens accepted", of --draft.
+std::string draft_text(std::int64_t drafted, std::int64_t accepted);
+
 /// "load 0.52 s, prompt 12 tokens at 340.1 tokens/s, …" of one generation.
 std::string speed_line(const inference::GenerationResult& result);
 

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "bitnet/inference/generation.hpp"
 #include "bitnet/inference/sampler.hpp"
 
 namespace bitnet::cli {
@@ -40,6 +41,8 @@ const Option kRepeatPenalty{kSamplingGroup, "repeat-penalty", 0, Kind::kReal, "X
 const Option kRepeatLastN{kSamplingGroup, "repeat-last-n", 0, Kind::kInteger, "N", "how many tokens count as recent", "64", "repeat_last_n", nullptr, 0, inference::SamplerOptions::kMaxRepeatLastN};
 const Option kSeed{kSamplingGroup, "seed", 's', Kind::kInteger, "N", "seed of the random choices; without one it is random and printed", "", "seed", nullptr, 0};
 const Option kStop{kSamplingGroup, "stop", 0, Kind::kList, "TEXT", "end before this text; may be given several times", "", "stop"};
+const Option kDraft{kSamplingGroup, "draft", 0, Kind::kInteger, "N", "guess up to N tokens at a time from what followed the same words before, and check them in one pass: the same text, sooner where it repeats itself; 0: off", "0", "draft", nullptr, 0, inference::GenerationOptions::kMaxDraft};
+const Option kDraftNgram{kSamplingGroup, "draft-ngram", 0, Kind::kInteger, "N", "how many tokens must agree for a guess of --draft", "3", "draft_ngram", nullptr, 1, inference::GenerationOptions::kMaxDraftNgram};
 
 const Option kInput{kInputGroup, "input", 'i', Kind::kText, "FILE", "prompts: .txt (one a line), .json, .jsonl or .csv", "", "input"};
 const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records: .jsonl, .json or .csv; - writes jsonl to standard output", "", "output"};
@@ -79,6 +82,11 @@ const std::vector<const Option*>& sampling_options() {
   static const std::vector<const Option*> options{
       &opt::kMaxTokens,     &opt::kTemperature, &opt::kTopK, &opt::kTopP, &opt::kMinP,
       &opt::kRepeatPenalty, &opt::kRepeatLastN, &opt::kSeed, &opt::kStop};
+  return options;
+}
+
+const std::vector<const Option*>& draft_options() {
+  static const std::vector<const Option*> options{&opt::kDraft, &opt::kDraftNgram};
   return options;
 }
 

@@ -43,6 +43,7 @@ namespace opt {
 extern const Option kModel, kQuantize, kDevice, kDeviceOnly, kThreads, kIsa;                        // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
+extern const Option kDraft, kDraftNgram;       // sampling, not for items of a batch
 extern const Option kInput, kOutput, kResume;  // batch
 extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenizeFile, kIds, kNoBos, kDecode;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
@@ -94,6 +95,9 @@ void check_value(const Option& option, std::string_view text, std::string_view w
 
 /// The options of a generation; items of a batch may override them.
 const std::vector<const Option*>& sampling_options();
+
+/// Those of speculation, which changes no token.
+const std::vector<const Option*>& draft_options();
 
 /// Whole text as a number, or nothing.
 std::optional<std::int64_t> parse_integer(std::string_view text);

@@ -42,6 +42,20 @@ class BatchTest : public CliTest {
   std::vector<json> records_of(const std::string& path) { return records(read_file(path)); }
 };
 
+TEST_F(BatchTest, DraftsChangeNoRecord) {
+  const std::string in = file("in.txt", "abababababababab\nxyzxyzxyzxyzxyz\nno such luck\n");
+  const std::vector<std::string> common{"--seed", "1", "--temp", "0.1", "-v"};
+  auto drafting = common;
+  drafting.insert(drafting.end(), {"--draft", "8", "--draft-ngram", "1"});
+  const auto a = batch(in, file("a.jsonl"), common), b = batch(in, file("b.jsonl"), drafting);
+  ASSERT_EQ(b.code, kOk) << b.err;
+  const auto plain = records_of(file("a.jsonl")), drafted = records_of(file("b.jsonl"));
+  ASSERT_EQ(drafted.size(), plain.size());
+  for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(drafted[i]["text"], plain[i]["text"]);
+  EXPECT_THAT(b.err, HasSubstr("drafted tokens accepted"));
+  EXPECT_THAT(a.err, Not(HasSubstr("drafted")));
+}
+
 TEST_F(BatchTest, RecordsAreInTheOrderOfTheInputAndComplete) {
   // Lengths differ, so that items finish in another order than they began.
   const std::string in = file("in.jsonl",

@@ -93,6 +93,25 @@ TEST_F(RunTest, SpecialTokensInThePromptNeedSpecial) {
   EXPECT_THAT(run_model({"-p", "<|eot_id|>", "--seed", "1", "--special"}).err, HasSubstr("prompt 2 tokens"));
 }
 
+TEST_F(RunTest, DraftsChangeNothingButTheFigures) {
+  const std::vector<std::string> common{"-p", "abcabcabcabcabcabc", "-n", "60", "--seed", "3", "--temp",
+                                        "0.1"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return run_model(more);
+  };
+  const auto plain = with({}), drafted = with({"--draft", "6", "--draft-ngram", "1"});
+  ASSERT_EQ(drafted.code, kOk) << drafted.err;
+  EXPECT_EQ(drafted.out, plain.out);
+  EXPECT_THAT(drafted.err, HasSubstr("drafted tokens accepted"));
+  EXPECT_THAT(plain.err, Not(HasSubstr("drafted")));
+  const auto from_yaml = with({"--config", file("d.yaml", "draft: 6\ndraft_ngram: 1\n")});
+  EXPECT_EQ(from_yaml.out, plain.out);
+  EXPECT_THAT(from_yaml.err, HasSubstr("drafted tokens accepted"));
+  EXPECT_FAILS(with({"--draft", "17"}), kUsage, "from 0 to 16");
+  EXPECT_FAILS(with({"--draft-ngram", "0"}), kUsage, "from 1 to 16");
+}
+
 TEST_F(RunTest, AStopStringEndsTheTextBeforeIt) {
   const auto a = run_model({"-p", "hello", "--temp", "0", "--special"});
   ASSERT_GT(a.out.size(), 4u);

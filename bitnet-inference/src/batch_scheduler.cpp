@@ -40,13 +40,16 @@ struct Sequence {
   Generator generator;
   std::function<void(RequestId, const GenerationResult&)> on_done;
   std::optional<KvCache> cache;  // while running
-  std::int64_t rows = 0;         // in the step that is being made
+  std::int64_t rows = 0;         // in the step that is being made, without drafts
+  std::int64_t drafts = 0;       // in that step, behind the rows
   std::int64_t seen = 0;         // most tokens ever evaluated: a preemption does not lower it
 };
 using SequencePtr = std::unique_ptr<Sequence>;
 
 struct Sizes {
-  std::int64_t n_ctx, max_sequences, step_rows, page_size, n_pages;
+  std::int64_t n_ctx, max_sequences, step_rows, draft_rows, page_size, n_pages;
+
+  std::int64_t logit_rows() const noexcept { return max_sequences + draft_rows; }
 };
 
 void require(bool holds, const char* name, std::int64_t value, std::int64_t from, std::int64_t to) {
@@ -64,6 +67,7 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
   require(o.step_rows >= 1 && o.step_rows <= kRowLimit, "step_rows", o.step_rows, 1, kRowLimit);
   require(o.max_sequences >= 0 && o.max_sequences <= kSequenceLimit, "max_sequences", o.max_sequences, 0,
           kSequenceLimit);
+  require(o.draft_rows >= 0 && o.draft_rows <= kRowLimit, "draft_rows", o.draft_rows, 0, kRowLimit);
   s.page_size = o.page_size;
   const std::size_t page = KvPool::page_bytes(model.config(), o.page_size);
   const std::size_t budget =
@@ -83,6 +87,7 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
   s.max_sequences = o.max_sequences != 0 ? o.max_sequences : std::min(kMostSequences, by_memory);
   s.max_sequences = std::min(s.max_sequences, s.n_pages);
   s.step_rows = std::max(o.step_rows, s.max_sequences);  // every running sequence decodes in every step
+  s.draft_rows = std::min(o.draft_rows, s.step_rows - 1);
   return s;
 }
 
@@ -92,11 +97,11 @@ struct BatchScheduler::Impl {
   Impl(std::shared_ptr<const Model> m, const Sizes& s)
       : model(std::move(m)),
         sizes(s),
-        forward(model, s.n_ctx, s.step_rows, s.max_sequences),
+        forward(model, s.n_ctx, s.step_rows, s.logit_rows()),
         pool(model->backend(), model->config(), s.n_pages, s.page_size) {
-    logits.resize(static_cast<std::size_t>(s.max_sequences * model->config().vocab_size));
+    logits.resize(static_cast<std::size_t>(s.logit_rows() * model->config().vocab_size));
     ids.reserve(static_cast<std::size_t>(s.step_rows));
-    for (auto* list : {&rows, &owners}) list->reserve(static_cast<std::size_t>(s.max_sequences));
+    rows.reserve(static_cast<std::size_t>(s.logit_rows()));
     slices.reserve(static_cast<std::size_t>(s.max_sequences));
     running.reserve(static_cast<std::size_t>(s.max_sequences));
   }
@@ -119,6 +124,8 @@ struct BatchScheduler::Impl {
   void preempt_last();
   void make_room();
   void plan();
+  std::int64_t room_in_pages(const Sequence& s) const;
+  std::span<const TokenId> draft(Sequence& s, std::int64_t most);
   void evaluate();
   void fail_batch(const Error& error);
   void sample();
@@ -138,8 +145,8 @@ struct BatchScheduler::Impl {
   // The step that is being made.
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
-  std::vector<std::int32_t> rows, owners;  // rows whose logits are wanted, and the index in `running` of each
-  std::vector<float> logits;               // [rows, vocab]
+  std::vector<std::int32_t> rows;  // whose logits are wanted: of each sequence one, and one a draft
+  std::vector<float> logits;       // [rows, vocab]
 };
 
 Sequence* BatchScheduler::Impl::find(RequestId id) {
@@ -230,7 +237,22 @@ void BatchScheduler::Impl::make_room() {
   }
 }
 
-/// Rows of the step: one for each sequence that decodes, then prompt chunks, first come first served.
+/// Tokens that `s` could store beyond its own.
+std::int64_t BatchScheduler::Impl::room_in_pages(const Sequence& s) const {
+  const auto pages = static_cast<std::int64_t>(s.cache->pages().size()) + pool.free_pages();
+  return pages * pool.page_size() - static_cast<std::int64_t>(s.generator.tokens().size());
+}
+
+/// Drafts of a sequence whose logits are wanted, with pages for them: nobody gives way for a guess.
+std::span<const TokenId> BatchScheduler::Impl::draft(Sequence& s, std::int64_t most) {
+  const auto drafts = s.generator.draft(std::min(most, room_in_pages(s)));
+  s.drafts = static_cast<std::int64_t>(drafts.size());
+  s.cache->reserve(static_cast<std::int64_t>(s.generator.tokens().size() + drafts.size()));
+  return drafts;
+}
+
+/// Rows of the step: one for each sequence that decodes, then prompt chunks, first come first served, then
+/// drafts, in equal shares.
 void BatchScheduler::Impl::plan() {
   std::int64_t left = sizes.step_rows;
   for (const SequencePtr& s : running) {
@@ -242,20 +264,30 @@ void BatchScheduler::Impl::plan() {
     s->rows = std::min(left, s->pending());
     left -= s->rows;
   }
+  left = std::min(left, sizes.draft_rows);
+  std::int64_t sharing = std::count_if(running.begin(), running.end(),
+                                       [](const SequencePtr& s) { return s->rows == s->pending(); });
   ids.clear();
   slices.clear();
   rows.clear();
-  owners.clear();
-  for (std::size_t i = 0; i < running.size(); ++i) {
-    const Sequence& s = *running[i];
+  for (const SequencePtr& sequence : running) {
+    Sequence& s = *sequence;
+    s.drafts = 0;
     if (s.rows == 0) continue;
-    const auto tokens = s.generator.tokens().subspan(static_cast<std::size_t>(s.cache->length()),
-                                                     static_cast<std::size_t>(s.rows));
-    slices.push_back({static_cast<std::int64_t>(ids.size()), s.rows, s.cache->length(), s.cache->pages()});
+    const std::int64_t past = s.cache->length();
+    const auto tokens =
+        s.generator.tokens().subspan(static_cast<std::size_t>(past), static_cast<std::size_t>(s.rows));
+    const auto begin = static_cast<std::int64_t>(ids.size());
     ids.insert(ids.end(), tokens.begin(), tokens.end());
-    if (s.rows != s.pending()) continue;
-    rows.push_back(static_cast<std::int32_t>(ids.size()) - 1);
-    owners.push_back(static_cast<std::int32_t>(i));
+    if (s.rows == s.pending()) {
+      const auto drafts = draft(s, (left + sharing - 1) / sharing);
+      left -= s.drafts;
+      --sharing;
+      for (std::int64_t i = 0; i <= s.drafts; ++i)
+        rows.push_back(static_cast<std::int32_t>(begin + s.rows - 1 + i));
+      ids.insert(ids.end(), drafts.begin(), drafts.end());
+    }
+    slices.push_back({begin, s.rows + s.drafts, past, s.cache->pages()});
   }
 }
 
@@ -268,7 +300,7 @@ void BatchScheduler::Impl::evaluate() {
     const std::int64_t prompt_end = std::max(s->seen, s->generator.result().prompt_tokens);
     counts.prompt_tokens += static_cast<std::uint64_t>(s->rows - std::max<std::int64_t>(0, end - prompt_end));
     s->seen = std::max(s->seen, end);
-    s->cache->set_length(end);
+    s->cache->set_length(end + s->drafts);
   }
 }
 
@@ -281,11 +313,23 @@ void BatchScheduler::Impl::fail_batch(const Error& error) {
 
 void BatchScheduler::Impl::sample() {
   const auto vocab = static_cast<std::size_t>(model->config().vocab_size);
-  for (std::size_t i = 0; i < owners.size(); ++i) {
-    Generator& g = running[static_cast<std::size_t>(owners[i])]->generator;
+  std::size_t row = 0;
+  for (std::size_t i = 0; i < running.size(); ++i) {
+    Sequence& s = *running[i];
+    Generator& g = s.generator;
+    const std::int64_t end = s.cache->length() - s.drafts;
+    if (s.rows == 0 || end != static_cast<std::int64_t>(g.tokens().size())) continue;  // a part of its prompt
+    const auto n_rows = static_cast<std::size_t>(s.drafts) + 1;
+    const auto own = std::span<const float>(logits).subspan(row * vocab, n_rows * vocab);
+    row += n_rows;
     if (g.finished()) continue;  // cancelled by a callback of another
-    g.advance(std::span<const float>(logits).subspan(i * vocab, vocab));
-    ++counts.generated_tokens;
+    const GenerationResult& r = g.result();
+    const std::int64_t sampled = r.completion_tokens, drafted = r.drafted_tokens, held = r.accepted_tokens;
+    s.cache->truncate(end + g.advance(own));
+    s.seen = std::max(s.seen, s.cache->length());
+    counts.generated_tokens += static_cast<std::uint64_t>(r.completion_tokens - sampled);
+    counts.drafted_tokens += static_cast<std::uint64_t>(r.drafted_tokens - drafted);
+    counts.accepted_tokens += static_cast<std::uint64_t>(r.accepted_tokens - held);
   }
 }
 

@@ -22,6 +22,23 @@ BackendRegistry cpu_only() {
   return registry;
 }
 
+/// One pass over the tokens that the session has not seen, with drafts behind them while they fit into
+/// `chunk` rows. `ids`: reserved for both, where drafts can be.
+void decode(Generator& generator, Session& s, std::vector<TokenId>& ids, std::int64_t chunk) {
+  const auto rest = generator.tokens().subspan(s.tokens().size());
+  const auto drafts = generator.draft(chunk - static_cast<std::int64_t>(rest.size()));
+  if (drafts.empty()) {
+    generator.advance(s.evaluate(rest));
+    return;
+  }
+  ids.assign(rest.begin(), rest.end());
+  ids.insert(ids.end(), drafts.begin(), drafts.end());
+  const auto n_logits = static_cast<std::int64_t>(drafts.size()) + 1;
+  const auto seen = static_cast<std::int64_t>(generator.tokens().size());
+  const std::span<const float> logits = s.evaluate(ids, n_logits);
+  s.truncate(seen + generator.advance(logits));
+}
+
 }  // namespace
 
 InferenceEngine::InferenceEngine(const EngineOptions& options) : InferenceEngine(options, cpu_only()) {}
@@ -82,6 +99,9 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
   generator.start();
   generator.result().reused_tokens = s.keep_prefix(prompt);
   try {
+    std::vector<TokenId> ids;
+    if (options.draft > 0)
+      ids.reserve(static_cast<std::size_t>(options_.chunk_rows + GenerationOptions::kMaxDraft));
     // max_tokens = 0 leaves nothing to do; otherwise the prompt goes in chunks, so that a cancellation is
     // noticed.
     bool more = !generator.finished() && generator.max_length() > generator.result().prompt_tokens;
@@ -96,7 +116,8 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
       if (rest.size() > chunk) {
         s.evaluate(rest.first(chunk));
       } else {
-        more = generator.advance(s.evaluate(rest));
+        decode(generator, s, ids, options_.chunk_rows);
+        more = !generator.finished();
       }
     }
   } catch (const Error& e) {

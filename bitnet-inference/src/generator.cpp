@@ -39,6 +39,14 @@ std::int64_t check_request(const Model& model, std::span<const TokenId> prompt,
         ErrorCode::kInvalidArgument,
         fmt::format("max_tokens {}: expected −1 (until the context is full) or more", options.max_tokens));
   }
+  const auto check_draft = [](const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+    if (value < low || value > high) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("generation option {} = {}: expected {} … {}", name, value, low, high));
+    }
+  };
+  check_draft("draft", options.draft, 0, GenerationOptions::kMaxDraft);
+  check_draft("draft_ngram", options.draft_ngram, 1, GenerationOptions::kMaxDraftNgram);
   return options.max_tokens < 0 ? n_ctx : std::min(n_ctx, n + std::min(options.max_tokens, n_ctx));
 }
 
@@ -51,6 +59,7 @@ Generator::Generator(const Model& model, std::span<const TokenId> prompt, const 
       on_text_(std::move(on_text)),
       max_length_(check_request(model, prompt, options, n_ctx)),
       stream_(model.tokenizer(), options.stop, options.special, options.strip_leading_space),
+      draft_limit_(options.draft),
       submitted_(Clock::now()) {
   options.sampling.validate();
   tokens_.assign(prompt.begin(), prompt.end());
@@ -67,6 +76,7 @@ void Generator::start() {
     sampler_.emplace(options_.sampling, model_.config().vocab_size);
     for (const TokenId id : tokens_) sampler_->accept(id);
     tokens_.reserve(capacity);
+    if (options_.draft > 0) lookup_.emplace(static_cast<std::size_t>(options_.draft_ngram), capacity);
   });
 }
 
@@ -84,9 +94,42 @@ void Generator::guard(Body&& body) {
   }
 }
 
-bool Generator::advance(std::span<const float> logits) {
-  guard([&] { take(sampler_->sample(logits)); });
-  return !finished_;
+std::span<const TokenId> Generator::draft(std::int64_t most) {
+  n_drafts_ = 0;
+  if (!lookup_ || finished_) return {};
+  // The last token that may come is sampled, never evaluated, hence − 1.
+  const std::int64_t room = max_length_ - static_cast<std::int64_t>(tokens_.size()) - 1;
+  const std::int64_t n = std::min({most, room, draft_limit_});
+  if (n <= 0) return {};
+  lookup_->extend(tokens_);
+  n_drafts_ = lookup_->draft(tokens_, std::span(drafts_).first(static_cast<std::size_t>(n)));
+  return std::span(drafts_).first(n_drafts_);
+}
+
+std::int64_t Generator::advance(std::span<const float> logits) {
+  const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
+  std::size_t row = 0, accepted = 0;
+  for (;; ++row) {
+    TokenId token = -1;
+    guard([&] { take(token = sampler_->sample(logits.subspan(row * vocab, vocab))); });
+    const bool held = row < n_drafts_ && token == drafts_[row];
+    if (held) ++accepted;
+    if (held && !finished_ && cancelled()) finish(FinishReason::kCancelled);  // as between two passes
+    if (!held || finished_) break;
+  }
+  if (n_drafts_ > 0) adapt_draft(accepted);
+  n_drafts_ = 0;
+  return static_cast<std::int64_t>(row);
+}
+
+/// A draft costs a row of a pass, whether it holds or not: they grow twofold while all hold and shrink to one
+/// more than held last.
+void Generator::adapt_draft(std::size_t accepted) noexcept {
+  result_.drafted_tokens += static_cast<std::int64_t>(n_drafts_);
+  result_.accepted_tokens += static_cast<std::int64_t>(accepted);
+  const std::int64_t next =
+      accepted == n_drafts_ ? 2 * draft_limit_ : static_cast<std::int64_t>(accepted) + 1;
+  draft_limit_ = std::min(options_.draft, next);
 }
 
 void Generator::take(TokenId token) {

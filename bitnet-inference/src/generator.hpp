@@ -2,6 +2,7 @@
 // One generation in progress, whoever runs the passes: its tokens, sampler, text and result. Used by the
 // engine (one at a time) and by the scheduler (many at once), so that both give the same tokens and the same
 // text.
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -11,6 +12,7 @@
 #include "bitnet/inference/generation.hpp"
 #include "bitnet/inference/model.hpp"
 #include "bitnet/inference/stream.hpp"
+#include "prompt_lookup.hpp"
 
 namespace bitnet::inference {
 
@@ -33,9 +35,15 @@ class Generator {
   /// Before the first pass: marks its begin, for the timings, and takes the memory of the whole generation;
   /// without that it is finished with kError (kOutOfMemory). Later calls do nothing.
   void start();
-  /// Samples the next token from the logits after the last one. False when the generation is finished by it.
-  /// An error of sampling or of the callback finishes it with kError and does not leave.
-  bool advance(std::span<const float> logits);
+  /// At most `most` tokens that may follow tokens(); none unless options.draft asks for them. To be evaluated
+  /// after tokens() in the same pass, and valid until the next draft().
+  std::span<const TokenId> draft(std::int64_t most);
+  /// Samples the next tokens from the logits [1 + drafts, vocab] after the last token and after each draft of
+  /// the last draft(): the token after a draft exists only when that draft was sampled itself. So every token
+  /// comes out of the sampler, in order, as without drafts. Returns how many drafts the model would have seen
+  /// by now without drafting; it must forget the others. An error of sampling or of the callback finishes the
+  /// generation with kError and does not leave.
+  std::int64_t advance(std::span<const float> logits);
 
   /// Ends the generation and emits what was held back. Does nothing when it is finished already.
   void finish(FinishReason reason);
@@ -48,6 +56,7 @@ class Generator {
   template <class Body>
   void guard(Body&& body);
   void take(TokenId token);
+  void adapt_draft(std::size_t accepted) noexcept;
   void emit(const std::string& text);
 
   const Model& model_;
@@ -57,6 +66,10 @@ class Generator {
   std::vector<TokenId> tokens_;
   std::optional<Sampler> sampler_;  // from start() on: candidates for a whole vocabulary
   TextStream stream_;
+  std::optional<PromptLookup> lookup_;  // from start() on, where drafts are asked for
+  std::array<TokenId, static_cast<std::size_t>(GenerationOptions::kMaxDraft)> drafts_{};
+  std::size_t n_drafts_ = 0;
+  std::int64_t draft_limit_;  // 1 … options_.draft: see adapt_draft()
   Clock::time_point submitted_, started_{}, first_token_{};
   bool has_started_ = false, has_token_ = false, finished_ = false;
   GenerationResult result_;

@@ -17,7 +17,6 @@ namespace {
 constexpr std::int64_t kMaxContext = std::int64_t{1} << 22;
 constexpr std::int64_t kDefaultContext = 4096;  // a cache for more than this is asked for, not assumed
 constexpr std::int64_t kMaxChunk = 1 << 16;
-constexpr std::int64_t kLogitRows = 32;  // rows of logits at a time: 16 MB for 128 k words
 
 std::int64_t check_chunk(std::int64_t rows) {
   if (rows < 1 || rows > kMaxChunk) {
@@ -42,13 +41,13 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
     : model_(std::move(model)),
       n_ctx_(resolve_context(model_->config(), options.n_ctx)),
       forward_(std::make_unique<ForwardPass>(
-          model_, n_ctx_, std::min(check_chunk(options.chunk_rows), n_ctx_), std::min(kLogitRows, n_ctx_))),
+          model_, n_ctx_, std::min(check_chunk(options.chunk_rows), n_ctx_), std::min(kMaxLogits, n_ctx_))),
       pool_(model_->backend(), model_->config(),
             (n_ctx_ + KvPool::kDefaultPageSize - 1) / KvPool::kDefaultPageSize),
       cache_(pool_, n_ctx_),
       logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
   tokens_.reserve(static_cast<std::size_t>(n_ctx_));
-  rows_.reserve(static_cast<std::size_t>(kLogitRows));
+  rows_.reserve(static_cast<std::size_t>(kMaxLogits));
 } catch (const std::bad_alloc&) {
   throw_out_of_memory("a session");
 }
@@ -81,18 +80,31 @@ void Session::step(std::span<const TokenId> ids) {
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
 }
 
-std::span<const float> Session::evaluate(std::span<const TokenId> ids) {
+std::span<const float> Session::evaluate(std::span<const TokenId> ids, std::int64_t n_logits) {
   check(ids);
-  const auto chunk = static_cast<std::size_t>(forward_->max_rows());
-  std::size_t n = 0;
-  for (std::size_t i = 0; i < ids.size(); i += n) {
-    n = std::min(chunk, ids.size() - i);
-    step(ids.subspan(i, n));
+  const std::int64_t most = std::min(static_cast<std::int64_t>(ids.size()), kMaxLogits);
+  if (n_logits < 1 || n_logits > most) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("logits after the last {} of {} tokens: expected 1 … {}", n_logits, ids.size(), most));
   }
   const auto vocab = static_cast<std::size_t>(model_->config().vocab_size);
-  rows_.assign(1, static_cast<std::int32_t>(n - 1));
-  forward_->logits(rows_, logits_);
-  return std::span<const float>(logits_).first(vocab);
+  const auto wanted = static_cast<std::size_t>(n_logits) * vocab;
+  if (logits_.size() < wanted) logits_.resize(wanted);
+  const auto chunk = static_cast<std::size_t>(forward_->max_rows());
+  const std::size_t first = ids.size() - static_cast<std::size_t>(n_logits);
+  std::span<float> to(logits_);
+  for (std::size_t i = 0; i < ids.size();) {
+    const std::size_t n = std::min(chunk, ids.size() - i);
+    step(ids.subspan(i, n));
+    rows_.clear();
+    for (std::size_t row = std::max(i, first); row < i + n; ++row)
+      rows_.push_back(static_cast<std::int32_t>(row - i));
+    if (!rows_.empty()) forward_->logits(rows_, to);
+    to = to.subspan(rows_.size() * vocab);
+    i += n;
+  }
+  return std::span<const float>(logits_).first(wanted);
 }
 
 void Session::evaluate_all(

@@ -101,6 +101,30 @@ TEST(Allocations, AStepOfTheSchedulerThatDecodesAllocatesNothing) {
   EXPECT_EQ(scheduler.stats().running, 4);
 }
 
+TEST(Allocations, AStepWithDraftsAllocatesNothing) {
+  const auto model = make_model(testing::random_model(config(WeightKind::kTernary), 1, DType::kF16), 2);
+  SchedulerOptions options;
+  options.max_sequences = 4;
+  options.n_ctx = 1000;
+  BatchScheduler scheduler(model, options);
+  for (int i = 0; i < 4; ++i) {
+    Request r;
+    for (TokenId id = 0; id < 200; ++id) r.prompt.push_back(id % 3 + i);
+    r.options.max_tokens = -1;
+    r.options.sampling.top_k = 2;
+    r.options.draft = 3;
+    r.options.draft_ngram = 1;
+    scheduler.submit(std::move(r));
+  }
+  for (int i = 0; i < 10; ++i) scheduler.step();
+  const std::uint64_t drafted = scheduler.stats().drafted_tokens;
+  const long before = allocations;
+  for (int i = 0; i < 80; ++i) scheduler.step();
+  EXPECT_EQ(allocations - before, 0);
+  EXPECT_GT(scheduler.stats().drafted_tokens, drafted);
+  EXPECT_EQ(scheduler.stats().running, 4);
+}
+
 constexpr std::size_t kCandidates = 2048 * 16;  // bytes of a sampler's list for the vocabulary
 
 TEST(Allocations, AWaitingRequestHoldsLittleMoreThanItsPrompt) {

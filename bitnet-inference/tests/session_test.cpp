@@ -114,6 +114,32 @@ TEST(Session, SameBitsForAnyThreadsAndChunks) {
   }
 }
 
+TEST(Session, LogitsOfTheLastTokensAreThoseOfEach) {
+  const auto model = make_model(testing::random_model(testing::tiny_config(), 1));
+  const std::vector<TokenId> ids = random_tokens(40, 61, 6);
+  const std::vector<float> expected = all_logits(model, ids);
+  for (const std::int64_t chunk : {1, 7, 33, 256}) {
+    for (const std::int64_t n : {1, 2, 17, 32}) {
+      SessionOptions options;
+      options.chunk_rows = chunk;
+      Session session(model, options);
+      session.evaluate(std::span<const TokenId>(ids).first(5));
+      const std::span<const float> logits = session.evaluate(std::span<const TokenId>(ids).subspan(5), n);
+      ASSERT_EQ(logits.size(), static_cast<std::size_t>(n * 61));
+      EXPECT_EQ(
+          std::memcmp(logits.data(), expected.data() + expected.size() - logits.size(), logits.size_bytes()),
+          0)
+          << n << " rows, chunk " << chunk;
+    }
+  }
+  Session session(model);
+  BITNET_EXPECT_ERROR(session.evaluate(ids, 0), ErrorCode::kInvalidArgument, "the last 0 of 40");
+  BITNET_EXPECT_ERROR(session.evaluate(ids, 33), ErrorCode::kInvalidArgument, "expected 1 … 32");
+  BITNET_EXPECT_ERROR(session.evaluate(std::span<const TokenId>(ids).first(2), 3),
+                      ErrorCode::kInvalidArgument, "expected 1 … 2");
+  EXPECT_TRUE(session.tokens().empty());
+}
+
 TEST(Session, ForgettingAndReusingAPrefixChangesNothing) {
   const auto model = make_model(testing::random_model(testing::tiny_config(), 1));
   const std::vector<TokenId> first = random_tokens(30, 61, 5);

@@ -267,6 +267,12 @@ void Batch::work() {
     if (!more && (next == items_.size() || io_.is_cancelled())) break;
   }
   bar_.reset();
+  const auto stats = scheduler->stats();
+  if (values_.flag(opt::kVerbose) && stats.drafted_tokens > 0)
+    io_.err << "batch: "
+            << draft_text(static_cast<std::int64_t>(stats.drafted_tokens),
+                          static_cast<std::int64_t>(stats.accepted_tokens))
+            << '\n';
 }
 
 void Batch::write_output() {
@@ -346,6 +352,7 @@ const Command kBatchCommand{
                         &opt::kSpecial, &opt::kCtxSize, &opt::kBatchSize},
                        engine_options(),
                        sampling_options(),
+                       draft_options(),
                        {&opt::kConfig, &opt::kVerbose}}),
     .body = batch,
 };

@@ -223,6 +223,7 @@ const Command kChatCommand{
     .options = concat({{&opt::kSystem, &opt::kChatTemplate, &opt::kSpecial, &opt::kCtxSize},
                        engine_options(),
                        sampling_options(),
+                       draft_options(),
                        {&opt::kConfig, &opt::kVerbose}}),
     .body = chat,
 };

@@ -113,6 +113,7 @@ const Command kRunCommand{
                         &opt::kEcho, &opt::kCtxSize},
                        engine_options(),
                        sampling_options(),
+                       draft_options(),
                        {&opt::kConfig, &opt::kVerbose}}),
     .body = run_model,
 };

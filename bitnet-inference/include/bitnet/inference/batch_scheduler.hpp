@@ -31,12 +31,17 @@ struct SchedulerOptions {
                                     ///< more than max_sequences full contexts need
   std::int64_t step_rows = 256;     ///< rows (decode tokens and prefill chunks) of one step
   std::int64_t page_size = 16;      ///< tokens a KV page
+  /// Drafts of one step at most, of all sequences that ask for them (GenerationOptions::draft); they take
+  /// what is left of step_rows and of the pool, and 2 · vocabulary floats each are allocated for them.
+  std::int64_t draft_rows = 16;
 };
 
 struct SchedulerStats {
   std::uint64_t steps = 0;
   std::uint64_t prompt_tokens = 0;  ///< evaluated, those recomputed after a preemption included
   std::uint64_t generated_tokens = 0;
+  std::uint64_t drafted_tokens = 0;   ///< guessed and evaluated
+  std::uint64_t accepted_tokens = 0;  ///< of those, the ones that were also sampled
   std::uint64_t finished = 0;
   std::uint64_t preemptions = 0;  ///< sequences sent back to the queue because the pool was full
   std::int64_t max_running = 0;   ///< most sequences in one step

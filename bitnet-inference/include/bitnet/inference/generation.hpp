@@ -20,6 +20,7 @@ namespace bitnet::inference {
 using TextCallback = std::function<void(std::string_view text)>;
 
 struct GenerationOptions {
+  static constexpr std::int64_t kMaxDraft = 16, kMaxDraftNgram = 16;
   /// Tokens to generate at most; −1: until the context is full. Where prompt + max_tokens exceeds the
   /// context, generation ends with kLength when the context is full.
   std::int64_t max_tokens = 128;
@@ -32,6 +33,11 @@ struct GenerationOptions {
   /// The generated text stands alone (a chat's answer), so that the space which SentencePiece puts before a
   /// text's first word goes; false: it continues the prompt's text.
   bool strip_leading_space = false;
+  /// Prompt-lookup speculation: at most so many tokens, 0 (off) … kMaxDraft, are guessed at a time from what
+  /// followed the last `draft_ngram` (1 … kMaxDraftNgram) tokens before, and checked in one pass. The result
+  /// is the same, token for token; it comes sooner where text repeats itself.
+  std::int64_t draft = 0;
+  std::int64_t draft_ngram = 3;
   CancellationToken cancellation = {};
 };
 
@@ -53,6 +59,8 @@ struct GenerationResult {
   std::int64_t prompt_tokens = 0;
   std::int64_t completion_tokens = 0;  ///< sampled tokens, the ending EOS included
   std::int64_t reused_tokens = 0;      ///< of the prompt, found in the cache (engine only)
+  std::int64_t drafted_tokens = 0;     ///< guessed and evaluated (GenerationOptions::draft)
+  std::int64_t accepted_tokens = 0;    ///< of those, the ones that were also sampled
   GenerationTimings timings;
   std::optional<Error> error;  ///< with kError
 };

@@ -26,6 +26,8 @@ std::int64_t resolve_context(const ModelConfig& config, std::int64_t requested);
 /// Not thread-safe. Logits are bit-equal however the tokens are cut into calls.
 class Session {
  public:
+  static constexpr std::int64_t kMaxLogits = 32;  ///< rows of logits at a time: 16 MB for 128 k words
+
   /// Allocates caches and workspace once. Throws Error(kInvalidArgument | kOutOfMemory).
   explicit Session(std::shared_ptr<const Model> model, const SessionOptions& options = {});
   ~Session();
@@ -35,10 +37,11 @@ class Session {
   /// Tokens evaluated so far.
   const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
 
-  /// Evaluates `ids` after what is there; returns the logits [vocab] after the last one, valid until the next
-  /// call. Throws Error(kInvalidArgument) naming both numbers when the context is too short, or on an id
-  /// outside the vocabulary (nothing evaluated); Error(kDevice).
-  std::span<const float> evaluate(std::span<const TokenId> ids);
+  /// Evaluates `ids` after what is there; returns the logits [n_logits, vocab] after each of the last
+  /// n_logits ids (1 … min(ids.size(), kMaxLogits)), valid until the next call. Throws
+  /// Error(kInvalidArgument) naming both numbers when the context is too short, or on an id outside the
+  /// vocabulary (nothing evaluated); Error(kDevice).
+  std::span<const float> evaluate(std::span<const TokenId> ids, std::int64_t n_logits = 1);
   /// As evaluate, and calls row(position, logits) for each new position ≥ first_position, ascending.
   void evaluate_all(std::span<const TokenId> ids, std::int64_t first_position,
                     const std::function<void(std::int64_t position, std::span<const float> logits)>& row);
