@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bitnet/core/f32_kernels.hpp"
+#include "kernels/int8_table.hpp"
 #include "kernels/ternary_table.hpp"
 
 #define BITNET_STR2(x) #x
@@ -18,12 +19,14 @@ extern const F32Kernels kKernels;
 }
 namespace bitnet::quant::kernels::BITNET_ISA {
 extern const TernaryKernels kKernels;
-}
+extern const Int8Kernels kInt8Kernels;
+}  // namespace bitnet::quant::kernels::BITNET_ISA
 
 namespace {
 
 const bitnet::F32Kernels& floats = bitnet::kernels::BITNET_ISA::kKernels;
 const bitnet::quant::TernaryKernels& ternary = bitnet::quant::kernels::BITNET_ISA::kKernels;
+const bitnet::quant::Int8Kernels& int8 = bitnet::quant::kernels::BITNET_ISA::kInt8Kernels;
 int failures = 0;
 
 void expect(bool ok, const char* what, long i) {
@@ -179,6 +182,51 @@ void check_ternary(std::int64_t rows, std::int64_t out, std::int64_t in) {
   }
 }
 
+/// All of int8 against weights of −127 … 127, the extremes among them.
+void check_int8(std::int64_t rows, std::int64_t out, std::int64_t in) {
+  Random random{9};
+  const std::int64_t lines = (in + 3) / 4, tiles = (out + 15) / 16, stride = lines * 4;
+  std::vector<std::int8_t> w(static_cast<std::size_t>(out * in));
+  std::vector<std::int8_t> packed(static_cast<std::size_t>(tiles * lines * 64));
+  for (std::int64_t i = 0; i < out * in; ++i) {
+    const std::int64_t o = i / in, k = i % in;
+    const auto v = static_cast<std::int8_t>(k % 7 < 2 ? 127 : static_cast<int>(random.next() % 255) - 127);
+    w[static_cast<std::size_t>(i)] = v;
+    packed[static_cast<std::size_t>((o / 16 * lines + k / 4) * 64 + o % 16 * 4 + k % 4)] = v;
+  }
+  std::vector<std::int8_t> x(static_cast<std::size_t>(rows * stride));
+  std::vector<std::int32_t> sums, acc(static_cast<std::size_t>(rows * out));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < in; ++k) {
+      const auto v = static_cast<std::int8_t>(k % 7 < 3 ? -128 : static_cast<int>(random.next() % 256) - 128);
+      x[static_cast<std::size_t>(r * stride + k)] = v;
+      sum += v;
+    }
+    sums.push_back(sum);
+  }
+  int8.multiply({.tiles = packed.data(),
+                 .lines = lines,
+                 .out = out,
+                 .tile_begin = 0,
+                 .tile_end = tiles,
+                 .x = x.data(),
+                 .stride = stride,
+                 .rows = rows,
+                 .sums = sums.data(),
+                 .acc = acc.data(),
+                 .y = nullptr,
+                 .scales = nullptr,
+                 .inv_scales = nullptr});
+  for (std::int64_t i = 0; i < rows * out; ++i) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < in; ++k)
+      sum +=
+          x[static_cast<std::size_t>(i / out * stride + k)] * w[static_cast<std::size_t>(i % out * in + k)];
+    expect(acc[static_cast<std::size_t>(i)] == sum, "int8 product", i);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -189,7 +237,10 @@ int main() {
   for (const std::size_t n : {1u, 6u, 16u, 37u, 300u}) check_rows(hash, n);
   const std::int64_t sizes[][3] = {{1, 1, 1},    {1, 33, 100},  {2, 16, 17},
                                    {5, 40, 256}, {9, 20, 1000}, {1, 17, 3200}};
-  for (const auto& s : sizes) check_ternary(s[0], s[1], s[2]);
+  for (const auto& s : sizes) {
+    check_ternary(s[0], s[1], s[2]);
+    check_int8(s[0], s[1], s[2]);
+  }
   const float one = 1 + 0x1p-12f;
   float fused = -(1 + 0x1p-11f);  // 2^-24 remains if the multiply-add rounds once
   floats.axpy(one, &one, &fused, 1);

@@ -88,5 +88,46 @@ struct I8 {
   }
 };
 
+/// int8 × int8 products for |w| ≤ 127: a line of 16 rows × 4 columns is two registers, a sum int32 a row.
+struct S8 {
+  static constexpr int kRows = 8;
+  typedef __m256i Bytes;
+  typedef __m256i Sum;
+
+  static BITNET_INLINE Sum zero() { return _mm256_setzero_si256(); }
+  static BITNET_INLINE void store(std::int32_t* p, Sum sum) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), sum);
+  }
+#if defined(__AVXVNNI__)
+  static constexpr int kGemmRows = 6, kGemmRegs = 2;  // 12 sums, 2 of w, 1 of x: 15 of 16 registers
+  static constexpr int kBias = 128;  // sums are Σ (w + kBias)·x: the instruction wants u8 · s8
+  typedef __m256i X;
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) {
+    return _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                            _mm256_set1_epi8(static_cast<char>(0x80)));
+  }
+  static BITNET_INLINE X load_x(const std::int8_t* p) { return I8::broadcast4(p); }
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) { return _mm256_dpbusd_avx_epi32(sum, w, x); }
+#else
+  static constexpr int kGemmRows = 4, kGemmRegs = 2;  // 8 sums, 2 of w, 2 of x, 1 of ones, products
+  static constexpr int kBias = 0;
+  struct X {
+    __m256i value, magnitude;  // magnitudes are unsigned: |−128| = 128
+  };
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static BITNET_INLINE X load_x(const std::int8_t* p) {
+    const __m256i v = I8::broadcast4(p);
+    return {v, _mm256_abs_epi8(v)};
+  }
+  /// |x| · (w with x's sign): −w exists because |w| ≤ 127, and a pair is at most 2·128·127 < 2^15.
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) {
+    const __m256i pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.value));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+#endif
+};
+
 }  // namespace
 }  // namespace bitnet::simd

@@ -65,5 +65,23 @@ struct I8 {
   static BITNET_INLINE void store(std::int32_t* p, Acc acc) { _mm512_storeu_si512(p, acc); }
 };
 
+/// int8 × int8 products: a line of 16 rows × 4 columns is one register, a sum int32 a row.
+struct S8 {
+  static constexpr int kRows = 16;
+  static constexpr int kGemmRows = 12, kGemmRegs = 2;  // 24 sums, 2 of w, 1 of x of 32 registers
+  static constexpr int kBias = 128;  // sums are Σ (w + kBias)·x: the instruction wants u8 · s8
+  typedef __m512i Bytes;
+  typedef __m512i Sum;
+  typedef __m512i X;
+
+  static BITNET_INLINE Sum zero() { return _mm512_setzero_si512(); }
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) {
+    return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));
+  }
+  static BITNET_INLINE X load_x(const std::int8_t* p) { return I8::broadcast4(p); }
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static BITNET_INLINE void store(std::int32_t* p, Sum sum) { _mm512_storeu_si512(p, sum); }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

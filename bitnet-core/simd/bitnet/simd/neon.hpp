@@ -84,5 +84,29 @@ struct I8 {
 #endif
 };
 
+/// int8 × int8 products for |w| ≤ 127: a line of 16 rows × 4 columns is four registers, a sum int32 a row.
+struct S8 {
+  static constexpr int kRows = 4;
+  static constexpr int kBias = 0;
+  typedef int8x16_t Bytes;
+  typedef int32x4_t Sum;
+  typedef int8x16_t X;
+
+  static BITNET_INLINE Sum zero() { return vdupq_n_s32(0); }
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) { return vld1q_s8(p); }
+  static BITNET_INLINE X load_x(const std::int8_t* p) { return vreinterpretq_s8_u8(I8::broadcast4(p)); }
+  static BITNET_INLINE void store(std::int32_t* p, Sum sum) { vst1q_s32(p, sum); }
+#if defined(__ARM_FEATURE_DOTPROD)
+  static constexpr int kGemmRows = 6, kGemmRegs = 4;  // 24 sums, 4 of w, 1 of x of 32 registers
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) { return vdotq_s32(sum, w, x); }
+#else
+  static constexpr int kGemmRows = 4, kGemmRegs = 4;     // 16 sums, 4 of w, 1 of x, products
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) {  // two products are at most 2·127·128 < 2^15
+    const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_high_s8(w, x);
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+  }
+#endif
+};
+
 }  // namespace
 }  // namespace bitnet::simd

@@ -51,5 +51,35 @@ struct I8 {
   static BITNET_INLINE void store(std::int32_t* p, Acc acc) { __builtin_memcpy(p, &acc, sizeof acc); }
 };
 
+/// int8 × int8 products: a line of 16 rows × 4 columns is four pieces of 16 bytes, a sum two int32 a row.
+struct S8 {
+  static constexpr int kRows = 4;
+  static constexpr int kGemmRows = 2, kGemmRegs = 4;
+  static constexpr int kBias = 0;
+  typedef std::int8_t Bytes __attribute__((vector_size(16)));
+  typedef std::int16_t Products __attribute__((vector_size(32)));
+  typedef std::int32_t Sum __attribute__((vector_size(32)));
+  typedef Products X;
+
+  static BITNET_INLINE Sum zero() { return Sum{}; }
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) {
+    Bytes v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static BITNET_INLINE X load_x(const std::int8_t* p) {
+    return __builtin_convertvector(reinterpret_cast<Bytes>(I8::broadcast4(p)), Products);
+  }
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) {  // a product is at most 127·128 < 2^15
+    const Sum two = reinterpret_cast<Sum>(__builtin_convertvector(w, Products) * x);
+    return sum + ((two << 16) >> 16) + (two >> 16);
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Sum sum) {
+    const IntQuad all =
+        __builtin_shufflevector(sum, sum, 0, 2, 4, 6) + __builtin_shufflevector(sum, sum, 1, 3, 5, 7);
+    __builtin_memcpy(p, &all, sizeof all);
+  }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

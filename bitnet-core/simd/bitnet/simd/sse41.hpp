@@ -45,5 +45,34 @@ struct I8 {
   }
 };
 
+/// int8 × int8 products for |w| ≤ 127: a line of 16 rows × 4 columns is four registers, a sum int32 a row.
+struct S8 {
+  static constexpr int kRows = 4;
+  static constexpr int kGemmRows = 2, kGemmRegs = 4;  // 8 sums, 4 of w, 2 of x, 1 of ones, products
+  static constexpr int kBias = 0;
+  typedef __m128i Bytes;
+  typedef __m128i Sum;
+  struct X {
+    __m128i value, magnitude;  // magnitudes are unsigned: |−128| = 128
+  };
+
+  static BITNET_INLINE Sum zero() { return _mm_setzero_si128(); }
+  static BITNET_INLINE Bytes load_w(const std::int8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static BITNET_INLINE X load_x(const std::int8_t* p) {
+    const __m128i v = I8::broadcast4(p);
+    return {v, _mm_abs_epi8(v)};
+  }
+  /// |x| · (w with x's sign): −w exists because |w| ≤ 127, and a pair is at most 2·128·127 < 2^15.
+  static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) {
+    const __m128i pairs = _mm_maddubs_epi16(x.magnitude, _mm_sign_epi8(w, x.value));
+    return _mm_add_epi32(sum, _mm_madd_epi16(pairs, _mm_set1_epi16(1)));
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Sum sum) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), sum);
+  }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

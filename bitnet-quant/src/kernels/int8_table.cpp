@@ -1,0 +1,23 @@
+// The int8 × int8 kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
+// -DBITNET_ISA=<name>. Everything but the table has internal linkage (cmake/check_isa_object.sh). The
+// algorithm is generic/int8.inl.hpp, the registers are in bitnet-core/simd.
+#include "kernels/int8_table.hpp"
+
+#define BITNET_STR2(x) #x
+#define BITNET_STR(x) BITNET_STR2(x)
+// clang-format off
+#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
+// clang-format on
+#include BITNET_SIMD_HEADER
+
+#include "kernels/generic/int8.inl.hpp"
+
+namespace bitnet::quant::kernels::BITNET_ISA {
+
+extern const Int8Kernels kInt8Kernels;
+constinit const Int8Kernels kInt8Kernels{
+    .isa = BITNET_STR(BITNET_ISA),
+    .multiply = &multiply_int8,
+};
+
+}  // namespace bitnet::quant::kernels::BITNET_ISA
