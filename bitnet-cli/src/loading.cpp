@@ -40,12 +40,22 @@ void say_details(const InferenceEngine& engine, const ExecutionContext& context,
          << "model: " << model.config().architecture << ", " << grouped(model.n_parameters())
          << " parameters, " << (model.ternary() ? "ternary" : "dense") << " linear weights, "
          << human_bytes(model.weight_bytes()) << " prepared\n"
+         << "embedding and head: "
+         << (model.head_type() == inference::HeadType::kInt8 ? "int8, a scale a row" : "as stored")
+         << " (--head-type)\n"
          << "context: " << grouped(engine.n_ctx()) << " tokens";
   if (engine.n_ctx() < model.config().max_position)
     io.err << " of the " << grouped(model.config().max_position)
            << " that the model was trained for (--ctx-size)";
   io.err << '\n';
   for (const std::string& note : model.notes()) io.err << "note: " << note << '\n';
+}
+
+inference::HeadType head_type(const Values& values) {
+  const std::string text = values.text(opt::kHeadType);
+  for (const auto type : {inference::HeadType::kInt8, inference::HeadType::kStored})
+    if (text == to_string(type)) return type;
+  return inference::HeadType::kAuto;
 }
 
 }  // namespace
@@ -68,6 +78,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
   options.device_only = values.flag(opt::kDeviceOnly);
   options.context = make_context(values);
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
+  options.head = head_type(values);
   options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;
   if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
   warn_about_rounding(values, io);
@@ -169,7 +180,8 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 
 const std::vector<const Option*>& engine_options() {
   static const std::vector<const Option*> list{&opt::kModel,   &opt::kDevice, &opt::kDeviceOnly,
-                                               &opt::kThreads, &opt::kIsa,    &opt::kQuantize};
+                                               &opt::kThreads, &opt::kIsa,    &opt::kQuantize,
+                                               &opt::kHeadType};
   return list;
 }
 

@@ -131,10 +131,16 @@ TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   EXPECT_THAT(o.err, HasSubstr("instruction set: "));
   EXPECT_THAT(o.err, HasSubstr("threads: 2"));
   EXPECT_THAT(o.err, HasSubstr("ternary linear weights"));
+  EXPECT_THAT(o.err, HasSubstr("embedding and head: int8"));
   EXPECT_THAT(o.err, HasSubstr("finished: "));
+  EXPECT_THAT(run_model({"-p", "hello", "-v", "--head-type", "stored"}).err,
+              HasSubstr("embedding and head: as stored"));
+  EXPECT_FAILS(run_model({"-p", "hello", "--head-type", "q6_k"}), kUsage,
+               "--head-type: expected one of auto, int8, stored, got 'q6_k'");
   const auto dense = call({"run", "-m", dense_model(), "-p", "x", "-n", "2", "-v"});
   EXPECT_EQ(dense.code, kOk) << dense.err;
   EXPECT_THAT(dense.err, HasSubstr("dense linear weights"));
+  EXPECT_THAT(dense.err, HasSubstr("embedding and head: as stored"));
   EXPECT_THAT(dense.err, HasSubstr("context: 128 tokens\n"));
 }
 

@@ -85,7 +85,9 @@ TEST_F(ModelsTest, InspectSaysWhatIsThere) {
   EXPECT_THAT(o.out, HasSubstr("ternary"));
   EXPECT_THAT(o.out, HasSubstr("I2_S"));
   EXPECT_THAT(o.out, HasSubstr("300"));
-  EXPECT_THAT(call({"inspect", dense_model()}).out, HasSubstr("dense"));
+  EXPECT_THAT(o.out, HasSubstr("head when run     int8"));
+  EXPECT_THAT(call({"inspect", dense_model()}).out,
+              ::testing::AllOf(HasSubstr("dense"), HasSubstr("head when run     stored")));
   const auto j = json::parse(call({"inspect", "--json", model()}).out);
   EXPECT_EQ(j["config"]["hidden_size"], 256);
   EXPECT_EQ(j["config"]["weights"], "ternary");

@@ -58,6 +58,7 @@ void InferenceEngine::load(const BackendRegistry& registry) {
   backend = with_cpu_fallback(std::move(backend), make_cpu_backend(options_.context), options_.device_only);
   LoadOptions load_options;
   load_options.floats = options_.floats;
+  load_options.head = options_.head;
   load_options.progress = options_.load_progress;
   model_ = Model::load(options_.model, std::move(backend), load_options);
   options_.n_ctx = resolve_context(model_->config(), options_.n_ctx);

@@ -17,7 +17,8 @@ namespace {
 /// Turns tensors into weights; counts what it saw.
 class Builder {
  public:
-  Builder(const ModelConfig& config, Backend& backend) : config_(config), backend_(backend) {
+  Builder(const ModelConfig& config, Backend& backend, HeadType head)
+      : config_(config), backend_(backend), head_(head) {
     weights_.layers.resize(static_cast<std::size_t>(config.n_layers));
   }
 
@@ -30,7 +31,7 @@ class Builder {
       ternary_ = ternary_ || t.ternary;
       linear_slot(t.id) = count(backend_.prepare(view(t)));
     } else {
-      PreparedPtr table = count(backend_.prepare_embedding(view(t)));
+      PreparedPtr table = count(prepare_table(t));
       (t.id.role == TensorRole::kTokenEmbedding ? weights_.embedding : weights_.head) = std::move(table);
     }
   }
@@ -70,6 +71,13 @@ class Builder {
       w.dense_type = t.dtype;
     }
     return w;
+  }
+
+  PreparedPtr prepare_table(const quant::LogicalTensor& t) {
+    LinearWeights w = view(t);
+    if (head_ == HeadType::kInt8) w.dense_form = DenseForm::kInt8;
+    return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(t.id), to_string(head_)),
+                        [&] { return backend_.prepare_embedding(w); });
   }
 
   BufferPtr upload(const quant::LogicalTensor& t) {
@@ -123,6 +131,7 @@ class Builder {
 
   const ModelConfig& config_;
   Backend& backend_;
+  const HeadType head_;  // never kAuto
   ModelWeights weights_;
   bool ternary_ = false;
   std::int64_t n_parameters_ = 0;
@@ -172,13 +181,31 @@ void check_config(const ModelConfig& config) {
 
 }  // namespace
 
+std::string_view to_string(HeadType type) noexcept {
+  switch (type) {
+    case HeadType::kInt8:
+      return "int8";
+    case HeadType::kStored:
+      return "stored";
+    default:
+      return "auto";
+  }
+}
+
+HeadType resolve_head(const ModelConfig& config, const LoadOptions& options) noexcept {
+  if (options.head != HeadType::kAuto) return options.head;
+  const bool dense = config.weights == WeightKind::kDense || options.floats == quant::FloatLinears::kKeep;
+  return dense ? HeadType::kStored : HeadType::kInt8;
+}
+
 Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<const Model> Model::build(const ModelConfig& config,
                                           std::shared_ptr<const Tokenizer> tokenizer,
                                           std::shared_ptr<Backend> backend,
-                                          const std::function<quant::LogicalTensor(TensorId)>& source) {
+                                          const std::function<quant::LogicalTensor(TensorId)>& source,
+                                          const LoadOptions& options) {
   check_config(config);
   const std::shared_ptr<Model> model(new Model());
   if (tokenizer != nullptr) check_vocabulary(config, *tokenizer, model->notes_);
@@ -186,7 +213,8 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
   model->tokenizer_ = std::move(tokenizer);
   model->backend_ = std::move(backend);
   model->eos_ = end_tokens(config, model->tokenizer_.get());
-  Builder builder(model->config_, *model->backend_);
+  model->head_type_ = resolve_head(config, options);
+  Builder builder(model->config_, *model->backend_, model->head_type_);
   for (const TensorId id : model_tensors(config)) {
     quant::LogicalTensor tensor = source(id);
     tensor.id = id;
@@ -212,7 +240,7 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std:
       return tensor;
     };
     std::shared_ptr<const Model> built =
-        build(reader->config(), reader->tokenizer(), std::move(backend), source);
+        build(reader->config(), reader->tokenizer(), std::move(backend), source, options);
     const auto model = std::const_pointer_cast<Model>(built);  // not shared yet
     const std::vector<std::string> notes = reader->notes();
     model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());

@@ -23,8 +23,12 @@ inline std::shared_ptr<const ExecutionContext> make_context(std::size_t threads)
 }
 
 inline std::shared_ptr<const Model> make_model(const testing::TensorModel& tensors, std::size_t threads = 1,
-                                               std::shared_ptr<const Tokenizer> tokenizer = nullptr) {
-  return Model::build(tensors.config, std::move(tokenizer), make_cpu_backend(make_context(threads)), tensors);
+                                               std::shared_ptr<const Tokenizer> tokenizer = nullptr,
+                                               HeadType head = HeadType::kAuto) {
+  LoadOptions options;
+  options.head = head;
+  return Model::build(tensors.config, std::move(tokenizer), make_cpu_backend(make_context(threads)), tensors,
+                      options);
 }
 
 /// Byte-level, 300 tokens at most: two special ones, 256 bytes, some merges.

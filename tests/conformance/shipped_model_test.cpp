@@ -17,8 +17,8 @@ namespace {
 
 std::filesystem::path shipped() { return testing::source_path("models/bitnet-demo-10m-i2_s.gguf"); }
 
-double perplexity_of(const std::filesystem::path& path) {
-  const InferenceEngine engine({.model = path});
+double perplexity_of(const std::filesystem::path& path, HeadType head = HeadType::kAuto) {
+  const InferenceEngine engine({.model = path, .head = head});
   const std::string text = read_file(testing::source_path("tests/data/text/northanger_abbey.txt"));
   return perplexity(engine.model(), text, {.n_ctx = 256}).perplexity;
 }
@@ -69,6 +69,14 @@ TEST(ShippedModel, KeepsItsPerplexityInEveryForm) {
   const double rounded = perplexity_of(converted(dir / "tq1_0.gguf", {.type = LinearType::kTQ1_0}));
   EXPECT_NEAR(rounded / whole, 1, 1e-3);
   EXPECT_EQ(perplexity_of(converted(dir / "tq2_0.gguf", {.type = LinearType::kTQ2_0})), rounded);
+}
+
+/// docs/numerics.md: some 0.1 % of noise on so short a text, whichever way.
+TEST(ShippedModel, LosesNextToNothingByAnInt8Head) {
+  const double stored = perplexity_of(shipped(), HeadType::kStored);
+  const double int8 = perplexity_of(shipped());
+  EXPECT_NE(int8, stored);
+  EXPECT_NEAR(int8 / stored, 1, 5e-3);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
+#include "bitnet/inference/model.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -122,6 +123,7 @@ void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
   line("RoPE theta", fixed(c.rope_theta, 0));
   line("vocabulary",
        grouped(c.vocab_size) + (c.tied_embeddings ? ", head tied to the embedding" : ", separate head"));
+  line("head when run", std::string(to_string(inference::resolve_head(c, {}))) + " (--head-type)");
   if (tokenizer == nullptr) {
     line("tokenizer", "none");
   } else {

@@ -1,5 +1,5 @@
 // The CPU backend: Backend's ops on host memory, made of bitnet-core's float kernels and bitnet-quant's
-// BitLinear. Attention and dense products have files of their own beside this one.
+// BitLinear. Attention, dense products and int8 heads have files of their own beside this one.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -11,6 +11,7 @@
 #include "bitnet/quant/bit_linear.hpp"
 #include "cpu/attention.hpp"
 #include "cpu/dense.hpp"
+#include "cpu/int8_weights.hpp"
 #include "cpu/memory.hpp"
 #include "cpu/work.hpp"
 
@@ -80,14 +81,14 @@ class CpuBackend final : public Backend {
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    if (w.trits.empty()) return do_prepare_embedding(w);
+    if (w.trits.empty()) return std::make_shared<DenseWeights>(w);
     return std::make_shared<TernaryLinear>(
         quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale));
   }
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
-    auto prepared = std::make_shared<DenseWeights>(w);
-    return prepared;
+    if (w.dense_form == DenseForm::kInt8) return Int8Weights::make(*context_, kernels_, w);
+    return std::make_shared<DenseWeights>(w);
   }
 
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
@@ -144,12 +145,19 @@ class CpuBackend final : public Backend {
   }
 
   void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {
-    const auto& rows = own<DenseWeights>(table, "embed");
-    float* to = floats(out, "embed");
-    for (const std::int32_t id : ids) {
-      rows.row(kernels_, id, to);
-      to += out.cols;
-    }
+    const auto n = static_cast<std::size_t>(out.cols);
+    float* const to = floats(out, "embed");
+    const auto* const int8 = dynamic_cast<const Int8Weights*>(&table);
+    const DenseWeights* const dense = int8 == nullptr ? &own<DenseWeights>(table, "embed") : nullptr;
+    for_rows(out, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t r = begin; r < end; ++r) {
+        if (int8 != nullptr) {
+          int8->row(ids[r], to + r * n);
+        } else {
+          dense->row(kernels_, ids[r], to + r * n);
+        }
+      }
+    });
   }
 
   /// Calls body(begin, end) on ranges of rows.
@@ -218,9 +226,13 @@ class CpuBackend final : public Backend {
 
   void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                  Matrix out) override {
-    own<DenseWeights>(head, "logits")
-        .multiply(*context_, kernels_, floats(hidden, "logits"), rows.data(), out.rows,
-                  floats(out, "logits"));
+    const float* const x = floats(hidden, "logits");
+    float* const to = floats(out, "logits");
+    if (const auto* const int8 = dynamic_cast<const Int8Weights*>(&head)) {
+      int8->multiply(*context_, x, rows, head_scratch_, to);
+    } else {
+      own<DenseWeights>(head, "logits").multiply(*context_, kernels_, x, rows.data(), out.rows, to);
+    }
   }
 
   void do_sync() override {}
@@ -228,6 +240,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<const ExecutionContext> context_;
   const F32Kernels& kernels_;
   quant::QuantizedRows quantized_;
+  Int8Weights::Scratch head_scratch_;
   std::vector<float> scores_;  // of attention
 };
 

@@ -1,4 +1,5 @@
-// Float weights (f32, f16, bf16) of dense linears, embeddings and heads. Ternary ones are quant::BitLinear.
+// Float weights (f32, f16, bf16) of dense linears, and of embeddings and heads that are kept as given.
+// Ternary ones are quant::BitLinear.
 #include "cpu/dense.hpp"
 
 #include <algorithm>
@@ -17,26 +18,25 @@ const float* as_f32(const std::byte* p) { return reinterpret_cast<const float*>(
 
 }  // namespace
 
+void widen(const F32Kernels& kernels, DType type, const std::byte* from, float* to, std::size_t n) {
+  switch (type) {
+    case DType::kF16:
+      kernels.f16_to_f32(as_u16(from), to, n);
+      return;
+    case DType::kBF16:
+      kernels.bf16_to_f32(as_u16(from), to, n);
+      return;
+    default:
+      std::memcpy(to, from, n * sizeof(float));
+  }
+}
+
 DenseWeights::DenseWeights(const LinearWeights& w)
     : PreparedWeights(w.out, w.in, false, w.dense.size()),
       type_(w.dense_type),
       row_bytes_(static_cast<std::size_t>(w.in) * bits_of(w.dense_type) / 8),
       data_(w.dense.size()) {
   std::memcpy(data_.data(), w.dense.data(), w.dense.size());
-}
-
-void DenseWeights::row(const F32Kernels& kernels, std::int64_t index, float* to) const {
-  const auto n = static_cast<std::size_t>(in());
-  switch (type_) {
-    case DType::kF16:
-      kernels.f16_to_f32(as_u16(at(index)), to, n);
-      return;
-    case DType::kBF16:
-      kernels.bf16_to_f32(as_u16(at(index)), to, n);
-      return;
-    default:
-      std::memcpy(to, at(index), n * sizeof(float));
-  }
 }
 
 void DenseWeights::multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,

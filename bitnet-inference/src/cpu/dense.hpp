@@ -1,5 +1,6 @@
 #pragma once
 // Dense matrices (f32, f16, bf16) kept in their own type: rows for embed(), products for linears and heads.
+// Heads and embeddings rounded to int8 are int8_weights.hpp.
 #include <cstdint>
 #include <memory>
 
@@ -9,6 +10,9 @@
 #include "cpu/memory.hpp"
 
 namespace bitnet::inference::cpu {
+
+/// to[n] = from[n] of `type` (kF32, kF16, kBF16) as f32, exact.
+void widen(const F32Kernels& kernels, DType type, const std::byte* from, float* to, std::size_t n);
 
 /// A dense [out, in] matrix. Every product is one 16-lane dot() of a row of the matrix, whatever the number
 /// of rows of the other operand, so results do not depend on the batch.
@@ -20,7 +24,9 @@ class DenseWeights final : public PreparedWeights {
   void multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,
                 const std::int32_t* rows, std::int64_t n_rows, float* y) const;
   /// Row `index`, widened to f32.
-  void row(const F32Kernels& kernels, std::int64_t index, float* to) const;
+  void row(const F32Kernels& kernels, std::int64_t index, float* to) const {
+    widen(kernels, type_, at(index), to, static_cast<std::size_t>(in()));
+  }
 
  private:
   const std::byte* at(std::int64_t index) const noexcept {

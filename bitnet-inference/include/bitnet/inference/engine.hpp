@@ -29,6 +29,7 @@ struct EngineOptions {
   std::size_t kv_memory_bytes = 0;                       ///< of schedulers; 0: from memory headroom
   std::int64_t max_sequences = 0;                        ///< of schedulers; 0: from memory headroom
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
+  HeadType head = HeadType::kAuto;  ///< of the embedding and the output head
   std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
 };
 

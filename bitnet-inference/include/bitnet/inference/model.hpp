@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bitnet/core/device/backend.hpp"
@@ -17,11 +18,23 @@ namespace bitnet::inference {
 
 struct ModelWeights;
 
+/// In which form the embedding and the output head are kept (docs/numerics.md, "Heads and embeddings").
+enum class HeadType : std::uint8_t {
+  kAuto,    ///< int8 beside ternary linears, as stored in a dense model
+  kInt8,    ///< int8 with a scale a row, where the backend can
+  kStored,  ///< the type that the files have: f16, bf16 or f32
+};
+std::string_view to_string(HeadType type) noexcept;  ///< "auto", "int8", "stored"
+
 struct LoadOptions {
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
+  HeadType head = HeadType::kAuto;
   /// Called after each tensor with what is done and the total.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };
+
+/// What `options.head` comes to for a model of this configuration: kInt8 or kStored.
+HeadType resolve_head(const ModelConfig& config, const LoadOptions& options) noexcept;
 
 /// Config, tokenizer and prepared weights. Thread-safe to read; ops of its backend are issued by one thread
 /// at a time (Backend), so sessions and schedulers of one Model take turns.
@@ -31,11 +44,13 @@ class Model {
   static std::shared_ptr<const Model> load(const std::filesystem::path& path,
                                            std::shared_ptr<Backend> backend, const LoadOptions& options = {});
   /// From tensors in memory: `source(id)` is called once for each of model_tensors(config). `tokenizer` may
-  /// be null. Throws Error(kInvalidArgument) on tensors whose shape or kind does not fit.
+  /// be null. Of `options` only `head` counts. Throws Error(kInvalidArgument) on tensors whose shape or kind
+  /// does not fit.
   static std::shared_ptr<const Model> build(const ModelConfig& config,
                                             std::shared_ptr<const Tokenizer> tokenizer,
                                             std::shared_ptr<Backend> backend,
-                                            const std::function<quant::LogicalTensor(TensorId)>& source);
+                                            const std::function<quant::LogicalTensor(TensorId)>& source,
+                                            const LoadOptions& options = {});
   ~Model();
 
   const ModelConfig& config() const noexcept { return config_; }
@@ -52,6 +67,8 @@ class Model {
   bool is_eos(TokenId token) const noexcept;
   /// True when the linears run on ternary weights, false for a dense model.
   bool ternary() const noexcept { return ternary_; }
+  /// Of the embedding and the head: kInt8 or kStored.
+  HeadType head_type() const noexcept { return head_type_; }
   std::int64_t n_parameters() const noexcept { return n_parameters_; }
   std::size_t weight_bytes() const noexcept { return weight_bytes_; }        ///< as prepared
   const std::vector<std::string>& notes() const noexcept { return notes_; }  ///< of the reader
@@ -65,6 +82,7 @@ class Model {
   std::unique_ptr<const ModelWeights> weights_;
   std::vector<TokenId> eos_;
   bool ternary_ = true;
+  HeadType head_type_ = HeadType::kStored;
   std::int64_t n_parameters_ = 0;
   std::size_t weight_bytes_ = 0;
   std::vector<std::string> notes_;

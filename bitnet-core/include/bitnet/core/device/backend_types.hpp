@@ -32,6 +32,12 @@ struct Matrix {
   std::int64_t cols = 0;
 };
 
+/// In which form a backend keeps dense weights.
+enum class DenseForm : std::uint8_t {
+  kAsGiven,  ///< in their own type
+  kInt8,     ///< rounded to int8 with a scale a row (docs/numerics.md), where the backend can
+};
+
 /// What a linear or a head is made from, in host memory; only read during prepare(). out × in, row-major.
 struct LinearWeights {
   std::int64_t out = 0, in = 0;
@@ -40,8 +46,9 @@ struct LinearWeights {
   std::span<const float> scales;       // [ceil(out / rows_per_scale)]
   std::int64_t rows_per_scale = 0;     ///< `out` for one scale per tensor
   /// Dense: exactly one of trits/dense is given.
-  std::span<const std::byte> dense;  // [out, in] of dense_type
-  DType dense_type = DType::kF32;    ///< kF32, kF16 or kBF16
+  std::span<const std::byte> dense;            // [out, in] of dense_type
+  DType dense_type = DType::kF32;              ///< kF32, kF16 or kBF16
+  DenseForm dense_form = DenseForm::kAsGiven;  ///< of prepare_embedding(); dense linears stay as they are
 };
 
 /// A weight repacked for one backend by prepare(). Immutable, shared between sessions.
