@@ -229,7 +229,7 @@ class CpuBackend final : public Backend {
     const float* const x = floats(hidden, "logits");
     float* const to = floats(out, "logits");
     if (const auto* const int8 = dynamic_cast<const Int8Weights*>(&head)) {
-      int8->multiply(*context_, x, rows, head_scratch_, to);
+      int8->multiply(*context_, x, rows, quantized_, to);
     } else {
       own<DenseWeights>(head, "logits").multiply(*context_, kernels_, x, rows.data(), out.rows, to);
     }
@@ -240,7 +240,6 @@ class CpuBackend final : public Backend {
   std::shared_ptr<const ExecutionContext> context_;
   const F32Kernels& kernels_;
   quant::QuantizedRows quantized_;
-  Int8Weights::Scratch head_scratch_;
   std::vector<float> scores_;  // of attention
 };
 

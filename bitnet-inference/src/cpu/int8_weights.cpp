@@ -19,21 +19,14 @@ std::shared_ptr<const Int8Weights> Int8Weights::make(const ExecutionContext& con
 }
 
 void Int8Weights::multiply(const ExecutionContext& context, const float* x,
-                           std::span<const std::int32_t> rows, Scratch& scratch, float* y) const {
-  if (rows.empty()) return;
+                           std::span<const std::int32_t> rows, quant::QuantizedRows& scratch,
+                           float* y) const {
+  const auto take = [&](std::int64_t i, float* to) {
+    std::copy_n(x + rows[static_cast<std::size_t>(i)] * in(), in(), to);
+  };
   const auto n = static_cast<std::int64_t>(rows.size());
-  bool consecutive = true;
-  for (std::int64_t i = 1; i < n; ++i)
-    consecutive = consecutive && rows[static_cast<std::size_t>(i)] == rows[0] + i;
-  const float* from = x + rows[0] * in();
-  if (!consecutive) {
-    scratch.rows.resize(static_cast<std::size_t>(n * in()));
-    for (std::int64_t i = 0; i < n; ++i)
-      std::copy_n(x + rows[static_cast<std::size_t>(i)] * in(), in(), scratch.rows.data() + i * in());
-    from = scratch.rows.data();
-  }
-  quant::quantize_rows(context, {from, static_cast<std::size_t>(n * in())}, n, in(), scratch.quantized);
-  linear_.forward(context, scratch.quantized, {y, static_cast<std::size_t>(n * out())});
+  quant::quantize_made_rows(context, n, in(), take, scratch);
+  linear_.forward(context, scratch, {y, static_cast<std::size_t>(n * out())});
 }
 
 }  // namespace bitnet::inference::cpu

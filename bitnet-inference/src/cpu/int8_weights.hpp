@@ -3,7 +3,8 @@
 // of a BitLinear are. The same matrices in their own float type are dense.hpp.
 #include <cstdint>
 #include <memory>
-#include <vector>
+#include <span>
+#include <utility>
 
 #include "bitnet/core/device/backend.hpp"
 #include "bitnet/core/execution.hpp"
@@ -21,14 +22,9 @@ class Int8Weights final : public PreparedWeights {
   static std::shared_ptr<const Int8Weights> make(const ExecutionContext& context, const F32Kernels& kernels,
                                                  const LinearWeights& weights);
 
-  /// What multiply() needs beside its arguments. Grows with the rows of a call, then stays.
-  struct Scratch {
-    std::vector<float> rows;
-    quant::QuantizedRows quantized;
-  };
-  /// y[i, out] = x[rows[i]] · Wᵀ, each row of x quantised by itself.
+  /// y[i, out] = x[rows[i]] · Wᵀ, each row of x quantised by itself, into `scratch`.
   void multiply(const ExecutionContext& context, const float* x, std::span<const std::int32_t> rows,
-                Scratch& scratch, float* y) const;
+                quant::QuantizedRows& scratch, float* y) const;
   /// Row `index` as f32.
   void row(std::int64_t index, float* to) const { linear_.row(index, {to, static_cast<std::size_t>(in())}); }
 
