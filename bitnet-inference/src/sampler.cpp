@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "bitnet/core/error.hpp"
 
@@ -17,6 +19,28 @@ void require(bool holds, const char* name, double value, const char* range) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("sampling option {} = {}: expected {}", name, value, range));
   }
+}
+
+/// Logits of a block: what is below the best ones so far is skipped a block at a time.
+constexpr std::size_t kBlock = 64;
+
+/// A float's place in the order of floats, as an integer: the compiler makes vectors of integer comparisons.
+/// −0 comes before +0; NaNs lie beyond the infinities on either side.
+std::int32_t order_key(float x) noexcept {
+  const auto bits = std::bit_cast<std::int32_t>(x);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+std::int32_t largest_key(const float* x, std::size_t n) noexcept {
+  std::int32_t largest = std::numeric_limits<std::int32_t>::min();
+  for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, order_key(x[i]));
+  return largest;
+}
+
+std::int32_t least_key(const float* x, std::size_t n) noexcept {
+  std::int32_t least = std::numeric_limits<std::int32_t>::max();
+  for (std::size_t i = 0; i < n; ++i) least = std::min(least, order_key(x[i]));
+  return least;
 }
 
 }  // namespace
@@ -33,10 +57,15 @@ void SamplerOptions::validate() const {
 }
 
 Sampler::Sampler(const SamplerOptions& options, std::int64_t vocab_size)
-    : options_(options), rng_(options.seed) {
+    : options_(options), rng_(options.seed), vocab_size_(static_cast<std::size_t>(vocab_size)) {
   options.validate();
-  candidates_.resize(static_cast<std::size_t>(vocab_size));
-  if (options.repeat_penalty != 1.0f) window_.resize(static_cast<std::size_t>(options.repeat_last_n));
+  const auto top_k = static_cast<std::size_t>(std::max<std::int64_t>(options.top_k, 0));
+  if (options.temperature > 0) candidates_.resize(top_k == 0 ? vocab_size_ : std::min(vocab_size_, top_k));
+  block_max_.resize((vocab_size_ + kBlock - 1) / kBlock);
+  if (options.repeat_penalty != 1.0f) {
+    window_.resize(static_cast<std::size_t>(options.repeat_last_n));
+    penalised_.resize(vocab_size_);
+  }
 }
 
 void Sampler::accept(TokenId token) noexcept {
@@ -46,32 +75,54 @@ void Sampler::accept(TokenId token) noexcept {
   window_size_ = std::min(window_size_ + 1, window_.size());
 }
 
+// Looks at every logit once: the largest of each block, and that all are numbers.
+void Sampler::scan(std::span<const float> logits) {
+  const std::int32_t infinity = order_key(HUGE_VALF), minus_infinity = order_key(-HUGE_VALF);
+  std::int32_t largest = std::numeric_limits<std::int32_t>::min();
+  for (std::size_t b = 0; b < block_max_.size(); ++b) {
+    const float* const block = logits.data() + b * kBlock;
+    const std::size_t n = std::min(kBlock, vocab_size_ - b * kBlock);
+    block_max_[b] = largest_key(block, n);
+    largest = std::max(largest, block_max_[b]);
+    // −∞ is a token that cannot come; +∞ and NaN are a fault upstream.
+    if (block_max_[b] < infinity && least_key(block, n) >= minus_infinity) continue;
+    for (std::size_t i = b * kBlock;; ++i) {
+      if (std::isnan(logits[i]) || logits[i] == HUGE_VALF)
+        throw Error(ErrorCode::kInternal, fmt::format("logit {} is {}", i, logits[i]));
+    }
+  }
+  if (largest <= minus_infinity) throw Error(ErrorCode::kInternal, "no logit is finite");
+  logits_ = logits;
+}
+
 // Keskar et al. 2019 (CTRL), section 4.1, with llama.cpp's form for negative logits. Each token once, however
 // often it occurs in the window.
-void Sampler::penalise(std::span<const float> logits) {
-  bool any_finite = false;
-  for (std::size_t i = 0; i < n_; ++i) {
-    const float logit = logits[i];
-    if (std::isnan(logit) ||
-        logit == HUGE_VALF)  // −∞ is a token that cannot come; these are a fault upstream
-      throw Error(ErrorCode::kInternal, fmt::format("logit {} is {}", i, logit));
-    any_finite = any_finite || std::isfinite(logit);
-    candidates_[i] = {static_cast<TokenId>(i), logit, 0.0};
-  }
-  if (!any_finite) throw Error(ErrorCode::kInternal, "no logit is finite");
+void Sampler::penalise() {
+  if (window_size_ == 0) return;
+  std::copy(logits_.begin(), logits_.end(), penalised_.begin());
   for (std::size_t w = 0; w < window_size_; ++w) {
     const auto id = static_cast<std::size_t>(window_[w]);
-    if (id >= n_) continue;
-    const float logit = logits[id];
-    candidates_[id].logit = logit <= 0 ? logit * options_.repeat_penalty : logit / options_.repeat_penalty;
+    if (id >= vocab_size_) continue;
+    const float logit = logits_[id];
+    penalised_[id] = logit <= 0 ? logit * options_.repeat_penalty : logit / options_.repeat_penalty;
   }
+  for (std::size_t w = 0; w < window_size_; ++w) {
+    const std::size_t b = static_cast<std::size_t>(window_[w]) / kBlock;
+    if (b >= block_max_.size()) continue;
+    block_max_[b] = largest_key(penalised_.data() + b * kBlock, std::min(kBlock, vocab_size_ - b * kBlock));
+  }
+  logits_ = penalised_;
 }
 
 TokenId Sampler::greedy() const {
   std::size_t best = 0;
-  for (std::size_t i = 1; i < n_; ++i)
-    if (candidates_[i].logit > candidates_[best].logit) best = i;
-  return candidates_[best].id;
+  for (std::size_t b = 0; b < block_max_.size(); ++b) {
+    if (block_max_[b] <= order_key(logits_[best])) continue;
+    const std::size_t end = std::min(vocab_size_, (b + 1) * kBlock);
+    for (std::size_t i = b * kBlock; i < end; ++i)
+      if (logits_[i] > logits_[best]) best = i;
+  }
+  return static_cast<TokenId>(best);
 }
 
 // From here on the candidates are sorted: largest logit first, lowest id on ties, so that equal logits are
@@ -80,13 +131,25 @@ void Sampler::keep_top_k() {
   const auto before = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
-  const auto begin = candidates_.begin(), end = begin + static_cast<std::ptrdiff_t>(n_);
-  const std::size_t k = options_.top_k <= 0 ? n_ : std::min(n_, static_cast<std::size_t>(options_.top_k));
-  if (k == n_)
-    std::sort(begin, end, before);  // partial_sort is a heap sort then, three times slower
-  else
-    std::partial_sort(begin, begin + static_cast<std::ptrdiff_t>(k), end, before);
-  n_ = k;
+  const auto candidate = [&](std::size_t i) { return Candidate{static_cast<TokenId>(i), logits_[i], 0.0}; };
+  const auto begin = candidates_.begin(), end = candidates_.end();
+  n_ = candidates_.size();
+  for (std::size_t i = 0; i < n_; ++i) candidates_[i] = candidate(i);
+  if (n_ < vocab_size_) {
+    // A heap whose top is the worst of the best; a later id replaces it only with a larger logit.
+    std::make_heap(begin, end, before);
+    for (std::size_t b = n_ / kBlock; b < block_max_.size(); ++b) {
+      if (block_max_[b] <= order_key(begin->logit)) continue;
+      const std::size_t last = std::min(vocab_size_, (b + 1) * kBlock);
+      for (std::size_t i = std::max(n_, b * kBlock); i < last; ++i) {
+        if (!(logits_[i] > begin->logit)) continue;
+        std::pop_heap(begin, end, before);
+        candidates_.back() = candidate(i);
+        std::push_heap(begin, end, before);
+      }
+    }
+  }
+  std::sort(begin, end, before);
 }
 
 void Sampler::keep_top_p() {
@@ -127,12 +190,12 @@ TokenId Sampler::draw() {
 }
 
 TokenId Sampler::sample(std::span<const float> logits) {
-  if (logits.size() != candidates_.size()) {
+  if (logits.size() != vocab_size_) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{} logits for a sampler of {} tokens", logits.size(), candidates_.size()));
+                fmt::format("{} logits for a sampler of {} tokens", logits.size(), vocab_size_));
   }
-  n_ = logits.size();
-  penalise(logits);
+  scan(logits);
+  penalise();
   if (options_.temperature == 0) return greedy();
   keep_top_k();
   keep_top_p();

@@ -154,6 +154,7 @@ TEST(Allocations, ARequestThatGetsNoMemoryEndsAlone) {
     Request r;
     r.prompt = {1, 2, 3};
     r.options.max_tokens = 4;
+    r.options.sampling.top_k = 0;  // candidates for the whole vocabulary
     r.on_done = [&](RequestId, const GenerationResult& result) { done.push_back(result); };
     scheduler.submit(std::move(r));
   };

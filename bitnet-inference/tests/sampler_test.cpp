@@ -1,11 +1,14 @@
 // Sampler: each filter against its definition, determinism, distributions, refusals.
 #include "bitnet/inference/sampler.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <set>
 
+#include "bitnet/core/rng.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet::inference {
@@ -64,6 +67,69 @@ TEST(Sampler, TopKKeepsTheKLargest) {
   EXPECT_EQ(seen(o, {2, 2, 2}), (std::set<TokenId>{0}));  // lowest ids on ties
   o.top_k = 100;
   EXPECT_EQ(seen(o, {1, 1, 1}).size(), 3u);
+}
+
+/// penalty → top-k → temperature with a whole sort, from the definition.
+TokenId plain_sample(std::vector<float> logits, const std::set<TokenId>& window, const SamplerOptions& o,
+                     Rng& rng) {
+  for (const TokenId id : window) {
+    float& logit = logits[static_cast<std::size_t>(id)];
+    logit = logit <= 0 ? logit * o.repeat_penalty : logit / o.repeat_penalty;
+  }
+  std::vector<TokenId> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto at = [&](TokenId id) { return logits[static_cast<std::size_t>(id)]; };
+  std::stable_sort(ids.begin(), ids.end(), [&](TokenId a, TokenId b) { return at(a) > at(b); });
+  if (o.temperature == 0) return ids[0];
+  if (o.top_k > 0 && static_cast<std::size_t>(o.top_k) < ids.size())
+    ids.resize(static_cast<std::size_t>(o.top_k));
+  double sum = 0;
+  std::vector<double> p;
+  for (const TokenId id : ids) {
+    p.push_back(std::exp((static_cast<double>(at(id)) - at(ids[0])) / o.temperature));
+    sum += p.back();
+  }
+  double left = rng.uniform() * sum;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    left -= p[i];
+    if (left < 0) return ids[i];
+  }
+  return ids[0];
+}
+
+// Sizes around whole blocks of logits, many ties, both zeros, impossible tokens.
+TEST(Sampler, TakesWhatAWholeSortTakes) {
+  Rng random(3);
+  for (const std::size_t vocab : {1u, 5u, 63u, 64u, 65u, 200u, 1000u}) {
+    for (const std::int32_t top_k : {0, 1, 40, 70, 5000}) {
+      for (const float temperature : {0.0f, 0.9f}) {
+        for (const float penalty : {1.0f, 1.3f}) {
+          SamplerOptions o = everything_off();
+          o.top_k = top_k;
+          o.temperature = temperature;
+          o.repeat_penalty = penalty;
+          o.repeat_last_n = 4;
+          o.seed = vocab;
+          Sampler sampler(o, static_cast<std::int64_t>(vocab));
+          Rng rng(o.seed);
+          std::vector<TokenId> last;
+          for (int step = 0; step < 20; ++step) {
+            std::vector<float> logits(vocab);
+            for (float& l : logits) l = static_cast<float>(random.below(41)) / 4 - 5;  // zeros and ties
+            for (float& l : logits)
+              if (random.below(10) == 0) l = l == 0 ? -0.0f : -INFINITY;
+            logits[random.below(vocab)] = 1;  // one is possible
+            const std::set<TokenId> window(last.size() > 4 ? last.end() - 4 : last.begin(), last.end());
+            const TokenId expected =
+                plain_sample(logits, penalty == 1 ? std::set<TokenId>{} : window, o, rng);
+            ASSERT_EQ(sampler.sample(logits), expected) << vocab << ' ' << top_k << ' ' << temperature;
+            last.push_back(expected);
+            sampler.accept(expected);
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(Sampler, TopPKeepsTheSmallestSetThatReachesP) {

@@ -44,7 +44,8 @@ class Sampler {
     float logit;
     double p;
   };
-  void penalise(std::span<const float> logits);
+  void scan(std::span<const float> logits);
+  void penalise();
   TokenId greedy() const;
   void keep_top_k();
   void keep_top_p();
@@ -53,9 +54,13 @@ class Sampler {
 
   SamplerOptions options_;
   Rng rng_;
-  std::vector<Candidate> candidates_;  // [≤ vocab]
-  std::size_t n_ = 0;                  // candidates that are left
-  std::vector<TokenId> window_;        // ring of the last repeat_last_n tokens
+  std::size_t vocab_size_;
+  std::span<const float> logits_;        // while sample() runs: its argument, or penalised_
+  std::vector<float> penalised_;         // [vocab], with a penalty only
+  std::vector<std::int32_t> block_max_;  // [blocks of logits], the largest of each as order_key()
+  std::vector<Candidate> candidates_;    // [top_k, or vocab without one]
+  std::size_t n_ = 0;                    // candidates that are left
+  std::vector<TokenId> window_;          // ring of the last repeat_last_n tokens
   std::size_t window_size_ = 0, window_next_ = 0;
 };
 
