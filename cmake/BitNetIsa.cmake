@@ -5,7 +5,9 @@ set(BITNET_ISAS_x86_64
   "sse41|-msse4.1"
   "avx2|-mavx2 -mfma -mf16c"
   "avx_vnni|-mavx2 -mfma -mf16c -mavxvnni"
-  "avx512_vnni|-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c")
+  "avx512_vnni|-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c"
+  "avx512_vbmi|-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mfma -mf16c"
+  "amx_int8|-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mfma -mf16c -mamx-tile -mamx-int8")
 set(BITNET_ISAS_aarch64 "scalar|" "neon|" "neon_dot|-march=armv8.2-a+dotprod")
 set(BITNET_SIMD_INCLUDE_DIR ${PROJECT_SOURCE_DIR}/bitnet-core/simd)   # build-only: never installed
 

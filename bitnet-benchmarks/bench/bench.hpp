@@ -5,13 +5,31 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/isa.hpp"
+#include "bitnet/quant/tile_code.hpp"
 
 namespace bitnet::benchmarks {
 
 /// The machine as BITNET_THREADS and BITNET_ISA say; made once.
 const std::shared_ptr<const ExecutionContext>& context();
+
+/// The same threads with `isa`; made once an ISA.
+const std::shared_ptr<const ExecutionContext>& context(Isa isa);
+
+/// Calls body(name, isa, code) for every instruction set that this CPU runs and both codes of a BitLinear's
+/// tiles; name is <prefix>/<isa>/<code>.
+template <class Body>
+void for_each_kernel(const std::string& prefix, Body&& body) {
+  for (const Isa isa : compiled_isas()) {
+    if (!is_supported(isa)) continue;
+    for (const auto& [code, label] :
+         {std::pair(quant::TileCode::kTwoBit, "two_bit"), std::pair(quant::TileCode::kBase3, "base3")})
+      body(prefix + "/" + std::string(to_string(isa)) + "/" + label, isa, code);
+  }
+}
 
 /// Each bench/<name>.cpp defines it. Names are <what>/<workload>[/<variant>].
 void register_benchmarks();

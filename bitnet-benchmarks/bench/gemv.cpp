@@ -1,5 +1,6 @@
-// One quantised row times a ternary matrix: the inner work of decoding. "cached" repeats one matrix; "memory"
-// goes round so many copies that each comes from memory, as the layers of a large model do.
+// One quantised row times a ternary matrix: the inner work of decoding, for every instruction set of this CPU
+// and both codes of the tiles. "cached" repeats one matrix; "memory" goes round so many copies that each
+// comes from memory, as the layers of a large model do.
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -13,31 +14,35 @@ namespace {
 
 constexpr std::size_t kBeyondCaches = std::size_t{256} << 20;  // bytes; several times the last-level cache
 
-void gemv(benchmark::State& state, LinearShape shape, std::size_t total_bytes) {
+void gemv(benchmark::State& state, Isa isa, quant::TileCode code, LinearShape shape,
+          std::size_t total_bytes) {
+  const ExecutionContext& machine = *context(isa);
   const quant::TernaryWeights w = random_weights(shape, 1);
   std::vector<std::unique_ptr<quant::BitLinear>> copies;
-  do copies.push_back(std::make_unique<quant::BitLinear>(*context(), w));
+  do copies.push_back(std::make_unique<quant::BitLinear>(machine, w, code));
   while (copies.size() * copies[0]->bytes() < total_bytes);
   quant::QuantizedRows q;
-  quant::quantize_rows(*context(), random_rows(1, shape.in, 2), 1, shape.in, q);
+  quant::quantize_rows(machine, random_rows(1, shape.in, 2), 1, shape.in, q);
   std::vector<float> y(static_cast<std::size_t>(shape.out));
   std::size_t next = 0;
   for (auto _ : state) {
-    copies[next]->forward(*context(), q, y);
+    copies[next]->forward(machine, q, y);
     next = next + 1 < copies.size() ? next + 1 : 0;
     benchmark::ClobberMemory();
   }
-  set_rate(state, "weights/s", static_cast<double>(shape.out * shape.in));
+  set_rate(state, "OP/s", 2 * static_cast<double>(shape.out * shape.in));
   set_rate(state, "bytes/s", static_cast<double>(copies[0]->bytes()));
 }
 
-// What one thread reads at best from memory with a plain loop: the limit of gemv/…/memory.
+// What the threads read from memory with a plain loop: a yardstick for gemv/…/memory.
 void read(benchmark::State& state) {
   const std::vector<std::uint64_t> words(kBeyondCaches / sizeof(std::uint64_t), 1);
   for (auto _ : state) {
-    std::uint64_t sum = 0;
-    for (const std::uint64_t word : words) sum += word;
-    benchmark::DoNotOptimize(sum);
+    context()->parallel_for(words.size(), 1 << 20, [&](std::size_t begin, std::size_t end) {
+      std::uint64_t sum = 0;
+      for (std::size_t i = begin; i < end; ++i) sum += words[i];
+      benchmark::DoNotOptimize(sum);
+    });
   }
   set_rate(state, "bytes/s", static_cast<double>(kBeyondCaches));
 }
@@ -46,12 +51,15 @@ void read(benchmark::State& state) {
 
 void register_benchmarks() {
   benchmark::RegisterBenchmark("read/memory", read)->UseRealTime();
-  for (const LinearShape& shape : linear_shapes()) {
-    const std::string name = "gemv/" + std::string(shape.name);
-    benchmark::RegisterBenchmark((name + "/cached").c_str(), gemv, shape, std::size_t{0})->UseRealTime();
-    if (shape.name != "tiny")
-      benchmark::RegisterBenchmark((name + "/memory").c_str(), gemv, shape, kBeyondCaches)->UseRealTime();
-  }
+  for (const LinearShape& shape : linear_shapes())
+    for_each_kernel(
+        "gemv/" + std::string(shape.name), [&](const std::string& name, Isa isa, quant::TileCode code) {
+          benchmark::RegisterBenchmark((name + "/cached").c_str(), gemv, isa, code, shape, std::size_t{0})
+              ->UseRealTime();
+          if (shape.name != "tiny")
+            benchmark::RegisterBenchmark((name + "/memory").c_str(), gemv, isa, code, shape, kBeyondCaches)
+                ->UseRealTime();
+        });
 }
 
 }  // namespace bitnet::benchmarks

@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
+#include <map>
 #include <string>
 
 #include "bench.hpp"
@@ -31,6 +32,14 @@ namespace bitnet::benchmarks {
 const std::shared_ptr<const ExecutionContext>& context() {
   static const auto made = std::make_shared<const ExecutionContext>();
   return made;
+}
+
+const std::shared_ptr<const ExecutionContext>& context(Isa isa) {
+  static std::map<std::uint8_t, std::shared_ptr<const ExecutionContext>> made;
+  auto& one = made[isa.index];
+  if (one == nullptr)
+    one = std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 0, .isa = isa});
+  return one;
 }
 
 }  // namespace bitnet::benchmarks

@@ -12,6 +12,7 @@
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/quant/bit_linear.hpp"
 #include "kernels/ternary_table.hpp"
+#include "self_test.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -29,7 +30,7 @@ float quantize_one(const F32Kernels& floats, const TernaryKernels& kernels, cons
 void reserve_rows(std::int64_t rows, std::int64_t cols, QuantizedRows& to) {
   to.rows = rows;
   to.cols = cols;
-  to.stride = (cols + 63) / 64 * 64;  // whole cache lines, and whole lines of every kernel
+  to.stride = quantized_stride(cols);
   to.values.resize(static_cast<std::size_t>(rows * to.stride));
   to.inv_scales.resize(static_cast<std::size_t>(rows));
   to.sums.resize(static_cast<std::size_t>(rows));
@@ -44,7 +45,7 @@ std::size_t rows_per_part(std::int64_t cols) {
 class RowQuantizer {
  public:
   RowQuantizer(const ExecutionContext& context, QuantizedRows& to)
-      : floats_(f32_kernels(context.isa())), kernels_(ternary_kernels(context.isa())), to_(to) {}
+      : floats_(f32_kernels(context.isa())), kernels_(tested_kernels(context.isa())), to_(to) {}
 
   void operator()(const float* x, std::size_t row) const {
     const auto n = static_cast<std::size_t>(to_.cols), stride = static_cast<std::size_t>(to_.stride);
@@ -98,7 +99,7 @@ float quantize_row(const ExecutionContext& context, std::span<const float> x, st
                 fmt::format("quantize_row: {} values into {} places", x.size(), q.size()));
   }
   std::int32_t sum = 0;
-  return quantize_one(f32_kernels(context.isa()), ternary_kernels(context.isa()), x.data(), x.size(),
+  return quantize_one(f32_kernels(context.isa()), tested_kernels(context.isa()), x.data(), x.size(),
                       q.data(), sum);
 }
 

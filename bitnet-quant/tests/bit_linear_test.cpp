@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "bitnet/testing/testing.hpp"
 #include "quant_support.hpp"
@@ -10,15 +11,17 @@
 namespace bitnet::quant {
 namespace {
 
+constexpr TileCode kCodes[] = {TileCode::kTwoBit, TileCode::kBase3};
+
 struct Size {
   std::int64_t rows, out, in;
 };
 
 /// Odd sizes, sizes of public models, and every number of rows that has a kernel of its own.
 std::vector<Size> sizes() {
-  std::vector<Size> all{{1, 1, 1},     {1, 3, 17},    {1, 17, 3},    {2, 100, 100},
-                        {1, 33, 3200}, {3, 16, 8640}, {5, 40, 256},  {1, 300, 1000},
-                        {13, 50, 129}, {27, 33, 127}, {1, 31, 6912}, {33, 3, 16500}};
+  std::vector<Size> all{{1, 1, 1},     {1, 3, 17},     {1, 17, 3},     {2, 100, 100}, {1, 33, 3200},
+                        {3, 16, 8640}, {5, 40, 256},   {1, 300, 1000}, {13, 50, 129}, {27, 33, 127},
+                        {1, 31, 6912}, {33, 3, 16500}, {16, 70, 641},  {300, 40, 700}};
   for (std::int64_t rows = 1; rows <= 14; ++rows) all.push_back({rows, 48, 80});
   return all;
 }
@@ -28,9 +31,12 @@ TEST(BitLinear, EqualsTheNaiveProduct) {
   for (const Size& s : sizes()) {
     const auto w = test::random_weights(s.out, s.in, 1);
     const auto x = test::random_rows(s.rows, s.in, 2);
-    std::vector<std::int32_t> acc(static_cast<std::size_t>(s.rows * s.out));
-    BitLinear(context, w).multiply_int(context, x, acc);
-    ASSERT_EQ(acc, test::naive_product(w, x)) << s.rows << " x " << s.out << " x " << s.in;
+    const auto expected = test::naive_product(w, x);
+    for (const TileCode code : kCodes) {
+      std::vector<std::int32_t> acc(expected.size());
+      BitLinear(context, w, code).multiply_int(context, x, acc);
+      ASSERT_EQ(acc, expected) << s.rows << " x " << s.out << " x " << s.in;
+    }
   }
 }
 
@@ -38,15 +44,16 @@ TEST(BitLinear, ExtremesReachTheBoundWithoutOverflow) {
   const ExecutionContext context;
   const std::int64_t cases[][2] = {{17, 4096}, {2, 500'000}};  // [out, in]
   for (const auto& [out, in] : cases)
-    for (const int trit : {-1, 1}) {
+    for (const auto& [trit, code] : {std::pair(-1, TileCode::kTwoBit), std::pair(1, TileCode::kTwoBit),
+                                     std::pair(-1, TileCode::kBase3), std::pair(1, TileCode::kBase3)}) {
       TernaryWeights w{.out = out, .in = in, .trits = {}, .scales = {1}, .rows_per_scale = out};
       w.trits.assign(static_cast<std::size_t>(out * in), static_cast<std::int8_t>(trit));
-      const BitLinear linear(context, w);
+      const BitLinear linear(context, w, code);
       for (const int value : {-128, 127})
-        for (const std::int64_t rows : {1, 3}) {
+        for (const std::int64_t rows : {1, 3, 20}) {
           QuantizedRows x{.rows = rows,
                           .cols = in,
-                          .stride = (in + 63) / 64 * 64,
+                          .stride = quantized_stride(in),
                           .values = {},
                           .inv_scales = {},
                           .sums = {}};
@@ -62,21 +69,24 @@ TEST(BitLinear, ExtremesReachTheBoundWithoutOverflow) {
     }
 }
 
+/// Scales for odd groups of rows, which cut through tiles; by one row, few rows and many.
 TEST(BitLinear, ForwardScalesEachProductOnce) {
   const ExecutionContext context;
-  for (const std::int64_t rows_per_scale : {0, 1, 7}) {
-    const auto w = test::random_weights(50, 300, 5, rows_per_scale);
-    const auto x = test::random_rows(3, 300, 6);
-    const BitLinear linear(context, w);
-    std::vector<float> y(150);
-    linear.forward(context, x, y);
-    const auto acc = test::naive_product(w, x);
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      const std::size_t row = i / 50, o = i % 50;
-      const float scale = w.scales[o / static_cast<std::size_t>(w.rows_per_scale)];
-      ASSERT_EQ(y[i], static_cast<float>(acc[i]) * (scale * x.inv_scales[row]));
+  for (const std::int64_t rows_per_scale : {0, 1, 7, 33})
+    for (const std::int64_t rows : {1, 3, 26}) {
+      const auto w = test::random_weights(50, 300, 5, rows_per_scale);
+      const auto x = test::random_rows(rows, 300, 6);
+      const auto acc = test::naive_product(w, x);
+      for (const TileCode code : kCodes) {
+        std::vector<float> y(acc.size());
+        BitLinear(context, w, code).forward(context, x, y);
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const std::size_t row = i / 50, o = i % 50;
+          const float scale = w.scales[o / static_cast<std::size_t>(w.rows_per_scale)];
+          ASSERT_EQ(y[i], static_cast<float>(acc[i]) * (scale * x.inv_scales[row]));
+        }
+      }
     }
-  }
 }
 
 TEST(BitLinear, AnyNumberOfThreadsGivesTheSameBits) {
@@ -115,13 +125,15 @@ TEST(BitLinear, ARowDoesNotDependOnItsCompany) {
 TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
   const auto w = test::random_weights(37, 211, 11);
   const auto x = test::random_rows(4, 211, 12);
-  const BitLinear linear(ExecutionContext{}, w);
   const auto expected = test::naive_product(w, x);
-  for (const Isa isa : compiled_isas()) {
-    if (!is_supported(isa)) continue;
-    std::vector<std::int32_t> acc(expected.size());
-    linear.multiply_int(ExecutionContext({.threads = 1, .isa = isa}), x, acc);
-    EXPECT_EQ(acc, expected) << to_string(isa);
+  for (const TileCode code : kCodes) {
+    const BitLinear linear(ExecutionContext{}, w, code);
+    for (const Isa isa : compiled_isas()) {
+      if (!is_supported(isa)) continue;
+      std::vector<std::int32_t> acc(expected.size());
+      linear.multiply_int(ExecutionContext({.threads = 1, .isa = isa}), x, acc);
+      EXPECT_EQ(acc, expected) << to_string(isa);
+    }
   }
 }
 
@@ -146,7 +158,21 @@ TEST(BitLinear, GivesItsTritsBack) {
   const ExecutionContext context;
   for (const Size& s : sizes()) {
     const auto w = test::random_weights(s.out, s.in, 13);
-    EXPECT_EQ(BitLinear(context, w).trits(), w.trits);
+    for (const TileCode code : kCodes) EXPECT_EQ(BitLinear(context, w, code).trits(), w.trits);
+  }
+}
+
+TEST(BitLinear, TakesTheCodeThatSuitsTheIsaUnlessOneIsAsked) {
+  const auto w = test::random_weights(40, 100, 21);
+  for (const Isa isa : compiled_isas()) {
+    if (!is_supported(isa)) continue;
+    const ExecutionContext context({.threads = 1, .isa = isa});
+    EXPECT_EQ(BitLinear(context, w).code(), preferred_tile_code(isa));
+    EXPECT_EQ(preferred_tile_code(isa) == TileCode::kBase3, to_string(isa) == "avx512_vbmi")
+        << to_string(isa);
+    const BitLinear two_bit(context, w, TileCode::kTwoBit), base3(context, w, TileCode::kBase3);
+    EXPECT_EQ(two_bit.bytes(), 3 * 7 * 64 + 40 * sizeof(float));  // 3 tiles of 7 lines of 16 columns
+    EXPECT_EQ(base3.bytes(), 3 * 5 * 64 + 40 * sizeof(float));    // 5 lines of 20 columns
   }
 }
 

@@ -37,7 +37,7 @@ inline QuantizedRows random_rows(std::int64_t rows, std::int64_t cols, std::uint
   Rng rng(seed);
   QuantizedRows x{.rows = rows,
                   .cols = cols,
-                  .stride = (cols + 63) / 64 * 64,
+                  .stride = quantized_stride(cols),
                   .values = {},
                   .inv_scales = {},
                   .sums = {}};

@@ -9,7 +9,8 @@ shift 5
 command -v "$compiler" >/dev/null || { echo "no $compiler"; exit 77; }
 [ -z "$emulator" ] || command -v "${emulator%% *}" >/dev/null || { echo "no ${emulator%% *}"; exit 77; }
 mkdir -p "$work"
-common="-std=c++20 -DBITNET_ISA=$isa -I$src/bitnet-core/include -I$src/bitnet-core/simd -I$src/bitnet-core/src"
+common="-std=c++20 -DBITNET_ISA=$isa -I$src/bitnet-core/include -I$src/bitnet-core/simd -I$src/bitnet-core/src
+  -I$src/bitnet-quant/include"
 kernel="-O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-math-errno -Wno-psabi"
 # shellcheck disable=SC2086  # the flags are words
 {

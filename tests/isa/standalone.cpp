@@ -135,16 +135,24 @@ void check_rows(Hash& hash, std::size_t n) {
 }
 
 /// The integers have one right answer on every processor: they are checked, not hashed.
-void check_ternary(std::int64_t rows, std::int64_t out, std::int64_t in) {
+void check_ternary(bitnet::quant::TileCode code, std::int64_t rows, std::int64_t out, std::int64_t in) {
   Random random{7};
-  const std::int64_t lines = (in + 15) / 16, tiles = (out + 15) / 16, stride = lines * 16;
+  const bool two_bit = code == bitnet::quant::TileCode::kTwoBit;
+  const std::int64_t columns = two_bit ? 16 : 20, lines = (in + columns - 1) / columns,
+                     tiles = (out + 15) / 16, stride = (lines * columns + 63) / 64 * 64;
   std::vector<int> trits(static_cast<std::size_t>(out * in));
-  std::vector<std::uint8_t> packed(static_cast<std::size_t>(tiles * lines * 64));
-  for (std::int64_t i = 0; i < out * in; ++i) {
-    const std::int64_t o = i / in, k = i % in;
-    trits[static_cast<std::size_t>(i)] = static_cast<int>(random.next() % 3) - 1;
-    packed[static_cast<std::size_t>((o / 16 * lines + k / 16) * 64 + o % 16 * 4 + k % 4)] |=
-        static_cast<std::uint8_t>((trits[static_cast<std::size_t>(i)] + 1) << (k % 16 / 4 * 2));
+  for (int& t : trits) t = static_cast<int>(random.next() % 3) - 1;
+  std::vector<std::uint8_t> packed;
+  for (std::int64_t at = 0; at < tiles * lines * 64; ++at) {  // as ternary_table.hpp describes
+    unsigned d[5] = {};
+    for (std::int64_t i = 0; i < columns / 4; ++i) {
+      const std::int64_t o = at / 64 / lines * 16 + at % 64 / 4,
+                         k = at / 64 % lines * columns + 4 * i + at % 4;
+      if (o < out && k < in) d[i] = static_cast<unsigned>(trits[static_cast<std::size_t>(o * in + k)] + 1);
+    }
+    const unsigned t = d[0] + 3 * d[1] + 9 * d[2] + 27 * d[3];
+    const unsigned base3 = t < 64 ? t + 64 * d[4] : 192 + 3 * (t - 64) + d[4];
+    packed.push_back(static_cast<std::uint8_t>(two_bit ? d[0] + 4 * d[1] + 16 * d[2] + 64 * d[3] : base3));
   }
   std::vector<std::int8_t> x(static_cast<std::size_t>(rows * stride));
   std::vector<std::int32_t> sums, acc(static_cast<std::size_t>(rows * out));
@@ -159,7 +167,8 @@ void check_ternary(std::int64_t rows, std::int64_t out, std::int64_t in) {
     }
     expect(sum == sums.back(), "sum", r);
   }
-  const bitnet::quant::TernaryProduct product{.tiles = packed.data(),
+  const bitnet::quant::TernaryProduct product{.code = code,
+                                              .tiles = packed.data(),
                                               .lines = lines,
                                               .out = out,
                                               .tile_begin = 0,
@@ -235,10 +244,11 @@ int main() {
   check_gemm(hash, 33, 47, 300, false);
   check_gemm(hash, 5, 130, 70, true);
   for (const std::size_t n : {1u, 6u, 16u, 37u, 300u}) check_rows(hash, n);
-  const std::int64_t sizes[][3] = {{1, 1, 1},    {1, 33, 100},  {2, 16, 17},
-                                   {5, 40, 256}, {9, 20, 1000}, {1, 17, 3200}};
+  const std::int64_t sizes[][3] = {{1, 1, 1},     {1, 33, 100},  {2, 16, 17},   {5, 40, 256},
+                                   {9, 20, 1000}, {1, 17, 3200}, {20, 18, 1300}};
   for (const auto& s : sizes) {
-    check_ternary(s[0], s[1], s[2]);
+    check_ternary(bitnet::quant::TileCode::kTwoBit, s[0], s[1], s[2]);
+    check_ternary(bitnet::quant::TileCode::kBase3, s[0], s[1], s[2]);
     check_int8(s[0], s[1], s[2]);
   }
   const float one = 1 + 0x1p-12f;

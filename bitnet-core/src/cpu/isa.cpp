@@ -11,6 +11,8 @@
 #include "bitnet/core/error.hpp"
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -21,8 +23,25 @@ namespace {
 /// The features that isa.def's expressions ask for.
 struct CpuFeatures {
   bool sse41 = false, avx2 = false, fma = false, f16c = false, avx_vnni = false, avx512_core = false,
-       avx512_vnni = false, neon_dot = false;
+       avx512_vnni = false, avx512_vbmi = false, amx_int8 = false, neon_dot = false;
 };
+
+#if defined(__x86_64__)
+/// AMX's int8 tiles: the CPU has them, the operating system saves them (XCR0 bits 17 and 18), and Linux
+/// permits this process to use them, which it wants to be asked for: their state is 8 KB a thread.
+bool request_amx_int8() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !((c >> 27) & 1u)) return false;  // leaf 1, ECX bit 27: OSXSAVE
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!((d >> 24) & 1u) || !((d >> 25) & 1u)) return false;  // leaf 7, EDX bits 24, 25: AMX-TILE, AMX-INT8
+  unsigned low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;
+  if ((low & kTileState) != kTileState) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 CpuFeatures detect() noexcept {
   CpuFeatures c;
@@ -34,6 +53,8 @@ CpuFeatures detect() noexcept {
   c.avx512_core = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   c.avx512_vnni = __builtin_cpu_supports("avx512vnni");
+  c.amx_int8 = request_amx_int8();
+  c.avx512_vbmi = __builtin_cpu_supports("avx512vbmi");
   unsigned a = 0, b = 0, cx = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &cx, &d)) c.f16c = c.avx2 && ((cx >> 29) & 1u);  // leaf 1, ECX bit 29
   if (__get_cpuid_count(7, 1, &a, &b, &cx, &d))

@@ -10,14 +10,17 @@
 // clang-format on
 #include BITNET_SIMD_HEADER
 
+#include "kernels/generic/multiply.inl.hpp"
 #include "kernels/generic/quantize.inl.hpp"
-#include "kernels/generic/ternary.inl.hpp"
 
 namespace bitnet::quant::kernels::BITNET_ISA {
 
 extern const TernaryKernels kKernels;
 constinit const TernaryKernels kKernels{
     .isa = BITNET_STR(BITNET_ISA),
+    .fast_base3 = Base3::kScaled,
+    .row_block = kRowBlock,
+    .x_bytes = kRowBytes,
     .multiply = &multiply,
     .quantize = &quantize,
 };

@@ -33,12 +33,14 @@ struct F32 {
 struct I8 {
   static constexpr int kRows = 8;  // int32 lanes
   typedef __m256i Bytes;
-  typedef __m256i Sum;
-  typedef __m256i Acc;
+  typedef std::int32_t Acc __attribute__((vector_size(32)));
+  // Of the element type of its additions: g++ 12 copies sums that change between types in every step.
 #if defined(__AVXVNNI__)
+  typedef Acc Sum;
   static constexpr int kGemmRows = 6, kGemmRegs = 2;  // 12 sums, 2 codes, 1 of x: 15 of 16 registers
   static constexpr bool kWideSums = true, kScaledCodes = true;
 #else
+  typedef std::int16_t Sum __attribute__((vector_size(32)));
   static constexpr int kGemmRows = 4, kGemmRegs = 2;  // 8 sums, 2 codes, 1 of x, products
   static constexpr bool kWideSums = false, kScaledCodes = false;
   // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
@@ -61,30 +63,37 @@ struct I8 {
   static BITNET_INLINE Bytes scaled_field(Bytes v) {
     return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(3 << (2 * S))));
   }
-  static BITNET_INLINE Sum zero_sum() { return _mm256_setzero_si256(); }
-  static BITNET_INLINE Acc zero_acc() { return _mm256_setzero_si256(); }
+  static BITNET_INLINE Sum zero_sum() { return Sum{}; }
+  static BITNET_INLINE Acc zero_acc() { return Acc{}; }
 #if defined(__AVXVNNI__)
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
-    return _mm256_dpbusd_avx_epi32(sum, codes, x);
+    return reinterpret_cast<Sum>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum), codes, x));
   }
-  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return _mm256_add_epi32(acc, sum); }
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return acc + sum; }
 #else
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
+    sum += reinterpret_cast<Sum>(_mm256_maddubs_epi16(codes, x));
+    __asm__(
+        ""
+        : "+x"(
+            sum));  // keeps g++ from adding a line's products in another order, with more in flight than fit
+    return sum;
   }
   static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+    return acc +
+           reinterpret_cast<Acc>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), _mm256_set1_epi16(1)));
   }
 #endif
-  static BITNET_INLINE Acc unscale(Sum s0, Sum s1, Sum s2, Sum s3) {
-    return _mm256_add_epi32(_mm256_add_epi32(s0, _mm256_srai_epi32(s1, 2)),
-                            _mm256_add_epi32(_mm256_srai_epi32(s2, 4), _mm256_srai_epi32(s3, 6)));
+  /// A sum of codes scaled by 4^S, which it is a multiple of.
+  template <int S>
+  static BITNET_INLINE Acc unscale(Sum sum) {
+    return reinterpret_cast<Acc>(_mm256_srai_epi32(reinterpret_cast<__m256i>(sum), 2 * S));
   }
   static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return reinterpret_cast<Acc>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static BITNET_INLINE void store(std::int32_t* p, Acc acc) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), acc);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(acc));
   }
 };
 

@@ -31,12 +31,14 @@ struct F32 {
 
 /// A line of a T16 tile is one register.
 struct I8 {
-  static constexpr int kRows = 16;                    // int32 lanes
-  static constexpr int kGemmRows = 8, kGemmRegs = 2;  // 16 sums of 32 registers, two tiles
+  static constexpr int kRows = 16;  // int32 lanes
+  static constexpr int kGemmRows = 8,
+                       kGemmRegs = 2;  // 16 sums of 32 registers, two tiles: base 3 wants the rest
   static constexpr bool kWideSums = true, kScaledCodes = true;
   typedef __m512i Bytes;
-  typedef __m512i Sum;
-  typedef __m512i Acc;
+  // Of the element type of its additions: g++ 12 copies sums that change between types in every step.
+  typedef std::int32_t Sum __attribute__((vector_size(64)));
+  typedef Sum Acc;
 
   static BITNET_INLINE Bytes load(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
   static BITNET_INLINE Bytes broadcast4(const std::int8_t* p) {
@@ -52,17 +54,23 @@ struct I8 {
   static BITNET_INLINE Bytes scaled_field(Bytes v) {
     return _mm512_and_si512(v, _mm512_set1_epi8(static_cast<char>(3 << (2 * S))));
   }
-  static BITNET_INLINE Sum zero_sum() { return _mm512_setzero_si512(); }
-  static BITNET_INLINE Acc zero_acc() { return _mm512_setzero_si512(); }
+  static BITNET_INLINE Sum zero_sum() { return Sum{}; }
+  static BITNET_INLINE Acc zero_acc() { return Sum{}; }
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
-    return _mm512_dpbusd_epi32(sum, codes, x);
+    return reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), codes, x));
   }
-  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return _mm512_add_epi32(acc, sum); }
-  static BITNET_INLINE Acc unscale(Sum s0, Sum s1, Sum s2, Sum s3) {
-    return _mm512_add_epi32(_mm512_add_epi32(s0, _mm512_srai_epi32(s1, 2)),
-                            _mm512_add_epi32(_mm512_srai_epi32(s2, 4), _mm512_srai_epi32(s3, 6)));
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return acc + sum; }
+  /// A sum of codes scaled by 4^S, which it is a multiple of.
+  template <int S>
+  static BITNET_INLINE Acc unscale(Sum sum) {
+    return sum >> (2 * S);
   }
-  static BITNET_INLINE void store(std::int32_t* p, Acc acc) { _mm512_storeu_si512(p, acc); }
+  static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
+    return reinterpret_cast<Acc>(_mm512_loadu_si512(p));
+  }
+  static BITNET_INLINE void store(std::int32_t* p, Acc acc) {
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(acc));
+  }
 };
 
 /// int8 × int8 products: a line of 16 rows × 4 columns is one register, a sum int32 a row.
@@ -82,6 +90,45 @@ struct S8 {
   static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) { return _mm512_dpbusd_epi32(sum, w, x); }
   static BITNET_INLINE void store(std::int32_t* p, Sum sum) { _mm512_storeu_si512(p, sum); }
 };
+
+#if defined(__AVX512VBMI__)
+/// The tables of Base3Lookup.
+struct Base3Tables {
+  std::uint8_t four[64];           // [digits d0 + 3·d1 + 9·d2 + 27·d3 < 64] → four codes, two bits each
+  std::uint8_t escaped_four[64];   // [byte − 192] → the same for 64 … 80
+  std::uint8_t escaped_fifth[64];  // [byte − 192] → d4 in bits 6 and 7
+
+  constexpr Base3Tables() : four{}, escaped_four{}, escaped_fifth{} {
+    for (int i = 0; i < 64; ++i) {
+      four[i] = pack(i);
+      escaped_four[i] = pack(64 + i / 3);
+      escaped_fifth[i] = static_cast<std::uint8_t>(i % 3 << 6);
+    }
+  }
+  static constexpr std::uint8_t pack(int digits) {
+    return static_cast<std::uint8_t>(digits % 3 | digits / 3 % 3 << 2 | digits / 9 % 3 << 4 |
+                                     digits / 27 % 3 << 6);
+  }
+};
+alignas(64) constexpr Base3Tables kBase3Tables;
+
+/// Bytes of five trits (quant's ternary_table.hpp) by table look-up. vpermb takes the low six bits of an
+/// index, so that the top two, which hold the fifth digit below 192, need no masking.
+struct Base3Lookup {
+  __m512i four, escaped_four, escaped_fifth;
+  BITNET_INLINE Base3Lookup()
+      : four(_mm512_load_si512(kBase3Tables.four)),
+        escaped_four(_mm512_load_si512(kBase3Tables.escaped_four)),
+        escaped_fifth(_mm512_load_si512(kBase3Tables.escaped_fifth)) {}
+  /// `codes` gets the first four codes of every byte, two bits each; bits 6 and 7 of `fifth` the last.
+  BITNET_INLINE void decode(__m512i bytes, __m512i& codes, __m512i& fifth) const {
+    const __mmask64 escaped = _mm512_cmpgt_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(191)));
+    codes = _mm512_permutexvar_epi8(bytes, four);
+    codes = _mm512_mask_permutexvar_epi8(codes, escaped, bytes, escaped_four);
+    fifth = _mm512_mask_permutexvar_epi8(bytes, escaped, bytes, escaped_fifth);
+  }
+};
+#endif
 
 }  // namespace
 }  // namespace bitnet::simd

@@ -15,8 +15,9 @@ struct I8 {
   // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
   static constexpr int kSumSteps = 63;
   typedef __m128i Bytes;
-  typedef __m128i Sum;
-  typedef __m128i Acc;
+  // Of the element type of its additions: g++ 12 copies sums that change between types in every step.
+  typedef std::int16_t Sum __attribute__((vector_size(16)));
+  typedef IntQuad Acc;
 
   static BITNET_INLINE Bytes load(const std::uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -30,18 +31,23 @@ struct I8 {
   static BITNET_INLINE Bytes field(Bytes v) {
     return _mm_and_si128(_mm_srli_epi32(v, 2 * S), _mm_set1_epi8(3));
   }
-  static BITNET_INLINE Sum zero_sum() { return _mm_setzero_si128(); }
+  static BITNET_INLINE Sum zero_sum() { return Sum{}; }
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
-    return _mm_add_epi16(sum, _mm_maddubs_epi16(codes, x));
+    sum += reinterpret_cast<Sum>(_mm_maddubs_epi16(codes, x));
+    __asm__(
+        ""
+        : "+x"(
+            sum));  // keeps g++ from adding a line's products in another order, with more in flight than fit
+    return sum;
   }
   static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
-    return _mm_add_epi32(acc, _mm_madd_epi16(sum, _mm_set1_epi16(1)));
+    return acc + reinterpret_cast<Acc>(_mm_madd_epi16(reinterpret_cast<__m128i>(sum), _mm_set1_epi16(1)));
   }
   static BITNET_INLINE Acc load_acc(const std::int32_t* p) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return reinterpret_cast<Acc>(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static BITNET_INLINE void store(std::int32_t* p, Acc acc) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), acc);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(acc));
   }
 };
 

@@ -3,24 +3,32 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/quant/quantize.hpp"
+#include "bitnet/quant/tile_code.hpp"
 
 namespace bitnet::quant {
 
 /// Rows quantised by absmax, shared by several BitLinears over the same input (q, k, v; gate, up).
 struct QuantizedRows {
   std::int64_t rows = 0, cols = 0;
-  std::int64_t stride = 0;          ///< bytes from row to row: cols rounded up, padding zero
+  std::int64_t stride = 0;          ///< bytes from row to row, quantized_stride(cols); padding zero
   std::vector<std::int8_t> values;  // [rows, stride]
   std::vector<float> inv_scales;    // [rows], 1 / a as f32
   std::vector<std::int32_t> sums;   // [rows], Σ values (kernels multiply codes trit + 1 and subtract this)
   std::vector<float> scratch{};     // of quantize_made_rows: a row a thread
 };
+
+/// Bytes from row to row of QuantizedRows: at least `cols` rounded up to 16 and to 20 (whole lines of either
+/// TileCode), and an odd number of cache lines, so that rows do not compete for the same sets of a cache.
+constexpr std::int64_t quantized_stride(std::int64_t cols) {
+  return ((cols + 19) / 20 * 20 + 63) / 64 * 64 | 64;
+}
 
 /// Quantises x [rows, cols] into `to`, reusing its memory (no allocation once it is large enough).
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
@@ -41,23 +49,32 @@ void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std:
       const_cast<void*>(static_cast<const void*>(std::addressof(make))), to);
 }
 
-/// A ternary matrix repacked for the kernels: 2-bit codes in "T16" tiles, one layout for all ISAs
+/// The code that a BitLinear takes by itself: kBase3 where `isa` decodes it as fast as memory gives the
+/// bytes, else kTwoBit (docs/decisions/0002).
+TileCode preferred_tile_code(Isa isa) noexcept;
+
+/// A ternary matrix repacked for the kernels: "T16" tiles of either code, which every ISA can multiply
 /// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable,
 /// thread-safe.
 class BitLinear {
  public:
   /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that
-  /// disagree, or an `in` over the bound.
-  BitLinear(const ExecutionContext& context, const TernaryWeights& weights);
+  /// disagree, or an `in` over the bound. `code`: empty for preferred_tile_code(context.isa()).
+  /// The first BitLinear of an instruction set in a process tests its kernels: Error(kDevice) if they compute
+  /// wrongly.
+  BitLinear(const ExecutionContext& context, const TernaryWeights& weights,
+            std::optional<TileCode> code = {});
   /// The same from views, without a TernaryWeights.
   BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
-            std::span<const std::int8_t> trits, std::span<const float> scales, std::int64_t rows_per_scale);
+            std::span<const std::int8_t> trits, std::span<const float> scales, std::int64_t rows_per_scale,
+            std::optional<TileCode> code = {});
   ~BitLinear();
   BitLinear(BitLinear&&) noexcept;
 
   std::int64_t out() const noexcept;
   std::int64_t in() const noexcept;
-  std::size_t bytes() const noexcept;
+  TileCode code() const noexcept;
+  std::size_t bytes() const noexcept;  ///< of the tiles and scales, which a product reads once
 
   /// acc[rows, out] = Σ_k x·trit, exact; bit-equal on every ISA and thread count. Neither product allocates.
   /// Both throw Error(kInvalidArgument) on sizes that disagree.

@@ -1,0 +1,150 @@
+#pragma once
+// A product with many rows of x on matrix tiles (AMX), written once against a tile vocabulary T: simd::Tiles
+// is the processor's, a test has one that emulates it. A panel (panel.inl.hpp) of one or two weight tiles is
+// decoded once for all rows; four lines of plain codes are one tile of 64 columns × 16 outputs. Rows of x are
+// tiles as they lie. Included by ternary_table.cpp and that test only.
+#include "kernels/generic/panel.inl.hpp"
+
+namespace bitnet::quant::kernels {
+namespace {
+
+constexpr std::int64_t kTileColumns = 64;              // of x in a tile
+constexpr std::int64_t kTileSteps = kTileColumns / 4;  // of a panel in a tile
+constexpr std::int64_t kBlockRows = 16;                // of x in a tile
+constexpr std::int64_t kTiledRows = 512;  // whose sums are kept between panels: 64 KB of the stack
+static_assert(kPanelSteps % kTileSteps == 0);
+
+/// One pass of a panel: I row blocks times J weight tiles.
+struct TilePass {
+  const std::uint8_t* panel;  // [16·tiles, J, 64]
+  std::int64_t tiles;         // of 64 columns
+  const std::int8_t* x;       // [rows, stride]
+  std::int64_t stride;
+  std::int32_t* total;  // [rows, 16·J]
+  bool first;           // sums begin at zero
+};
+
+template <class T, int I, int J, int C>
+BITNET_INLINE void begin_sum(const TilePass& p) {
+  constexpr int i = C / 2, j = C % 2;
+  if constexpr (i < I && j < J) {
+    if (p.first)
+      T::template zero<C>();
+    else
+      T::template load<C>(p.total + (i * kBlockRows * J + j) * kTileRows, J * kTileRows * 4);
+  }
+}
+
+template <class T, int I, int J, int C>
+BITNET_INLINE void end_sum(const TilePass& p) {
+  constexpr int i = C / 2, j = C % 2;
+  if constexpr (i < I && j < J)
+    T::template store<C>(p.total + (i * kBlockRows * J + j) * kTileRows, J * kTileRows * 4);
+}
+
+/// |sum| ≤ 2·128·K: int32 is enough (kMaxColumns).
+template <class T, int I, int J>
+void multiply_pass(const TilePass& p) {
+  begin_sum<T, I, J, 0>(p);
+  begin_sum<T, I, J, 1>(p);
+  begin_sum<T, I, J, 2>(p);
+  begin_sum<T, I, J, 3>(p);
+  for (std::int64_t t = 0; t < p.tiles; ++t) {
+    const std::uint8_t* const codes = p.panel + t * kTileSteps * J * kLineBytes;
+    const std::int8_t* const x = p.x + t * kTileColumns;
+    T::template load<6>(codes, J * kLineBytes);
+    T::template load<4>(x, p.stride);
+    T::template multiply<0, 4, 6>();
+    if constexpr (J == 2) {
+      T::template load<7>(codes + kLineBytes, J * kLineBytes);
+      T::template multiply<1, 4, 7>();
+    }
+    if constexpr (I == 2) {
+      T::template load<5>(x + kBlockRows * p.stride, p.stride);
+      T::template multiply<2, 5, 6>();
+      if constexpr (J == 2) T::template multiply<3, 5, 7>();
+    }
+  }
+  end_sum<T, I, J, 0>(p);
+  end_sum<T, I, J, 1>(p);
+  end_sum<T, I, J, 2>(p);
+  end_sum<T, I, J, 3>(p);
+}
+
+template <class T>
+void multiply_pass(const TilePass& p, bool two_blocks, bool two_tiles) {
+  if (two_blocks)
+    two_tiles ? multiply_pass<T, 2, 2>(p) : multiply_pass<T, 2, 1>(p);
+  else
+    two_tiles ? multiply_pass<T, 1, 2>(p) : multiply_pass<T, 1, 1>(p);
+}
+
+/// The shape of the tile registers; changed only between whole and ragged row blocks.
+template <class T>
+class TileShape {
+ public:
+  ~TileShape() {
+    if (rows0_ != 0) T::release();
+  }
+  void set(std::int64_t rows0, std::int64_t rows1) {
+    if (rows1 == 0) rows1 = kBlockRows;  // not used, but no tile may be empty
+    if (rows0 == rows0_ && rows1 == rows1_) return;
+    rows0_ = rows0;
+    rows1_ = rows1;
+    T::configure(static_cast<int>(rows0), static_cast<int>(rows1));
+  }
+
+ private:
+  std::int64_t rows0_ = 0, rows1_ = 0;
+};
+
+/// All `rows` rows over one panel.
+template <class T>
+void multiply_panel_tiles(TileShape<T>& shape, TilePass pass, std::int64_t rows, std::int64_t weight_tiles) {
+  const TilePass all = pass;
+  for (std::int64_t r = 0; r < rows; r += 2 * kBlockRows) {
+    const std::int64_t left = rows - r, rows0 = left < kBlockRows ? left : kBlockRows,
+                       rows1 = left - rows0 < kBlockRows ? left - rows0 : kBlockRows;
+    shape.set(rows0, rows1);
+    pass.x = all.x + r * all.stride;
+    pass.total = all.total + r * weight_tiles * kTileRows;
+    multiply_pass<T>(pass, rows1 != 0, weight_tiles == 2);
+  }
+}
+
+template <class T, class C>
+void multiply_tiles(const TernaryProduct& p) {
+  constexpr std::int64_t kBlockLines = kPanelSteps / C::kFields;
+  alignas(64) std::uint8_t panel[kPanelSteps * 2 * kLineBytes];
+  alignas(64) std::int32_t total[kTiledRows * 2 * kTileRows];
+  TileShape<T> shape;
+  for (std::int64_t row = 0; row < p.rows; row += kTiledRows) {
+    const std::int64_t rows = p.rows - row < kTiledRows ? p.rows - row : kTiledRows;
+    for (std::int64_t tile = p.tile_begin; tile < p.tile_end;) {
+      const TileBlock b = tile_block(p, tile, 2);
+      for (std::int64_t line = 0; line < p.lines; line += kBlockLines) {
+        const std::int64_t lines = p.lines - line < kBlockLines ? p.lines - line : kBlockLines;
+        const std::int64_t steps = lines * C::kFields, tiles = (steps + kTileSteps - 1) / kTileSteps;
+        for (std::int64_t t = 0; t < b.tiles; ++t)
+          decode_tile<I8, C>(p.tiles + ((tile + t) * p.lines + line) * kLineBytes, lines,
+                             panel + t * kLineBytes, b.tiles * kLineBytes);
+        // What x has beyond the last line meets zeros.
+        __builtin_memset(panel + steps * b.tiles * kLineBytes, 0,
+                         static_cast<std::size_t>((tiles * kTileSteps - steps) * b.tiles * kLineBytes));
+        multiply_panel_tiles<T>(shape,
+                                {.panel = panel,
+                                 .tiles = tiles,
+                                 .x = p.x + row * p.stride + line * 4 * C::kFields,
+                                 .stride = p.stride,
+                                 .total = total,
+                                 .first = line == 0},
+                                rows, b.tiles);
+      }
+      finish(p, row, rows, b.first, b.cols, b.width, total);
+      tile += b.tiles;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitnet::quant::kernels

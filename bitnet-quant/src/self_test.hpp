@@ -1,0 +1,16 @@
+#pragma once
+// The kernels of an instruction set against plain loops, once before a process uses them: on a processor or
+// with a compiler that nobody tried, wrong integers would be text that is nonsense and no error.
+#include "kernels/ternary_table.hpp"
+
+namespace bitnet::quant {
+
+/// Multiplies a few rows of odd shapes with both codes, and quantises a few values; some 50 µs. Throws
+/// Error(kDevice) naming the kernel, what it gave where, what is right, and how to go on without it.
+void self_test(const TernaryKernels& kernels);
+
+/// ternary_kernels(isa), tested by the first call of this process. Later calls cost a load and allocate
+/// nothing. Thread-safe; throws what self_test() throws, each time.
+const TernaryKernels& tested_kernels(Isa isa);
+
+}  // namespace bitnet::quant

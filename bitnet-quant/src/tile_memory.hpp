@@ -1,0 +1,15 @@
+#pragma once
+// Memory for prepared weights, on huge pages where Linux gives them: a product with one row reads all weights
+// of a model in order, and with pages of 4 KB a tenth of the bandwidth goes to translating addresses.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace bitnet::quant {
+
+/// Uninitialised bytes, aligned to 64. Weights that are prepared one after another lie one after another:
+/// several matrices share a mapping of 32 MB, which goes back to the system with the last of them. Null if
+/// the system refuses. Thread-safe.
+std::shared_ptr<std::uint8_t> allocate_tiles(std::size_t bytes);
+
+}  // namespace bitnet::quant
