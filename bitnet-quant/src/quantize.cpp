@@ -99,8 +99,8 @@ float quantize_row(const ExecutionContext& context, std::span<const float> x, st
                 fmt::format("quantize_row: {} values into {} places", x.size(), q.size()));
   }
   std::int32_t sum = 0;
-  return quantize_one(f32_kernels(context.isa()), tested_kernels(context.isa()), x.data(), x.size(),
-                      q.data(), sum);
+  return quantize_one(f32_kernels(context.isa()), tested_kernels(context.isa()), x.data(), x.size(), q.data(),
+                      sum);
 }
 
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
