@@ -24,6 +24,11 @@ using simd::I8;
 #else
 #define BITNET_OPAQUE(r) __asm__ volatile("" : "+w"(r))
 #endif
+#if defined(__clang__)
+#define BITNET_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#else
+#define BITNET_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr std::size_t kRegisters = 32;
 #else
@@ -83,9 +88,9 @@ std::int32_t int8_rounds(std::size_t rounds) noexcept {
 
 #else
 
-// A dot product's sum waits for the one before it; a 16-bit sum for an addition only, so a few are enough.
+// A 16-bit sum may be wider than a register, and its product needs one more.
 constexpr std::size_t kSums =
-    I8::kWideSums ? 3 * kRegisters / 4 : kRegisters / 4 / (sizeof(I8::Sum) / sizeof(I8::Bytes));
+    I8::kWideSums ? 3 * kRegisters / 4 : kRegisters / 2 / (sizeof(I8::Sum) / sizeof(I8::Bytes));
 
 /// Products that one sum takes in a round: as many as it can hold before it is widened.
 template <class V>
@@ -102,13 +107,11 @@ constexpr double kIntOperations = 2.0 * sizeof(I8::Bytes) * kSums * kSteps;
 constexpr std::int32_t kIntFirst = 116 * static_cast<std::int32_t>(kSums) * kSteps;
 
 template <class Sum>
-BITNET_INLINE void add_steps(Sum (&sums)[kSums], I8::Bytes codes, I8::Bytes x, std::size_t steps) {
-  for (std::size_t i = 0; i < steps; ++i) {
-    BITNET_UNROLL for (std::size_t s = 0; s < kSums; ++s) {
-      if constexpr (!I8::kWideSums) BITNET_OPAQUE(x);  // or one product would do for all
-      sums[s] = I8::add_products(sums[s], codes, x);
-      if constexpr (sizeof(Sum) == sizeof(I8::Bytes)) BITNET_OPAQUE(sums[s]);  // updated in place
-    }
+BITNET_INLINE void add_step(Sum (&sums)[kSums], I8::Bytes codes, I8::Bytes x) {
+  BITNET_UNROLL for (std::size_t s = 0; s < kSums; ++s) {
+    if constexpr (!I8::kWideSums) BITNET_OPAQUE(x);  // or one product would do for all
+    sums[s] = I8::add_products(sums[s], codes, x);
+    if constexpr (sizeof(Sum) == sizeof(I8::Bytes)) BITNET_OPAQUE(sums[s]);  // updated in place
   }
 }
 
@@ -118,11 +121,11 @@ std::int32_t int8_rounds(std::size_t rounds) noexcept {
   I8::Sum sums[kSums];
   BITNET_UNROLL for (std::size_t s = 0; s < kSums; ++s) sums[s] = I8::zero_sum();
   if constexpr (I8::kWideSums) {
-    add_steps(sums, codes, x, rounds * kSteps);  // wraps
+    for (std::size_t i = 0; i < rounds * kSteps; ++i) add_step(sums, codes, x);  // wraps
     BITNET_UNROLL for (std::size_t s = 0; s < kSums; ++s) total = I8::widen(total, sums[s]);
   } else {
     for (std::size_t i = 0; i < rounds; ++i) {
-      add_steps(sums, codes, x, kSteps);
+      BITNET_UNROLL_4 for (std::int32_t step = 0; step < kSteps; ++step) add_step(sums, codes, x);
       BITNET_UNROLL for (std::size_t s = 0; s < kSums; ++s) {
         total = I8::widen(total, sums[s]);
         sums[s] = I8::zero_sum();
