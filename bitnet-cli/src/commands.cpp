@@ -6,9 +6,10 @@
 namespace bitnet::cli {
 
 std::span<const Command> commands() {
-  static const std::vector<Command> table = {
-      kRunCommand,     kChatCommand,     kBatchCommand, kPerplexityCommand, kTokenizeCommand, kInspectCommand,
-      kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand,    kSynthCommand};
+  static const std::vector<Command> table = {kRunCommand,        kChatCommand,    kBatchCommand,
+                                             kPerplexityCommand, kBenchCommand,   kTokenizeCommand,
+                                             kInspectCommand,    kConvertCommand, kQuantizeCommand,
+                                             kTrainCommand,      kDevicesCommand, kSynthCommand};
   return table;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <ostream>
 #include <random>
+#include <utility>
 
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/register.hpp"
@@ -72,11 +73,17 @@ BackendRegistry make_registry(bool with_gpu) {
 }
 
 std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
+  require(values, opt::kModel);
+  return load_engine(values, io, make_context(values));
+}
+
+std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
+                                             std::shared_ptr<const ExecutionContext> context) {
   inference::EngineOptions options;
   options.model = require(values, opt::kModel);
   options.device = values.text(opt::kDevice);
   options.device_only = values.flag(opt::kDeviceOnly);
-  options.context = make_context(values);
+  options.context = std::move(context);
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
   options.head = head_type(values);
   options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;

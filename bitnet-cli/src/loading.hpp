@@ -20,6 +20,9 @@ BackendRegistry make_registry(bool with_gpu);
 /// Says on io.err which operations run on the CPU instead of the device and, with --verbose, what is used and
 /// why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
+/// The same on a machine of the caller's.
+std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io,
+                                                        std::shared_ptr<const ExecutionContext> context);
 
 /// Sampling, stop strings, --special and cancellation. The seed is that of --seed, or 0 when there is none.
 inference::GenerationOptions generation_options(const Values& values, Io& io);

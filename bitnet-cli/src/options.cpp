@@ -73,6 +73,13 @@ const Option kSynthOutput{kOutputGroup, "output", 'o', Kind::kText, "PATH", "fil
 const Option kSynthSeed{kInputGroup, "seed", 's', Kind::kInteger, "N", "seed of the weights", "0", "", nullptr, 0};
 const Option kSynthLayers{kInputGroup, "layers", 0, Kind::kInteger, "N", "write only N layers; 0: as many as the config says", "0", "", nullptr, 0, 100000};
 
+const Option kBenchPrompt{kInputGroup, "n-prompt", 'p', Kind::kText, "N,…", "measure prompts of N tokens; 0: none", "512", ""};
+const Option kBenchGen{kInputGroup, "n-gen", 'n', Kind::kText, "N,…", "measure the decoding of N tokens; 0: none", "128", ""};
+const Option kBenchBatch{kInputGroup, "batch", 'b', Kind::kText, "N,…", "decode N sequences at a time", "1,4,16", ""};
+const Option kBenchThreads{kModelGroup, "threads", 't', Kind::kText, "N,…", "worker threads; without it as many as this process may use", "", "", "BITNET_THREADS"};
+const Option kBenchRepetitions{kInputGroup, "repetitions", 'r', Kind::kInteger, "N", "samples of each test, after one that is not counted", "5", "", nullptr, 1, 1000};
+const Option kBenchOutput{kOutputGroup, "output", 'o', Kind::kChoice, "md|csv|json", "what to write to standard output: a table, or figures for programs", "md", ""};
+
 const Option kConfig{kCommonGroup, "config", 0, Kind::kText, "FILE", "yaml file with values for these options (top_k: 20); options and environment win over it", "", ""};
 const Option kVerbose{kCommonGroup, "verbose", 'v', Kind::kFlag, "", "say on standard error what is used: device and why, instruction set, threads, kind of weights", "", "verbose"};
 const Option kHelp{kCommonGroup, "help", 'h', Kind::kFlag, "", "this text", "", ""};

@@ -49,6 +49,7 @@ extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenize
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
     kTrainResume;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
+extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kConfig, kVerbose, kHelp;  // common
 }  // namespace opt
 

@@ -4,5 +4,6 @@
 
 namespace bitnet::cli {
 extern const Command kRunCommand, kChatCommand, kBatchCommand, kPerplexityCommand, kTokenizeCommand,
-    kInspectCommand, kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand, kSynthCommand;
+    kInspectCommand, kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand, kSynthCommand,
+    kBenchCommand;
 }  // namespace bitnet::cli

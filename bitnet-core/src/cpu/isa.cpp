@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <cstddef>
+#include <optional>
 #include <span>
 
 #include "bitnet/core/env.hpp"
@@ -111,14 +112,17 @@ Isa best_isa() noexcept {
 }
 
 Isa isa_from_name(std::string_view name) {
-  std::vector<std::string_view> names;
+  std::vector<std::string_view> names, supported;
+  std::optional<Isa> found;
   for (const Isa isa : compiled_isas()) {
     names.push_back(to_string(isa));
-    if (names.back() != name) continue;
-    if (!is_supported(isa)) {
-      throw Error(ErrorCode::kUnsupported, fmt::format("ISA '{}': this CPU lacks it", name));
-    }
-    return isa;
+    if (is_supported(isa)) supported.push_back(names.back());
+    if (names.back() == name) found = isa;
+  }
+  if (found && is_supported(*found)) return *found;
+  if (found) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("ISA '{}': this CPU lacks it (it has: {})", name, fmt::join(supported, ", ")));
   }
   throw Error(ErrorCode::kInvalidArgument,
               fmt::format("unknown ISA '{}' (compiled: {})", name, fmt::join(names, ", ")));

@@ -1,0 +1,56 @@
+#pragma once
+// What `bitnet bench` found out, and how it is written: a table, CSV or JSON. Measuring is
+// commands/bench.cpp; comparing such files is bitnet-benchmarks.
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bitnet/inference/throughput.hpp"
+
+namespace bitnet::cli {
+
+/// The limits of the machine with so many threads; absent where they are not known.
+struct BenchLimits {
+  std::size_t threads = 0;
+  std::optional<double> read_gbps, int8_gops, f32_gflops;
+  std::string read_loop;  ///< the fastest of the read loops
+};
+
+struct BenchRow {
+  inference::ThroughputTest test;
+  std::size_t threads = 0;
+  std::vector<double> samples;  ///< tokens/s
+  inference::ThroughputLimit limit;
+
+  double mean() const;
+  double stddev() const;
+  std::optional<double> fraction() const;  ///< of the limit
+};
+
+struct BenchReport {
+  std::string cpu, isa, build;
+  std::string device, device_description;
+  std::vector<BenchLimits> limits;  ///< one for each thread count, in the order asked for
+  std::size_t probe_bytes = 0;      ///< that the bandwidth was measured on; 0: it was not
+
+  std::string path;
+  bool ternary = true;
+  std::int64_t parameters = 0;
+  std::uint64_t file_bytes = 0, peak_rss_bytes = 0;
+  double load_seconds = 0;
+  inference::WeightCost weights;
+  std::size_t kv_bytes_per_position = 0;
+
+  std::vector<BenchRow> rows;
+};
+
+/// For people: markdown, the machine and the model in front.
+std::string bench_markdown(const BenchReport& report);
+/// A line a test, with a header.
+std::string bench_csv(const BenchReport& report);
+/// {"machine", "model", "results", "details"}, see docs/performance.md. Unknown figures are null.
+std::string bench_json(const BenchReport& report);
+
+}  // namespace bitnet::cli
