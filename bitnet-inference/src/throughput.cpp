@@ -107,8 +107,9 @@ struct ThroughputRunner::Impl {
       pages = std::max(pages, test.sequences * ((test.tokens + page - 1) / page));
     }
     chunk = std::min(SessionOptions{}.chunk_rows, n_ctx);  // as a Session's
-    forward = std::make_unique<ForwardPass>(model, n_ctx, std::max(chunk, sequences), sequences);
+    // The largest first: what does not fit is refused before work is put into the rest.
     pool = std::make_unique<KvPool>(model->backend(), model->config(), pages);
+    forward = std::make_unique<ForwardPass>(model, n_ctx, std::max(chunk, sequences), sequences);
     const auto vocab = static_cast<std::uint64_t>(model->config().vocab_size);
     Rng random(0);
     for (std::int64_t i = 0; i < ids; ++i) tokens.push_back(static_cast<TokenId>(random.below(vocab)));
