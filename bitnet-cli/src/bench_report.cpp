@@ -71,8 +71,8 @@ std::string bench_markdown(const BenchReport& r) {
          " parameters, " + (r.ternary ? "ternary" : "dense") + " linears of " + fixed(w.bits_per_weight, 2) +
          " bits a weight as prepared, file " + megabytes(static_cast<double>(r.file_bytes)) + ", loaded in " +
          fixed(r.load_seconds, 2) + " s, peak memory " + megabytes(static_cast<double>(r.peak_rss_bytes));
-  out += "\nread in a step: linears " + megabytes(static_cast<double>(w.linear_bytes)) + ", head " +
-         megabytes(static_cast<double>(w.head_bytes)) + ", norms " +
+  out += "\nread in a step: linears " + megabytes(static_cast<double>(w.linear_bytes)) + ", head (" +
+         r.head_type + ") " + megabytes(static_cast<double>(w.head_bytes)) + ", norms " +
          megabytes(static_cast<double>(w.norm_bytes)) + "; keys and values " +
          grouped(static_cast<std::int64_t>(r.kv_bytes_per_position)) + " bytes a position\n\n";
   out += "| threads | read GB/s | int8 GOP/s | f32 GFLOP/s |\n|--:|--:|--:|--:|\n";
@@ -152,6 +152,7 @@ std::string bench_json(const BenchReport& r) {
       {"details",
        {{"device_description", r.device_description},
         {"ternary", r.ternary},
+        {"head_type", r.head_type},
         {"ternary_weights", w.ternary_weights},
         {"linear_bytes", w.linear_bytes},
         {"head_bytes", w.head_bytes},

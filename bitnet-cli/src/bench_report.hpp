@@ -37,6 +37,7 @@ struct BenchReport {
 
   std::string path;
   bool ternary = true;
+  std::string head_type;  ///< "int8" or "stored"
   std::int64_t parameters = 0;
   std::uint64_t file_bytes = 0, peak_rss_bytes = 0;
   double load_seconds = 0;

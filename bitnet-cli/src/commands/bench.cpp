@@ -129,6 +129,7 @@ class Bench {
     report_.device = engine.selection().device.name;
     report_.device_description = model.backend().description();
     report_.ternary = model.ternary();
+    report_.head_type = inference::to_string(model.head_type());
     report_.parameters = model.n_parameters();
     report_.file_bytes = quant::ModelReader::open(report_.path)->file_bytes();
     report_.load_seconds = model.load_seconds();
@@ -188,6 +189,13 @@ class Bench {
   BenchReport report_;
 };
 
+/// Those of the other commands, with a list of thread counts.
+std::vector<const Option*> machine_options() {
+  std::vector<const Option*> options = engine_options();
+  std::replace(options.begin(), options.end(), &opt::kThreads, &opt::kBenchThreads);
+  return options;
+}
+
 int bench(const Values& values, Io& io) {
   require(values, opt::kModel);
   const BenchReport report = Bench(values, io).run();
@@ -217,9 +225,9 @@ const Command kBenchCommand{
         "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -t 1,2\n"
         "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -p 512,4096 -n 0 -r 3 -o json > new.json",
     .arguments = {},
-    .options = {&opt::kBenchPrompt, &opt::kBenchGen, &opt::kBenchBatch, &opt::kBenchRepetitions, &opt::kModel,
-                &opt::kDevice, &opt::kDeviceOnly, &opt::kBenchThreads, &opt::kIsa, &opt::kQuantize,
-                &opt::kBenchOutput, &opt::kVerbose},
+    .options = concat({{&opt::kBenchPrompt, &opt::kBenchGen, &opt::kBenchBatch, &opt::kBenchRepetitions},
+                       machine_options(),
+                       {&opt::kBenchOutput, &opt::kVerbose}}),
     .body = bench,
 };
 
