@@ -16,7 +16,8 @@ endfunction()
 
 run(0 ${BITNET} synth --config ${CONFIG} -o ${WORK}/tiny.gguf)
 run(0 ${BITNET} bench -m ${WORK}/tiny.gguf -p 32 -n 4 -b 1,2 -t 1,2 -r 2 -o json)
-file(WRITE ${WORK}/measured.json "${out}")
+set(measured "${out}")
+file(WRITE ${WORK}/measured.json "${measured}")
 foreach(key "machine;read_gbps" "machine;int8_gops" "machine;f32_gflops" "model;peak_rss_bytes" "model;weight_bits"
     "results;0;tokens_per_second" "results;5;samples;1" "results;5;limit_tokens_per_second")
   string(JSON value GET "${out}" ${key})
@@ -31,8 +32,8 @@ if(NOT log MATCHES "nothing is slower")
 endif()
 
 # Samples that are the same everywhere, then a test at half the speed.
-string(JSON old SET "${out}" results 0 samples "[100.0, 101.0, 99.0]")
-string(JSON new SET "${out}" results 0 samples "[50.0, 51.0, 49.0]")
+string(JSON old SET "${measured}" results 0 samples "[100.0, 101.0, 99.0]")
+string(JSON new SET "${measured}" results 0 samples "[50.0, 51.0, 49.0]")
 file(WRITE ${WORK}/old.json "${old}")
 file(WRITE ${WORK}/new.json "${new}")
 run(1 ${TOOL} compare ${WORK}/old.json ${WORK}/new.json --threshold 5%)
