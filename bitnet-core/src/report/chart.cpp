@@ -172,21 +172,22 @@ std::string svg(const BarChart& chart) {
   const double left = std::clamp(label_width + 32, 60.0, 300.0), right = kWidth - 120;  // values stand there
   const double scale = (right - left) / end;
 
-  Drawing bars;
+  Drawing d, bars;
   std::vector<std::pair<std::string, bool>> names;
   for (const std::string& name : chart.series) names.emplace_back(name, false);
-  bars.text(16, 22, fit(chart.title, kWidth - 32), Anchor::kStart, kTitleStyle);
-  const double top = draw_legend(bars, names, kTitleHeight + 10) + 4;
+  d.text(16, 22, fit(chart.title, kWidth - 32), Anchor::kStart, kTitleStyle);
+  const double top = draw_legend(d, names, kTitleHeight + 10) + 4;
   double y = top + 6;
   for (const BarChart::Group& group : chart.groups) y += draw_group(bars, group, left, scale, end, y) + 8;
 
   for (const double v : axis.ticks()) {
     if (v > end * (1 + 1e-9)) continue;
-    bars.line(left + v * scale, top, left + v * scale, y, v == 0 ? kInk : kGrid);
-    bars.text(left + v * scale, y + 16, number(v), Anchor::kMiddle);
+    d.line(left + v * scale, top, left + v * scale, y, v == 0 ? kInk : kGrid);
+    d.text(left + v * scale, y + 16, number(v), Anchor::kMiddle);
   }
-  bars.text((left + right) / 2, y + 36, chart.unit, Anchor::kMiddle);
-  return bars.finish(y + 48, chart.title);
+  d.text((left + right) / 2, y + 36, chart.unit, Anchor::kMiddle);
+  d.append(bars);
+  return d.finish(y + 48, chart.title);
 }
 
 std::string svg(const LineChart& chart) {

@@ -39,6 +39,8 @@ class Drawing {
             std::string_view style = {});
   /// A text that reads upwards, centred at (x, y).
   void upward_text(double x, double y, std::string_view text);
+  /// Everything of `other`, above what is there.
+  void append(const Drawing& other) { body_ += other.body_; }
   /// The <svg> element; `title` is its name for screen readers.
   std::string finish(double height, std::string_view title) const;
 
