@@ -5,11 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/isa.hpp"
-#include "bitnet/quant/tile_code.hpp"
+#include "bitnet/quant/bit_linear.hpp"
 
 namespace bitnet::benchmarks {
 
@@ -25,9 +24,8 @@ template <class Body>
 void for_each_kernel(const std::string& prefix, Body&& body) {
   for (const Isa isa : compiled_isas()) {
     if (!is_supported(isa)) continue;
-    for (const auto& [code, label] :
-         {std::pair(quant::TileCode::kTwoBit, "two_bit"), std::pair(quant::TileCode::kBase3, "base3")})
-      body(prefix + "/" + std::string(to_string(isa)) + "/" + label, isa, code);
+    for (const quant::TileCode code : {quant::TileCode::kTwoBit, quant::TileCode::kBase3})
+      body(prefix + "/" + std::string(to_string(isa)) + "/" + std::string(to_string(code)), isa, code);
   }
 }
 

@@ -17,7 +17,7 @@ int run(const std::vector<std::string>& words) {
   for (const benchmarks::LinearShape& shape : benchmarks::linear_shapes()) {
     if (words.size() != 5 || shape.name != words[2]) continue;
     const ExecutionContext machine({.threads = 1, .isa = isa_from_name(words[0])});
-    const auto code = words[1] == "base3" ? quant::TileCode::kBase3 : quant::TileCode::kTwoBit;
+    const auto code = quant::tile_code_from_name(words[1]);
     const std::int64_t rows = std::atoll(words[3].c_str());
     const quant::BitLinear linear(machine, benchmarks::random_weights(shape, 1), code);
     quant::QuantizedRows x;

@@ -15,6 +15,8 @@ namespace {
 constexpr std::array kVariables{
     EnvVariable{"BITNET_ISA",
                 "instruction set of new contexts, e.g. avx2; an unknown or unsupported one is an error"},
+    EnvVariable{"BITNET_TILE_CODE",
+                "code of ternary weights in memory, two_bit or base3; default: what suits the ISA"},
     EnvVariable{"BITNET_THREADS",
                 "threads of new contexts, 1 to 1024; default: the cores this process may use"},
     EnvVariable{"BITNET_DEVICE",

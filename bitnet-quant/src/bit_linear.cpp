@@ -9,6 +9,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
 #include "kernels/ternary_table.hpp"
 #include "self_test.hpp"
@@ -45,6 +46,22 @@ TileCode preferred_tile_code(Isa isa) noexcept {
   return ternary_kernels(isa).fast_base3 ? TileCode::kBase3 : TileCode::kTwoBit;
 }
 
+std::string_view to_string(TileCode code) noexcept { return code == TileCode::kTwoBit ? "two_bit" : "base3"; }
+
+TileCode tile_code_from_name(std::string_view name) {
+  for (const TileCode code : {TileCode::kTwoBit, TileCode::kBase3})
+    if (to_string(code) == name) return code;
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("unknown tile code '{}' (there are: {}, {})", name, to_string(TileCode::kTwoBit),
+                          to_string(TileCode::kBase3)));
+}
+
+TileCode default_tile_code(Isa isa) {
+  const auto name = env("BITNET_TILE_CODE");
+  if (!name) return preferred_tile_code(isa);
+  return with_context("BITNET_TILE_CODE", [&] { return tile_code_from_name(*name); });
+}
+
 struct BitLinear::Impl {
   TileCode code = TileCode::kTwoBit;
   std::int64_t out = 0, in = 0, lines = 0, tiles = 0;
@@ -74,7 +91,7 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
 
   Impl& m = *impl_;
   tested_kernels(context.isa());
-  m.code = code ? *code : preferred_tile_code(context.isa());
+  m.code = code ? *code : default_tile_code(context.isa());
   m.out = out;
   m.in = in;
   m.lines = tile_lines(m.code, in);

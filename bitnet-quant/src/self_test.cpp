@@ -89,10 +89,10 @@ void compare(const TernaryKernels& kernels, TileCode code, const Problem& p, con
   const auto at = std::mismatch(got.begin(), got.end(), expected.begin()).first - got.begin();
   const auto i = static_cast<std::size_t>(at);
   fail(kernels,
-       fmt::format("multiply of {} code, {} rows of {} columns gave {} instead of {} in row {}, output {} "
+       fmt::format("multiply of code {}, {} rows of {} columns gave {} instead of {} in row {}, output {} "
                    "of {}",
-                   code == TileCode::kTwoBit ? "two-bit" : "base-3", p.shape.rows, p.shape.in, got[i],
-                   expected[i], at / p.shape.out, at % p.shape.out, p.shape.out));
+                   to_string(code), p.shape.rows, p.shape.in, got[i], expected[i], at / p.shape.out,
+                   at % p.shape.out, p.shape.out));
 }
 
 void test_product(const TernaryKernels& kernels, TileCode code, const Problem& p) {

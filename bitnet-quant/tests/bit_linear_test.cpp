@@ -2,7 +2,9 @@
 #include "bitnet/quant/bit_linear.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "bitnet/testing/testing.hpp"
@@ -167,13 +169,28 @@ TEST(BitLinear, TakesTheCodeThatSuitsTheIsaUnlessOneIsAsked) {
   for (const Isa isa : compiled_isas()) {
     if (!is_supported(isa)) continue;
     const ExecutionContext context({.threads = 1, .isa = isa});
-    EXPECT_EQ(BitLinear(context, w).code(), preferred_tile_code(isa));
+    EXPECT_EQ(BitLinear(context, w).code(), default_tile_code(isa));
     EXPECT_EQ(preferred_tile_code(isa) == TileCode::kBase3, to_string(isa) == "avx512_vbmi")
         << to_string(isa);
     const BitLinear two_bit(context, w, TileCode::kTwoBit), base3(context, w, TileCode::kBase3);
     EXPECT_EQ(two_bit.bytes(), 3 * 7 * 64 + 40 * sizeof(float));  // 3 tiles of 7 lines of 16 columns
     EXPECT_EQ(base3.bytes(), 3 * 5 * 64 + 40 * sizeof(float));    // 5 lines of 20 columns
   }
+}
+
+TEST(BitLinear, TheEnvironmentNamesTheCode) {
+  const auto w = test::random_weights(40, 100, 22);
+  const ExecutionContext context;
+  const char* const before = std::getenv("BITNET_TILE_CODE");
+  const std::string old = before == nullptr ? "" : before;
+  for (const TileCode code : kCodes) {
+    setenv("BITNET_TILE_CODE", std::string(to_string(code)).c_str(), 1);
+    EXPECT_EQ(BitLinear(context, w).code(), code);
+  }
+  setenv("BITNET_TILE_CODE", "ternary", 1);
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument,
+                      "BITNET_TILE_CODE: unknown tile code 'ternary' (there are: two_bit, base3)");
+  setenv("BITNET_TILE_CODE", old.c_str(), 1);  // empty counts as unset
 }
 
 TEST(BitLinear, NoRowsIsNoWork) {

@@ -40,7 +40,7 @@ TEST(SelfTest, OneWrongResultIsAnErrorThatNamesTheKernel) {
   };
   BITNET_EXPECT_ERROR(
       self_test(faulty), ErrorCode::kDevice,
-      "self-test of the instruction set 'avx9': multiply of base-3 code, 9 rows of 661 columns gave");
+      "self-test of the instruction set 'avx9': multiply of code base3, 9 rows of 661 columns gave");
   BITNET_EXPECT_ERROR(self_test(faulty), ErrorCode::kDevice, "in row 8, output 16 of 17");
   BITNET_EXPECT_ERROR(self_test(faulty), ErrorCode::kDevice, "set BITNET_ISA to another (scalar");
   faulty.multiply = [](const TernaryProduct& p) noexcept {
@@ -49,7 +49,7 @@ TEST(SelfTest, OneWrongResultIsAnErrorThatNamesTheKernel) {
     });
   };
   BITNET_EXPECT_ERROR(self_test(faulty), ErrorCode::kDevice,
-                      "multiply of two-bit code, 1 rows of 101 columns gave");
+                      "multiply of code two_bit, 1 rows of 101 columns gave");
 }
 
 TEST(SelfTest, AWrongQuantiserIsAnError) {

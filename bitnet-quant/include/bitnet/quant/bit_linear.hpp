@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -49,9 +50,15 @@ void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std:
       const_cast<void*>(static_cast<const void*>(std::addressof(make))), to);
 }
 
-/// The code that a BitLinear takes by itself: kBase3 where `isa` decodes it as fast as memory gives the
-/// bytes, else kTwoBit (docs/decisions/0002).
+/// "two_bit" or "base3".
+std::string_view to_string(TileCode code) noexcept;
+/// The code of that name. Throws Error(kInvalidArgument) listing the names for an unknown one.
+TileCode tile_code_from_name(std::string_view name);
+/// kBase3 where `isa` decodes it as fast as memory gives the bytes, else kTwoBit (docs/decisions/0002).
 TileCode preferred_tile_code(Isa isa) noexcept;
+/// The code that a BitLinear takes by itself: the one that the environment variable BITNET_TILE_CODE names
+/// (same error as tile_code_from_name), else preferred_tile_code(isa).
+TileCode default_tile_code(Isa isa);
 
 /// A ternary matrix repacked for the kernels: "T16" tiles of either code, which every ISA can multiply
 /// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable,
@@ -59,7 +66,7 @@ TileCode preferred_tile_code(Isa isa) noexcept;
 class BitLinear {
  public:
   /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that
-  /// disagree, or an `in` over the bound. `code`: empty for preferred_tile_code(context.isa()).
+  /// disagree, or an `in` over the bound. `code`: empty for default_tile_code(context.isa()).
   /// The first BitLinear of an instruction set in a process tests its kernels: Error(kDevice) if they compute
   /// wrongly.
   BitLinear(const ExecutionContext& context, const TernaryWeights& weights,
