@@ -38,11 +38,11 @@ struct I8 {
 #if defined(__AVXVNNI__)
   typedef Acc Sum;
   static constexpr int kGemmRows = 6, kGemmRegs = 2;  // 12 sums, 2 codes, 1 of x: 15 of 16 registers
-  static constexpr bool kWideSums = true, kScaledCodes = true;
+  static constexpr bool kWideSums = true, kScaledCodes = true, kOneShift = false;
 #else
   typedef std::int16_t Sum __attribute__((vector_size(32)));
   static constexpr int kGemmRows = 4, kGemmRegs = 2;  // 8 sums, 2 codes, 1 of x, products
-  static constexpr bool kWideSums = false, kScaledCodes = false;
+  static constexpr bool kWideSums = false, kScaledCodes = false, kOneShift = true;
   // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
   static constexpr int kSumSteps = 63;
 #endif
@@ -59,6 +59,8 @@ struct I8 {
   static BITNET_INLINE Bytes field(Bytes v) {
     return _mm256_and_si256(_mm256_srli_epi32(v, 2 * S), _mm256_set1_epi8(3));
   }
+  /// Bit pairs 2 and 3 of every byte in the place of 0 and 1; above them anything.
+  static BITNET_INLINE Bytes upper_fields(Bytes v) { return _mm256_srli_epi16(v, 4); }
   template <int S>
   static BITNET_INLINE Bytes scaled_field(Bytes v) {
     return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(3 << (2 * S))));

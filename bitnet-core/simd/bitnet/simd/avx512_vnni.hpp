@@ -34,7 +34,7 @@ struct I8 {
   static constexpr int kRows = 16;  // int32 lanes
   static constexpr int kGemmRows = 8,
                        kGemmRegs = 2;  // 16 sums of 32 registers, two tiles: base 3 wants the rest
-  static constexpr bool kWideSums = true, kScaledCodes = true;
+  static constexpr bool kWideSums = true, kScaledCodes = true, kOneShift = false;
   typedef __m512i Bytes;
   // Of the element type of its additions: g++ 12 copies sums that change between types in every step.
   typedef std::int32_t Sum __attribute__((vector_size(64)));

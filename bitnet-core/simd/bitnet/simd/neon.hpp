@@ -55,7 +55,7 @@ struct I8 {
   static BITNET_INLINE Acc zero_acc() { return vdupq_n_s32(0); }
   static BITNET_INLINE Acc load_acc(const std::int32_t* p) { return vld1q_s32(p); }
   static BITNET_INLINE void store(std::int32_t* p, Acc acc) { vst1q_s32(p, acc); }
-  static constexpr bool kScaledCodes = false;  // 2·64 is no int8
+  static constexpr bool kScaledCodes = false, kOneShift = false;  // 2·64 is no int8
 #if defined(__ARM_FEATURE_DOTPROD)
   static constexpr int kGemmRows = 4, kGemmRegs = 4;  // 16 sums of 32 registers
   static constexpr bool kWideSums = true;

@@ -9,7 +9,7 @@ namespace {
 struct I8 {
   static constexpr int kRows = 4;
   static constexpr int kGemmRows = 2, kGemmRegs = 4;
-  static constexpr bool kWideSums = false, kScaledCodes = false;
+  static constexpr bool kWideSums = false, kScaledCodes = false, kOneShift = false;
   // A product is at most 2·128 = 256: 127 of them stay below 2^15.
   static constexpr int kSumSteps = 127;
   typedef std::uint8_t Bytes __attribute__((vector_size(16)));

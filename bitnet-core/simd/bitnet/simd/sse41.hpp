@@ -11,7 +11,7 @@ namespace {
 struct I8 {
   static constexpr int kRows = 4;                     // int32 lanes
   static constexpr int kGemmRows = 2, kGemmRegs = 4;  // 8 sums, 4 codes of 16 registers
-  static constexpr bool kWideSums = false, kScaledCodes = false;
+  static constexpr bool kWideSums = false, kScaledCodes = false, kOneShift = false;
   // A pair of products is at most 2·2·128 = 512: 63 of them stay below 2^15.
   static constexpr int kSumSteps = 63;
   typedef __m128i Bytes;
