@@ -2,8 +2,10 @@
 // devices.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/device/registry.hpp"
@@ -34,7 +36,7 @@ class CountingBackend final : public Backend {
   void do_upload(Buffer&, std::size_t, std::span<const std::byte>) override { ++calls; }
   void do_download(const Buffer&, std::size_t, std::span<std::byte>) override { ++calls; }
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    return std::make_shared<Plain>(w.out, w.in, !w.trits.empty());
+    return std::make_shared<Plain>(w.out, w.in, w.ternary());
   }
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
     return std::make_shared<Plain>(w.out, w.in, false);
@@ -99,8 +101,40 @@ TEST_F(BackendChecks, WeightsMustBeWhole) {
   bad.rows_per_scale = 1;
   refused([&] { (void)backend_.prepare(bad); }, "one scale for every group");
   refused([&] { (void)backend_.prepare_embedding(good); }, "embeddings are dense");
+  bad = good;
+  bad.trit_rows = [](std::int64_t, std::int64_t, std::int8_t*) {};
+  refused([&] { (void)backend_.prepare(bad); }, "not several");
+  bad.trits = {};
+  EXPECT_TRUE(backend_.prepare(bad)->ternary());
+  bad.scales = {};
+  refused([&] { (void)backend_.prepare(bad); }, "one scale for every group");
   bad = {};
   refused([&] { (void)backend_.prepare(bad); }, "positive");
+}
+
+TEST(LinearWeights, RowsComeFromEitherForm) {
+  const std::vector<std::int8_t> trits{1, 0, -1, 0, 1, 1};
+  std::vector<std::int8_t> scratch;
+  LinearWeights w{.out = 3, .in = 2, .trits = trits, .scales = {}, .dense = {}};
+  EXPECT_EQ(w.trits_of(1, 3, scratch), trits.data() + 2);
+  w.trits = {};
+  w.trit_rows = [&](std::int64_t begin, std::int64_t end, std::int8_t* to) {
+    std::copy(trits.begin() + 2 * begin, trits.begin() + 2 * end, to);
+  };
+  EXPECT_EQ(std::vector<std::int8_t>(w.trits_of(1, 3, scratch), w.trits_of(1, 3, scratch) + 4),
+            (std::vector<std::int8_t>{-1, 0, 1, 1}));
+  const std::vector<std::uint16_t> halves{1, 2, 3, 4, 5, 6};
+  std::vector<std::byte> bytes;
+  LinearWeights d{.out = 3, .in = 2, .trits = {}, .scales = {}, .dense = {}, .dense_type = DType::kF16};
+  d.dense = std::as_bytes(std::span(halves));
+  EXPECT_EQ(d.dense_row_bytes(), 4u);
+  EXPECT_EQ(d.dense_of(2, 3, bytes), d.dense.data() + 8);
+  const std::span<const std::byte> whole = std::exchange(d.dense, {});
+  d.dense_rows = [&](std::int64_t begin, std::int64_t end, std::byte* to) {
+    std::copy(whole.begin() + 4 * begin, whole.begin() + 4 * end, to);
+  };
+  EXPECT_EQ(std::to_integer<int>(d.dense_of(2, 3, bytes)[2]), 6);
+  EXPECT_EQ(bytes.size(), 4u);
 }
 
 TEST_F(BackendChecks, LinearsAgreeWithTheirMatrices) {

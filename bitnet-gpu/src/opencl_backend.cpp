@@ -255,7 +255,7 @@ class OpenClBackend final : public Backend {
 };
 
 PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
-  if (w.trits.empty())
+  if (!w.ternary())
     throw Error(ErrorCode::kUnsupported, fmt::format("{} runs linears with ternary weights only, not {} ones",
                                                      name(), to_string(w.dense_type)));
   if (w.in > kMaxIn || w.out > kMaxOut)
@@ -265,8 +265,9 @@ PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
   const std::int64_t stride = round_up(w.out, static_cast<std::int64_t>(matmul_group_));
   constexpr std::uint32_t kAllZeroTrits = 0x55555555u;
   std::vector<std::uint32_t> codes(static_cast<std::size_t>(words * stride), kAllZeroTrits);
+  std::vector<std::int8_t> scratch;
   for (std::int64_t o = 0; o < w.out; ++o) {
-    const std::int8_t* row = w.trits.data() + o * w.in;
+    const std::int8_t* const row = w.trits_of(o, o + 1, scratch);
     for (std::int64_t k = 0; k < w.in; ++k) {
       if (row[k] < -1 || row[k] > 1)
         throw Error(ErrorCode::kInvalidArgument,

@@ -242,7 +242,7 @@ class PartialDevice final : public Backend {
     cpu_->download(*dynamic_cast<const Memory&>(from).inner, at, to);
   }
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    if (refuse_dense_ && w.trits.empty()) throw Error(ErrorCode::kUnsupported, "dense linears");
+    if (refuse_dense_ && !w.ternary()) throw Error(ErrorCode::kUnsupported, "dense linears");
     return cpu_->prepare(w);
   }
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override { return cpu_->prepare_embedding(w); }

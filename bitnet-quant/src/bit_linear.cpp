@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <string_view>
 
@@ -38,6 +37,30 @@ std::int64_t row_chunk(const TernaryKernels& kernels, const QuantizedRows& x) {
   if (x.rows <= most) return std::max<std::int64_t>(1, x.rows);
   const std::int64_t near_equal = ceil_div(x.rows, ceil_div(x.rows, most));
   return ceil_div(near_equal, kernels.row_block) * kernels.row_block;
+}
+
+void check_size(std::int64_t out, std::int64_t in) {
+  check(in >= 1 && in <= kMaxColumns, "{} columns: from 1 to {} are possible (int32 sums)", in, kMaxColumns);
+  check(out >= 1 && out <= (std::int64_t{1} << 40) / in, "{} x {} is no possible size", out, in);
+}
+
+/// A whole matrix as a row source.
+RowSource<std::int8_t> rows_of(std::span<const std::int8_t> trits, std::int64_t out, std::int64_t in) {
+  check_size(out, in);
+  check(trits.size() == static_cast<std::size_t>(out * in), "{} trits for a matrix of {} x {}", trits.size(),
+        out, in);
+  return [trits, in](std::int64_t begin, std::int64_t end, std::int8_t* to) {
+    std::copy(trits.data() + begin * in, trits.data() + end * in, to);
+  };
+}
+
+/// Throws naming the first value of a tile that is no trit.
+[[noreturn]] void refuse_trits(std::span<const std::int8_t> trits, std::int64_t first_row, std::int64_t in) {
+  const auto at =
+      std::find_if(trits.begin(), trits.end(), [](std::int8_t t) { return t < -1 || t > 1; }) - trits.begin();
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("BitLinear: the trit in row {}, column {} is {}, not -1, 0 or 1",
+                          first_row + at / in, at % in, int{trits[static_cast<std::size_t>(at)]}));
 }
 
 }  // namespace
@@ -78,11 +101,13 @@ BitLinear::BitLinear(const ExecutionContext& context, const TernaryWeights& weig
 BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
                      std::span<const std::int8_t> trits, std::span<const float> scales,
                      std::int64_t rows_per_scale, std::optional<TileCode> code)
+    : BitLinear(context, out, in, rows_of(trits, out, in), scales, rows_per_scale, code) {}
+
+BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
+                     const RowSource<std::int8_t>& rows, std::span<const float> scales,
+                     std::int64_t rows_per_scale, std::optional<TileCode> code)
     : impl_(std::make_unique<Impl>()) {
-  check(in >= 1 && in <= kMaxColumns, "{} columns: from 1 to {} are possible (int32 sums)", in, kMaxColumns);
-  check(out >= 1 && out <= (std::int64_t{1} << 40) / in, "{} x {} is no possible size", out, in);
-  check(trits.size() == static_cast<std::size_t>(out * in), "{} trits for a matrix of {} x {}", trits.size(),
-        out, in);
+  check_size(out, in);
   check(rows_per_scale >= 1, "{} rows per scale", rows_per_scale);
   check(scales.size() == static_cast<std::size_t>(ceil_div(out, rows_per_scale)),
         "{} scales for {} rows, {} rows each", scales.size(), out, rows_per_scale);
@@ -106,20 +131,16 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
   for (std::int64_t o = 0; o < out; ++o)
     m.scales[static_cast<std::size_t>(o)] = scales[static_cast<std::size_t>(o / rows_per_scale)];
 
-  std::atomic<bool> all_trits{true};
   const std::int64_t bytes = m.lines * kLineBytes;
   context.parallel_for(static_cast<std::size_t>(m.tiles), 4, [&](std::size_t begin, std::size_t end) {
+    std::vector<std::int8_t> trits(static_cast<std::size_t>(kTileRows * in));
     for (auto tile = static_cast<std::int64_t>(begin); tile < static_cast<std::int64_t>(end); ++tile) {
-      const std::int64_t first = tile * kTileRows, rows = std::min(kTileRows, out - first);
-      if (!pack_tile(m.code, trits.data() + first * in, rows, in, m.packed.get() + tile * bytes))
-        all_trits = false;
+      const std::int64_t first = tile * kTileRows, n = std::min(kTileRows, out - first);
+      rows(first, first + n, trits.data());
+      if (!pack_tile(m.code, trits.data(), n, in, m.packed.get() + tile * bytes))
+        refuse_trits(std::span(trits).first(static_cast<std::size_t>(n * in)), first, in);
     }
   });
-  if (all_trits) return;
-  const auto at =
-      std::find_if(trits.begin(), trits.end(), [](std::int8_t t) { return t < -1 || t > 1; }) - trits.begin();
-  check(false, "trit {} (row {}, column {}) is {}, not -1, 0 or 1", at, at / in, at % in,
-        static_cast<int>(trits[static_cast<std::size_t>(at)]));
 }
 
 BitLinear::~BitLinear() = default;

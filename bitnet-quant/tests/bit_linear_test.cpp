@@ -1,6 +1,8 @@
 // BitLinear of one ISA (the one BITNET_ISA names) against the naive integer product.
 #include "bitnet/quant/bit_linear.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -193,6 +195,38 @@ TEST(BitLinear, TheEnvironmentNamesTheCode) {
   setenv("BITNET_TILE_CODE", old.c_str(), 1);  // empty counts as unset
 }
 
+TEST(BitLinear, TakesItsRowsFromASource) {
+  for (const std::size_t threads : {1, 3}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    for (const Size& s : sizes()) {
+      const auto w = test::random_weights(s.out, s.in, 13);
+      std::vector<std::atomic<int>> asked(static_cast<std::size_t>(s.out));
+      const auto rows = [&](std::int64_t begin, std::int64_t end, std::int8_t* to) {
+        for (std::int64_t r = begin; r < end; ++r) ++asked[static_cast<std::size_t>(r)];
+        std::copy(w.trits.data() + begin * s.in, w.trits.data() + end * s.in, to);
+      };
+      EXPECT_EQ(BitLinear(context, s.out, s.in, rows, w.scales, w.rows_per_scale).trits(), w.trits);
+      for (const auto& n : asked) EXPECT_EQ(n, 1);
+    }
+  }
+}
+
+TEST(BitLinear, PassesOnWhatItsSourceThrows) {
+  const ExecutionContext context({.threads = 2, .isa = {}});
+  const std::vector<float> scale{1};
+  const auto fails = [](std::int64_t begin, std::int64_t end, std::int8_t* to) {
+    if (begin <= 700 && 700 < end) throw Error(ErrorCode::kCorruptFile, "row 700");
+    std::fill(to, to + (end - begin) * 3, std::int8_t{1});
+  };
+  BITNET_EXPECT_ERROR(BitLinear(context, 1000, 3, fails, scale, 1000), ErrorCode::kCorruptFile, "row 700");
+  const auto wrong = [](std::int64_t begin, std::int64_t end, std::int8_t* to) {
+    std::fill(to, to + (end - begin) * 3, std::int8_t{1});
+    if (begin <= 700 && 700 < end) to[(700 - begin) * 3 + 2] = 2;
+  };
+  BITNET_EXPECT_ERROR(BitLinear(context, 1000, 3, wrong, scale, 1000), ErrorCode::kInvalidArgument,
+                      "row 700, column 2 is 2");
+}
+
 TEST(BitLinear, NoRowsIsNoWork) {
   const ExecutionContext context;
   const BitLinear linear(context, test::random_weights(5, 5, 14));
@@ -203,7 +237,7 @@ TEST(BitLinear, RefusesWhatDoesNotFit) {
   const ExecutionContext context;
   auto w = test::random_weights(4, 6, 16);
   w.trits[15] = 2;
-  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "trit 15 (row 2, column 3) is 2");
+  BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "row 2, column 3 is 2,");
   w.trits[15] = 127;
   BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "is 127");
   w.trits[15] = -2;
@@ -215,10 +249,11 @@ TEST(BitLinear, RefusesWhatDoesNotFit) {
   BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "not finite");
   w.scales = {1};
   w.trits.pop_back();
+  const std::span<const std::int8_t> none;
   BITNET_EXPECT_ERROR(BitLinear(context, w), ErrorCode::kInvalidArgument, "23 trits for a matrix of 4 x 6");
-  BITNET_EXPECT_ERROR(BitLinear(context, 1, 500'001, {}, {}, 1), ErrorCode::kInvalidArgument,
+  BITNET_EXPECT_ERROR(BitLinear(context, 1, 500'001, none, {}, 1), ErrorCode::kInvalidArgument,
                       "500001 columns");
-  BITNET_EXPECT_ERROR(BitLinear(context, std::int64_t{1} << 62, 8, {}, {}, 1), ErrorCode::kInvalidArgument,
+  BITNET_EXPECT_ERROR(BitLinear(context, std::int64_t{1} << 62, 8, none, {}, 1), ErrorCode::kInvalidArgument,
                       "no possible size");
 
   const BitLinear linear(context, test::random_weights(4, 6, 17));

@@ -38,9 +38,12 @@ void check(const LinearWeights& w, const char* op) {
   require(w.out > 0 && w.in > 0, op, "out and in must be positive");
   std::int64_t cells = 0;
   require(!__builtin_mul_overflow(w.out, w.in, &cells), op, "out × in overflows");
-  if (!w.trits.empty()) {
-    require(w.dense.empty(), op, "either trits or dense weights, not both");
-    require(static_cast<std::int64_t>(w.trits.size()) == cells, op, "trits must have out × in elements");
+  const int forms = int{!w.trits.empty()} + int{w.trit_rows != nullptr} + int{!w.dense.empty()} +
+                    int{w.dense_rows != nullptr};
+  require(forms <= 1, op, "one of trits, trit_rows, dense and dense_rows, not several");
+  if (w.ternary()) {
+    require(w.trits.empty() || static_cast<std::int64_t>(w.trits.size()) == cells, op,
+            "trits must have out × in elements");
     require(w.rows_per_scale > 0, op, "rows_per_scale must be positive");
     require(static_cast<std::int64_t>(w.scales.size()) == (w.out - 1) / w.rows_per_scale + 1, op,
             "one scale for every group of rows_per_scale rows");
@@ -49,7 +52,9 @@ void check(const LinearWeights& w, const char* op) {
   require(w.dense_type == DType::kF32 || w.dense_type == DType::kF16 || w.dense_type == DType::kBF16, op,
           "dense weights are f32, f16 or bf16");
   const std::size_t size = bits_of(w.dense_type) / 8;
-  require(w.dense.size() % size == 0 && w.dense.size() / size == static_cast<std::size_t>(cells), op,
+  std::int64_t bytes = 0;
+  require(!__builtin_mul_overflow(cells, static_cast<std::int64_t>(size), &bytes), op, "out × in overflows");
+  require(w.dense_rows != nullptr || static_cast<std::int64_t>(w.dense.size()) == bytes, op,
           "dense weights must have out × in elements");
 }
 
@@ -114,6 +119,23 @@ std::string_view to_string(BackendOp op) noexcept {
   return "?";
 }
 
+const std::int8_t* LinearWeights::trits_of(std::int64_t begin, std::int64_t end,
+                                           std::vector<std::int8_t>& scratch) const {
+  if (trit_rows == nullptr) return trits.data() + begin * in;
+  scratch.resize(static_cast<std::size_t>((end - begin) * in));
+  trit_rows(begin, end, scratch.data());
+  return scratch.data();
+}
+
+const std::byte* LinearWeights::dense_of(std::int64_t begin, std::int64_t end,
+                                         std::vector<std::byte>& scratch) const {
+  const std::size_t row = dense_row_bytes();
+  if (dense_rows == nullptr) return dense.data() + static_cast<std::size_t>(begin) * row;
+  scratch.resize(static_cast<std::size_t>(end - begin) * row);
+  dense_rows(begin, end, scratch.data());
+  return scratch.data();
+}
+
 BufferPtr Backend::allocate(std::size_t bytes) { return do_allocate(bytes); }
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
@@ -135,7 +157,7 @@ PreparedPtr Backend::prepare(const LinearWeights& weights) {
 
 PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   check(weights, "prepare_embedding");
-  require(weights.trits.empty(), "prepare_embedding", "embeddings are dense");
+  require(!weights.ternary(), "prepare_embedding", "embeddings are dense");
   return do_prepare_embedding(weights);
 }
 

@@ -81,14 +81,16 @@ class CpuBackend final : public Backend {
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    if (w.trits.empty()) return std::make_shared<DenseWeights>(w);
+    if (!w.ternary()) return std::make_shared<DenseWeights>(*context_, w);
     return std::make_shared<TernaryLinear>(
-        quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale));
+        w.trit_rows != nullptr
+            ? quant::BitLinear(*context_, w.out, w.in, w.trit_rows, w.scales, w.rows_per_scale)
+            : quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale));
   }
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
     if (w.dense_form == DenseForm::kInt8) return Int8Weights::make(*context_, kernels_, w);
-    return std::make_shared<DenseWeights>(w);
+    return std::make_shared<DenseWeights>(*context_, w);
   }
 
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,

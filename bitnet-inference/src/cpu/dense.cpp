@@ -31,12 +31,22 @@ void widen(const F32Kernels& kernels, DType type, const std::byte* from, float* 
   }
 }
 
-DenseWeights::DenseWeights(const LinearWeights& w)
-    : PreparedWeights(w.out, w.in, false, w.dense.size()),
+DenseWeights::DenseWeights(const ExecutionContext& context, const LinearWeights& w)
+    : PreparedWeights(w.out, w.in, false, static_cast<std::size_t>(w.out) * w.dense_row_bytes()),
       type_(w.dense_type),
-      row_bytes_(static_cast<std::size_t>(w.in) * bits_of(w.dense_type) / 8),
-      data_(w.dense.size()) {
-  std::memcpy(data_.data(), w.dense.data(), w.dense.size());
+      row_bytes_(w.dense_row_bytes()),
+      data_(bytes()) {
+  const auto rows = static_cast<std::size_t>(w.out);
+  const std::size_t parts = count_parts(context, rows, static_cast<std::size_t>(w.in));
+  for_parts(context, rows, parts, [&](std::size_t, std::size_t begin, std::size_t end) {
+    if (w.dense_rows != nullptr) {
+      const auto first = static_cast<std::int64_t>(begin);
+      w.dense_rows(first, static_cast<std::int64_t>(end), data_.data() + begin * row_bytes_);
+    } else {
+      std::memcpy(data_.data() + begin * row_bytes_, w.dense.data() + begin * row_bytes_,
+                  (end - begin) * row_bytes_);
+    }
+  });
 }
 
 void DenseWeights::multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,

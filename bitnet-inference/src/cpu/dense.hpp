@@ -18,7 +18,8 @@ void widen(const F32Kernels& kernels, DType type, const std::byte* from, float* 
 /// of rows of the other operand, so results do not depend on the batch.
 class DenseWeights final : public PreparedWeights {
  public:
-  explicit DenseWeights(const LinearWeights& weights);
+  /// Copies the rows on the threads of `context`.
+  DenseWeights(const ExecutionContext& context, const LinearWeights& weights);
 
   /// y[i, out] = x[rows[i]] · Wᵀ; `rows` null: i itself.
   void multiply(const ExecutionContext& context, const F32Kernels& kernels, const float* x,

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/core/execution.hpp"
 #include "bitnet/quant/quantize.hpp"
 #include "bitnet/quant/tile_code.hpp"
@@ -74,6 +75,11 @@ class BitLinear {
   /// The same from views, without a TernaryWeights.
   BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
             std::span<const std::int8_t> trits, std::span<const float> scales, std::int64_t rows_per_scale,
+            std::optional<TileCode> code = {});
+  /// The same from a row source, which is asked for the rows of one tile at a time: no matrix of trits is
+  /// made. What `rows` throws comes out.
+  BitLinear(const ExecutionContext& context, std::int64_t out, std::int64_t in,
+            const RowSource<std::int8_t>& rows, std::span<const float> scales, std::int64_t rows_per_scale,
             std::optional<TileCode> code = {});
   ~BitLinear();
   BitLinear(BitLinear&&) noexcept;

@@ -3,8 +3,10 @@
 // batch over the paged KV cache. The ops themselves are in backend.hpp.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "bitnet/core/dtype.hpp"
 
@@ -38,17 +40,33 @@ enum class DenseForm : std::uint8_t {
   kInt8,     ///< rounded to int8 with a scale a row (docs/numerics.md), where the backend can
 };
 
-/// What a linear or a head is made from, in host memory; only read during prepare(). out × in, row-major.
+/// Writes rows [begin, end) of a matrix, one after the other, to `to`. Called by several threads at once, for
+/// any ranges, a row perhaps more than once (cheapest: ascending). Throws Error naming the tensor.
+template <class T>
+using RowSource = std::function<void(std::int64_t begin, std::int64_t end, T* to)>;
+
+/// What a linear or a head is made from, in host memory or made on demand; only read during prepare(). out ×
+/// in, row-major; exactly one of trits, trit_rows, dense and dense_rows is given.
 struct LinearWeights {
   std::int64_t out = 0, in = 0;
   /// Ternary: trits in {−1, 0, 1} and `scales` with one f32 a group of rows_per_scale rows (multiply form).
-  std::span<const std::int8_t> trits;  // [out, in] or empty
-  std::span<const float> scales;       // [ceil(out / rows_per_scale)]
-  std::int64_t rows_per_scale = 0;     ///< `out` for one scale per tensor
-  /// Dense: exactly one of trits/dense is given.
-  std::span<const std::byte> dense;            // [out, in] of dense_type
+  std::span<const std::int8_t> trits;          // [out, in] or empty
+  std::span<const float> scales;               // [ceil(out / rows_per_scale)]
+  std::int64_t rows_per_scale = 0;             ///< `out` for one scale per tensor
+  std::span<const std::byte> dense;            // [out, in] of dense_type, or empty
   DType dense_type = DType::kF32;              ///< kF32, kF16 or kBF16
   DenseForm dense_form = DenseForm::kAsGiven;  ///< of prepare_embedding(); dense linears stay as they are
+  /// A row source in place of a whole matrix, so that none need exist: trits, or bytes of dense_type.
+  RowSource<std::int8_t> trit_rows = {};
+  RowSource<std::byte> dense_rows = {};
+
+  bool ternary() const noexcept { return !trits.empty() || trit_rows != nullptr; }
+  std::size_t dense_row_bytes() const noexcept {
+    return static_cast<std::size_t>(in) * bits_of(dense_type) / 8;
+  }
+  /// Rows [begin, end) from whichever form is there: a view of the matrix, or written to `scratch`.
+  const std::int8_t* trits_of(std::int64_t begin, std::int64_t end, std::vector<std::int8_t>& scratch) const;
+  const std::byte* dense_of(std::int64_t begin, std::int64_t end, std::vector<std::byte>& scratch) const;
 };
 
 /// A weight repacked for one backend by prepare(). Immutable, shared between sessions.
