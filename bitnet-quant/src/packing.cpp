@@ -1,24 +1,24 @@
-// The file layouts of ternary matrices: checks, then one coder per layout. Every coder names the bytes as
-// docs/formats/ternary-layouts.md does. Layouts in memory are bit_linear.cpp's.
+// Writing the file layouts of ternary matrices: checks, then one coder per layout. Every coder names the
+// bytes as docs/formats/ternary-layouts.md does. Reading them is unpacking.cpp's, layouts in memory
+// bit_linear.cpp's.
 #include "bitnet/quant/packing.hpp"
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/error.hpp"
+#include "packing_layout.hpp"
 
 namespace bitnet::quant {
 namespace {
 
 constexpr std::array kLayouts{TernaryLayout::kHfUint8, TernaryLayout::kI2_S, TernaryLayout::kTQ1_0,
                               TernaryLayout::kTQ2_0};
-constexpr std::size_t kI2SBlock = 128, kI2STail = 32;  // the tail holds the scale and 28 bytes of padding
-constexpr std::size_t kTqBlock = 256, kTq1Bytes = 54, kTq2Bytes = 66;
+using namespace file_layout;
 
 std::size_t column_multiple(TernaryLayout layout) {
   switch (layout) {
@@ -68,36 +68,6 @@ void store(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-template <class T>
-T fetch(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-Error invalid_code(TernaryLayout layout, std::size_t byte) {
-  return Error(ErrorCode::kCorruptFile,
-               fmt::format("{}: byte {} holds code 3, which is no ternary value", to_string(layout), byte));
-}
-
-/// The trit at bits `shift` and `shift` + 1.
-std::int8_t trit_at(std::byte b, std::size_t shift) {
-  return static_cast<std::int8_t>(static_cast<int>((std::to_integer<unsigned>(b) >> shift) & 3) - 1);
-}
-
-/// Throws if a byte of four codes holds a 3; `first` is the offset of bytes[0] in what was given.
-void check_codes(TernaryLayout layout, std::span<const std::byte> bytes, std::size_t first) {
-  const auto bad = [](std::byte b) {
-    const auto v = std::to_integer<unsigned>(b);
-    return (v & (v >> 1) & 0x55) != 0;
-  };
-  bool any = false;
-  for (const std::byte b : bytes) any |= bad(b);  // without a branch: vectorised
-  if (!any) return;
-  const auto at = std::find_if(bytes.begin(), bytes.end(), bad) - bytes.begin();
-  throw invalid_code(layout, first + static_cast<std::size_t>(at));
-}
-
 // --- Hugging Face uint8: byte [r, c] holds rows r, r + R, r + 2R, r + 3R from the low bits, R = ceil(out/4)
 // -----
 
@@ -107,25 +77,6 @@ void pack_hf(const TernaryWeights& w, std::byte* to) {
   for (std::size_t o = 0; o < out; ++o)
     for (std::size_t c = 0; c < in; ++c)
       to[o % quarter * in + c] |= static_cast<std::byte>(code(w, o * in + c) << (2 * (o / quarter)));
-}
-
-void unpack_hf(std::span<const std::byte> from, TernaryWeights& w) {
-  const auto out = static_cast<std::size_t>(w.out), in = static_cast<std::size_t>(w.in),
-             quarter = (out + 3) / 4;
-  for (std::size_t o = 0; o < out; ++o) {
-    const std::byte* const row = from.data() + o % quarter * in;
-    std::int8_t* const trits = w.trits.data() + o * in;
-    const std::size_t shift = 2 * (o / quarter);
-    std::int8_t largest = -1;
-    for (std::size_t c = 0; c < in; ++c) {
-      trits[c] = trit_at(row[c], shift);
-      largest = std::max(largest, trits[c]);
-    }
-    if (largest > 1) {  // bits of rows that are not there are not looked at
-      const auto at = std::find(trits, trits + in, std::int8_t{2}) - trits;
-      throw invalid_code(TernaryLayout::kHfUint8, o % quarter * in + static_cast<std::size_t>(at));
-    }
-  }
 }
 
 // --- I2_S: per 128 elements 32 bytes, element j in byte j % 32 at shift 6 − 2·(j / 32); one f32 scale at the
@@ -140,23 +91,6 @@ void pack_i2s(const TernaryWeights& w, std::byte* to) {
   store(to + n / 4, w.scales.empty() ? 1.0f : w.scales[0]);
 }
 
-void unpack_i2s(std::span<const std::byte> from, TernaryWeights& w) {
-  const std::size_t n = w.trits.size();
-  check_codes(TernaryLayout::kI2_S, from.first(n / 4), 0);
-  for (std::size_t block = 0; block < n; block += kI2SBlock)
-    for (std::size_t q = 0; q < 4; ++q) {
-      const std::byte* const in = from.data() + block / 4;
-      std::int8_t* const trits = w.trits.data() + block + 32 * q;
-      for (std::size_t p = 0; p < 32; ++p) trits[p] = trit_at(in[p], 6 - 2 * q);
-    }
-  const float scale = fetch<float>(from.data() + n / 4);
-  if (!std::isfinite(scale))
-    throw Error(ErrorCode::kCorruptFile,
-                fmt::format("i2_s: the scale at byte {} is {}, not finite", n / 4, scale));
-  w.scales = {scale};
-  w.rows_per_scale = w.out;
-}
-
 // --- TQ2_0: element h·128 + l·32 + m in byte h·32 + m at shift 2·l, then an f16 scale
 // -------------------------------
 
@@ -169,20 +103,8 @@ void pack_tq2_block(const std::int8_t* trits, std::byte* to) {
     }
 }
 
-void unpack_tq2_block(const std::byte* from, std::int8_t* trits) {
-  for (std::size_t h = 0; h < 2; ++h)
-    for (std::size_t l = 0; l < 4; ++l)
-      for (std::size_t m = 0; m < 32; ++m) trits[h * 128 + l * 32 + m] = trit_at(from[h * 32 + m], 2 * l);
-}
-
 // --- TQ1_0: base-3 digits, first the most significant, as a fraction of 3^5 scaled to a byte
 // ------------------------
-
-/// A run of bytes: byte m holds elements first + m + count·n, n < digits.
-struct Tq1Run {
-  std::size_t first_byte, count, first, digits;
-};
-constexpr std::array<Tq1Run, 3> kTq1Runs{{{0, 32, 0, 5}, {32, 16, 160, 5}, {48, 4, 240, 4}}};
 
 void pack_tq1_block(const std::int8_t* trits, std::byte* to) {
   for (const Tq1Run& run : kTq1Runs)
@@ -191,18 +113,6 @@ void pack_tq1_block(const std::int8_t* trits, std::byte* to) {
       for (std::size_t n = 0; n < 5; ++n)
         q = q * 3 + (n < run.digits ? static_cast<unsigned>(trits[run.first + m + run.count * n] + 1) : 0);
       to[run.first_byte + m] = static_cast<std::byte>((q * 256 + 242) / 243);
-    }
-}
-
-void unpack_tq1_block(const std::byte* from, std::int8_t* trits) {
-  for (const Tq1Run& run : kTq1Runs)
-    for (std::size_t m = 0; m < run.count; ++m) {
-      unsigned rest = std::to_integer<unsigned>(from[run.first_byte + m]);
-      for (std::size_t n = 0; n < run.digits; ++n) {
-        const unsigned digit = (rest * 3) >> 8;
-        trits[run.first + m + run.count * n] = static_cast<std::int8_t>(digit) - 1;
-        rest = (rest * 3) & 0xff;
-      }
     }
 }
 
@@ -217,80 +127,6 @@ void pack_tq(TernaryLayout layout, const TernaryWeights& w, std::byte* to) {
       pack_tq2_block(trits, to);
     store(to + bytes - 2, f32_to_f16(scale_of_row(w, b / per_row)));
   }
-}
-
-/// One scale if all agree, one per row if each row's do.
-void merge_scales(TernaryLayout layout, const std::vector<float>& block_scales, TernaryWeights& w) {
-  if (block_scales.empty()) {
-    w.scales.clear();
-    w.rows_per_scale = w.out;
-    return;
-  }
-  const auto equal = [&](std::size_t begin, std::size_t end) {
-    return std::all_of(block_scales.begin() + static_cast<std::ptrdiff_t>(begin),
-                       block_scales.begin() + static_cast<std::ptrdiff_t>(end),
-                       [&](float s) { return s == block_scales[begin]; });
-  };
-  if (equal(0, block_scales.size())) {
-    w.scales = {block_scales[0]};
-    w.rows_per_scale = w.out;
-    return;
-  }
-  const auto rows = static_cast<std::size_t>(w.out), per_row = block_scales.size() / rows;
-  w.rows_per_scale = 1;
-  w.scales.clear();
-  for (std::size_t r = 0; r < rows; ++r) {
-    if (!equal(r * per_row, (r + 1) * per_row)) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: row {} has blocks of different scales; one scale a row is supported",
-                              to_string(layout), r));
-    }
-    w.scales.push_back(block_scales[r * per_row]);
-  }
-}
-
-/// Blocks of zeros with scale 0 (llama.cpp's quantiser takes the largest |w| of a block) mean the same with
-/// any scale: they take their row's, else the matrix's first one.
-void adopt_scales(const TernaryWeights& w, std::vector<float>& block_scales) {
-  std::vector<bool> empty(block_scales.size());
-  float first = 0;
-  for (std::size_t b = 0; b < block_scales.size(); ++b) {
-    const auto begin = w.trits.begin() + static_cast<std::ptrdiff_t>(b * kTqBlock);
-    empty[b] =
-        block_scales[b] == 0 && std::all_of(begin, begin + kTqBlock, [](std::int8_t t) { return t == 0; });
-    if (first == 0 && !empty[b]) first = block_scales[b];
-  }
-  const std::size_t per_row = static_cast<std::size_t>(w.in) / kTqBlock;
-  for (std::size_t row = 0; row < block_scales.size(); row += per_row) {
-    float scale = first;
-    for (std::size_t b = row + per_row; b-- > row;)
-      if (!empty[b]) scale = block_scales[b];
-    for (std::size_t b = row; b < row + per_row; ++b)
-      if (empty[b]) block_scales[b] = scale;
-  }
-}
-
-void unpack_tq(TernaryLayout layout, std::span<const std::byte> from, TernaryWeights& w) {
-  const std::size_t bytes = layout == TernaryLayout::kTQ1_0 ? kTq1Bytes : kTq2Bytes;
-  const std::size_t blocks = w.trits.size() / kTqBlock;
-  std::vector<float> scales(blocks);
-  for (std::size_t b = 0; b < blocks; ++b) {
-    const std::byte* const block = from.data() + b * bytes;
-    std::int8_t* const trits = w.trits.data() + b * kTqBlock;
-    if (layout == TernaryLayout::kTQ1_0) {
-      unpack_tq1_block(block, trits);
-    } else {
-      check_codes(layout, {block, kTqBlock / 4}, b * bytes);
-      unpack_tq2_block(block, trits);
-    }
-    scales[b] = f16_to_f32(fetch<std::uint16_t>(block + bytes - 2));
-    if (!std::isfinite(scales[b])) {
-      throw Error(ErrorCode::kCorruptFile, fmt::format("{}: the scale of block {} is {}, not finite",
-                                                       to_string(layout), b, scales[b]));
-    }
-  }
-  adopt_scales(w, scales);
-  merge_scales(layout, scales, w);
 }
 
 }  // namespace
@@ -379,35 +215,6 @@ std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w) {
       break;
   }
   return bytes;
-}
-
-TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out,
-                      std::int64_t in) {
-  std::size_t expected = 0;
-  try {
-    expected = packed_bytes(layout, out, in);
-  } catch (const Error& e) {  // here the sizes come from a file
-    throw Error(ErrorCode::kCorruptFile, e.what());
-  }
-  if (bytes.size() != expected) {
-    throw Error(ErrorCode::kCorruptFile, fmt::format("{}: {} bytes for a matrix of {} x {}, expected {}",
-                                                     to_string(layout), bytes.size(), out, in, expected));
-  }
-  TernaryWeights w{.out = out, .in = in, .trits = {}, .scales = {}, .rows_per_scale = out};
-  w.trits.resize(static_cast<std::size_t>(out * in));
-  switch (layout) {
-    case TernaryLayout::kHfUint8:
-      unpack_hf(bytes, w);
-      break;
-    case TernaryLayout::kI2_S:
-      unpack_i2s(bytes, w);
-      break;
-    case TernaryLayout::kTQ1_0:
-    case TernaryLayout::kTQ2_0:
-      unpack_tq(layout, bytes, w);
-      break;
-  }
-  return w;
 }
 
 }  // namespace bitnet::quant

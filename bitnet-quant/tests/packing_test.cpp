@@ -84,6 +84,14 @@ TEST(Packing, EveryLayoutGivesBackWhatItWasGiven) {
       RC_ASSERT(bytes.size() == packed_bytes(layout, w.out, w.in));
       const TernaryWeights back = unpack(layout, bytes, w.out, w.in);
       RC_ASSERT(back.trits == w.trits);
+      const PackedMatrix matrix(layout, bytes, w.out, w.in);
+      RC_ASSERT(matrix.scales() == back.scales && matrix.rows_per_scale() == back.rows_per_scale);
+      const std::int64_t begin = *rc::gen::inRange<std::int64_t>(0, w.out);
+      const std::int64_t end = *rc::gen::inRange<std::int64_t>(begin, w.out + 1);
+      std::vector<std::int8_t> rows(static_cast<std::size_t>((end - begin) * w.in + 1), 77);
+      matrix.unpack_rows(begin, end, rows.data());
+      RC_ASSERT(std::equal(rows.begin(), rows.end() - 1, w.trits.begin() + begin * w.in));
+      RC_ASSERT(rows.back() == 77);
       if (layout == TernaryLayout::kHfUint8) return;
       for (std::int64_t o = 0; o < w.out; ++o)
         RC_ASSERT(back.scales[static_cast<std::size_t>(o / back.rows_per_scale)] ==
@@ -157,6 +165,10 @@ TEST(Packing, BytesThatAreNotTheFormatAreCorrupt) {
   bad[33] |= std::byte{0x0c};
   BITNET_EXPECT_ERROR(unpack(TernaryLayout::kI2_S, bad, 2, 128), ErrorCode::kCorruptFile,
                       "byte 33 holds code 3");
+  const PackedMatrix halves(TernaryLayout::kI2_S, bad, 2, 128);
+  std::vector<std::int8_t> row(128);
+  halves.unpack_rows(0, 1, row.data());  // the bad code is in row 1
+  BITNET_EXPECT_ERROR(halves.unpack_rows(1, 2, row.data()), ErrorCode::kCorruptFile, "byte 33 holds code 3");
   const float nan = std::nanf("");
   std::memcpy(i2s.data() + 64, &nan, 4);
   BITNET_EXPECT_ERROR(unpack(TernaryLayout::kI2_S, i2s, 2, 128), ErrorCode::kCorruptFile,
@@ -165,6 +177,11 @@ TEST(Packing, BytesThatAreNotTheFormatAreCorrupt) {
   std::vector<std::byte> hf(8, std::byte{0xff});
   BITNET_EXPECT_ERROR(unpack(TernaryLayout::kHfUint8, hf, 8, 4), ErrorCode::kCorruptFile,
                       "byte 0 holds code 3");
+  std::vector<std::byte> wide(70, std::byte{0x55});
+  wide[19] |= std::byte{0x0c};  // the second row of the byte's four
+  EXPECT_NO_THROW(unpack(TernaryLayout::kHfUint8, std::span(wide).first(35), 1, 35));
+  BITNET_EXPECT_ERROR(unpack(TernaryLayout::kHfUint8, wide, 6, 35), ErrorCode::kCorruptFile,
+                      "byte 19 holds code 3");
 
   auto tq2 = pack(TernaryLayout::kTQ2_0, golden(2, 512));
   bad = tq2;

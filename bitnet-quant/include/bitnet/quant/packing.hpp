@@ -34,4 +34,24 @@ std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w);
 TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out,
                       std::int64_t in);
 
+/// A packed matrix in memory (a mapped file), read in parts: the scales first, then any rows. Does not own.
+/// Thread-safe.
+class PackedMatrix {
+ public:
+  /// Throws as unpack() on a wrong size or a bad scale; codes are not looked at.
+  PackedMatrix(TernaryLayout layout, std::span<const std::byte> bytes, std::int64_t out, std::int64_t in);
+
+  const std::vector<float>& scales() const noexcept { return scales_; }  ///< as unpack() gives them
+  std::int64_t rows_per_scale() const noexcept { return rows_per_scale_; }
+  /// Trits of rows [begin, end) to `to` [end − begin, in]. Throws Error(kCorruptFile) on an invalid code.
+  void unpack_rows(std::int64_t begin, std::int64_t end, std::int8_t* to) const;
+
+ private:
+  TernaryLayout layout_;
+  std::span<const std::byte> bytes_;
+  std::int64_t out_, in_;
+  std::vector<float> scales_;
+  std::int64_t rows_per_scale_;
+};
+
 }  // namespace bitnet::quant
