@@ -1,4 +1,5 @@
-// Loader: logical tensors → prepared weights on a backend, one tensor in memory at a time.
+// Loader: tensors → prepared weights on a backend. Matrices of files are decoded row by row as the backend
+// repacks them: none is ever whole in memory.
 #include "bitnet/inference/model.hpp"
 
 #include <fmt/format.h>
@@ -12,28 +13,32 @@
 #include "model_weights.hpp"
 
 namespace bitnet::inference {
-namespace {
 
 /// Turns tensors into weights; counts what it saw.
-class Builder {
+class ModelBuilder {
  public:
-  Builder(const ModelConfig& config, Backend& backend, HeadType head)
+  ModelBuilder(const ModelConfig& config, Backend& backend, HeadType head)
       : config_(config), backend_(backend), head_(head) {
     weights_.layers.resize(static_cast<std::size_t>(config.n_layers));
   }
 
   void add(const quant::LogicalTensor& t) {
-    check(t);
-    n_parameters_ += t.shape.numel();
-    if (is_norm(t.id.role)) {
-      norm_slot(t.id) = upload(t);
-    } else if (is_linear(t.id.role)) {
-      ternary_ = ternary_ || t.ternary;
-      linear_slot(t.id) = count(backend_.prepare(view(t)));
-    } else {
-      PreparedPtr table = count(prepare_table(t));
-      (t.id.role == TensorRole::kTokenEmbedding ? weights_.embedding : weights_.head) = std::move(table);
-    }
+    if (!begin(t)) return upload(t);
+    LinearWeights w;
+    w.out = t.shape[0];
+    w.in = t.shape[1];
+    w.trits = t.weights.trits;
+    w.scales = t.weights.scales;
+    w.rows_per_scale = t.weights.rows_per_scale;
+    w.dense = t.dense;
+    w.dense_type = t.dtype;
+    prepare(t.id, w);
+  }
+
+  /// Matrices only; norms come whole.
+  void add(const quant::TensorRows& t) {
+    begin(t);
+    prepare(t.id, t.weights());
   }
 
   ModelWeights finish() {
@@ -45,7 +50,9 @@ class Builder {
   std::size_t bytes() const noexcept { return bytes_; }
 
  private:
-  void check(const quant::LogicalTensor& t) const {
+  /// Checks a tensor and counts it; false for a norm.
+  template <class Tensor>
+  bool begin(const Tensor& t) {
     const Shape expected = tensor_shape(t.id, config_);
     if (!(t.shape == expected)) {
       throw Error(ErrorCode::kInvalidArgument,
@@ -56,41 +63,32 @@ class Builder {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("tensor '{}': only linears can be ternary", gguf_name(t.id)));
     }
+    n_parameters_ += t.shape.numel();
+    ternary_ = ternary_ || t.ternary;
+    return !is_norm(t.id.role);
   }
 
-  static LinearWeights view(const quant::LogicalTensor& t) {
-    LinearWeights w;
-    w.out = t.shape[0];
-    w.in = t.shape[1];
-    if (t.ternary) {
-      w.trits = t.weights.trits;
-      w.scales = t.weights.scales;
-      w.rows_per_scale = t.weights.rows_per_scale;
-    } else {
-      w.dense = t.dense;
-      w.dense_type = t.dtype;
-    }
-    return w;
+  void prepare(TensorId id, const LinearWeights& w) {
+    PreparedPtr prepared = is_linear(id.role) ? backend_.prepare(w) : prepare_table(id, w);
+    bytes_ += prepared->bytes();
+    PreparedPtr& slot = is_linear(id.role)                       ? linear_slot(id)
+                        : id.role == TensorRole::kTokenEmbedding ? weights_.embedding
+                                                                 : weights_.head;
+    slot = std::move(prepared);
   }
 
-  PreparedPtr prepare_table(const quant::LogicalTensor& t) {
-    LinearWeights w = view(t);
+  PreparedPtr prepare_table(TensorId id, LinearWeights w) {
     if (head_ == HeadType::kInt8) w.dense_form = DenseForm::kInt8;
-    return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(t.id), to_string(head_)),
+    return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(id), to_string(head_)),
                         [&] { return backend_.prepare_embedding(w); });
   }
 
-  BufferPtr upload(const quant::LogicalTensor& t) {
+  void upload(const quant::LogicalTensor& t) {
     const std::vector<float> values = t.to_f32();
     BufferPtr buffer = backend_.allocate(values.size() * sizeof(float));
     backend_.upload(*buffer, 0, std::as_bytes(std::span<const float>(values)));
     bytes_ += buffer->bytes();
-    return buffer;
-  }
-
-  PreparedPtr count(PreparedPtr weights) {
-    bytes_ += weights->bytes();
-    return weights;
+    norm_slot(t.id) = std::move(buffer);
   }
 
   LayerWeights& layer(TensorId id) { return weights_.layers.at(static_cast<std::size_t>(id.layer)); }
@@ -137,6 +135,8 @@ class Builder {
   std::int64_t n_parameters_ = 0;
   std::size_t bytes_ = 0;
 };
+
+namespace {
 
 std::vector<TokenId> end_tokens(const ModelConfig& config, const Tokenizer* tokenizer) {
   std::vector<TokenId> ids;
@@ -201,30 +201,37 @@ HeadType resolve_head(const ModelConfig& config, const LoadOptions& options) noe
 Model::Model() = default;
 Model::~Model() = default;
 
-std::shared_ptr<const Model> Model::build(const ModelConfig& config,
-                                          std::shared_ptr<const Tokenizer> tokenizer,
-                                          std::shared_ptr<Backend> backend,
-                                          const std::function<quant::LogicalTensor(TensorId)>& source,
-                                          const LoadOptions& options) {
+std::shared_ptr<Model> Model::make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
+                                   std::shared_ptr<Backend> backend, const LoadOptions& options,
+                                   const Feed& feed) {
   check_config(config);
-  const std::shared_ptr<Model> model(new Model());
+  std::shared_ptr<Model> model(new Model());
   if (tokenizer != nullptr) check_vocabulary(config, *tokenizer, model->notes_);
   model->config_ = config;
   model->tokenizer_ = std::move(tokenizer);
   model->backend_ = std::move(backend);
   model->eos_ = end_tokens(config, model->tokenizer_.get());
   model->head_type_ = resolve_head(config, options);
-  Builder builder(model->config_, *model->backend_, model->head_type_);
-  for (const TensorId id : model_tensors(config)) {
-    quant::LogicalTensor tensor = source(id);
-    tensor.id = id;
-    builder.add(tensor);
-  }
+  ModelBuilder builder(model->config_, *model->backend_, model->head_type_);
+  for (const TensorId id : model_tensors(config)) feed(id, builder);
   model->weights_ = std::make_unique<const ModelWeights>(builder.finish());
   model->ternary_ = builder.ternary();
   model->n_parameters_ = builder.n_parameters();
   model->weight_bytes_ = builder.bytes();
   return model;
+}
+
+std::shared_ptr<const Model> Model::build(const ModelConfig& config,
+                                          std::shared_ptr<const Tokenizer> tokenizer,
+                                          std::shared_ptr<Backend> backend,
+                                          const std::function<quant::LogicalTensor(TensorId)>& source,
+                                          const LoadOptions& options) {
+  const auto feed = [&](TensorId id, ModelBuilder& builder) {
+    quant::LogicalTensor tensor = source(id);
+    tensor.id = id;
+    builder.add(tensor);
+  };
+  return make(config, std::move(tokenizer), std::move(backend), options, feed);
 }
 
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std::shared_ptr<Backend> backend,
@@ -234,18 +241,18 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std:
     const std::unique_ptr<quant::ModelReader> reader = quant::ModelReader::open(path, options.floats);
     const auto total = static_cast<std::int64_t>(reader->tensors().size());
     std::int64_t done = 0;
-    const auto source = [&](TensorId id) {
-      quant::LogicalTensor tensor = reader->read(id);
+    const auto feed = [&](TensorId id, ModelBuilder& builder) {
+      if (is_norm(id.role))
+        builder.add(reader->read(id));
+      else
+        builder.add(reader->rows(id));
       if (options.progress) options.progress(++done, total);
-      return tensor;
     };
-    std::shared_ptr<const Model> built =
-        build(reader->config(), reader->tokenizer(), std::move(backend), source, options);
-    const auto model = std::const_pointer_cast<Model>(built);  // not shared yet
+    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), options, feed);
     const std::vector<std::string> notes = reader->notes();
     model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());
     model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    return built;
+    return std::shared_ptr<const Model>(model);
   });
 }
 

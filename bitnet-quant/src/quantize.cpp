@@ -8,6 +8,7 @@
 #include <bit>
 #include <cmath>
 
+#include "absmean.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/quant/bit_linear.hpp"
@@ -62,6 +63,37 @@ class RowQuantizer {
 
 }  // namespace
 
+void AbsmeanSum::add(std::span<const float> w) {
+  std::uint32_t not_finite = 0;  // loops without branches: the compiler makes vectors of them
+  for (const float v : w)
+    not_finite |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(v) & 0x7f800000u) == 0x7f800000u);
+  if (not_finite != 0) {
+    const auto at = std::find_if(w.begin(), w.end(), [](float v) { return !std::isfinite(v); });
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("absmean: weight {} is {}, not finite",
+                            count_ + static_cast<std::size_t>(at - w.begin()), *at));
+  }
+  double sum = sum_;
+  for (const float v : w) sum += std::fabs(static_cast<double>(v));
+  sum_ = sum;
+  count_ += w.size();
+}
+
+float AbsmeanSum::scale() const noexcept {
+  const float mean = count_ == 0 ? 0.0f : static_cast<float>(sum_ / static_cast<double>(count_));
+  return std::max(mean, kSmallest);
+}
+
+void ternarise(std::span<const float> w, float scale, std::int8_t* to) noexcept {
+  // round_half_even(v) clamped to ±1 is 0 up to |v| = 0.5 (a half goes to the even 0), else the sign.
+  const float inverse = 1.0f / scale;
+  const float* const from = w.data();
+  for (std::size_t i = 0, n = w.size(); i < n; ++i) {
+    const float v = from[i] * inverse;
+    to[i] = static_cast<std::int8_t>(static_cast<int>(v > 0.5f) - static_cast<int>(v < -0.5f));
+  }
+}
+
 TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t in) {
   if (out < 0 || in < 0 ||
       (in != 0 && static_cast<std::uint64_t>(out) > w.size() / static_cast<std::uint64_t>(in)) ||
@@ -69,27 +101,11 @@ TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t 
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("absmean: {} weights do not make a matrix of {} x {}", w.size(), out, in));
   }
-  std::uint32_t not_finite = 0;  // loops without branches: the compiler makes vectors of them
-  for (const float v : w)
-    not_finite |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(v) & 0x7f800000u) == 0x7f800000u);
-  if (not_finite != 0) {
-    const auto at = std::find_if(w.begin(), w.end(), [](float v) { return !std::isfinite(v); });
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("absmean: weight {} is {}, not finite", at - w.begin(), *at));
-  }
-  double sum = 0;
-  for (const float v : w) sum += std::fabs(static_cast<double>(v));
-  const float mean = w.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(w.size()));
-  const float scale = std::max(mean, kSmallest), inverse = 1.0f / scale;
-  TernaryWeights result{.out = out, .in = in, .trits = {}, .scales = {scale}, .rows_per_scale = out};
+  AbsmeanSum sum;
+  sum.add(w);
+  TernaryWeights result{.out = out, .in = in, .trits = {}, .scales = {sum.scale()}, .rows_per_scale = out};
   result.trits.resize(w.size());
-  // round_half_even(v) clamped to ±1 is 0 up to |v| = 0.5 (a half goes to the even 0), else the sign.
-  const float* const from = w.data();
-  std::int8_t* const to = result.trits.data();
-  for (std::size_t i = 0, n = w.size(); i < n; ++i) {
-    const float v = from[i] * inverse;
-    to[i] = static_cast<std::int8_t>(static_cast<int>(v > 0.5f) - static_cast<int>(v < -0.5f));
-  }
+  ternarise(w, sum.scale(), result.trits.data());
   return result;
 }
 

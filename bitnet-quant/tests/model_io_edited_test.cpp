@@ -17,6 +17,7 @@ using bitnet::testing::TempDir;
 using ::testing::HasSubstr;
 using testing::Linears;
 using testing::MemoryModel;
+using testing::rows_are_those_of_read;
 using testing::small_config;
 
 class ModelIoEdited : public ::testing::Test {
@@ -86,6 +87,8 @@ TEST_F(ModelIoEdited, QuantisedEmbeddingsAndScaleTensors) {
   EXPECT_FALSE(reader->float_linears());
   EXPECT_EQ(reader->read(embed).to_f32()[5], 0.5f * static_cast<float>(static_cast<std::int8_t>(7 * 5)));
   EXPECT_EQ(reader->read(q).weights.scales[0], model[q].weights.scales[0] * 0.5f);
+  EXPECT_TRUE(rows_are_those_of_read(*reader, embed, 3));
+  EXPECT_TRUE(rows_are_those_of_read(*reader, q, 100));
   EXPECT_EQ(reader->stored_bytes(q), 256u * 256 / 4 + 32 + 4);
   EXPECT_TRUE(reader->notes().empty());
   BITNET_EXPECT_ERROR(reader->read({TensorRole::kAttnQ, 9}), ErrorCode::kNotFound, "blk.9.attn_q.weight");
@@ -246,6 +249,7 @@ TEST_F(ModelIoEdited, AnotherConvertersFloatModel) {
   const auto reader = ModelReader::open(dir_ / "b.gguf");
   EXPECT_THAT(reader->notes().at(0), HasSubstr("14 float linears are ternarised"));
   expect_linears(*reader, model, [](float s) { return 127.0f * f16_to_f32(f32_to_f16(s / 127.0f)); });
+  for (const TensorId id : reader->tensors()) EXPECT_TRUE(rows_are_those_of_read(*reader, id, 5));
   EXPECT_TRUE(reader->float_linears());
   const TensorId q{TensorRole::kAttnQ, 0};
   EXPECT_EQ(reader->float_type(q), std::nullopt);

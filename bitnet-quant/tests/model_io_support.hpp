@@ -1,6 +1,7 @@
 #pragma once
 // Small models made in memory for the tests of model_io: configurations of each family and a source of
 // tensors.
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -75,5 +76,27 @@ class MemoryModel {
  private:
   std::map<std::pair<TensorRole, std::int64_t>, LogicalTensor> tensors_;
 };
+
+/// Whether rows(id), asked for ranges of `step` rows from the last to the first, gives what read(id) does.
+inline bool rows_are_those_of_read(const ModelReader& reader, TensorId id, std::int64_t step) {
+  const LogicalTensor whole = reader.read(id);
+  const TensorRows rows = reader.rows(id);
+  const std::int64_t n = whole.shape.rank() == 2 ? whole.shape[0] : 1;
+  const auto cols = static_cast<std::size_t>(whole.shape.numel() / n);
+  if (rows.id != id || rows.shape != whole.shape || rows.ternary != whole.ternary) return false;
+  if (rows.scales != whole.weights.scales || (rows.trits != nullptr) != whole.ternary) return false;
+  const auto same = [&](const auto& source, const auto& expected, std::size_t row_size) {
+    auto got = expected;
+    std::fill(got.begin(), got.end(), typename std::decay_t<decltype(got)>::value_type{});
+    for (std::int64_t end = n; end > 0; end -= std::min(step, end)) {
+      const std::int64_t begin = std::max<std::int64_t>(0, end - step);
+      source(begin, end, got.data() + static_cast<std::size_t>(begin) * row_size);
+    }
+    return got == expected;
+  };
+  if (whole.ternary)
+    return rows.rows_per_scale == whole.weights.rows_per_scale && same(rows.trits, whole.weights.trits, cols);
+  return rows.dtype == whole.dtype && same(rows.dense, whole.dense, cols * bits_of(whole.dtype) / 8);
+}
 
 }  // namespace bitnet::quant::testing

@@ -24,6 +24,7 @@ using bitnet::testing::TempDir;
 using ::testing::HasSubstr;
 using testing::Linears;
 using testing::MemoryModel;
+using testing::rows_are_those_of_read;
 using ::testing::Not;
 using testing::small_config;
 
@@ -67,6 +68,7 @@ void expect_tensors(const ModelReader& reader, const MemoryModel& model, Scale&&
     const LogicalTensor got = reader.read(id), &expected = model[id];
     SCOPED_TRACE(gguf_name(id) + " " + reader.stored_type(id));
     EXPECT_EQ(got.id, id);
+    for (const std::int64_t step : {1, 3, 1000}) EXPECT_TRUE(rows_are_those_of_read(reader, id, step));
     EXPECT_EQ(got.shape, expected.shape);
     ASSERT_EQ(got.ternary, expected.ternary);
     if (!got.ternary) {
@@ -153,6 +155,7 @@ TEST_F(ModelIo, LatentWeightsAreTernarisedWhereTheConfigSaysBitNet) {
       const TernaryWeights expected = absmean(model[id].to_f32(), got.shape[0], got.shape[1]);
       EXPECT_EQ(got.weights.trits, expected.trits);
       EXPECT_EQ(got.weights.scales, expected.scales);
+      EXPECT_TRUE(rows_are_those_of_read(*reader, id, 7));
       EXPECT_EQ(reader->stored_type(id), "F16 → ternary");
       EXPECT_THAT(reader->notes().at(0), HasSubstr("14 float linears are ternarised"));
       const auto kept = round_trip(config, model, options, FloatLinears::kKeep);

@@ -262,10 +262,6 @@ std::span<const std::byte> SafeTensors::data(const SafeTensorInfo& tensor) const
                                                 tensor.end - tensor.begin);
 }
 
-void SafeTensors::release(const SafeTensorInfo& tensor) const noexcept {
-  shards_[tensor.shard]->release(data(tensor));
-}
-
 std::vector<fs::path> SafeTensors::files() const {
   std::vector<fs::path> out;
   for (const auto& shard : shards_) out.push_back(shard->path());

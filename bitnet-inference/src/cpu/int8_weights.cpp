@@ -3,6 +3,7 @@
 #include "cpu/int8_weights.hpp"
 
 #include <algorithm>
+#include <vector>
 
 #include "cpu/dense.hpp"
 
@@ -10,9 +11,9 @@ namespace bitnet::inference::cpu {
 
 std::shared_ptr<const Int8Weights> Int8Weights::make(const ExecutionContext& context,
                                                      const F32Kernels& kernels, const LinearWeights& w) {
-  const std::size_t row_bytes = static_cast<std::size_t>(w.in) * bits_of(w.dense_type) / 8;
   const auto rows = [&](std::int64_t begin, std::int64_t end, float* to) {
-    widen(kernels, w.dense_type, w.dense.data() + static_cast<std::size_t>(begin) * row_bytes, to,
+    std::vector<std::byte> scratch;
+    widen(kernels, w.dense_type, w.dense_of(begin, end, scratch), to,
           static_cast<std::size_t>((end - begin) * w.in));
   };
   return std::make_shared<const Int8Weights>(quant::Int8Linear(context, w.out, w.in, rows));

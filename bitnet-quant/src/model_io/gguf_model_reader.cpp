@@ -1,6 +1,7 @@
 // GGUF files as models: which tensor is which, what types can be read. Facts: docs/formats/gguf.md.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -65,11 +66,20 @@ class GgufReader final : public ReaderBase {
 
   std::uint64_t file_bytes() const override { return file_->file().bytes().size(); }
 
- protected:
-  void release(const StoredTensor& t) const noexcept override { file_->file().release(t.bytes); }
-
  private:
   bool bitnet_architecture() const noexcept { return config_.family != ModelFamily::kLlama; }
+
+  /// Compares parts of the file without keeping them in memory.
+  bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) const {
+    constexpr std::size_t kStep = std::size_t{4} << 20;
+    for (std::size_t at = 0; at < a.size(); at += kStep) {
+      const std::size_t n = std::min(kStep, a.size() - at);
+      if (std::memcmp(a.data() + at, b.data() + at, n) != 0) return false;
+      file_->file().release(a.subspan(at, n));
+      file_->file().release(b.subspan(at, n));
+    }
+    return true;
+  }
 
   /// Tied: no output matrix, or (the first official 2B-4T file) a copy of the embedding.
   bool output_is_embedding() {
@@ -77,8 +87,7 @@ class GgufReader final : public ReaderBase {
     if (!output) return true;
     const GgufTensorInfo* embedding = file_->find("token_embd.weight");
     if (!embedding || output->type != embedding->type || output->bytes != embedding->bytes ||
-        output->bytes == 0 ||
-        std::memcmp(file_->data(*output).data(), file_->data(*embedding).data(), output->bytes) != 0)
+        output->bytes == 0 || !same_bytes(file_->data(*output), file_->data(*embedding)))
       return false;
     notes_.push_back("output.weight repeats token_embd.weight and is taken as tied");
     return true;
@@ -99,6 +108,7 @@ class GgufReader final : public ReaderBase {
     t.encoding = *encoding_of(info.type);
     t.type = to_string(info.type);
     t.bytes = file_->data(info);
+    t.file = &file_->file();
     const bool rotary = id.role == TensorRole::kAttnQ || id.role == TensorRole::kAttnK;
     if (rotary && !bitnet_architecture()) t.interleaved_head = config_.head_dim;
     if (is_linear(id.role)) read_scale(info.name, t);

@@ -74,11 +74,6 @@ class HfReader final : public ReaderBase {
     return total;
   }
 
- protected:
-  void release(const StoredTensor& t) const noexcept override {
-    if (const SafeTensorInfo* info = files_->find(t.name)) files_->release(*info);
-  }
-
  private:
   /// generation_config.json lists more tokens that end a text than config.json does (2B-4T: end of turn).
   void read_generation_config() {
@@ -155,6 +150,7 @@ class HfReader final : public ReaderBase {
     t.name = info.name;
     t.type = std::string(to_string(info.dtype));
     t.bytes = files_->data(info);
+    t.file = &files_->file(info);
     const Shape shape = tensor_shape(id, config_);
     Shape64 expected(shape.dims().begin(), shape.dims().end());
     const auto scale = scales_.find({id.role, id.layer});
@@ -192,7 +188,8 @@ class HfReader final : public ReaderBase {
       std::int64_t n = 1;
       for (const std::int64_t dim : info.shape) n = dim == 1 ? n : 0;
       if (n != 1) unsupported(fmt::format("expected one scale, got shape {}", shown_any(info.shape)));
-      const float s = decode_floats(*encoding, files_->data(info), 1)[0];
+      float s = 0;
+      decode_floats(*encoding, files_->data(info).data(), 1, &s);
       if (!(s > 0) || !std::isfinite(s)) corrupt(fmt::format("expected a scale above 0, got {}", s));
       const float scale = config_.scale_form == WeightScaleForm::kDivide ? 1.0f / s : s;
       if (!std::isfinite(scale)) corrupt(fmt::format("the inverse of the scale {} is not finite", s));

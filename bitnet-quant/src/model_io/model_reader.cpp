@@ -22,6 +22,18 @@ std::vector<float> LogicalTensor::to_f32() const {
   return out;
 }
 
+LinearWeights TensorRows::weights() const {
+  LinearWeights w;
+  w.out = shape[0];
+  w.in = shape[1];
+  w.scales = scales;
+  w.rows_per_scale = rows_per_scale;
+  w.dense_type = dtype;
+  w.trit_rows = trits;
+  w.dense_rows = dense;
+  return w;
+}
+
 std::unique_ptr<ModelReader> ModelReader::open(const std::filesystem::path& path, FloatLinears floats) {
   namespace fs = std::filesystem;
   std::error_code problem, ignored;
@@ -40,13 +52,44 @@ std::unique_ptr<ModelReader> ModelReader::open(const std::filesystem::path& path
 
 namespace model_io {
 
+TensorRows ReaderBase::rows(TensorId id) const {
+  TensorRows t = with_context(place_, [&] { return open_rows(stored(id), id, tensor_shape(id, config_)); });
+  const auto named = [&]<class T>(RowSource<T>& rows) {
+    if (rows == nullptr) return;
+    rows = [this, inner = std::move(rows)](std::int64_t begin, std::int64_t end, T* to) {
+      with_context(place_, [&] { inner(begin, end, to); });
+    };
+  };
+  named(t.trits);
+  named(t.dense);
+  return t;
+}
+
 LogicalTensor ReaderBase::read(TensorId id) const {
-  return with_context(place_, [&] {
-    const StoredTensor& from = stored(id);
-    LogicalTensor tensor = decode(from, id, tensor_shape(id, config_));
-    release(from);
-    return tensor;
+  TensorRows rows = this->rows(id);
+  const std::int64_t n = rows.shape.rank() == 2 ? rows.shape[0] : 1;
+  const auto cells = static_cast<std::size_t>(rows.shape.numel());
+  LogicalTensor t;
+  t.id = id;
+  t.shape = rows.shape;
+  t.ternary = rows.ternary;
+  t.dtype = rows.ternary ? DType::kF32 : rows.dtype;
+  with_context(place_, [&] {
+    if (rows.ternary) {
+      t.weights = {.out = n,
+                   .in = rows.shape[1],
+                   .trits = std::vector<std::int8_t>(cells),
+                   .scales = std::move(rows.scales),
+                   .rows_per_scale = rows.rows_per_scale};
+    } else {
+      t.dense.resize(cells * bits_of(rows.dtype) / 8);
+    }
   });
+  if (t.ternary)
+    rows.trits(0, n, t.weights.trits.data());
+  else
+    rows.dense(0, n, t.dense.data());
+  return t;
 }
 
 std::string ReaderBase::stored_type(TensorId id) const {

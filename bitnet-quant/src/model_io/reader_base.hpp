@@ -17,6 +17,7 @@ class ReaderBase : public ModelReader {
   const ModelConfig& config() const noexcept override { return config_; }
   std::vector<TensorId> tensors() const override { return model_tensors(config_); }
   LogicalTensor read(TensorId id) const override;
+  TensorRows rows(TensorId id) const override;
   std::optional<DType> float_type(TensorId id) const override;
   bool float_linears() const noexcept override { return float_linears_ > 0; }
   std::string stored_type(TensorId id) const override;
@@ -27,9 +28,6 @@ class ReaderBase : public ModelReader {
   explicit ReaderBase(std::string place) : place_(std::move(place)) {}
   const StoredTensor& stored(TensorId id) const;
   void add(TensorId id, StoredTensor tensor);
-  /// Gives the file's pages of a decoded tensor back: a model is read once, its file may be larger than
-  /// memory.
-  virtual void release(const StoredTensor& tensor) const noexcept = 0;
   /// Float linears → trits or not, per `floats`, and one note about it.
   void decide_floats(FloatLinears floats);
 

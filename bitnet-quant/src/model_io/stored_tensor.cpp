@@ -1,5 +1,5 @@
-// Decoding of stored tensors: float types, ggml's Q8_0 and Q6_K blocks, ternary layouts (packing.hpp) and row
-// orders.
+// The steps of decoding a stored tensor: float types, ggml's Q8_0 and Q6_K blocks, row orders. Ternary
+// layouts are packing.hpp's; tensor_rows.cpp puts the steps together.
 #include "model_io/stored_tensor.hpp"
 
 #include <fmt/format.h>
@@ -14,20 +14,7 @@
 namespace bitnet::quant::model_io {
 namespace {
 
-TernaryLayout layout_of(Encoding e) {
-  switch (e) {
-    case Encoding::kHfUint8:
-      return TernaryLayout::kHfUint8;
-    case Encoding::kI2_S:
-      return TernaryLayout::kI2_S;
-    case Encoding::kTQ1_0:
-      return TernaryLayout::kTQ1_0;
-    case Encoding::kTQ2_0:
-      return TernaryLayout::kTQ2_0;
-    default:
-      throw Error(ErrorCode::kInternal, "layout_of: not a packed encoding");
-  }
-}
+constexpr std::size_t kQ8Bytes = 34, kQ6Bytes = 210;  // of a block of 32, of 256 elements
 
 std::uint16_t half_at(const std::byte* p) {
   std::uint16_t h;
@@ -59,94 +46,57 @@ void decode_q6_k(const std::byte* block, float* to) {
   }
 }
 
-DType dtype_of(Encoding e) {
+}  // namespace
+
+DType dtype_of(Encoding e) noexcept {
   return e == Encoding::kF16 ? DType::kF16 : e == Encoding::kBF16 ? DType::kBF16 : DType::kF32;
 }
-
-LogicalTensor decode_packed(const StoredTensor& stored, const Shape& shape) {
-  LogicalTensor t;
-  t.ternary = true;
-  t.weights = unpack(layout_of(stored.encoding), stored.bytes, shape[0], shape[1]);
-  if (stored.encoding == Encoding::kHfUint8) {
-    t.weights.scales = {stored.scale.value()};
-    t.weights.rows_per_scale = t.weights.out;
-  } else if (stored.scale) {
-    for (float& s : t.weights.scales) s *= *stored.scale;
-  }
-  return t;
-}
-
-/// Trits × one scale that were stored as floats (converters write the dequantised weights): the trits and
-/// that scale, where absmean would multiply it by the density. Absent for any other weights.
-std::optional<TernaryWeights> stored_trits(std::span<const float> w, DType type, const Shape& shape) {
-  float least = std::numeric_limits<float>::infinity(), most = 0;
-  bool finite = true;
-  for (const float v : w) {
-    const float a = std::fabs(v);
-    finite &= std::isfinite(a);
-    most = std::max(most, a);
-    least = a > 0 ? std::min(least, a) : least;
-  }
-  // One unit in the last place of the stored type, at most.
-  const float unit = type == DType::kF32 ? 0x1p-23f : type == DType::kF16 ? 0x1p-10f : 0x1p-7f;
-  if (!finite || most == 0 || most - least > least * unit) return std::nullopt;
-  TernaryWeights out{
-      .out = shape[0], .in = shape[1], .trits = {}, .scales = {most}, .rows_per_scale = shape[0]};
-  out.trits.reserve(w.size());
-  for (const float v : w) out.trits.push_back(static_cast<std::int8_t>(int{v > 0} - int{v < 0}));
-  return out;
-}
-
-LogicalTensor decode_dense(const StoredTensor& stored, const Shape& shape) {
-  LogicalTensor t;
-  const auto n = static_cast<std::size_t>(shape.numel());
-  if (stored.ternarise) {
-    t.ternary = true;
-    const std::vector<float> values = decode_floats(stored.encoding, stored.bytes, n);
-    auto trits = stored_trits(values, dtype_of(stored.encoding), shape);
-    t.weights = trits ? std::move(*trits) : absmean(values, shape[0], shape[1]);
-    if (stored.scale) t.weights.scales[0] *= *stored.scale;
-    return t;
-  }
-  t.dtype = dense_type(stored);
-  if (stored.scale || stored.encoding == Encoding::kQ8_0 || stored.encoding == Encoding::kQ6_K) {
-    std::vector<float> values = decode_floats(stored.encoding, stored.bytes, n);
-    for (float& v : values) v *= stored.scale.value_or(1.0f);
-    t.dense = encode_floats(DType::kF32, values);
-  } else {
-    t.dense.assign(stored.bytes.begin(), stored.bytes.end());
-  }
-  return t;
-}
-
-}  // namespace
 
 DType dense_type(const StoredTensor& stored) noexcept {
   return stored.scale ? DType::kF32 : dtype_of(stored.encoding);
 }
 
-std::vector<float> decode_floats(Encoding encoding, std::span<const std::byte> bytes, std::size_t n) {
-  std::vector<float> out(n);
-  const std::byte* p = bytes.data();
+std::size_t float_bytes(Encoding encoding, std::size_t n) {
   switch (encoding) {
     case Encoding::kF32:
-      if (n > 0) std::memcpy(out.data(), p, n * sizeof(float));
-      break;
+      return 4 * n;
     case Encoding::kF16:
-      for (std::size_t i = 0; i < n; ++i) out[i] = f16_to_f32(half_at(p + 2 * i));
-      break;
     case Encoding::kBF16:
-      for (std::size_t i = 0; i < n; ++i) out[i] = bf16_to_f32(half_at(p + 2 * i));
-      break;
+      return 2 * n;
     case Encoding::kQ8_0:
-      for (std::size_t i = 0; i + 32 <= n; i += 32) decode_q8_0(p + i / 32 * 34, out.data() + i);
-      break;
+      return n / 32 * kQ8Bytes;
     case Encoding::kQ6_K:
-      for (std::size_t i = 0; i + 256 <= n; i += 256) decode_q6_k(p + i / 256 * 210, out.data() + i);
-      break;
+      return n / 256 * kQ6Bytes;
+    default:
+      throw Error(ErrorCode::kInternal, "float_bytes: packed encoding");
+  }
+}
+
+void decode_floats(Encoding encoding, const std::byte* p, std::size_t n, float* to) {
+  switch (encoding) {
+    case Encoding::kF32:
+      if (n > 0) std::memcpy(to, p, n * sizeof(float));
+      return;
+    case Encoding::kF16:
+      for (std::size_t i = 0; i < n; ++i) to[i] = f16_to_f32(half_at(p + 2 * i));
+      return;
+    case Encoding::kBF16:
+      for (std::size_t i = 0; i < n; ++i) to[i] = bf16_to_f32(half_at(p + 2 * i));
+      return;
+    case Encoding::kQ8_0:
+      for (std::size_t i = 0; i + 32 <= n; i += 32) decode_q8_0(p + i / 32 * kQ8Bytes, to + i);
+      return;
+    case Encoding::kQ6_K:
+      for (std::size_t i = 0; i + 256 <= n; i += 256) decode_q6_k(p + i / 256 * kQ6Bytes, to + i);
+      return;
     default:
       throw Error(ErrorCode::kInternal, "decode_floats: packed encoding");
   }
+}
+
+std::vector<float> decode_floats(Encoding encoding, std::span<const std::byte> bytes, std::size_t n) {
+  std::vector<float> out(n);
+  decode_floats(encoding, bytes.data(), n, out.data());
   return out;
 }
 
@@ -169,6 +119,12 @@ std::vector<std::byte> encode_floats(DType dtype, std::span<const float> values)
   return out;
 }
 
+std::int64_t reordered_row(std::int64_t row, std::int64_t head_dim, RowOrder order) noexcept {
+  const std::int64_t head = row / head_dim * head_dim, in_head = row % head_dim, half = head_dim / 2;
+  if (order == RowOrder::kToRotateHalf) return head + 2 * (in_head % half) + in_head / half;
+  return head + in_head % 2 * half + in_head / 2;
+}
+
 std::vector<std::byte> reorder_rows(std::span<const std::byte> bytes, std::size_t row_bytes,
                                     std::int64_t head_dim, RowOrder order) {
   const auto d = static_cast<std::size_t>(head_dim);
@@ -179,28 +135,29 @@ std::vector<std::byte> reorder_rows(std::span<const std::byte> bytes, std::size_
                             bytes.size(), row_bytes, head_dim));
   std::vector<std::byte> out(bytes.size());
   for (std::size_t row = 0; row < bytes.size() / row_bytes; ++row) {
-    const std::size_t head = row / d * d, in_head = row % d;
-    // `row` is rotate-half's; its place in the interleaved order:
-    const std::size_t pair = head + 2 * (in_head % (d / 2)) + in_head / (d / 2);
-    const std::size_t from = order == RowOrder::kToInterleaved ? row : pair, to = row + pair - from;
-    std::memcpy(out.data() + to * row_bytes, bytes.data() + from * row_bytes, row_bytes);
+    const auto from =
+        static_cast<std::size_t>(reordered_row(static_cast<std::int64_t>(row), head_dim, order));
+    std::memcpy(out.data() + row * row_bytes, bytes.data() + from * row_bytes, row_bytes);
   }
   return out;
+}
+
+void reorder_scales(std::vector<float>& scales, std::int64_t& rows_per_scale, std::int64_t rows,
+                    std::int64_t head_dim, RowOrder order) {
+  // Scales of whole heads stay where they are; those of rows inside a head move with their rows.
+  if (scales.size() <= 1 || rows_per_scale % head_dim == 0) return;
+  std::vector<float> moved;
+  for (std::int64_t r = 0; r < rows; ++r)
+    moved.push_back(scales[static_cast<std::size_t>(reordered_row(r, head_dim, order) / rows_per_scale)]);
+  scales = std::move(moved);
+  rows_per_scale = 1;
 }
 
 void reorder_rows(TernaryWeights& w, std::int64_t head_dim, RowOrder order) {
   const auto in = static_cast<std::size_t>(w.in);
   const auto trits = reorder_rows(std::as_bytes(std::span(w.trits)), in, head_dim, order);
   std::memcpy(w.trits.data(), trits.data(), trits.size());
-  // Scales of whole heads stay where they are; those of rows inside a head move with their rows.
-  if (w.scales.size() <= 1 || w.rows_per_scale % head_dim == 0) return;
-  std::vector<float> rows(static_cast<std::size_t>(w.out));
-  for (std::size_t r = 0; r < rows.size(); ++r)
-    rows[r] = w.scales[r / static_cast<std::size_t>(w.rows_per_scale)];
-  const auto moved = reorder_rows(std::as_bytes(std::span(rows)), sizeof(float), head_dim, order);
-  w.scales.resize(rows.size());
-  std::memcpy(w.scales.data(), moved.data(), moved.size());
-  w.rows_per_scale = 1;
+  reorder_scales(w.scales, w.rows_per_scale, w.out, head_dim, order);
 }
 
 std::string implausible_scale(std::string_view name, float scale) {
@@ -209,30 +166,6 @@ std::string implausible_scale(std::string_view name, float scale) {
   return fmt::format(
       "tensor '{}': scale {} is implausible for mean|W|: is its direction (multiply or divide) right?", name,
       scale);
-}
-
-LogicalTensor decode(const StoredTensor& stored, TensorId id, const Shape& shape) {
-  try {
-    LogicalTensor t = is_packed(stored.encoding) ? decode_packed(stored, shape) : decode_dense(stored, shape);
-    t.id = id;
-    t.shape = shape;
-    if (stored.interleaved_head != 0) {
-      if (t.ternary) {
-        reorder_rows(t.weights, stored.interleaved_head, RowOrder::kToRotateHalf);
-      } else {
-        const std::size_t row_bytes = static_cast<std::size_t>(shape[1]) * bits_of(t.dtype) / 8;
-        t.dense = reorder_rows(t.dense, row_bytes, stored.interleaved_head, RowOrder::kToRotateHalf);
-      }
-    }
-    for (const float s : t.weights.scales)
-      if (!std::isfinite(s) || s < 0)
-        throw Error(ErrorCode::kCorruptFile, fmt::format("expected a finite scale of at least 0, got {}", s));
-    return t;
-  } catch (const Error& e) {
-    // absmean calls bad weights an invalid argument; here they come from a file.
-    const auto code = e.code() == ErrorCode::kInvalidArgument ? ErrorCode::kCorruptFile : e.code();
-    throw Error(code, fmt::format("tensor '{}': {}", stored.name, e.what()), e.where());
-  }
 }
 
 }  // namespace bitnet::quant::model_io

@@ -17,6 +17,7 @@
 namespace bitnet::inference {
 
 struct ModelWeights;
+class ModelBuilder;
 
 /// In which form the embedding and the output head are kept (docs/numerics.md, "Heads and embeddings").
 enum class HeadType : std::uint8_t {
@@ -75,7 +76,12 @@ class Model {
   double load_seconds() const noexcept { return load_seconds_; }
 
  private:
+  /// Hands one tensor to the builder.
+  using Feed = std::function<void(TensorId, ModelBuilder&)>;
   Model();
+  static std::shared_ptr<Model> make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
+                                     std::shared_ptr<Backend> backend, const LoadOptions& options,
+                                     const Feed& feed);
   ModelConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<Backend> backend_;

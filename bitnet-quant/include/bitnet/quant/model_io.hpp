@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/model/model_config.hpp"
 #include "bitnet/core/model/tensor_names.hpp"
@@ -34,6 +35,23 @@ struct LogicalTensor {
 
   /// Dense values widened to f32 (ternary: scale · trit).
   std::vector<float> to_f32() const;
+};
+
+/// One tensor whose rows are decoded from the mapped file when they are asked for, on the threads that ask.
+/// A vector is one row. Usable while its ModelReader lives; what it leaves of the file in memory is given
+/// back as it goes and when its last copy ends.
+struct TensorRows {
+  TensorId id;
+  Shape shape;
+  bool ternary = false;
+  std::vector<float> scales;        // if ternary
+  std::int64_t rows_per_scale = 0;  ///< if ternary
+  DType dtype = DType::kF32;        ///< if dense
+  RowSource<std::int8_t> trits;     ///< if ternary; throws Error(kCorruptFile) on invalid codes
+  RowSource<std::byte> dense;       ///< if dense: rows of dtype
+
+  /// For Backend::prepare(): a view of this object. Matrices only.
+  LinearWeights weights() const;
 };
 
 /// How float linears of a model are treated on reading.
@@ -62,6 +80,9 @@ class ModelReader {
   /// Decoded tensor. Throws Error(kCorruptFile) on invalid codes or scales that are not finite; a scale that
   /// is implausible for its declared direction is a note.
   virtual LogicalTensor read(TensorId id) const = 0;
+  /// The same without the tensor in memory: float linears to be ternarised are read once for their scale
+  /// here, codes are checked when their rows are decoded.
+  virtual TensorRows rows(TensorId id) const = 0;
   /// Whether linears are stored as numbers (F32, F16, BF16, Q8_0, Q6_K), be they ternarised at load or not.
   virtual bool float_linears() const noexcept = 0;
   /// The type of dense values that read(id) gives, which holds all that the file says (f32 for Q8_0 and

@@ -41,8 +41,8 @@ class SafeTensors {
   std::span<const SafeTensorInfo> tensors() const noexcept { return tensors_; }  ///< sorted by name
   const SafeTensorInfo* find(std::string_view name) const noexcept;
   std::span<const std::byte> data(const SafeTensorInfo& tensor) const noexcept;
-  /// Tells the system that the bytes of `tensor` are not needed soon. Never fails.
-  void release(const SafeTensorInfo& tensor) const noexcept;
+  /// The file that `tensor` lies in.
+  const MappedFile& file(const SafeTensorInfo& tensor) const noexcept { return *shards_[tensor.shard]; }
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
   /// Files that were opened, for messages and for size reports.
   std::vector<std::filesystem::path> files() const;
