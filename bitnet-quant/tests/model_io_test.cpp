@@ -24,8 +24,8 @@ using bitnet::testing::TempDir;
 using ::testing::HasSubstr;
 using testing::Linears;
 using testing::MemoryModel;
-using testing::rows_are_those_of_read;
 using ::testing::Not;
+using testing::rows_are_those_of_read;
 using testing::small_config;
 
 constexpr ModelFamily kFamilies[] = {ModelFamily::kBitNet25, ModelFamily::kBitNetOld, ModelFamily::kLlama};
