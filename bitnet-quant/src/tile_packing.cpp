@@ -36,6 +36,89 @@ std::uint32_t base3_word(const std::uint32_t (&c)[5]) {
   return ((t | c[4] << 6) & ~escaped) | ((192u * kBytes & escaped) + 3 * beyond + (c[4] & escaped));
 }
 
+/// One word of a line from line_columns(code) trits. False if any value is no trit.
+bool pack_word(TileCode code, const std::int8_t* trits, std::uint8_t* to) {
+  std::uint32_t codes[5] = {}, wrong = 0;
+  for (std::int64_t i = 0; i < line_columns(code) / 4; ++i) {
+    codes[i] = codes_of(trits + 4 * i);
+    wrong |= not_codes(codes[i]);
+  }
+  const std::uint32_t packed = code == TileCode::kTwoBit ? two_bit_word(codes) : base3_word(codes);
+  std::memcpy(to, &packed, 4);
+  return wrong == 0;
+}
+
+// --- The same for four rows at a time, whose words lie side by side in a line: loading is bound by this
+// ------
+
+using Bytes = std::uint8_t __attribute__((vector_size(16)));
+using Words = std::uint32_t __attribute__((vector_size(16)));
+
+template <class T>
+T fetch(const std::int8_t* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+/// codes[i] becomes the codes of columns 4i … 4i + 3 of the four rows of trits [4, in].
+template <TileCode kCode>
+void fetch_codes(const std::int8_t* trits, std::int64_t in, Bytes (&codes)[5]) {
+  const auto a = fetch<Words>(trits), b = fetch<Words>(trits + in), c = fetch<Words>(trits + 2 * in),
+             d = fetch<Words>(trits + 3 * in);
+  const Words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Words ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+              cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  codes[0] = (Bytes)__builtin_shufflevector(ab, cd, 0, 1, 4, 5) + 1;
+  codes[1] = (Bytes)__builtin_shufflevector(ab, cd, 2, 3, 6, 7) + 1;
+  codes[2] = (Bytes)__builtin_shufflevector(ab2, cd2, 0, 1, 4, 5) + 1;
+  codes[3] = (Bytes)__builtin_shufflevector(ab2, cd2, 2, 3, 6, 7) + 1;
+  if constexpr (kCode == TileCode::kBase3) {
+    const Words last{fetch<std::uint32_t>(trits + 16), fetch<std::uint32_t>(trits + in + 16),
+                     fetch<std::uint32_t>(trits + 2 * in + 16), fetch<std::uint32_t>(trits + 3 * in + 16)};
+    codes[4] = (Bytes)last + 1;
+  }
+}
+
+Bytes times_3(Bytes v) { return v + v + v; }
+
+/// Codes shifted left within bytes: codes are below 4, so that nothing crosses into the next byte up to 6.
+template <int kShift>
+Bytes shifted(Bytes codes) {
+  return (Bytes)((Words)codes << kShift);
+}
+
+/// two_bit_word() or base3_word() of 16 bytes.
+template <TileCode kCode>
+Bytes pack_codes(const Bytes (&c)[5]) {
+  if constexpr (kCode == TileCode::kTwoBit) {
+    return c[0] | shifted<2>(c[1]) | shifted<4>(c[2]) | shifted<6>(c[3]);
+  } else {
+    const Bytes t = c[0] + times_3(c[1] + times_3(c[2] + times_3(c[3])));
+    const Bytes escaped = (Bytes)(t > 63);
+    return ((t | shifted<6>(c[4])) & ~escaped) | ((192 + times_3(t & 0x3f) + c[4]) & escaped);
+  }
+}
+
+/// The first `words` words of four rows of trits [4, in]. False if any value is no trit.
+template <TileCode kCode>
+bool pack_four_rows(const std::int8_t* trits, std::int64_t in, std::int64_t words, std::uint8_t* to) {
+  constexpr std::int64_t kColumns = line_columns(kCode);
+  Bytes seen{}, threes{};
+  for (std::int64_t w = 0; w < words; ++w, trits += kColumns, to += kLineBytes) {
+    Bytes codes[5];
+    fetch_codes<kCode>(trits, in, codes);
+    for (std::int64_t i = 0; i < kColumns / 4; ++i) {
+      seen |= codes[i];
+      threes |= codes[i] & (Bytes)((Words)codes[i] >> 1);  // bit 0: of a code with bits 0 and 1
+    }
+    const Bytes packed = pack_codes<kCode>(codes);
+    std::memcpy(to, &packed, sizeof packed);
+  }
+  const auto wrong = (Words)((seen & 0xfc) | (threes & 1));
+  return (wrong[0] | wrong[1] | wrong[2] | wrong[3]) == 0;
+}
+
 /// The five digits of each byte of a kBase3 line; of bytes that pack_tile() never writes, whatever.
 std::array<std::array<std::uint8_t, 5>, 256> base3_digits() {
   std::array<std::array<std::uint8_t, 5>, 256> digits{};
@@ -53,28 +136,23 @@ std::array<std::array<std::uint8_t, 5>, 256> base3_digits() {
 
 bool pack_tile(TileCode code, const std::int8_t* trits, std::int64_t rows, std::int64_t in,
                std::uint8_t* to) {
-  const std::int64_t columns = line_columns(code), fields = columns / 4;
+  const std::int64_t columns = line_columns(code), whole = in / columns;
   if (rows < kTileRows) std::fill_n(to, tile_lines(code, in) * kLineBytes, std::uint8_t{0});
-  std::uint32_t wrong = 0;
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::uint8_t* word = to + 4 * r;
-    for (std::int64_t k = 0; k < in; k += columns, word += kLineBytes) {
-      std::int8_t last[20] = {};
-      const std::int8_t* from = trits + r * in + k;
-      if (in - k < columns) {  // padded columns meet activations that are zero
-        std::copy(from, trits + (r + 1) * in, last);
-        from = last;
-      }
-      std::uint32_t codes[5] = {};
-      for (std::int64_t i = 0; i < fields; ++i) {
-        codes[i] = codes_of(from + 4 * i);
-        wrong |= not_codes(codes[i]);
-      }
-      const std::uint32_t packed = code == TileCode::kTwoBit ? two_bit_word(codes) : base3_word(codes);
-      std::memcpy(word, &packed, 4);
-    }
+  bool right = true;
+  std::int64_t packed = 0;  // rows whose whole words are packed
+  for (; packed + 4 <= rows; packed += 4) {
+    const std::int8_t* const from = trits + packed * in;
+    std::uint8_t* const words = to + 4 * packed;
+    right &= code == TileCode::kTwoBit ? pack_four_rows<TileCode::kTwoBit>(from, in, whole, words)
+                                       : pack_four_rows<TileCode::kBase3>(from, in, whole, words);
   }
-  return wrong == 0;
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t w = r < packed ? whole : 0; w * columns < in; ++w) {
+      std::int8_t word[20] = {};  // padded columns meet activations that are zero
+      std::copy_n(trits + r * in + w * columns, std::min(columns, in - w * columns), word);
+      right &= pack_word(code, word, to + w * kLineBytes + 4 * r);
+    }
+  return right;
 }
 
 void unpack_tile(TileCode code, const std::uint8_t* tile, std::int64_t rows, std::int64_t in,

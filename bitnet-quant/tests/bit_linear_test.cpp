@@ -227,6 +227,24 @@ TEST(BitLinear, PassesOnWhatItsSourceThrows) {
                       "row 700, column 2 is 2");
 }
 
+TEST(BitLinear, RefusesAWrongTritAnywhere) {
+  const ExecutionContext context({.threads = 1, .isa = {}});
+  const std::int64_t out = 23, in = 93;  // words and groups of rows, whole and cut
+  for (const TileCode code : kCodes) {
+    auto w = test::random_weights(out, in, 24);
+    for (std::int64_t i = 0; i < out * in; i += 5) {
+      for (const int wrong : {2, 3, 7, 127, -2, -128}) {
+        auto& trit = w.trits[static_cast<std::size_t>(i)];
+        const std::int8_t right = std::exchange(trit, static_cast<std::int8_t>(wrong));
+        BITNET_EXPECT_ERROR(BitLinear(context, w, code), ErrorCode::kInvalidArgument,
+                            "row " + std::to_string(i / in) + ", column " + std::to_string(i % in) + " is");
+        trit = right;
+      }
+    }
+    EXPECT_EQ(BitLinear(context, w, code).trits(), w.trits);
+  }
+}
+
 TEST(BitLinear, NoRowsIsNoWork) {
   const ExecutionContext context;
   const BitLinear linear(context, test::random_weights(5, 5, 14));
