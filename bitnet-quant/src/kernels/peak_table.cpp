@@ -38,9 +38,8 @@ constexpr std::size_t kRegisters = 16;
 alignas(64) constexpr std::uint8_t kCodes[64] = {
     2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1,
     0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 0, 2};
-alignas(4) constexpr std::int8_t kX[4] = {127, -128, 3, -5};
 
-#if defined(__AMX_INT8__)
+#if defined(BITNET_SIMD_TILES)
 
 struct TileConfig {  // the layout that LDTILECFG reads
   std::uint8_t palette, start_row, reserved[14];
@@ -87,6 +86,8 @@ std::int32_t int8_rounds(std::size_t rounds) noexcept {
 }
 
 #else
+
+alignas(4) constexpr std::int8_t kX[4] = {127, -128, 3, -5};
 
 // A 16-bit sum may be wider than a register, and its product needs one more.
 constexpr std::size_t kSums =
