@@ -157,7 +157,7 @@ void BitLinear::run(const ExecutionContext& context, const QuantizedRows& x, std
                     std::size_t size) const {
   const Impl& m = *impl_;
   check(x.cols == m.in, "input rows of {}, expected {}", x.cols, m.in);
-  check(x.rows >= 0 && x.stride >= m.lines * line_columns(m.code) &&
+  check(x.rows >= 0 && x.stride % 64 == 0 && x.stride >= m.lines * line_columns(m.code) &&
             x.values.size() >= static_cast<std::size_t>(x.rows * x.stride) &&
             x.sums.size() >= static_cast<std::size_t>(x.rows) &&
             x.inv_scales.size() >= static_cast<std::size_t>(x.rows),
