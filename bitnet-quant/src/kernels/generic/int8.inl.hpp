@@ -14,6 +14,8 @@ constexpr int kMaxRows = S8::kGemmRows;
 
 /// How far ahead of its use a line is fetched, in bytes: from one stream (one tile) and from two.
 constexpr std::int64_t kPrefetchOne = 8192, kPrefetchTwo = 4096;
+/// So few rows wait for memory, which gives more to one stream than to two.
+constexpr std::int64_t kNarrowRows = 4;
 
 /// The registers of line `line` of one or two tiles; asks for the cache lines that are needed later.
 template <int G>
@@ -136,7 +138,7 @@ Int8RowsKernel int8_kernel_for(std::int64_t rows, bool wide) {
 void multiply_int8(const Int8Product& p) noexcept {
   std::int32_t total[kMaxRows * kWideRegs * S8::kRows];
   for (std::int64_t tile = p.tile_begin; tile < p.tile_end;) {
-    const bool wide = p.rows > 1 && p.tile_end - tile >= kWideTiles;  // one row: memory likes one stream best
+    const bool wide = p.rows > kNarrowRows && p.tile_end - tile >= kWideTiles;
     const std::int64_t width = wide ? kWideTiles * kInt8TileRows : kInt8TileRows;
     const std::int64_t first = tile * kInt8TileRows;
     const std::int64_t cols = p.out - first < width ? p.out - first : width;
