@@ -3,30 +3,21 @@
 #include "bitnet/quant/int8_linear.hpp"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <new>
 #include <string_view>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "kernels/int8_table.hpp"
-#include "kernels/ternary_table.hpp"
+#include "self_test.hpp"
+#include "tile_memory.hpp"
 
 namespace bitnet::quant {
 namespace {
-
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
-struct AlignedFree {
-  std::align_val_t alignment{64};
-  void operator()(std::int8_t* p) const noexcept { ::operator delete(p, alignment); }
-};
-using AlignedBytes = std::unique_ptr<std::int8_t, AlignedFree>;
 
 /// Multiply-adds that are worth a second thread: some 10 µs of one core.
 constexpr std::int64_t kWorkPerThread = 1'000'000;
@@ -42,15 +33,6 @@ void check(bool ok, std::string_view message, const Args&... args) {
                 "Int8Linear: " + fmt::vformat(message, fmt::make_format_args(args...)));
 }
 
-/// Null when the system refuses. Large matrices ask for huge pages: a product reads them whole.
-AlignedBytes allocate(std::size_t bytes) {
-  const std::align_val_t alignment{bytes >= kHugePage ? kHugePage : 64};
-  AlignedBytes p(static_cast<std::int8_t*>(::operator new(bytes, alignment, std::nothrow)), {alignment});
-  if (p != nullptr && bytes >= kHugePage)
-    madvise(p.get(), bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // advice: failure changes only speed
-  return p;
-}
-
 bool all_finite(std::span<const float> v) {
   std::uint32_t not_finite = 0;  // no branch: the compiler makes vectors of it
   for (const float x : v)
@@ -63,7 +45,7 @@ bool all_finite(std::span<const float> v) {
 struct Int8Linear::Impl {
   std::int64_t out = 0, in = 0, lines = 0, tiles = 0;
   std::size_t tile_bytes = 0;  // of all tiles
-  AlignedBytes packed;
+  std::shared_ptr<std::int8_t> packed;
   std::vector<float> scales;  // [out]
 
   /// Rounds the rows of tiles [begin, end).
@@ -77,7 +59,7 @@ struct Int8Linear::Impl {
 void Int8Linear::Impl::pack(const ExecutionContext& context, const RowSource& rows, std::int64_t begin,
                             std::int64_t end) {
   const F32Kernels& floats = f32_kernels(context.isa());
-  const TernaryKernels& kernels = ternary_kernels(context.isa());
+  const TernaryKernels& kernels = tested_kernels(context.isa());
   const auto n = static_cast<std::size_t>(in);
   std::vector<float> values(n * static_cast<std::size_t>(kInt8TileRows));
   std::vector<std::int8_t> q(static_cast<std::size_t>(lines * kInt8LineColumns));  // the padding stays zero
@@ -114,12 +96,14 @@ Int8Linear::Int8Linear(const ExecutionContext& context, std::int64_t out, std::i
   m.lines = ceil_div(in, kInt8LineColumns);
   m.tiles = ceil_div(out, kInt8TileRows);
   m.tile_bytes = static_cast<std::size_t>(m.tiles * m.lines * kInt8LineBytes);
-  m.packed = allocate(m.tile_bytes);
-  if (m.packed == nullptr) {
+  const std::shared_ptr<std::uint8_t> bytes = allocate_tiles(m.tile_bytes);
+  if (bytes == nullptr) {
     throw Error(ErrorCode::kOutOfMemory,
                 fmt::format("Int8Linear: no {} bytes for a matrix of {} x {}", m.tile_bytes, out, in));
   }
+  m.packed = {bytes, reinterpret_cast<std::int8_t*>(bytes.get())};
   m.scales.resize(static_cast<std::size_t>(out));
+  tested_int8_kernels(context.isa());  // here, so that the first product does not do it
   context.parallel_for(static_cast<std::size_t>(m.tiles), 1, [&](std::size_t begin, std::size_t end) {
     m.pack(context, rows, static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end));
   });
@@ -164,7 +148,7 @@ void Int8Linear::run(const ExecutionContext& context, const QuantizedRows& x, st
         "the input rows are not as quantize_rows makes them");
   check(size == static_cast<std::size_t>(x.rows * m.out), "{} results for {} rows of {}", size, x.rows,
         m.out);
-  const Int8Kernels& kernels = int8_kernels(context.isa());
+  const Int8Kernels& kernels = tested_int8_kernels(context.isa());
   // A chunk of rows of at most 256 KB stays in L2 beside the two tiles that pass over it.
   const std::int64_t chunk = std::max<std::int64_t>(32, (std::int64_t{256} << 10) / x.stride);
   for (std::int64_t row = 0; row < x.rows; row += chunk) {

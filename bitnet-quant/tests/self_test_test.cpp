@@ -27,6 +27,8 @@ TEST(SelfTest, EveryIsaOfThisCpuPasses) {
     if (!is_supported(isa)) continue;
     EXPECT_NO_THROW(self_test(ternary_kernels(isa))) << to_string(isa);
     EXPECT_EQ(&tested_kernels(isa), &ternary_kernels(isa));
+    EXPECT_NO_THROW(self_test(int8_kernels(isa))) << to_string(isa);
+    EXPECT_EQ(&tested_int8_kernels(isa), &int8_kernels(isa));
   }
 }
 
@@ -50,6 +52,24 @@ TEST(SelfTest, OneWrongResultIsAnErrorThatNamesTheKernel) {
   };
   BITNET_EXPECT_ERROR(self_test(faulty), ErrorCode::kDevice,
                       "multiply of code two_bit, 1 rows of 101 columns gave");
+}
+
+TEST(SelfTest, OneWrongInt8ResultIsAnErrorThatNamesTheKernel) {
+  Int8Kernels faulty = int8_kernels(compiled_isas().front());
+  faulty.isa = "avx9";
+  faulty.multiply = [](const Int8Product& p) noexcept {
+    int8_kernels(compiled_isas().front()).multiply(p);
+    if (p.rows > 8 && p.acc != nullptr) p.acc[p.rows * p.out - 1] += 1;
+  };
+  BITNET_EXPECT_ERROR(
+      self_test(faulty), ErrorCode::kDevice,
+      "self-test of the instruction set 'avx9': multiply of int8, 9 rows of 661 columns gave");
+  faulty.multiply = [](const Int8Product& p) noexcept {
+    int8_kernels(compiled_isas().front()).multiply(p);
+    if (p.rows == 1 && p.y != nullptr) p.y[0] = 0.5f;
+  };
+  BITNET_EXPECT_ERROR(self_test(faulty), ErrorCode::kDevice,
+                      "multiply of int8, 1 rows of 101 columns gave 0.5");
 }
 
 TEST(SelfTest, AWrongQuantiserIsAnError) {
