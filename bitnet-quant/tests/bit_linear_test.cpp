@@ -126,6 +126,36 @@ TEST(BitLinear, ARowDoesNotDependOnItsCompany) {
   }
 }
 
+// Cuts over threads fall inside and between the matrices.
+TEST(BitLinear, SeveralProductsInOneCutEqualEachAlone) {
+  constexpr std::int64_t kIn = 2003, kOuts[] = {640, 1, 33, 900};
+  for (const std::size_t threads : {1u, 2u, 3u, 7u}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    for (const std::int64_t rows : {0, 1, 5, 40}) {
+      const auto x = test::random_rows(rows, kIn, 10);
+      std::vector<BitLinear> linears;
+      std::vector<std::vector<float>> together, alone;
+      std::vector<BitLinear::Product> products;
+      for (const std::int64_t out : kOuts) {
+        linears.emplace_back(context, test::random_weights(out, kIn, static_cast<std::uint64_t>(out)));
+        together.emplace_back(static_cast<std::size_t>(rows * out), 7.0f);
+        alone.emplace_back(static_cast<std::size_t>(rows * out));
+      }
+      for (std::size_t i = 0; i < linears.size(); ++i) products.push_back({&linears[i], together[i]});
+      BitLinear::forward_each(context, x, products);
+      for (std::size_t i = 0; i < linears.size(); ++i) {
+        linears[i].forward(context, x, alone[i]);
+        ASSERT_EQ(together[i], alone[i]) << threads << " threads, " << rows << " rows, matrix " << i;
+      }
+      products[1].y = products[1].y.subspan(0, 0);
+      if (rows > 0) {
+        BITNET_EXPECT_ERROR(BitLinear::forward_each(context, x, products), ErrorCode::kInvalidArgument,
+                            "results for");
+      }
+    }
+  }
+}
+
 TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
   const auto w = test::random_weights(37, 211, 11);
   const auto x = test::random_rows(4, 211, 12);

@@ -109,11 +109,12 @@ class CpuBackend final : public Backend {
 
   /// Products of quantized_ with each of the weights.
   void multiply_quantized(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs) {
+    products_.clear();
     for (std::size_t i = 0; i < weights.size(); ++i) {
-      own<TernaryLinear>(*weights[i], "linear")
-          .linear()
-          .forward(*context_, quantized_, {floats(outs[i], "linear"), size(outs[i])});
+      const quant::BitLinear& linear = own<TernaryLinear>(*weights[i], "linear").linear();
+      products_.push_back({&linear, {floats(outs[i], "linear"), size(outs[i])}});
     }
+    quant::BitLinear::forward_each(*context_, quantized_, products_);
   }
 
   void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
@@ -242,6 +243,7 @@ class CpuBackend final : public Backend {
   std::shared_ptr<const ExecutionContext> context_;
   const F32Kernels& kernels_;
   quant::QuantizedRows quantized_;
+  std::vector<quant::BitLinear::Product> products_;
   std::vector<float> scores_;  // of attention
 };
 
