@@ -72,6 +72,11 @@ BackendRegistry make_registry(bool with_gpu) {
   return registry;
 }
 
+DType kv_type(const Values& values) {
+  const std::string name = values.text(opt::kKvType);
+  return name == "i8" ? DType::kI8 : name == "f32" ? DType::kF32 : DType::kF16;
+}
+
 std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
   require(values, opt::kModel);
   return load_engine(values, io, make_context(values));
@@ -87,6 +92,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
   options.head = head_type(values);
   options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;
+  if (values.has(opt::kKvType)) options.kv_type = kv_type(values);
   if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
   warn_about_rounding(values, io);
   std::unique_ptr<InferenceEngine> engine;

@@ -16,9 +16,12 @@ namespace bitnet::cli {
 /// The devices of this build. Graphics drivers are only woken when `with_gpu`.
 BackendRegistry make_registry(bool with_gpu);
 
-/// Loads the model of --model on --device with --threads, --isa, --ctx-size, --quantize and --device-only.
-/// Says on io.err which operations run on the CPU instead of the device and, with --verbose, what is used and
-/// why.
+/// The element type that --kv-type names.
+DType kv_type(const Values& values);
+
+/// Loads the model of --model on --device with --threads, --isa, --ctx-size, --kv-type, --quantize and
+/// --device-only. Says on io.err which operations run on the CPU instead of the device and, with --verbose,
+/// what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
 /// The same on a machine of the caller's.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io,

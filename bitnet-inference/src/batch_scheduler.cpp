@@ -48,6 +48,7 @@ using SequencePtr = std::unique_ptr<Sequence>;
 
 struct Sizes {
   std::int64_t n_ctx, max_sequences, step_rows, draft_rows, page_size, n_pages;
+  DType kv_type;
 
   std::int64_t logit_rows() const noexcept { return max_sequences + draft_rows; }
 };
@@ -69,7 +70,8 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
           kSequenceLimit);
   require(o.draft_rows >= 0 && o.draft_rows <= kRowLimit, "draft_rows", o.draft_rows, 0, kRowLimit);
   s.page_size = o.page_size;
-  const std::size_t page = KvPool::page_bytes(model.config(), o.page_size);
+  s.kv_type = o.kv_type;
+  const std::size_t page = KvPool::page_bytes(model.config(), o.page_size, o.kv_type);
   const std::size_t budget =
       o.kv_memory_bytes != 0 ? o.kv_memory_bytes : model.backend().available_memory() / 2;
   const std::int64_t pages_per_sequence = (s.n_ctx + o.page_size - 1) / o.page_size;
@@ -98,7 +100,7 @@ struct BatchScheduler::Impl {
       : model(std::move(m)),
         sizes(s),
         forward(model, s.n_ctx, s.step_rows, s.logit_rows()),
-        pool(model->backend(), model->config(), s.n_pages, s.page_size) {
+        pool(model->backend(), model->config(), s.n_pages, s.page_size, s.kv_type) {
     logits.resize(static_cast<std::size_t>(s.logit_rows() * model->config().vocab_size));
     ids.reserve(static_cast<std::size_t>(s.step_rows));
     rows.reserve(static_cast<std::size_t>(s.logit_rows()));

@@ -80,6 +80,7 @@ Session& InferenceEngine::session() {
     SessionOptions options;
     options.n_ctx = options_.n_ctx;
     options.chunk_rows = options_.chunk_rows;
+    options.kv_type = options_.kv_type;
     session_ = std::make_unique<Session>(model_, options);
   }
   return *session_;
@@ -135,6 +136,7 @@ std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler() const {
   options.max_sequences = options_.max_sequences;
   options.kv_memory_bytes = options_.kv_memory_bytes;
   options.step_rows = options_.chunk_rows;
+  options.kv_type = options_.kv_type;
   return std::make_unique<BatchScheduler>(model_, options);
 }
 

@@ -9,34 +9,20 @@
 #include "bitnet/core/error.hpp"
 
 namespace bitnet::inference {
-namespace {
-
-/// Bytes of the keys (or values) of one page in one layer.
-std::size_t half_page_bytes(const ModelConfig& c, std::int64_t page_size) {
-  std::int64_t bytes = 0;
-  if (page_size <= 0 || __builtin_mul_overflow(page_size, c.kv_dim(), &bytes) ||
-      __builtin_mul_overflow(bytes, std::int64_t{sizeof(float)}, &bytes)) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("KV pages of {} tokens × {}", page_size, c.kv_dim()));
-  }
-  return static_cast<std::size_t>(bytes);
-}
-
-}  // namespace
-
-std::size_t KvPool::page_bytes(const ModelConfig& c, std::int64_t page_size) {
+std::size_t KvPool::page_bytes(const ModelConfig& c, std::int64_t page_size, DType type) {
   std::size_t bytes = 0;
-  if (__builtin_mul_overflow(half_page_bytes(c, page_size), static_cast<std::size_t>(2 * c.n_layers),
-                             &bytes)) {
+  if (__builtin_mul_overflow(kv_page_bytes(type, page_size, c.n_kv_heads, c.head_dim),
+                             static_cast<std::size_t>(2 * c.n_layers), &bytes)) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("KV pages of {} tokens over {} layers", page_size, c.n_layers));
   }
   return bytes;
 }
 
-KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std::int64_t page_size)
-    : n_pages_(n_pages), page_size_(page_size) {
-  const std::size_t page = half_page_bytes(c, page_size);
+KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std::int64_t page_size,
+               DType type)
+    : n_pages_(n_pages), page_size_(page_size), type_(type) {
+  const std::size_t page = kv_page_bytes(type, page_size, c.n_kv_heads, c.head_dim);
   std::size_t layer_bytes = 0, total = 0;
   if (n_pages <= 0 || n_pages > std::numeric_limits<std::int32_t>::max() ||
       __builtin_mul_overflow(page, static_cast<std::size_t>(n_pages), &layer_bytes) ||
@@ -62,7 +48,7 @@ KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std
 
 KvLayer KvPool::layer(std::int64_t index) const noexcept {
   const auto i = static_cast<std::size_t>(index);
-  return {keys_[i].get(), values_[i].get(), n_pages_, page_size_};
+  return {keys_[i].get(), values_[i].get(), n_pages_, page_size_, type_};
 }
 
 KvCache::KvCache(KvPool& pool, std::int64_t max_tokens) : pool_(&pool), max_tokens_(max_tokens) {

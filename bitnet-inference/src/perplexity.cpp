@@ -79,6 +79,7 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, std::span<const 
   SessionOptions session_options;
   session_options.n_ctx = options.n_ctx;
   session_options.chunk_rows = options.chunk_rows;
+  session_options.kv_type = options.kv_type;
   Session session(model, session_options);
   const auto n_ctx = static_cast<std::size_t>(options.n_ctx);
   auto n_chunks = static_cast<std::int64_t>(tokens.size() / n_ctx);

@@ -17,7 +17,11 @@ struct KvCacheTest : ::testing::Test {
 TEST_F(KvCacheTest, ReservesGrowsAndReturnsPages) {
   KvPool pool(*backend, config, 5, 4);
   EXPECT_EQ(pool.bytes(), 5 * KvPool::page_bytes(config, 4));
-  EXPECT_EQ(KvPool::page_bytes(config, 4), 4u * 20 * 4 * 2 * 2);  // tokens · kv_dim · f32 · K and V · layers
+  EXPECT_EQ(KvPool::page_bytes(config, 4), 4u * 20 * 2 * 2 * 2);  // tokens · kv_dim · f16 · K and V · layers
+  EXPECT_EQ(KvPool::page_bytes(config, 4, DType::kF32), 4u * 20 * 4 * 2 * 2);
+  EXPECT_EQ(KvPool::page_bytes(config, 4, DType::kI8), 4u * (20 + 2 * 4) * 2 * 2);  // and f32 · heads
+  EXPECT_EQ(KvPool(*backend, config, 5, 4, DType::kI8).bytes(),
+            5 * KvPool::page_bytes(config, 4, DType::kI8));
   KvCache a(pool, 100);
   {
     KvCache b(pool, 100);
@@ -53,7 +57,9 @@ TEST_F(KvCacheTest, RefusesWhatCannotBe) {
   BITNET_EXPECT_ERROR(KvPool(*backend, config, 1 << 30, 1 << 20), ErrorCode::kOutOfMemory, "KV cache");
   // Each of its four buffers would fit alone.
   const auto pages = static_cast<std::int64_t>(backend->available_memory() / 3 / (16 * 20 * sizeof(float)));
-  BITNET_EXPECT_ERROR(KvPool(*backend, config, pages, 16), ErrorCode::kOutOfMemory, "n_ctx");
+  BITNET_EXPECT_ERROR(KvPool(*backend, config, pages, 16, DType::kF32), ErrorCode::kOutOfMemory, "n_ctx");
+  BITNET_EXPECT_ERROR(KvPool(*backend, config, 4, 4, DType::kBF16), ErrorCode::kInvalidArgument,
+                      "expected one of f16, i8, f32");
   KvPool pool(*backend, config, 5, 4);
   KvCache cache(pool, 10);
   BITNET_EXPECT_ERROR(cache.reserve(11), ErrorCode::kInvalidArgument, "11 tokens");

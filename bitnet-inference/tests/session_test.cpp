@@ -19,9 +19,10 @@ std::vector<TokenId> random_tokens(std::size_t n, std::int64_t vocab, std::uint3
 }
 
 std::vector<float> all_logits(const std::shared_ptr<const Model>& model, std::span<const TokenId> ids,
-                              std::int64_t chunk_rows = 256) {
+                              std::int64_t chunk_rows = 256, DType kv_type = DType::kF16) {
   SessionOptions options;
   options.chunk_rows = chunk_rows;
+  options.kv_type = kv_type;
   Session session(model, options);
   std::vector<float> logits;
   session.evaluate_all(ids, 0, [&](std::int64_t position, std::span<const float> row) {
@@ -81,7 +82,8 @@ TEST(Session, LogitsEqualTheReferenceForEveryArchitecture) {
       const std::vector<testing::Row> expected = reference(ids);
       if (reference.margin() < 1e-4) continue;  // float and double would round an activation apart
       compared = true;
-      const std::vector<float> logits = all_logits(make_model(tensors, 1, nullptr, HeadType::kStored), ids);
+      const std::vector<float> logits =
+          all_logits(make_model(tensors, 1, nullptr, HeadType::kStored), ids, 256, DType::kF32);
       double largest = 0, worst = 0;
       for (std::size_t i = 0; i < logits.size(); ++i) {
         const double e = expected[i / expected[0].size()][i % expected[0].size()];
@@ -103,12 +105,14 @@ TEST(Session, SameBitsForAnyThreadsAndChunks) {
     config.weights = kind;
     const testing::TensorModel tensors = testing::random_model(config, 1, DType::kF16);
     const std::vector<TokenId> ids = random_tokens(60, config.vocab_size, 4);
-    const std::vector<float> once = all_logits(make_model(tensors), ids);
-    for (const std::size_t threads : {1, 2, 3, 8}) {
-      for (const std::int64_t chunk : {1, 7, 33}) {
-        const std::vector<float> again = all_logits(make_model(tensors, threads), ids, chunk);
-        ASSERT_EQ(std::memcmp(once.data(), again.data(), once.size() * sizeof(float)), 0)
-            << threads << " threads, chunk " << chunk;
+    for (const DType kv : {DType::kF16, DType::kI8, DType::kF32}) {
+      const std::vector<float> once = all_logits(make_model(tensors), ids, 256, kv);
+      for (const std::size_t threads : {1, 2, 3, 8}) {
+        for (const std::int64_t chunk : {1, 7, 33}) {
+          const std::vector<float> again = all_logits(make_model(tensors, threads), ids, chunk, kv);
+          ASSERT_EQ(std::memcmp(once.data(), again.data(), once.size() * sizeof(float)), 0)
+              << threads << " threads, chunk " << chunk << ", " << to_string(kv);
+        }
       }
     }
   }

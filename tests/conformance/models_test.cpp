@@ -34,7 +34,8 @@ Golden golden(const std::string& name) {
 }
 
 std::vector<float> run(const std::string& file, const std::vector<TokenId>& tokens, std::size_t threads,
-                       std::int64_t chunk_rows, Isa isa = default_isa(), HeadType head = HeadType::kAuto) {
+                       std::int64_t chunk_rows, Isa isa = default_isa(), HeadType head = HeadType::kAuto,
+                       DType kv_type = DType::kF16) {
   ExecutionContext::Options machine;
   machine.threads = threads;
   machine.isa = isa;
@@ -43,6 +44,7 @@ std::vector<float> run(const std::string& file, const std::vector<TokenId>& toke
   options.context = std::make_shared<const ExecutionContext>(machine);
   options.chunk_rows = chunk_rows;
   options.head = head;
+  options.kv_type = kv_type;
   InferenceEngine engine(options);
   std::vector<float> logits;
   engine.session().evaluate_all(tokens, 0, [&](std::int64_t, std::span<const float> row) {
@@ -62,8 +64,9 @@ TEST_P(Models, GiveTheLogitsOfAnIndependentImplementation) {
   const std::string file = GetParam().file;
   const std::string name = file.substr(0, file.find(".gguf"));
   const Golden expected = golden(name);
+  // NumPy's are not rounded.
   const std::vector<float> logits =
-      run(file, expected.tokens, 1, 256, default_isa(), HeadType::kStored);  // those of NumPy are not rounded
+      run(file, expected.tokens, 1, 256, default_isa(), HeadType::kStored, DType::kF32);
   ASSERT_EQ(logits.size(), expected.logits.size());
   EngineOptions options;
   options.model = testing::source_path("tests/data/models/" + file);

@@ -15,12 +15,13 @@ kernel="-O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-math-errno -Wno-psa
 # shellcheck disable=SC2086  # the flags are words
 {
   "$compiler" $common $kernel "$@" -c "$src/bitnet-core/src/kernels/f32_table.cpp" -o "$work/f32.o"
+  "$compiler" $common $kernel "$@" -c "$src/bitnet-core/src/kernels/attention_table.cpp" -o "$work/attention.o"
   "$compiler" $common $kernel "$@" -I"$src/bitnet-quant/src" -c "$src/bitnet-quant/src/kernels/ternary_table.cpp" \
     -o "$work/ternary.o"
   "$compiler" $common $kernel "$@" -I"$src/bitnet-quant/src" -c "$src/bitnet-quant/src/kernels/int8_table.cpp" \
     -o "$work/int8.o"
   "$compiler" $common -O1 -I"$src/bitnet-quant/src" -static "$src/tests/isa/standalone.cpp" "$work/f32.o" \
-    "$work/ternary.o" "$work/int8.o" -o "$work/standalone"
+    "$work/attention.o" "$work/ternary.o" "$work/int8.o" -o "$work/standalone"
   result=$($emulator "$work/standalone") || { echo "$result"; exit 1; }
 }
 echo "$isa: $result"

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "bitnet/core/attention_kernels.hpp"
+#include "bitnet/core/dtype.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "kernels/int8_table.hpp"
 #include "kernels/ternary_table.hpp"
@@ -16,7 +18,8 @@
 
 namespace bitnet::kernels::BITNET_ISA {
 extern const F32Kernels kKernels;
-}
+extern const AttentionKernels kAttentionKernels;
+}  // namespace bitnet::kernels::BITNET_ISA
 namespace bitnet::quant::kernels::BITNET_ISA {
 extern const TernaryKernels kKernels;
 extern const Int8Kernels kInt8Kernels;
@@ -25,6 +28,7 @@ extern const Int8Kernels kInt8Kernels;
 namespace {
 
 const bitnet::F32Kernels& floats = bitnet::kernels::BITNET_ISA::kKernels;
+const bitnet::AttentionKernels& attention = bitnet::kernels::BITNET_ISA::kAttentionKernels;
 const bitnet::quant::TernaryKernels& ternary = bitnet::quant::kernels::BITNET_ISA::kKernels;
 const bitnet::quant::Int8Kernels& int8 = bitnet::quant::kernels::BITNET_ISA::kInt8Kernels;
 int failures = 0;
@@ -132,6 +136,78 @@ void check_rows(Hash& hash, std::size_t n) {
   hash.add(y);
   floats.bf16_to_f32(half.data(), y.data(), n);
   hash.add(y);
+}
+
+void check_narrow(std::size_t n) {
+  std::vector<float> x(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto bits = static_cast<std::uint32_t>(i) * 2654435761u;
+    std::memcpy(&x[i], &bits, sizeof bits);
+  }
+  std::vector<std::uint16_t> y(n);
+  attention.f32_to_f16(x.data(), y.data(), n);
+  for (std::size_t i = 0; i < n; ++i)
+    expect(y[i] == bitnet::f32_to_f16(x[i]), "f32_to_f16", static_cast<long>(i));
+}
+
+/// Two tiles, merged, of `rows` rows: row r sees all of the first and r + 1 keys of the second.
+void check_attention(Hash& hash, std::int64_t rows, std::int64_t dim) {
+  const auto r = static_cast<std::size_t>(rows), d16 = static_cast<std::size_t>((dim + 15) / 16 * 16);
+  const std::size_t block = 16 * d16, padded = (r + 15) / 16 * 16;
+  std::vector<float> q = random_floats(r * 128, 1), keys = random_floats(16 * block, 2),
+                     values = random_floats(16 * block, 3), scales = random_floats(256, 4), scores(r * 128);
+  std::vector<float> largest(padded), sum(padded), out(r * d16), q_scales(r);
+  std::vector<std::uint16_t> half_keys(keys.size()), half_values(values.size());
+  std::vector<std::int8_t> q8(r * d16), byte_keys(keys.size()), byte_values(values.size());
+  std::vector<std::uint8_t> weights(r * 128);
+  std::vector<std::int32_t> sums(r), n_keys(r);
+  for (std::size_t i = 0; i < r; ++i) {
+    std::int8_t* const row = q8.data() + i * static_cast<std::size_t>(dim);
+    q_scales[i] = attention.quantize(q.data() + i * 128, row, static_cast<std::size_t>(dim));
+    for (std::int64_t k = 0; k < dim; ++k) sums[i] += row[k];
+  }
+  for (float& s : scales) s = s * s;
+  attention.f32_to_f16(keys.data(), half_keys.data(), keys.size());
+  attention.f32_to_f16(values.data(), half_values.data(), values.size());
+  attention.quantize(keys.data(), byte_keys.data(), keys.size());
+  attention.quantize(values.data(), byte_values.data(), values.size());
+  for (int type = 0; type < 3; ++type) {
+    for (std::size_t tile = 0; tile < 2; ++tile) {
+      const void *k[8], *v[8];
+      const float* s[8];
+      for (std::size_t b = 0; b < 8; ++b) {
+        const std::size_t at = (tile * 8 + b) * block;
+        k[b] = type == 0   ? static_cast<const void*>(keys.data() + at)
+               : type == 1 ? static_cast<const void*>(half_keys.data() + at)
+                           : byte_keys.data() + at;
+        v[b] = type == 0   ? static_cast<const void*>(values.data() + at)
+               : type == 1 ? static_cast<const void*>(half_values.data() + at)
+                           : byte_values.data() + at;
+        s[b] = scales.data() + (tile * 8 + b) * 16;
+      }
+      for (std::size_t i = 0; i < r; ++i) n_keys[i] = tile == 0 ? 128 : static_cast<std::int32_t>(i) + 1;
+      bitnet::AttentionTile t;
+      t.rows = rows;
+      t.head_dim = dim;
+      t.n_keys = n_keys.data();
+      t.q = q.data();
+      t.q_chunk_stride = rows * 128;
+      t.q8 = q8.data();
+      t.q8_scales = q_scales.data();
+      t.q8_sums = sums.data();
+      t.keys = k;
+      t.values = v;
+      t.key_scales = t.value_scales = s;
+      t.scores = scores.data();
+      t.weights = weights.data();
+      t.state = {largest.data(), sum.data(), out.data()};
+      t.merge = tile > 0;
+      (type == 0 ? attention.tile_f32 : type == 1 ? attention.tile_f16 : attention.tile_i8)(t);
+    }
+    hash.add(largest.data(), r * sizeof(float));
+    hash.add(sum.data(), r * sizeof(float));
+    hash.add(out);
+  }
 }
 
 /// The integers have one right answer on every processor: they are checked, not hashed.
@@ -244,6 +320,9 @@ int main() {
   check_gemm(hash, 33, 47, 300, false);
   check_gemm(hash, 5, 130, 70, true);
   for (const std::size_t n : {1u, 6u, 16u, 37u, 300u}) check_rows(hash, n);
+  check_narrow(100003);
+  for (const std::int64_t rows : {1, 4, 13}) check_attention(hash, rows, 64);
+  check_attention(hash, 7, 16);
   const std::int64_t sizes[][3] = {{1, 1, 1},     {1, 33, 100},  {2, 16, 17},   {5, 40, 256},
                                    {9, 20, 1000}, {1, 17, 3200}, {20, 18, 1300}};
   for (const auto& s : sizes) {

@@ -349,7 +349,7 @@ const Command kBatchCommand{
         "bitnet batch -m models/bitnet-demo-10m-i2_s.gguf -i prompts.jsonl -o out.jsonl --resume",
     .arguments = {},
     .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
-                        &opt::kSpecial, &opt::kCtxSize, &opt::kBatchSize},
+                        &opt::kSpecial, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

@@ -220,7 +220,7 @@ const Command kChatCommand{
         "printf 'Hello\\nAnd you?\\n' | bitnet chat -m bitnet-2b-4t.gguf --chat-template bitnet > "
         "replies.txt",
     .arguments = {},
-    .options = concat({{&opt::kSystem, &opt::kChatTemplate, &opt::kSpecial, &opt::kCtxSize},
+    .options = concat({{&opt::kSystem, &opt::kChatTemplate, &opt::kSpecial, &opt::kCtxSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

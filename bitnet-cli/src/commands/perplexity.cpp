@@ -40,6 +40,7 @@ int measure(const Values& values, Io& io) {
   inference::PerplexityOptions options;
   options.n_ctx = values.integer(opt::kPplContext);
   options.max_chunks = values.integer(opt::kPplChunks);
+  options.kv_type = kv_type(values);
   if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
   if (const std::int64_t trained = engine->model()->config().max_position; options.n_ctx > trained)
     io.err << "warning: chunks of " << options.n_ctx << " tokens: the model was trained for " << trained
@@ -77,7 +78,7 @@ const Command kPerplexityCommand{
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt -c 512\n"
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt --json | jq .perplexity",
     .arguments = {},
-    .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks},
+    .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks, &opt::kKvType},
                        engine_options(),
                        {&opt::kJson, &opt::kConfig, &opt::kVerbose}}),
     .body = measure,

@@ -110,7 +110,7 @@ const Command kRunCommand{
         "story.txt",
     .arguments = {},
     .options = concat({{&opt::kPrompt, &opt::kFile, &opt::kChatTemplate, &opt::kSystem, &opt::kSpecial,
-                        &opt::kEcho, &opt::kCtxSize},
+                        &opt::kEcho, &opt::kCtxSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

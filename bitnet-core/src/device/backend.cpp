@@ -136,6 +136,23 @@ const std::byte* LinearWeights::dense_of(std::int64_t begin, std::int64_t end,
   return scratch.data();
 }
 
+std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_heads,
+                          std::int64_t head_dim) {
+  if (type != DType::kF32 && type != DType::kF16 && type != DType::kI8) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a KV cache of type {}: expected one of f16, i8, f32", to_string(type)));
+  }
+  std::int64_t rows = 0, bytes = 0;
+  const std::int64_t row = head_dim * static_cast<std::int64_t>(bits_of(type) / 8) +
+                           (type == DType::kI8 ? std::int64_t{sizeof(float)} : 0);
+  if (page_size <= 0 || n_kv_heads <= 0 || head_dim <= 0 || head_dim > (std::int64_t{1} << 32) ||
+      __builtin_mul_overflow(page_size, n_kv_heads, &rows) || __builtin_mul_overflow(rows, row, &bytes)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("KV pages of {} tokens × {} heads × {}", page_size, n_kv_heads, head_dim));
+  }
+  return static_cast<std::size_t>(bytes);
+}
+
 BufferPtr Backend::allocate(std::size_t bytes) { return do_allocate(bytes); }
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
@@ -250,9 +267,10 @@ void Backend::attention(const AttentionArgs& a) {
   require(
       a.cache.page_size > 0 && a.cache.n_pages >= 0 && a.cache.keys != nullptr && a.cache.values != nullptr,
       kOp, "the cache needs pages");
-  const auto cells = static_cast<std::size_t>(a.cache.n_pages * a.cache.page_size * a.k.cols);
-  require(a.cache.keys->bytes() / sizeof(float) >= cells && a.cache.values->bytes() / sizeof(float) >= cells,
-          kOp, "the cache's buffers are too small");
+  const std::size_t page = kv_page_bytes(a.cache.type, a.cache.page_size, a.n_kv_heads, a.head_dim);
+  const auto pages = static_cast<std::size_t>(a.cache.n_pages);
+  require(a.cache.keys->bytes() / page >= pages && a.cache.values->bytes() / page >= pages, kOp,
+          "the cache's buffers are too small");
   check_sequences(a);
   if (a.q.rows > 0) do_attention(a);
 }

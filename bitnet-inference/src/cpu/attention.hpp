@@ -1,17 +1,30 @@
 #pragma once
 // Causal attention over the paged KV cache, on the CPU.
+#include <cstdint>
 #include <vector>
 
 #include "bitnet/core/device/backend.hpp"
 #include "bitnet/core/execution.hpp"
-#include "bitnet/core/f32_kernels.hpp"
 
 namespace bitnet::inference::cpu {
 
-/// Backend::attention on host memory. Each (row, head) reduces over its keys in ascending order with the
-/// 16-lane kernels, so its result depends on nothing but its own sequence. `scores` is scratch that grows to
-/// threads × keys and then stays.
-void attention(const ExecutionContext& context, const F32Kernels& kernels, const AttentionArgs& args,
-               std::vector<float>& scores);
+/// Some query rows of one KV head of one sequence: row j is head j % group of token j / group.
+struct AttentionItem {
+  std::int32_t sequence, kv_head;
+  std::int64_t begin, end;  // rows j
+};
+
+/// Memory that attention works in, kept between calls: its size depends on threads, head_dim and the number
+/// of items, never on the length of the context.
+struct AttentionScratch {
+  /// n floats that begin a cache line.
+  float* aligned(std::size_t n);
+  std::vector<float> floats;
+  std::vector<AttentionItem> items;
+};
+
+/// Backend::attention on host memory. A row's result depends on nothing but its own sequence
+/// (docs/numerics.md, "Attention").
+void attention(const ExecutionContext& context, const AttentionArgs& args, AttentionScratch& scratch);
 
 }  // namespace bitnet::inference::cpu

@@ -54,9 +54,7 @@ std::size_t size(const Matrix& m) { return static_cast<std::size_t>(m.rows * m.c
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(std::shared_ptr<const ExecutionContext> context)
-      : context_(std::move(context)), kernels_(f32_kernels(context_->isa())) {
-    scores_.resize(kInitialScores * context_->threads());
-  }
+      : context_(std::move(context)), kernels_(f32_kernels(context_->isa())) {}
 
   std::string_view name() const noexcept override { return "cpu"; }
   std::string description() const override {
@@ -67,9 +65,6 @@ class CpuBackend final : public Backend {
   std::size_t available_memory() const override { return cpu::available_memory(); }
 
  private:
-  // Keys for which attention's scratch is there from the start, so that decoding does not allocate.
-  static constexpr std::size_t kInitialScores = 8192;
-
   BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<HostBuffer>(bytes); }
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
@@ -201,7 +196,7 @@ class CpuBackend final : public Backend {
          {args.q.buffer, args.k.buffer, args.v.buffer, args.out.buffer, args.cache.keys, args.cache.values}) {
       host(*b, "attention");
     }
-    cpu::attention(*context_, kernels_, args, scores_);
+    cpu::attention(*context_, args, attention_scratch_);
   }
 
   auto gate_kernel(Activation f) const -> decltype(F32Kernels::relu2_gate) {
@@ -244,7 +239,7 @@ class CpuBackend final : public Backend {
   const F32Kernels& kernels_;
   quant::QuantizedRows quantized_;
   std::vector<quant::BitLinear::Product> products_;
-  std::vector<float> scores_;  // of attention
+  AttentionScratch attention_scratch_;
 };
 
 }  // namespace

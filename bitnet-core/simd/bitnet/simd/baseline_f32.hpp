@@ -19,6 +19,7 @@ struct F32 {
   static BITNET_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   static BITNET_INLINE float fma1(float a, float b, float c) { return a * b + c; }
   static BITNET_INLINE Reg load_f16(const std::uint16_t* p) { return WidenF16::quad(p); }
+  static BITNET_INLINE void store_f16(std::uint16_t* p, Reg v) { NarrowF16::store(p, v); }
   static BITNET_INLINE UInt load_u16(const std::uint16_t* p) { return widen_u16(p); }
 };
 

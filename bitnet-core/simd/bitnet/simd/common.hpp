@@ -50,5 +50,25 @@ struct WidenF16 {
   }
 };
 
+/// Four floats → binary16 without hardware help, half to even, as the hardware does it: subnormals included,
+/// what rounds to 65536 becomes infinity, NaNs become quiet and keep the top of their payload.
+struct NarrowF16 {
+  static BITNET_INLINE void store(std::uint16_t* p, Quad v) {
+    const UIntQuad bits = reinterpret_cast<UIntQuad>(v), a = bits & 0x7fffffffu;
+    const UIntQuad normal = (a + 0xfffu + ((a >> 13) & 1u) - 0x38000000u) >> 13;
+    // One unit of 0.5 in the last place is 2^-24, that of a subnormal: the addition rounds, half to even.
+    const UIntQuad small = reinterpret_cast<UIntQuad>(reinterpret_cast<Quad>(a) + 0.5f) - 0x3f000000u;
+    const UIntQuad nan = ((a >> 13) & 0x3ffu) | 0x7e00u, infinite = {0x7c00u, 0x7c00u, 0x7c00u, 0x7c00u};
+    const UIntQuad is_small = reinterpret_cast<UIntQuad>(a < 0x38800000u),
+                   is_large = reinterpret_cast<UIntQuad>(a >= 0x477ff000u),
+                   is_nan = reinterpret_cast<UIntQuad>(a > 0x7f800000u);
+    UIntQuad h = (small & is_small) | (normal & ~is_small);
+    h = (infinite & is_large) | (h & ~is_large);
+    h = (nan & is_nan) | (h & ~is_nan);
+    const FourU16 out = __builtin_convertvector(h | ((bits >> 16) & 0x8000u), FourU16);
+    __builtin_memcpy(p, &out, sizeof out);
+  }
+};
+
 }  // namespace
 }  // namespace bitnet::simd

@@ -25,6 +25,9 @@ struct F32 {
   static BITNET_INLINE Reg load_f16(const std::uint16_t* p) {
     return reinterpret_cast<Reg>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
   }
+  static BITNET_INLINE void store_f16(std::uint16_t* p, Reg v) {
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v))));
+  }
   static BITNET_INLINE UInt load_u16(const std::uint16_t* p) {
     return reinterpret_cast<UInt>(vmovl_u16(vld1_u16(p)));
   }

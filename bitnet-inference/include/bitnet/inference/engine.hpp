@@ -26,6 +26,7 @@ struct EngineOptions {
   std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
   std::int64_t n_ctx = 0;                                ///< 0: the model's own, at most 4096
   std::int64_t chunk_rows = 256;                         ///< rows of one forward pass
+  DType kv_type = DType::kF16;                           ///< of KV caches: kF16, kI8 or kF32
   std::size_t kv_memory_bytes = 0;                       ///< of schedulers; 0: from memory headroom
   std::int64_t max_sequences = 0;                        ///< of schedulers; 0: from memory headroom
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;

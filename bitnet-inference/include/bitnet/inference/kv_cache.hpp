@@ -11,18 +11,20 @@
 
 namespace bitnet::inference {
 
-/// Pages of `page_size` tokens; a page covers that span in every layer. f32. Not thread-safe.
+/// Pages of `page_size` tokens; a page covers that span in every layer. Elements are f16, i8 (with an f32
+/// scale per head and token) or f32. Not thread-safe.
 class KvPool {
  public:
   static constexpr std::int64_t kDefaultPageSize = 16;  ///< tokens; wastes 8 on average a sequence
 
-  /// Throws Error(kInvalidArgument) on sizes ≤ 0 or that overflow, Error(kOutOfMemory).
+  /// Throws Error(kInvalidArgument) on sizes ≤ 0 or that overflow and on other types, Error(kOutOfMemory).
   KvPool(Backend& backend, const ModelConfig& config, std::int64_t n_pages,
-         std::int64_t page_size = kDefaultPageSize);
+         std::int64_t page_size = kDefaultPageSize, DType type = DType::kF16);
 
   std::int64_t page_size() const noexcept { return page_size_; }
   std::int64_t n_pages() const noexcept { return n_pages_; }
   std::int64_t free_pages() const noexcept { return static_cast<std::int64_t>(free_.size()); }
+  DType type() const noexcept { return type_; }
   std::size_t bytes() const noexcept { return bytes_; }
   KvLayer layer(std::int64_t index) const noexcept;
   /// Pages that `n_tokens` need.
@@ -30,13 +32,15 @@ class KvPool {
     return (n_tokens + page_size_ - 1) / page_size_;
   }
   /// Bytes of one page over all layers. Throws Error(kInvalidArgument) on overflow.
-  static std::size_t page_bytes(const ModelConfig& config, std::int64_t page_size = kDefaultPageSize);
+  static std::size_t page_bytes(const ModelConfig& config, std::int64_t page_size = kDefaultPageSize,
+                                DType type = DType::kF16);
 
  private:
   friend class KvCache;
   std::int64_t n_pages_, page_size_;
+  DType type_;
   std::size_t bytes_ = 0;
-  std::vector<BufferPtr> keys_, values_;  // one a layer: [n_pages, page_size, n_kv_heads, head_dim]
+  std::vector<BufferPtr> keys_, values_;  // one a layer: n_pages of kv_page_bytes()
   std::vector<std::int32_t> free_;        // a stack; lowest page on top at first
 };
 

@@ -17,6 +17,7 @@ class ForwardPass;
 struct SessionOptions {
   std::int64_t n_ctx = 0;         ///< tokens; 0: see resolve_context()
   std::int64_t chunk_rows = 256;  ///< rows of one forward pass: longer inputs go in chunks
+  DType kv_type = DType::kF16;    ///< of the KV cache: kF16, kI8 or kF32
 };
 
 /// Context length to use: `requested`, or the model's own, at most 4096, when 0. Throws

@@ -99,13 +99,19 @@ struct SequenceSlice {
   std::span<const std::int32_t> pages;  // [≥ ceil((past + n_rows) / page_size)]
 };
 
-/// One layer's paged cache: f32 [n_pages, page_size, n_kv_heads, head_dim] for keys and the same for values.
+/// One layer's paged cache: n_pages · kv_page_bytes() each for keys and for values. What lies where in a page
+/// is the backend's business: only attention() reads and writes it.
 struct KvLayer {
   Buffer* keys = nullptr;
   Buffer* values = nullptr;
   std::int64_t n_pages = 0;
-  std::int64_t page_size = 0;
+  std::int64_t page_size = 0;  ///< tokens
+  DType type = DType::kF32;    ///< kF32, kF16, or kI8 with an f32 scale per head and token
 };
+
+/// Bytes of the keys, or of the values, of one page in one layer. Throws Error(kInvalidArgument) on another
+/// type than f32, f16 and i8, on sizes ≤ 0, and on overflow.
+std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_heads, std::int64_t head_dim);
 
 /// Arguments of attention(): stores the new rows' keys and values in their pages, then
 /// out[r, h] = softmax(q[r, h] · Kᵀ / sqrt(head_dim), causal) · V over that row's own sequence.

@@ -1,0 +1,29 @@
+// The attention kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
+// -DBITNET_ISA=<name>. Everything but the table has internal linkage (cmake/check_isa_object.sh). The choice
+// between tables is in attention_kernels.cpp.
+#include "bitnet/core/attention_kernels.hpp"
+
+#define BITNET_STR2(x) #x
+#define BITNET_STR(x) BITNET_STR2(x)
+// clang-format off
+#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
+// clang-format on
+#include BITNET_SIMD_HEADER
+
+#include "kernels/generic/attention.inl.hpp"
+#include "kernels/generic/attention_i8.inl.hpp"
+
+namespace bitnet::kernels::BITNET_ISA {
+
+extern const AttentionKernels kAttentionKernels;
+constinit const AttentionKernels kAttentionKernels{
+    .isa = BITNET_STR(BITNET_ISA),
+    .tile_f32 = &tile_f32,
+    .tile_f16 = &tile_f16,
+    .tile_i8 = &tile_i8,
+    .merge = &merge,
+    .f32_to_f16 = &f32_to_f16,
+    .quantize = &quantize,
+};
+
+}  // namespace bitnet::kernels::BITNET_ISA
