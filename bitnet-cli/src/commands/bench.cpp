@@ -143,7 +143,7 @@ class Bench {
     const auto engine = load_engine(values_, io_, context);
     inference::CancellationToken token;
     if (io_.cancelled != nullptr) token = inference::CancellationToken(*io_.cancelled);
-    ThroughputRunner runner(engine->model(), tests_, token);
+    ThroughputRunner runner(engine->model(), tests_, token, kv_type(values_));
     const bool first = report_.rows.empty();
     if (first) describe(*engine, runner);
     std::optional<Limits> limits;
@@ -227,7 +227,7 @@ const Command kBenchCommand{
     .arguments = {},
     .options = concat({{&opt::kBenchPrompt, &opt::kBenchGen, &opt::kBenchBatch, &opt::kBenchRepetitions},
                        machine_options(),
-                       {&opt::kBenchOutput, &opt::kVerbose}}),
+                       {&opt::kBenchOutput, &opt::kKvType, &opt::kVerbose}}),
     .body = bench,
 };
 

@@ -1,5 +1,5 @@
-// Chooses between the ISA objects made of attention_table.cpp. The algorithms are in
-// generic/attention*.inl.hpp.
+// Chooses between the ISA objects made of attention_table.cpp. The algorithms
+// are in generic/attention*.inl.hpp.
 #include "bitnet/core/attention_kernels.hpp"
 
 #define BITNET_ISA_ROW(name, supported)            \

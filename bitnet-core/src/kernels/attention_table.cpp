@@ -1,6 +1,7 @@
-// The attention kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
-// -DBITNET_ISA=<name>. Everything but the table has internal linkage (cmake/check_isa_object.sh). The choice
-// between tables is in attention_kernels.cpp.
+// The attention kernels of one instruction set: compiled once per row of
+// cmake/BitNetIsa.cmake with -DBITNET_ISA=<name>. Everything but the table has
+// internal linkage (cmake/check_isa_object.sh). The choice between tables is in
+// attention_kernels.cpp.
 #include "bitnet/core/attention_kernels.hpp"
 
 #define BITNET_STR2(x) #x

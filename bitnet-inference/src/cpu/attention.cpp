@@ -1,7 +1,9 @@
-// Causal attention over the paged cache, on the CPU: stores the new rows, cuts the queries into items, and
-// runs each over its tiles of keys in ascending order. With few items and long contexts, the tiles of the
-// last items are computed by all threads and merged in the same order. The arithmetic is in
-// bitnet-core/src/kernels/generic/attention*.inl.hpp, the cache's bytes in kv_layout.cpp.
+// Causal attention over the paged cache, on the CPU: stores the new rows, cuts
+// the queries into items, and runs each over its tiles of keys in ascending
+// order. With few items and long contexts, the tiles of the last items are
+// computed by all threads and merged in the same order. The arithmetic is in
+// bitnet-core/src/kernels/generic/attention*.inl.hpp, the cache's bytes in
+// kv_layout.cpp.
 #include "cpu/attention.hpp"
 
 #include <algorithm>
@@ -18,9 +20,11 @@ namespace {
 
 constexpr std::int64_t kTile = kAttentionTile;
 constexpr std::int64_t kChunk = 128;  // elements of a query that lie together (AttentionTile::q)
-// Up to this many rows an f16 tile is widened in registers, by each group of rows; beyond, once into a panel.
+// Up to this many rows an f16 tile is widened in registers, by each group of
+// rows; beyond, once into a panel.
 constexpr std::int64_t kDirectRows = 16;
-// Items of at most this many rows may be cut at their tiles, and this many tiles a thread are in flight.
+// Items of at most this many rows may be cut at their tiles, and this many
+// tiles a thread are in flight.
 constexpr std::int64_t kSplitRows = 32, kSlotsPerThread = 16;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -171,6 +175,13 @@ class Call {
     const bool widened =
         layout_.gather(s, item.kv_head, tile, w.n_keys[rows - 1], rows - skip > kDirectRows, w.panel, blocks);
     AttentionTile t;
+    TileBlocks next;
+    if (rows - skip <= kDirectRows && layout_.blocked() && w.n_keys[rows - 1] == kTile) {
+      const std::int64_t left = keys_of(s, item.end - 1) - before - kTile;
+      next = blocks;  // blocks that the next tile lacks
+      layout_.gather(s, item.kv_head, tile + 1, std::min(left, kTile), false, nullptr, next);
+      t.next_keys = next.keys;
+    }
     t.rows = rows - skip;
     t.head_dim = a_.head_dim;
     t.n_keys = w.n_keys + skip;
@@ -203,7 +214,8 @@ class Call {
   float scale_;
 };
 
-/// Rows of an item: many share a widened tile, but every thread should have several items.
+/// Rows of an item: many share a widened tile, but every thread should have
+/// several items.
 std::int64_t choose_rows(const Call& c, const AttentionArgs& a, std::size_t threads) {
   std::int64_t rows = kAttentionRows;
   const auto items = [&] {
@@ -216,7 +228,8 @@ std::int64_t choose_rows(const Call& c, const AttentionArgs& a, std::size_t thre
   return rows;
 }
 
-/// Items, those with the most keys of a sequence first: what is left at the end is small.
+/// Items, those with the most keys of a sequence first: what is left at the end
+/// is small.
 void make_items(const Call& c, const AttentionArgs& a, std::size_t threads,
                 std::vector<AttentionItem>& items) {
   const std::int64_t rows = choose_rows(c, a, threads);
@@ -281,7 +294,8 @@ class Split {
   std::int64_t n_slots_, stride_, n_parts_ = 0, done_ = 0;
 };
 
-/// How many of the last items to cut at their tiles: those that whole items leave no even share of.
+/// How many of the last items to cut at their tiles: those that whole items
+/// leave no even share of.
 std::size_t count_split(const Call& c, std::span<const AttentionItem> items, std::size_t parts) {
   if (parts <= 1 || items.size() >= 8 * parts) return 0;
   const std::size_t rest = items.size() % parts;
@@ -333,7 +347,8 @@ void attention(const ExecutionContext& context, const AttentionArgs& a, Attentio
   float* const split_states = memory + n_threads * part_floats;
   Split split(c, items.subspan(n_whole), split_states, split_states + n_threads * split_floats, n_slots,
               split_floats);
-  // Items are taken, not dealt: a thread that the system holds up does not hold up the rest.
+  // Items are taken, not dealt: a thread that the system holds up does not hold
+  // up the rest.
   for (std::size_t whole = n_whole; whole > 0 || split.wave() > 0; whole = 0) {
     std::atomic<std::size_t> next{0};
     const std::size_t n = whole + static_cast<std::size_t>(split.wave());

@@ -8,14 +8,16 @@
 
 namespace bitnet::inference::cpu {
 
-/// Some query rows of one KV head of one sequence: row j is head j % group of token j / group.
+/// Some query rows of one KV head of one sequence: row j is head j % group of
+/// token j / group.
 struct AttentionItem {
   std::int32_t sequence, kv_head;
   std::int64_t begin, end;  // rows j
 };
 
-/// Memory that attention works in, kept between calls: its size depends on threads, head_dim and the number
-/// of items, never on the length of the context.
+/// Memory that attention works in, kept between calls: its size depends on
+/// threads, head_dim and the number of items, never on the length of the
+/// context.
 struct AttentionScratch {
   /// n floats that begin a cache line.
   float* aligned(std::size_t n);
@@ -23,8 +25,8 @@ struct AttentionScratch {
   std::vector<AttentionItem> items;
 };
 
-/// Backend::attention on host memory. A row's result depends on nothing but its own sequence
-/// (docs/numerics.md, "Attention").
+/// Backend::attention on host memory. A row's result depends on nothing but its
+/// own sequence (docs/numerics.md, "Attention").
 void attention(const ExecutionContext& context, const AttentionArgs& args, AttentionScratch& scratch);
 
 }  // namespace bitnet::inference::cpu

@@ -1,8 +1,9 @@
 #pragma once
-// One tile of attention with float keys and values, written once against simd::F32. The order of every sum is
-// that of docs/numerics.md ("Attention"): a score and a value are chains of multiply-adds, in ascending
-// element and in ascending key, so no blocking of rows, keys or columns shows in the result. Included by
-// attention_table.cpp only; int8 is attention_i8.inl.hpp.
+// One tile of attention with float keys and values, written once against
+// simd::F32. The order of every sum is that of docs/numerics.md ("Attention"):
+// a score and a value are chains of multiply-adds, in ascending element and in
+// ascending key, so no blocking of rows, keys or columns shows in the result.
+// Included by attention_table.cpp only; int8 is attention_i8.inl.hpp.
 #include "bitnet/core/attention_kernels.hpp"
 #include "kernels/generic/exp_reg.inl.hpp"
 
@@ -44,11 +45,18 @@ BITNET_INLINE void for_row_groups(std::int64_t rows, Body body) {
   for (; r < rows; ++r) body(r, Count<1>{});
 }
 
-/// acc[r][b] += a[r · 128 + k] · from[b][k · stride …] for k = 0 … n − 1, one multiply-add each.
-template <int R, int B, class Source>
+/// Fetches nothing.
+struct NoPrefetch {
+  BITNET_INLINE void operator()(std::int64_t) const {}
+};
+
+/// acc[r][b] += a[r · 128 + k] · from[b][k · stride …] for k = 0 … n − 1, one
+/// multiply-add each.
+template <int R, int B, class Source, class Prefetch = NoPrefetch>
 BITNET_INLINE void multiply_add(Block (&acc)[R][B], std::int64_t n, const float* a, const Source (&from)[B],
-                                std::int64_t stride) {
+                                std::int64_t stride, Prefetch prefetch = {}) {
   for (std::int64_t k = 0; k < n; ++k) {
+    prefetch(k);
     Block v[B];
     BITNET_UNROLL
     for (int b = 0; b < B; ++b) v[b] = load_block(from[b], static_cast<std::size_t>(k * stride));
@@ -76,14 +84,31 @@ BITNET_INLINE void clear(Block (&acc)[R][B]) {
 /// Scores of R rows against B blocks of keys from `block` on.
 template <class Source, int R, int B>
 void score_blocks(const AttentionTile& t, std::int64_t row, std::int64_t block) {
+  constexpr std::int64_t kStepBytes = kKeys * sizeof(*Source::p);  // of one block, an element of all its keys
   Block acc[R][B];
   clear(acc);
   for (std::int64_t d = 0; d < t.head_dim; d += kChunk) {
     Source from[B];
     BITNET_UNROLL
     for (int b = 0; b < B; ++b) from[b].p = static_cast<decltype(Source::p)>(t.keys[block + b]) + d * kKeys;
-    multiply_add(acc, least(kChunk, t.head_dim - d), t.q + d / kChunk * t.q_chunk_stride + row * kChunk, from,
-                 kKeys);
+    const std::int64_t n = least(kChunk, t.head_dim - d);
+    const float* const q = t.q + d / kChunk * t.q_chunk_stride + row * kChunk;
+    if (t.next_keys == nullptr) {
+      multiply_add(acc, n, q, from, kKeys);
+      continue;
+    }
+    // The values of the same keys have as many bytes: at every step, as many of
+    // them as of the keys are read.
+    multiply_add(
+        acc, n, q, from, kKeys, [&](std::int64_t k) __attribute__((always_inline)) {
+          BITNET_UNROLL
+          for (int b = 0; b < B; ++b) {
+            if (kStepBytes < 64 && B > 1 && (b & 1)) continue;
+            const std::int64_t other = kStepBytes < 64 && B > 1 ? (k & 1) : 0;
+            __builtin_prefetch(static_cast<const char*>(t.values[block + b + other]) +
+                               (d + k) / (64 / kStepBytes) * 64);
+          }
+        });
   }
   BITNET_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -92,7 +117,8 @@ void score_blocks(const AttentionTile& t, std::int64_t row, std::int64_t block) 
   }
 }
 
-/// Some blocks of keys for all rows before the next ones: those blocks stay in L1 meanwhile.
+/// Some blocks of keys for all rows before the next ones: those blocks stay in
+/// L1 meanwhile.
 template <class Source>
 void score_rows(const AttentionTile& t) {
   constexpr int kStep = blocks_beside(kRows);
@@ -111,13 +137,15 @@ void score_rows(const AttentionTile& t) {
   for (std::int64_t b = 0; b < blocks; b += step) several(b, least(blocks, b + step));
 }
 
-/// The tile's own largest and sum, and the factors of a merge, of up to kAttentionRows rows.
+/// The tile's own largest and sum, and the factors of a merge, of up to
+/// kAttentionRows rows.
 struct Softmax {
   float largest[kAttentionRows], sum[kAttentionRows];
   float old_factor[kAttentionRows], new_factor[kAttentionRows];
 };
 
-/// Pads a row's scores to whole blocks with −inf: exp gives 0, the neutral element.
+/// Pads a row's scores to whole blocks with −inf: exp gives 0, the neutral
+/// element.
 BITNET_INLINE std::int64_t pad_scores(float* scores, std::int64_t n) {
   const std::int64_t padded = (n + 15) / 16 * 16;
   for (std::int64_t i = n; i < padded; ++i) scores[i] = -__builtin_inff();
@@ -157,7 +185,8 @@ void softmax_rows(const AttentionTile& t, Softmax& s) {
   }
 }
 
-/// Merges largest and sum of a part into `into`, and leaves the factors for the values.
+/// Merges largest and sum of a part into `into`, and leaves the factors for the
+/// values.
 BITNET_INLINE void merge_sums(const float* largest, const float* sum, const AttentionState& into,
                               std::int64_t rows, float* old_factor, float* new_factor) {
   for (std::int64_t r = 0; r < rows; r += F32::kLanes) {
@@ -212,12 +241,26 @@ BITNET_INLINE void add_keys(const AttentionTile& t, Block (&acc)[R][B], std::int
     Source from[B];
     BITNET_UNROLL
     for (int b = 0; b < B; ++b) from[b].p = values + in_block * stride + column + 16 * b;
-    multiply_add(acc, n, t.scores + row * kTile + begin, from, stride);
+    const float* const p = t.scores + row * kTile + begin;
+    if (t.next_keys == nullptr) {
+      multiply_add(acc, n, p, from, stride);
+    } else {
+      constexpr std::int64_t kStepBytes = B * 16 * sizeof(*Source::p);
+      const char* const next = static_cast<const char*>(t.next_keys[begin / kKeys]) +
+                               column * kKeys * std::int64_t{sizeof(*Source::p)};
+      multiply_add(
+          acc, n, p, from, stride, [&](std::int64_t k) __attribute__((always_inline)) {
+            BITNET_UNROLL
+            for (std::int64_t i = 0; i < kStepBytes; i += 64)
+              __builtin_prefetch(next + (in_block + k) * kStepBytes + i);
+          });
+    }
     begin += n;
   }
 }
 
-/// B blocks of columns of R rows. The rows share the keys that the first sees; each continues alone.
+/// B blocks of columns of R rows. The rows share the keys that the first sees;
+/// each continues alone.
 template <class Source, int R, int B>
 void value_columns(const AttentionTile& t, const Softmax& s, std::int64_t row, std::int64_t column) {
   Block acc[R][B];
@@ -247,7 +290,8 @@ void value_columns(const AttentionTile& t, const Softmax& s, std::int64_t row, s
   }
 }
 
-/// Some columns for all rows before the next ones: those of the tile's values stay in L1 meanwhile.
+/// Some columns for all rows before the next ones: those of the tile's values
+/// stay in L1 meanwhile.
 template <class Source>
 void value_rows(const AttentionTile& t, const Softmax& s) {
   const std::int64_t columns = columns16(t.head_dim) * 16;

@@ -1,7 +1,8 @@
 #pragma once
-// One tile of attention with int8 keys and values: scores and values are exact integer sums, everything else
-// is attention.inl.hpp's. The weights of a row, times the values' scales, are rounded to 0 … 255 of their
-// largest in the tile. Included by attention_table.cpp only.
+// One tile of attention with int8 keys and values: scores and values are exact
+// integer sums, everything else is attention.inl.hpp's. The weights of a row,
+// times the values' scales, are rounded to 0 … 255 of their largest in the
+// tile. Included by attention_table.cpp only.
 #include "bitnet/simd/byte_dot.hpp"
 #include "kernels/generic/attention.inl.hpp"
 
@@ -27,7 +28,8 @@ BITNET_INLINE void for_byte_rows(std::int64_t rows, Body body) {
   for (; r < rows; ++r) body(r, Count<1>{});
 }
 
-/// Integer scores of R rows against B blocks of keys, left in the place of the scores.
+/// Integer scores of R rows against B blocks of keys, left in the place of the
+/// scores.
 template <int R, int B>
 void byte_score_blocks(const AttentionTile& t, std::int64_t row, std::int64_t block) {
   const std::int64_t fours = (t.head_dim + 3) / 4;
@@ -40,7 +42,11 @@ void byte_score_blocks(const AttentionTile& t, std::int64_t row, std::int64_t bl
     for (int r = 0; r < R; ++r) acc[r][b] = ByteDot::zero_sums();
   }
   const std::int8_t* const q = t.q8 + row * fours * 4;
+  const void* const* const after = t.next_keys == nullptr ? t.keys : t.values;  // same keys, as many bytes
   for (std::int64_t k = 0; k < fours; ++k) {
+    BITNET_UNROLL
+    for (int b = 0; b < B; ++b)
+      __builtin_prefetch(static_cast<const std::int8_t*>(after[block + b]) + k * 64);
     ByteDot::Line line[B];
     BITNET_UNROLL
     for (int b = 0; b < B; ++b) line[b] = ByteDot::load_keys(keys[b] + k * 64);
@@ -74,7 +80,8 @@ BITNET_INLINE F32::Reg load_ints(const float* p) {
   return __builtin_convertvector(reinterpret_cast<F32::Int>(F32::load(p)), F32::Reg);
 }
 
-/// score = (float(Σ q8·k8) · (the query's scale)) · (the key's scale); returns the largest.
+/// score = (float(Σ q8·k8) · (the query's scale)) · (the key's scale); returns
+/// the largest.
 BITNET_INLINE float scale_scores(const AttentionTile& t, std::int64_t row, float* scores, std::int64_t n) {
   const std::int32_t offset = ByteDot::kKeysOffset ? 128 * t.q8_sums[row] : 0;
   const F32::Reg q_scale = F32::broadcast(t.q8_scales[row]);
@@ -97,7 +104,8 @@ BITNET_INLINE float scale_scores(const AttentionTile& t, std::int64_t row, float
   return fold(m, kLarger);
 }
 
-/// Weights of a row as bytes, all kTile of them; returns what one unit stands for.
+/// Weights of a row as bytes, all kTile of them; returns what one unit stands
+/// for.
 BITNET_INLINE float byte_weights(const AttentionTile& t, float* scores, std::int64_t n, std::uint8_t* to) {
   Block most = splat(0.0f);
   for (std::int64_t i = 0; i < n; i += 16) {
@@ -121,7 +129,8 @@ BITNET_INLINE float byte_weights(const AttentionTile& t, float* scores, std::int
   return largest * (1.0f / 255.0f);
 }
 
-/// B blocks of columns of R rows, over the keys that the last of them sees: the others' weights are 0 there.
+/// B blocks of columns of R rows, over the keys that the last of them sees: the
+/// others' weights are 0 there.
 template <int R, int B>
 void byte_value_columns(const AttentionTile& t, const Softmax& s, const float* units, std::int64_t row,
                         std::int64_t column) {
@@ -132,7 +141,12 @@ void byte_value_columns(const AttentionTile& t, const Softmax& s, const float* u
     for (int b = 0; b < B; ++b) acc[r][b] = ByteDot::zero_sums();
   }
   const std::int64_t stride = columns16(t.head_dim) * 64, fours = (t.n_keys[row + R - 1] + 3) / 4;
+  const void* const* const after = t.next_keys == nullptr ? t.values : t.next_keys;
   for (std::int64_t k = 0; k < fours; ++k) {
+    BITNET_UNROLL
+    for (int b = 0; b < B; ++b)
+      __builtin_prefetch(static_cast<const std::int8_t*>(after[k / 4]) + column * kKeys +
+                         (k % 4 * B + b) * 64);
     const auto* const values = static_cast<const std::int8_t*>(t.values[k / 4]) + k % 4 * stride + column * 4;
     ByteDot::Line line[B];
     BITNET_UNROLL
