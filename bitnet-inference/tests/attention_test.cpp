@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "bitnet/core/attention_kernels.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/testing/isa_class.hpp"
 #include "support.hpp"
@@ -430,6 +431,21 @@ TEST(Attention, ExtremeScoresStayFiniteAndOrdered) {
       for (const float x : out) ASSERT_TRUE(std::isfinite(x)) << to_string(type) << ' ' << size;
     }
   }
+}
+
+TEST(Attention, RoundsToF16HalfToEvenEverywhere) {
+  std::vector<float> x;
+  for (std::uint32_t h = 0; h < 0x10000; ++h) {  // every f16, the ties between neighbours, and what is beside
+    const float a = f16_to_f32(static_cast<std::uint16_t>(h)),
+                b = f16_to_f32(static_cast<std::uint16_t>(h + 1));
+    const float tie = a + (b - a) / 2;
+    for (const float f : {a, tie, std::nextafter(tie, a), std::nextafter(tie, b)}) x.push_back(f);
+  }
+  for (std::uint32_t i = 0; i < 100001; ++i) x.push_back(std::bit_cast<float>(i * 2654435761u));
+  std::vector<std::uint16_t> y(x.size());
+  attention_kernels(default_isa()).f32_to_f16(x.data(), y.data(), x.size());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    ASSERT_EQ(y[i], f32_to_f16(x[i])) << std::bit_cast<std::uint32_t>(x[i]);
 }
 
 TEST(Attention, PagesHaveTheBytesOfTheirType) {
