@@ -180,11 +180,13 @@ struct EngineDraftTest : DraftTest {
                        {.type = quant::LinearType::kHf, .gguf = false});
   }
 
-  EngineOptions engine_options(std::int64_t n_ctx, std::int64_t chunk_rows) const {
+  EngineOptions engine_options(std::int64_t n_ctx, std::int64_t chunk_rows,
+                               DType kv_type = DType::kF16) const {
     EngineOptions o;
     o.model = folder;
     o.n_ctx = n_ctx;
     o.chunk_rows = chunk_rows;
+    o.kv_type = kv_type;
     o.context = make_context(2);
     return o;
   }
@@ -194,7 +196,10 @@ TEST_F(EngineDraftTest, AnyRequestGivesWhatItGivesWithoutDrafts) {
   std::int64_t accepted = 0;
   for (const std::int64_t chunk : {1, 2, 5, 256}) {
     for (const std::int64_t n_ctx : {24, 128}) {
-      InferenceEngine with(engine_options(n_ctx, chunk)), without(engine_options(n_ctx, chunk));
+      constexpr DType kTypes[] = {DType::kF16, DType::kI8, DType::kF32};
+      const DType kv_type = kTypes[below(3)];
+      InferenceEngine with(engine_options(n_ctx, chunk, kv_type)),
+          without(engine_options(n_ctx, chunk, kv_type));
       Tokens history;
       for (int round = 0; round < 25; ++round) {
         SCOPED_TRACE(::testing::Message() << "chunk " << chunk << ", n_ctx " << n_ctx << ", round " << round);

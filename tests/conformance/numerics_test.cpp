@@ -52,8 +52,13 @@ const testing::TensorModel& wide_model() {
 /// What a model is kept in while it runs. Each form has bits of its own.
 struct Form {
   HeadType head;
+  DType kv;
 };
-constexpr Form kForms[] = {{HeadType::kInt8}, {HeadType::kStored}};
+constexpr Form kForms[] = {{HeadType::kInt8, DType::kF16},  {HeadType::kInt8, DType::kI8},
+                           {HeadType::kInt8, DType::kF32},  {HeadType::kStored, DType::kF16},
+                           {HeadType::kStored, DType::kI8}, {HeadType::kStored, DType::kF32}};
+/// For the wide model: the int8 head and both fast caches.
+constexpr Form kWideForms[] = {kForms[0], kForms[1]};
 
 std::shared_ptr<const Model> make_model(const std::string& name, Form form, Isa isa, std::size_t threads) {
   ExecutionContext::Options machine;
@@ -107,10 +112,10 @@ struct Way {
 };
 
 /// Logits [kTokens, vocab] after each token of the text.
-std::vector<float> logits_of(const std::shared_ptr<const Model>& model, const Way& way) {
+std::vector<float> logits_of(const std::shared_ptr<const Model>& model, DType kv, const Way& way) {
   const std::int64_t vocab = model->config().vocab_size;
   const auto n = static_cast<std::int64_t>(kTokens);
-  KvPool pool(model->backend(), model->config(), 64);
+  KvPool pool(model->backend(), model->config(), 64, KvPool::kDefaultPageSize, kv);
   ForwardPass forward(model, n, n + 16, n);
   std::vector<std::unique_ptr<Member>> members;
   // Two before and three behind, of all lengths and phases, with one row a pass or a few.
@@ -168,7 +173,7 @@ TEST_P(Numerics, LogitsAreTheSameBitsInEveryWay) {
     GTEST_SKIP() << "the widths of 2B-4T are for the fast class: " << to_string(isa) << " would take minutes";
   const auto plain = make_model(name, form, other, 1);
   const std::int64_t vocab = plain->config().vocab_size;
-  const std::vector<float> reference = logits_of(plain, {});
+  const std::vector<float> reference = logits_of(plain, form.kv, {});
   for (const std::size_t threads : {1, 2, 3}) {
     const auto model = make_model(name, form, isa, threads);
     for (const std::int64_t chunk : kChunks) {
@@ -176,7 +181,7 @@ TEST_P(Numerics, LogitsAreTheSameBitsInEveryWay) {
         SCOPED_TRACE(::testing::Message()
                      << to_string(isa) << " against " << to_string(other) << ", " << threads
                      << " threads, chunks of " << chunk << (company ? ", among others" : ", alone"));
-        expect_equal(logits_of(model, {chunk, company}), reference, vocab);
+        expect_equal(logits_of(model, form.kv, {chunk, company}), reference, vocab);
       }
     }
   }
@@ -184,19 +189,27 @@ TEST_P(Numerics, LogitsAreTheSameBitsInEveryWay) {
 
 std::string name_of(const ::testing::TestParamInfo<Case>& test) {
   const auto& [model, form] = test.param;
-  std::string name = std::string(model) + "_" + std::string(to_string(form.head)) + "_head";
+  std::string name = std::string(model) + "_" + std::string(to_string(form.head)) + "_head_" +
+                     std::string(to_string(form.kv)) + "_kv";
   for (char& c : name)
     if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
   return name;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Numerics,
-    ::testing::Combine(::testing::Values("bitnet-25-packed", "bitnet-25-online", "1bitllm-float",
-                                         "llama-packed-divide", "llama-dense", "bitnet-b1.58-i2_s.gguf",
-                                         "llama-tq1_0.gguf", "llama-tq2_0.gguf", "shipped", "2b_4t_widths"),
-                       ::testing::ValuesIn(kForms)),
-    name_of);
+INSTANTIATE_TEST_SUITE_P(Tiny, Numerics,
+                         ::testing::Combine(::testing::Values("bitnet-25-packed", "bitnet-25-online",
+                                                              "1bitllm-float", "llama-packed-divide",
+                                                              "llama-dense", "bitnet-b1.58-i2_s.gguf",
+                                                              "llama-tq1_0.gguf", "llama-tq2_0.gguf"),
+                                            ::testing::ValuesIn(kForms)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Shipped, Numerics,
+                         ::testing::Combine(::testing::Values("shipped"), ::testing::ValuesIn(kForms)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Wide, Numerics,
+                         ::testing::Combine(::testing::Values("2b_4t_widths"),
+                                            ::testing::ValuesIn(kWideForms)),
+                         name_of);
 
 }  // namespace
 }  // namespace bitnet::inference
