@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "bitnet/core/rng.hpp"
@@ -114,6 +116,28 @@ TEST_P(FusedOps, GatedLinear) {
           EXPECT_TRUE(same(values(b, fused), values(b, single))) << rows;
         }
       }
+    }
+  });
+}
+
+// A model that goes wrong must not end in logits that look right, although the quantiser makes 0 of NaN.
+TEST_P(FusedOps, LogitsOfARowWithNaNAreNaN) {
+  on_every_isa([&](Backend& b) {
+    const std::int64_t vocab = 40, hidden = 35;
+    std::vector<float> table(static_cast<std::size_t>(vocab * hidden), 0.5f),
+        x(static_cast<std::size_t>(3 * hidden), 1.0f);
+    x[static_cast<std::size_t>(hidden + 34)] = std::numeric_limits<float>::quiet_NaN();
+    for (const DenseForm form : {DenseForm::kAsGiven, DenseForm::kInt8}) {
+      LinearWeights w{.out = vocab, .in = hidden, .trits = {}, .scales = {}, .dense = {}};
+      w.dense = std::as_bytes(std::span<const float>(table));
+      w.dense_form = form;
+      const PreparedPtr head = b.prepare_embedding(w);
+      const Matrix out = random(b, 3, vocab);
+      const std::vector<std::int32_t> rows{0, 1, 2};
+      b.logits(*head, upload(b, x, 3, hidden), rows, out);
+      const std::vector<float> logits = values(b, out);
+      for (std::size_t i = 0; i < logits.size(); ++i)
+        ASSERT_EQ(std::isnan(logits[i]), i / static_cast<std::size_t>(vocab) == 1) << i;
     }
   });
 }
