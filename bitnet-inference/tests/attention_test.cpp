@@ -452,6 +452,7 @@ TEST(Attention, PagesHaveTheBytesOfTheirType) {
   EXPECT_EQ(kv_page_bytes(DType::kF32, 16, 2, 64), 16u * 2 * 64 * 4);
   EXPECT_EQ(kv_page_bytes(DType::kF16, 16, 2, 64), 16u * 2 * 64 * 2);
   EXPECT_EQ(kv_page_bytes(DType::kI8, 16, 2, 64), 16u * 2 * (64 + 4));
+  EXPECT_EQ(kv_page_bytes(DType::kI8, 16, 2, 33), 16u * 2 * (36 + 4));  // the scales stay aligned
   BITNET_EXPECT_ERROR(kv_page_bytes(DType::kBF16, 16, 2, 64), ErrorCode::kInvalidArgument,
                       "expected one of f16, i8, f32");
   BITNET_EXPECT_ERROR(kv_page_bytes(DType::kF16, 0, 2, 64), ErrorCode::kInvalidArgument, "0 tokens");

@@ -143,8 +143,9 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
                 fmt::format("a KV cache of type {}: expected one of f16, i8, f32", to_string(type)));
   }
   std::int64_t rows = 0, bytes = 0;
-  const std::int64_t row = head_dim * static_cast<std::int64_t>(bits_of(type) / 8) +
-                           (type == DType::kI8 ? std::int64_t{sizeof(float)} : 0);
+  // int8 rows are rounded up so that the scales of every head and page are aligned floats.
+  const std::int64_t row = type == DType::kI8 ? (head_dim + 3) / 4 * 4 + std::int64_t{sizeof(float)}
+                                              : head_dim * static_cast<std::int64_t>(bits_of(type) / 8);
   if (page_size <= 0 || n_kv_heads <= 0 || head_dim <= 0 || head_dim > (std::int64_t{1} << 32) ||
       __builtin_mul_overflow(page_size, n_kv_heads, &rows) || __builtin_mul_overflow(rows, row, &bytes)) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -75,7 +75,11 @@ struct I8 {
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
     return reinterpret_cast<Sum>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sum), codes, x));
   }
-  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return acc + sum; }
+  /// Wraps as unsigned: the peak probe adds for longer than an int32 lasts.
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    return reinterpret_cast<Acc>(
+        _mm256_add_epi32(reinterpret_cast<__m256i>(acc), reinterpret_cast<__m256i>(sum)));
+  }
 #else
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
     sum += reinterpret_cast<Sum>(_mm256_maddubs_epi16(codes, x));
@@ -86,8 +90,8 @@ struct I8 {
     return sum;
   }
   static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
-    return acc +
-           reinterpret_cast<Acc>(_mm256_madd_epi16(reinterpret_cast<__m256i>(sum), _mm256_set1_epi16(1)));
+    const __m256i wide = _mm256_madd_epi16(reinterpret_cast<__m256i>(sum), _mm256_set1_epi16(1));
+    return reinterpret_cast<Acc>(_mm256_add_epi32(reinterpret_cast<__m256i>(acc), wide));
   }
 #endif
   /// A sum of codes scaled by 4^S, which it is a multiple of.

@@ -63,7 +63,11 @@ struct I8 {
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
     return reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), codes, x));
   }
-  static BITNET_INLINE Acc widen(Acc acc, Sum sum) { return acc + sum; }
+  /// Wraps as unsigned: the peak probe adds for longer than an int32 lasts.
+  static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
+    return reinterpret_cast<Acc>(
+        _mm512_add_epi32(reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(sum)));
+  }
   /// A sum of codes scaled by 4^S, which it is a multiple of.
   template <int S>
   static BITNET_INLINE Acc unscale(Sum sum) {
