@@ -19,7 +19,7 @@ TEST_F(KvCacheTest, ReservesGrowsAndReturnsPages) {
   EXPECT_EQ(pool.bytes(), 5 * KvPool::page_bytes(config, 4));
   EXPECT_EQ(KvPool::page_bytes(config, 4), 4u * 20 * 2 * 2 * 2);  // tokens · kv_dim · f16 · K and V · layers
   EXPECT_EQ(KvPool::page_bytes(config, 4, DType::kF32), 4u * 20 * 4 * 2 * 2);
-  EXPECT_EQ(KvPool::page_bytes(config, 4, DType::kI8), 4u * (20 + 2 * 4) * 2 * 2);  // and f32 · heads
+  EXPECT_EQ(KvPool::page_bytes(config, 4, DType::kI8), 4u * (2 * 12 + 2 * 4) * 2 * 2);  // and f32 · heads
   EXPECT_EQ(KvPool(*backend, config, 5, 4, DType::kI8).bytes(),
             5 * KvPool::page_bytes(config, 4, DType::kI8));
   KvCache a(pool, 100);
