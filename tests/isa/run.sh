@@ -9,19 +9,18 @@ shift 5
 command -v "$compiler" >/dev/null || { echo "no $compiler"; exit 77; }
 [ -z "$emulator" ] || command -v "${emulator%% *}" >/dev/null || { echo "no ${emulator%% *}"; exit 77; }
 mkdir -p "$work"
-common="-std=c++20 -DBITNET_ISA=$isa -I$src/bitnet-core/include -I$src/bitnet-core/simd -I$src/bitnet-core/src
+common="-std=c++20 -DBITNET_ISA=$isa -I$src/bitnet-core/include -I$src/bitnet-core/simd
   -I$src/bitnet-quant/include"
 kernel="-O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-math-errno -Wno-psabi"
 # shellcheck disable=SC2086  # the flags are words
 {
-  "$compiler" $common $kernel "$@" -c "$src/bitnet-core/src/kernels/f32_table.cpp" -o "$work/f32.o"
-  "$compiler" $common $kernel "$@" -c "$src/bitnet-core/src/kernels/attention_table.cpp" -o "$work/attention.o"
-  "$compiler" $common $kernel "$@" -I"$src/bitnet-quant/src" -c "$src/bitnet-quant/src/kernels/ternary_table.cpp" \
-    -o "$work/ternary.o"
-  "$compiler" $common $kernel "$@" -I"$src/bitnet-quant/src" -c "$src/bitnet-quant/src/kernels/int8_table.cpp" \
-    -o "$work/int8.o"
-  "$compiler" $common -O1 -I"$src/bitnet-quant/src" -static "$src/tests/isa/standalone.cpp" "$work/f32.o" \
-    "$work/attention.o" "$work/ternary.o" "$work/int8.o" -o "$work/standalone"
+  for table in core/src/kernels/f32_table core/src/kernels/attention_table core/src/kernels/read_table \
+    quant/src/kernels/ternary_table quant/src/kernels/int8_table quant/src/kernels/peak_table; do
+    "$compiler" $common $kernel "$@" -I"$src/bitnet-${table%%/*}/src" -c "$src/bitnet-$table.cpp" \
+      -o "$work/${table##*/}.o"
+  done
+  "$compiler" $common -O1 -I"$src/bitnet-core/src" -I"$src/bitnet-quant/src" -static "$src/tests/isa/standalone.cpp" \
+    "$work"/*_table.o -o "$work/standalone"
   result=$($emulator "$work/standalone") || { echo "$result"; exit 1; }
 }
 echo "$isa: $result"

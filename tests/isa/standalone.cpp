@@ -11,6 +11,8 @@
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "kernels/int8_table.hpp"
+#include "kernels/peak_table.hpp"
+#include "kernels/read_table.hpp"
 #include "kernels/ternary_table.hpp"
 
 #define BITNET_STR2(x) #x
@@ -19,18 +21,22 @@
 namespace bitnet::kernels::BITNET_ISA {
 extern const F32Kernels kKernels;
 extern const AttentionKernels kAttentionKernels;
+extern const ReadKernels kReads;
 }  // namespace bitnet::kernels::BITNET_ISA
 namespace bitnet::quant::kernels::BITNET_ISA {
 extern const TernaryKernels kKernels;
 extern const Int8Kernels kInt8Kernels;
+extern const PeakKernels kPeaks;
 }  // namespace bitnet::quant::kernels::BITNET_ISA
 
 namespace {
 
 const bitnet::F32Kernels& floats = bitnet::kernels::BITNET_ISA::kKernels;
 const bitnet::AttentionKernels& attention = bitnet::kernels::BITNET_ISA::kAttentionKernels;
+const bitnet::ReadKernels& reads = bitnet::kernels::BITNET_ISA::kReads;
 const bitnet::quant::TernaryKernels& ternary = bitnet::quant::kernels::BITNET_ISA::kKernels;
 const bitnet::quant::Int8Kernels& int8 = bitnet::quant::kernels::BITNET_ISA::kInt8Kernels;
+const bitnet::quant::PeakKernels& peaks = bitnet::quant::kernels::BITNET_ISA::kPeaks;
 int failures = 0;
 
 void expect(bool ok, const char* what, long i) {
@@ -210,16 +216,16 @@ void check_attention(Hash& hash, std::int64_t rows, std::int64_t dim) {
   }
 }
 
-/// The integers have one right answer on every processor: they are checked, not hashed.
-void check_ternary(bitnet::quant::TileCode code, std::int64_t rows, std::int64_t out, std::int64_t in) {
-  Random random{7};
-  const bool two_bit = code == bitnet::quant::TileCode::kTwoBit;
-  const std::int64_t columns = two_bit ? 16 : 20, lines = (in + columns - 1) / columns,
-                     tiles = (out + 15) / 16, stride = (lines * columns + 63) / 64 * 64;
-  std::vector<int> trits(static_cast<std::size_t>(out * in));
-  for (int& t : trits) t = static_cast<int>(random.next() % 3) - 1;
+using bitnet::quant::TernaryProduct;
+using bitnet::quant::TileCode;
+
+/// Tiles as ternary_table.hpp describes them. trits: [out, in]
+std::vector<std::uint8_t> pack(TileCode code, const std::vector<int>& trits, std::int64_t out,
+                               std::int64_t in) {
+  const bool two_bit = code == TileCode::kTwoBit;
+  const std::int64_t columns = two_bit ? 16 : 20, lines = (in + columns - 1) / columns;
   std::vector<std::uint8_t> packed;
-  for (std::int64_t at = 0; at < tiles * lines * 64; ++at) {  // as ternary_table.hpp describes
+  for (std::int64_t at = 0; at < (out + 15) / 16 * lines * 64; ++at) {
     unsigned d[5] = {};
     for (std::int64_t i = 0; i < columns / 4; ++i) {
       const std::int64_t o = at / 64 / lines * 16 + at % 64 / 4,
@@ -230,41 +236,93 @@ void check_ternary(bitnet::quant::TileCode code, std::int64_t rows, std::int64_t
     const unsigned base3 = t < 64 ? t + 64 * d[4] : 192 + 3 * (t - 64) + d[4];
     packed.push_back(static_cast<std::uint8_t>(two_bit ? d[0] + 4 * d[1] + 16 * d[2] + 64 * d[3] : base3));
   }
-  std::vector<std::int8_t> x(static_cast<std::size_t>(rows * stride));
-  std::vector<std::int32_t> sums, acc(static_cast<std::size_t>(rows * out));
+  return packed;
+}
+
+struct Rows {
+  std::int64_t rows, stride;
+  std::vector<std::int8_t> x;      // [rows, stride], zero beyond the columns
+  std::vector<std::int32_t> sums;  // [rows]
+};
+
+/// The integers and what they are scaled to have one right answer on every processor: they are checked, not
+/// hashed. trits: [out, in]
+void check_product(TileCode code, const Rows& x, const std::vector<int>& trits, std::int64_t out,
+                   std::int64_t in) {
+  const std::int64_t columns = code == TileCode::kTwoBit ? 16 : 20;
+  const auto packed = pack(code, trits, out, in);
+  std::vector<std::int32_t> acc(static_cast<std::size_t>(x.rows * out));
+  std::vector<float> y(acc.size()), scales, inverse;
+  for (std::int64_t o = 0; o < out; ++o) scales.push_back(0.7f + static_cast<float>(o));
+  for (std::int64_t r = 0; r < x.rows; ++r) inverse.push_back(1.0f / static_cast<float>(r + 3));
+  TernaryProduct product{.code = code,
+                         .tiles = packed.data(),
+                         .lines = (in + columns - 1) / columns,
+                         .out = out,
+                         .tile_begin = 0,
+                         .tile_end = (out + 15) / 16,
+                         .x = x.x.data(),
+                         .stride = x.stride,
+                         .rows = x.rows,
+                         .sums = x.sums.data(),
+                         .acc = acc.data(),
+                         .y = nullptr,
+                         .scales = scales.data(),
+                         .inv_scales = inverse.data()};
+  ternary.multiply(product);
+  product.acc = nullptr;
+  product.y = y.data();
+  ternary.multiply(product);
+  for (std::int64_t i = 0; i < x.rows * out; ++i) {
+    std::int32_t sum = 0;
+    for (std::int64_t k = 0; k < in; ++k)
+      sum += x.x[static_cast<std::size_t>(i / out * x.stride + k)] *
+             trits[static_cast<std::size_t>(i % out * in + k)];
+    const auto at = static_cast<std::size_t>(i), o = static_cast<std::size_t>(i % out),
+               r = static_cast<std::size_t>(i / out);
+    expect(acc[at] == sum, "product", i);
+    expect(y[at] == static_cast<float>(sum) * (scales[o] * inverse[r]), "scaled product", i);
+  }
+}
+
+Rows empty_rows(std::int64_t rows, std::int64_t in) {
+  const std::int64_t stride = (in + 19 + 63) / 64 * 64;  // whole lines of either code
+  return {rows, stride, std::vector<std::int8_t>(static_cast<std::size_t>(rows * stride)), {}};
+}
+
+/// Random trits and rows, by the quantiser, which is checked on the way.
+void check_ternary(std::int64_t rows, std::int64_t out, std::int64_t in) {
+  Random random{7};
+  std::vector<int> trits(static_cast<std::size_t>(out * in));
+  for (int& t : trits) t = static_cast<int>(random.next() % 3) - 1;
+  Rows x = empty_rows(rows, in);
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto values = random_floats(static_cast<std::size_t>(in), 8 + static_cast<std::uint64_t>(r));
-    std::int8_t* const q = x.data() + r * stride;
-    sums.push_back(ternary.quantize(values.data(), 127.0f, q, static_cast<std::size_t>(in)));
+    std::int8_t* const q = x.x.data() + r * x.stride;
+    x.sums.push_back(ternary.quantize(values.data(), 127.0f, q, static_cast<std::size_t>(in)));
     std::int32_t sum = 0;
     for (std::int64_t k = 0; k < in; ++k) {
       expect(q[k] == std::nearbyint(values[static_cast<std::size_t>(k)] * 127.0f), "quantize", k);
       sum += q[k];
     }
-    expect(sum == sums.back(), "sum", r);
+    expect(sum == x.sums.back(), "sum", r);
   }
-  const bitnet::quant::TernaryProduct product{.code = code,
-                                              .tiles = packed.data(),
-                                              .lines = lines,
-                                              .out = out,
-                                              .tile_begin = 0,
-                                              .tile_end = tiles,
-                                              .x = x.data(),
-                                              .stride = stride,
-                                              .rows = rows,
-                                              .sums = sums.data(),
-                                              .acc = acc.data(),
-                                              .y = nullptr,
-                                              .scales = nullptr,
-                                              .inv_scales = nullptr};
-  ternary.multiply(product);
-  for (std::int64_t i = 0; i < rows * out; ++i) {
-    std::int32_t sum = 0;
-    for (std::int64_t k = 0; k < in; ++k)
-      sum += x[static_cast<std::size_t>(i / out * stride + k)] *
-             trits[static_cast<std::size_t>(i % out * in + k)];
-    expect(acc[static_cast<std::size_t>(i)] == sum, "product", i);
+  check_product(TileCode::kTwoBit, x, trits, out, in);
+  check_product(TileCode::kBase3, x, trits, out, in);
+}
+
+/// The largest sums: 16-bit ones that are widened too late overflow.
+void check_largest(std::int64_t rows, int trit, int value) {
+  constexpr std::int64_t kOut = 20, kIn = 2077;
+  const std::vector<int> trits(static_cast<std::size_t>(kOut * kIn), trit);
+  Rows x = empty_rows(rows, kIn);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = 0; k < kIn; ++k)
+      x.x[static_cast<std::size_t>(r * x.stride + k)] = static_cast<std::int8_t>(value);
+    x.sums.push_back(static_cast<std::int32_t>(value * kIn));
   }
+  check_product(TileCode::kTwoBit, x, trits, kOut, kIn);
+  check_product(TileCode::kBase3, x, trits, kOut, kIn);
 }
 
 /// All of int8 against weights of −127 … 127, the extremes among them.
@@ -312,6 +370,21 @@ void check_int8(std::int64_t rows, std::int64_t out, std::int64_t in) {
   }
 }
 
+/// The loops of the probes: of arithmetic, each round counts; of reading, each byte.
+void check_probes() {
+  for (const bitnet::quant::PeakLoop& loop : {peaks.int8, peaks.f32})
+    for (const std::int32_t rounds : {0, 1, 3})
+      expect(loop.run(static_cast<std::size_t>(rounds)) == rounds * loop.first, "peak loop", rounds);
+  std::vector<std::uint32_t> words(2 * bitnet::kReadUnit / sizeof(std::uint32_t));
+  Random random{11};
+  for (std::uint32_t& w : words) w = random.next();
+  for (const bitnet::ReadLoop& loop : reads.loops) {
+    std::uint32_t parity = 0;
+    for (const std::uint32_t w : words) parity ^= w;
+    expect(loop.read(words.data(), words.size() * sizeof(std::uint32_t)) == parity, loop.name, 0);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -326,10 +399,13 @@ int main() {
   const std::int64_t sizes[][3] = {{1, 1, 1},     {1, 33, 100},  {2, 16, 17},   {5, 40, 256},
                                    {9, 20, 1000}, {1, 17, 3200}, {20, 18, 1300}};
   for (const auto& s : sizes) {
-    check_ternary(bitnet::quant::TileCode::kTwoBit, s[0], s[1], s[2]);
-    check_ternary(bitnet::quant::TileCode::kBase3, s[0], s[1], s[2]);
+    check_ternary(s[0], s[1], s[2]);
     check_int8(s[0], s[1], s[2]);
   }
+  for (const std::int64_t rows : {1, 3, 20})
+    for (const int trit : {-1, 1})
+      for (const int value : {-128, 127}) check_largest(rows, trit, value);
+  check_probes();
   const float one = 1 + 0x1p-12f;
   float fused = -(1 + 0x1p-11f);  // 2^-24 remains if the multiply-add rounds once
   floats.axpy(one, &one, &fused, 1);
