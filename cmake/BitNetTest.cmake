@@ -24,3 +24,30 @@ function(bitnet_add_test name)
       LABELS "${ARG_LABELS}" TIMEOUT 300)
   endif()
 endfunction()
+
+# bitnet_emulated_tiles(<test> <source> <library>): adds to <test> a tile algorithm of bitnet-<library> on emulated
+# tiles (bitnet/testing/emulated_tiles.hpp): <source> compiled as kernels are, for the weakest instruction set and for the
+# one that AMX's vocabulary builds on.
+function(bitnet_emulated_tiles test source library)
+  foreach(row IN LISTS BITNET_ISAS_${CMAKE_SYSTEM_PROCESSOR})
+    string(REPLACE "|" ";" row "${row}")
+    list(GET row 0 isa)
+    list(GET row 1 flags)
+    separate_arguments(flags)
+    if(NOT isa MATCHES "^(scalar|avx512_vbmi)$")
+      continue()
+    endif()
+    get_filename_component(stem ${source} NAME_WE)
+    set(object ${test}-${stem}-${isa})
+    add_library(${object} OBJECT ${source})
+    target_compile_features(${object} PRIVATE cxx_std_20)
+    target_include_directories(${object} PRIVATE ${PROJECT_SOURCE_DIR}/bitnet-${library}/src
+      ${PROJECT_SOURCE_DIR}/bitnet-${library}/include ${PROJECT_SOURCE_DIR}/bitnet-core/include
+      ${PROJECT_SOURCE_DIR}/tests/support/include ${BITNET_SIMD_INCLUDE_DIR})
+    target_compile_definitions(${object} PRIVATE BITNET_ISA=${isa})
+    target_compile_options(${object} PRIVATE ${flags} -O2 -ffp-contract=off -fno-math-errno
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-psabi> $<$<CXX_COMPILER_ID:Clang>:-Wno-psabi>)
+    bitnet_warnings(${object})
+    target_link_libraries(${test} PRIVATE ${object})
+  endforeach()
+endfunction()

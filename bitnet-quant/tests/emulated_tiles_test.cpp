@@ -1,13 +1,17 @@
 // The tile algorithm on emulated tiles (emulated_tiles.cpp) against the scalar kernels: what AMX computes,
 // tested on processors without it.
+#include "bitnet/testing/emulated_tiles.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "kernels/ternary_table.hpp"
 #include "quant_support.hpp"
 #include "tile_packing.hpp"
 
+namespace bitnet::testing {
+int tile_misuses = 0;
+}
+
 namespace bitnet::quant {
 namespace emulated {
-int misuses = 0;  // tile instructions that would fault or give no defined result
 namespace scalar {
 extern const TernaryKernels kKernels;
 }
@@ -77,7 +81,7 @@ TEST(EmulatedTiles, EqualTheScalarKernels) {
           ASSERT_EQ(run(*kernels, code, w, x, begin, tiles), run(scalar, code, w, x, begin, tiles))
               << s[0] << " x " << s[1] << " x " << s[2] << ", decoded by " << kernels->isa;
   }
-  EXPECT_EQ(emulated::misuses, 0);
+  EXPECT_EQ(testing::tile_misuses, 0);
 }
 
 }  // namespace

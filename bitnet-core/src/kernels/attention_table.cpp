@@ -13,6 +13,25 @@
 
 #include "kernels/generic/attention.inl.hpp"
 #include "kernels/generic/attention_i8.inl.hpp"
+#if defined(BITNET_SIMD_TILES)
+#include "kernels/generic/attention_tiles.inl.hpp"
+#endif
+
+namespace bitnet::kernels {
+namespace {
+
+void tile_i8(const AttentionTile& t) noexcept {
+#if defined(BITNET_SIMD_TILES)
+  // Rows that fill a block of a tile. With fewer, as in decoding, memory is what is waited for, and the other
+  // way fetches ahead.
+  constexpr std::int64_t kTilesFrom = 16;
+  if (t.rows >= kTilesFrom) return tile_i8_tiled<simd::Tiles>(t);
+#endif
+  tile_i8_by_rows(t);
+}
+
+}  // namespace
+}  // namespace bitnet::kernels
 
 namespace bitnet::kernels::BITNET_ISA {
 

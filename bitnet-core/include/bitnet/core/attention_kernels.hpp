@@ -72,7 +72,7 @@ struct AttentionKernels {
   /// y = x to binary16, half to even; what is too large becomes infinity.
   void (*f32_to_f16)(const float* x, std::uint16_t* y, std::size_t n) noexcept;
   /// y = round(x · (127 / m)), half to even, with m = max(max|x|, 1e-30);
-  /// returns m / 127.
+  /// returns m · (1 / 127), both factors floats.
   float (*quantize)(const float* x, std::int8_t* y, std::size_t n) noexcept;
 };
 

@@ -42,10 +42,20 @@ struct Tiles {
   static BITNET_INLINE void store(void* p, std::int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(T) : "memory");
   }
-  /// Sums += activations (signed) · codes (unsigned): C[m][n] += Σ_k Σ_j A[m][4·k + j] · B[k][4·n + j].
+  /// Sums += signed · unsigned bytes (x · codes): C[m][n] += Σ_k Σ_j A[m][4·k + j] · B[k][4·n + j].
   template <int C, int A, int B>
   static BITNET_INLINE void multiply() {
     __asm__ volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  }
+  /// The same of signed · signed bytes (queries · keys).
+  template <int C, int A, int B>
+  static BITNET_INLINE void multiply_signed() {
+    __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  }
+  /// The same of unsigned · signed bytes (weights · values).
+  template <int C, int A, int B>
+  static BITNET_INLINE void multiply_unsigned() {
+    __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
   }
 };
 

@@ -2,7 +2,8 @@
 // One tile of attention with int8 keys and values: scores and values are exact
 // integer sums, everything else is attention.inl.hpp's. The weights of a row,
 // times the values' scales, are rounded to 0 … 255 of their largest in the
-// tile. Included by attention_table.cpp only.
+// tile. On matrix tiles the sums are attention_tiles.inl.hpp's. Included by
+// attention_table.cpp only.
 #include "bitnet/simd/byte_dot.hpp"
 #include "kernels/generic/attention.inl.hpp"
 
@@ -81,9 +82,10 @@ BITNET_INLINE F32::Reg load_ints(const float* p) {
 }
 
 /// score = (float(Σ q8·k8) · (the query's scale)) · (the key's scale); returns
-/// the largest.
+/// the largest. kOffset: the sums are of keys + 128.
+template <bool kOffset>
 BITNET_INLINE float scale_scores(const AttentionTile& t, std::int64_t row, float* scores, std::int64_t n) {
-  const std::int32_t offset = ByteDot::kKeysOffset ? 128 * t.q8_sums[row] : 0;
+  const std::int32_t offset = kOffset ? 128 * t.q8_sums[row] : 0;
   const F32::Reg q_scale = F32::broadcast(t.q8_scales[row]);
   Block m = splat(-__builtin_inff());
   for (std::int64_t i = 0; i < n; i += 16) {
@@ -183,17 +185,23 @@ void byte_value_rows(const AttentionTile& t, const Softmax& s, const float* unit
       });
 }
 
-void tile_i8(const AttentionTile& t) noexcept {
-  Softmax s;
-  float units[kAttentionRows];
-  byte_score_rows(t);
+/// Softmax of all rows from integer scores, and their weights as bytes.
+template <bool kOffset>
+BITNET_INLINE void weigh_rows(const AttentionTile& t, Softmax& s, float* units) {
   for (std::int64_t r = 0; r < t.rows; ++r) {
     float* const scores = t.scores + r * kTile;
     const std::int64_t n = t.n_keys[r];
-    s.largest[r] = scale_scores(t, r, scores, n);
+    s.largest[r] = scale_scores<kOffset>(t, r, scores, n);
     s.sum[r] = exponentials(scores, (n + 15) / 16 * 16, s.largest[r]);
     units[r] = byte_weights(t, scores, n, t.weights + r * kTile);
   }
+}
+
+void tile_i8_by_rows(const AttentionTile& t) noexcept {
+  Softmax s;
+  float units[kAttentionRows];
+  byte_score_rows(t);
+  weigh_rows<ByteDot::kKeysOffset>(t, s, units);
   put_sums(t, s);
   byte_value_rows(t, s, units);
 }

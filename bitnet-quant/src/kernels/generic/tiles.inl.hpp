@@ -3,14 +3,17 @@
 // is the processor's, a test has one that emulates it. A panel (panel.inl.hpp) of one or two weight tiles is
 // decoded once for all rows; four lines of plain codes are one tile of 64 columns × 16 outputs. Rows of x are
 // tiles as they lie. Included by ternary_table.cpp and that test only.
+#include "bitnet/simd/tile_shape.hpp"
 #include "kernels/generic/panel.inl.hpp"
 
 namespace bitnet::quant::kernels {
 namespace {
 
-constexpr std::int64_t kTileColumns = 64;              // of x in a tile
-constexpr std::int64_t kTileSteps = kTileColumns / 4;  // of a panel in a tile
-constexpr std::int64_t kBlockRows = 16;                // of x in a tile
+using simd::TileShape;
+
+constexpr std::int64_t kTileColumns = 64;                  // of x in a tile
+constexpr std::int64_t kTileSteps = kTileColumns / 4;      // of a panel in a tile
+constexpr std::int64_t kBlockRows = simd::kTileBlockRows;  // of x in a tile
 constexpr std::int64_t kTiledRows = 512;  // whose sums are kept between panels: 64 KB of the stack
 static_assert(kPanelSteps % kTileSteps == 0);
 
@@ -79,36 +82,15 @@ void multiply_pass(const TilePass& p, bool two_blocks, bool two_tiles) {
     two_tiles ? multiply_pass<T, 1, 2>(p) : multiply_pass<T, 1, 1>(p);
 }
 
-/// The shape of the tile registers; changed only between whole and ragged row blocks.
-template <class T>
-class TileShape {
- public:
-  ~TileShape() {
-    if (rows0_ != 0) T::release();
-  }
-  void set(std::int64_t rows0, std::int64_t rows1) {
-    if (rows1 == 0) rows1 = kBlockRows;  // not used, but no tile may be empty
-    if (rows0 == rows0_ && rows1 == rows1_) return;
-    rows0_ = rows0;
-    rows1_ = rows1;
-    T::configure(static_cast<int>(rows0), static_cast<int>(rows1));
-  }
-
- private:
-  std::int64_t rows0_ = 0, rows1_ = 0;
-};
-
 /// All `rows` rows over one panel.
 template <class T>
 void multiply_panel_tiles(TileShape<T>& shape, TilePass pass, std::int64_t rows, std::int64_t weight_tiles) {
   const TilePass all = pass;
   for (std::int64_t r = 0; r < rows; r += 2 * kBlockRows) {
-    const std::int64_t left = rows - r, rows0 = left < kBlockRows ? left : kBlockRows,
-                       rows1 = left - rows0 < kBlockRows ? left - rows0 : kBlockRows;
-    shape.set(rows0, rows1);
+    const bool two_blocks = shape.set(rows - r);
     pass.x = all.x + r * all.stride;
     pass.total = all.total + r * weight_tiles * kTileRows;
-    multiply_pass<T>(pass, rows1 != 0, weight_tiles == 2);
+    multiply_pass<T>(pass, two_blocks, weight_tiles == 2);
   }
 }
 
