@@ -49,6 +49,7 @@ const Option kDraftNgram{kSamplingGroup, "draft-ngram", 0, Kind::kInteger, "N", 
 const Option kInput{kInputGroup, "input", 'i', Kind::kText, "FILE", "prompts: .txt (one a line), .json, .jsonl or .csv", "", "input"};
 const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records: .jsonl, .json or .csv; - writes jsonl to standard output", "", "output"};
 const Option kResume{kOutputGroup, "resume", 0, Kind::kFlag, "", "keep the records of FILE that are complete and do the others", "", "resume"};
+const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; none: too long a prompt is that item's error. Items with messages are never cut", "none", "truncate"};
 
 const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
 const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};
@@ -57,6 +58,7 @@ const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GG
 const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
 const Option kIds{kOutputGroup, "ids", 0, Kind::kFlag, "", "write only the ids, separated by spaces", "", ""};
 const Option kNoBos{kInputGroup, "no-bos", 0, Kind::kFlag, "", "do not put the begin-of-text token first", "", ""};
+const Option kStats{kOutputGroup, "stats", 0, Kind::kFlag, "", "write figures of the text: tokens, bytes a token, lengths of its lines, entropy, the most frequent tokens", "", ""};
 const Option kDecode{kInputGroup, "decode", 0, Kind::kFlag, "", "the input is ids separated by spaces or commas: write their text", "", ""};
 
 const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", ""};

@@ -43,9 +43,10 @@ namespace opt {
 extern const Option kModel, kQuantize, kHeadType, kDevice, kDeviceOnly, kThreads, kIsa, kKvType;    // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
-extern const Option kDraft, kDraftNgram;       // sampling, not for items of a batch
-extern const Option kInput, kOutput, kResume;  // batch
-extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenizeFile, kIds, kNoBos, kDecode;
+extern const Option kDraft, kDraftNgram;                  // sampling, not for items of a batch
+extern const Option kInput, kOutput, kResume, kTruncate;  // batch
+extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenizeFile, kIds, kNoBos, kDecode,
+    kStats;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
     kTrainResume;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;

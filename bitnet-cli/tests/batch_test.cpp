@@ -116,6 +116,33 @@ TEST_F(BatchTest, WithoutASeedEachItemHasItsOwnAndNamesIt) {
   EXPECT_EQ(all[1]["text"], alone.out);
 }
 
+TEST_F(BatchTest, LongPromptsAreCutOnTheSideThatIsAskedFor) {
+  const std::string tail = "the end of it", head = "0123456789";
+  const std::string in = file("in.txt", head + std::string(200, 'x') + tail + "\nshort\n");
+  const std::vector<std::string> common{"--seed", "1", "-c", "32"};
+  const auto with = [&](const std::string& side) {
+    auto more = common;
+    more.insert(more.end(), {"--truncate", side, "-v"});
+    return batch(in, file(side + ".jsonl"), more);
+  };
+  EXPECT_FAILS(with("none"), kFailure, "the context holds 32");
+  const auto left = with("left"), right = with("right");
+  ASSERT_EQ(left.code, kOk) << left.err;
+  EXPECT_THAT(left.err, HasSubstr("tokens of the prompt were cut off"));
+  EXPECT_THAT(left.err, HasSubstr("batch: prompts of 6 to 26 tokens"));
+  // 32 tokens of context, 6 of them to write; every byte is a token, and BOS stays.
+  const auto alone = [&](const std::string& prompt) {
+    return call({"run", "-m", model(), "-p", prompt, "-n", "6", "--seed", "1"}).out;
+  };
+  const std::string text = head + std::string(200, 'x') + tail;
+  const auto l = records_of(file("left.jsonl")), r = records_of(file("right.jsonl"));
+  EXPECT_EQ(l[0]["prompt_tokens"], 26);
+  EXPECT_EQ(l[0]["text"], alone(text.substr(text.size() - 25)));
+  EXPECT_EQ(r[0]["text"], alone(text.substr(0, 25)));
+  EXPECT_EQ(l[0]["prompt"], text);
+  EXPECT_EQ(l[1]["text"], r[1]["text"]);
+}
+
 TEST_F(BatchTest, OneBadItemNeverStopsTheRest) {
   const std::string in =
       file("in.jsonl",

@@ -131,6 +131,15 @@ TEST_F(ModelsTest, TokenizeParsesSpecialTokensOnlyWhenAsked) {
   EXPECT_EQ(call({"tokenize", "-m", model(), "--decode", "--special", "-p", special.out}).out, "<|eot_id|>");
 }
 
+TEST_F(ModelsTest, TokenizeTellsFiguresOfAText) {
+  const auto o = call({"tokenize", "-m", model(), "-p", "aab\n\nb\n", "--no-bos", "--stats"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.out, HasSubstr("tokens\t7\nbytes\t7\nbytes a token\t1.000\ndistinct tokens\t3 of 300\n"));
+  EXPECT_THAT(o.out, HasSubstr("lines\t2\ntokens a line\t1 … 3, mean 2.0"));
+  const auto empty = call({"tokenize", "-m", model(), "-p", "", "--no-bos", "--stats"});
+  EXPECT_EQ(empty.code, kOk) << empty.err;
+}
+
 TEST_F(ModelsTest, TokenizeSaysWhatIsWrong) {
   EXPECT_FAILS(call({"tokenize", "-m", model(), "-p", "ab\xFF"}), kFailure, "byte 2");
   EXPECT_FAILS(call({"tokenize", "-m", model(), "-p", "1 x", "--decode"}), kFailure, "id number 2");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/text/sequences.hpp"
 #include "bitnet/inference/session.hpp"
 
 namespace bitnet::inference {
@@ -81,16 +82,15 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, std::span<const 
   session_options.chunk_rows = options.chunk_rows;
   session_options.kv_type = options.kv_type;
   Session session(model, session_options);
-  const auto n_ctx = static_cast<std::size_t>(options.n_ctx);
-  auto n_chunks = static_cast<std::int64_t>(tokens.size() / n_ctx);
+  const TokenWindows windows(tokens, options.n_ctx);
+  std::int64_t n_chunks = windows.size();
   if (options.max_chunks > 0) n_chunks = std::min(n_chunks, options.max_chunks);
 
   Sums sums;
-  std::vector<TokenId> chunk(n_ctx);
+  std::vector<TokenId> chunk;
   for (std::int64_t i = 0; i < n_chunks; ++i) {
     if (options.cancellation.cancelled()) throw Error(ErrorCode::kCancelled, "perplexity was cancelled");
-    const auto from = tokens.subspan(static_cast<std::size_t>(i) * n_ctx, n_ctx);
-    std::copy(from.begin(), from.end(), chunk.begin());
+    chunk.assign(windows[i].begin(), windows[i].end());
     if (tokenizer != nullptr && tokenizer->adds_bos() && tokenizer->bos()) chunk[0] = *tokenizer->bos();
     score(session, chunk, tokenizer, sums);
     if (options.progress) options.progress(i + 1, n_chunks, sums.perplexity());

@@ -90,8 +90,9 @@ BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length,
 
 void BatchSampler::begin_epoch() {
   epoch_rng_ = rng_.state();
-  phase_ = static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(length_)));
-  order_.resize(static_cast<std::size_t>((static_cast<std::int64_t>(tokens_.size()) - 1 - phase_) / length_));
+  const auto phase = static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(length_)));
+  windows_.emplace(tokens_.first(tokens_.size() - 1), length_, phase);
+  order_.resize(static_cast<std::size_t>(windows_->size()));
   for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<std::uint32_t>(i);
   for (std::size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[rng_.below(i)]);
   position_ = 0;
@@ -105,8 +106,7 @@ void BatchSampler::next(std::int64_t sequences, Batch& batch) {
       ++epoch_;
       begin_epoch();
     }
-    append_window(tokens_, phase_ + static_cast<std::int64_t>(order_[position_++]) * length_, length_, bos_,
-                  batch);
+    append_window(tokens_, windows_->begin_of(order_[position_++]), length_, bos_, batch);
   }
 }
 

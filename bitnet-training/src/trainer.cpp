@@ -256,14 +256,14 @@ Evaluation Run::evaluate(std::span<const TokenId> text, std::int64_t max_tokens)
   std::uint64_t bytes = 0;
   double nll = 0;
   std::vector<float> losses;
-  std::int64_t at = 0;
-  const std::int64_t windows =
-      std::max<std::int64_t>(1, std::min(max_tokens, static_cast<std::int64_t>(text.size()) - 1) / c_.length);
+  // scored_text() has seen that there is a window and a token behind it, its last target.
+  const TokenWindows all(text.first(text.size() - 1), c_.length);
+  const std::int64_t windows = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all.size()));
   for (std::int64_t done = 0; done < windows; done += c_.micro_batch) {
     batch_.inputs.clear();
     batch_.targets.clear();
-    for (std::int64_t i = done; i < std::min(windows, done + c_.micro_batch); ++i, at += c_.length)
-      append_window(text, at, c_.length, bos_, batch_);
+    for (std::int64_t i = done; i < std::min(windows, done + c_.micro_batch); ++i)
+      append_window(text, all.begin_of(i), c_.length, bos_, batch_);
     losses.resize(batch_.targets.size());
     cross_entropy(eval_tape_, model_.forward(eval_tape_, batch_.inputs, c_.length), batch_.targets, 1.0f,
                   losses);

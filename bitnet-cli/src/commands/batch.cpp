@@ -8,6 +8,7 @@
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -40,6 +41,9 @@ class Batch {
   void submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine);
   std::vector<TokenId> encode(const BatchItem& item, inference::InferenceEngine& engine,
                               inference::GenerationOptions& options);
+  void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item,
+                      inference::InferenceEngine& engine);
+  void say_details(const BatchScheduler& scheduler) const;
   void finish(std::size_t index, const GenerationResult& result);
   void keep(std::size_t index);
   void fail_item(std::size_t index, const std::string& why);
@@ -172,6 +176,22 @@ std::vector<TokenId> Batch::encode(const BatchItem& item, inference::InferenceEn
   return chat_format_->encode(tokenizer, messages, true, special);
 }
 
+/// --truncate: what leaves room for max_tokens, or for one where the context is not larger than that.
+void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item,
+                           inference::InferenceEngine& engine) {
+  const std::string side = values_.text(opt::kTruncate);
+  if (side == "none") return;
+  const Tokenizer& tokenizer = engine.model()->require_tokenizer();
+  const std::int64_t n_ctx = engine.n_ctx();
+  const std::int64_t room = max_tokens >= 1 && max_tokens < n_ctx - 1 ? max_tokens : 1;
+  const bool keep_bos = n_ctx - room > 1 && tokenizer.bos() && ids.front() == *tokenizer.bos();
+  const std::int64_t gone = truncate(
+      ids, n_ctx - room, side == "left" ? SequenceSide::kLeft : SequenceSide::kRight, keep_bos ? 1 : 0);
+  if (gone > 0)
+    io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(gone)
+            << " tokens of the prompt were cut off\n";
+}
+
 void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine) {
   const BatchItem& item = items_[index];
   if (!item.error.empty()) return fail_item(index, item.error);
@@ -187,6 +207,8 @@ void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::Infe
     options.sampling.seed = static_cast<std::uint64_t>(seed);
     records_[index].seed = seed;
     auto ids = encode(item, engine, options);
+    if (item.messages.empty() && !values_.has(opt::kChatTemplate))
+      cut_to_context(ids, options.max_tokens, item, engine);
     records_[index].prompt_tokens = static_cast<std::int64_t>(ids.size());
     scheduler.submit(
         {.prompt = std::move(ids),
@@ -267,8 +289,19 @@ void Batch::work() {
     if (!more && (next == items_.size() || io_.is_cancelled())) break;
   }
   bar_.reset();
-  const auto stats = scheduler->stats();
-  if (values_.flag(opt::kVerbose) && stats.drafted_tokens > 0)
+  if (values_.flag(opt::kVerbose)) say_details(*scheduler);
+}
+
+/// --verbose, at the end: how long prompts were, and how many guesses held.
+void Batch::say_details(const BatchScheduler& scheduler) const {
+  std::vector<std::int64_t> lengths;
+  for (const BatchRecord& r : records_)
+    if (r.prompt_tokens > 0) lengths.push_back(r.prompt_tokens);
+  const LengthStatistics s = length_statistics(lengths);
+  io_.err << "batch: prompts of " << s.shortest << " to " << grouped(s.longest)
+          << " tokens, half of them up to " << grouped(s.median) << ", " << grouped(s.total) << " in all\n";
+  const auto stats = scheduler.stats();
+  if (stats.drafted_tokens > 0)
     io_.err << "batch: "
             << draft_text(static_cast<std::int64_t>(stats.drafted_tokens),
                           static_cast<std::int64_t>(stats.accepted_tokens))
@@ -349,7 +382,7 @@ const Command kBatchCommand{
         "bitnet batch -m models/bitnet-demo-10m-i2_s.gguf -i prompts.jsonl -o out.jsonl --resume",
     .arguments = {},
     .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
-                        &opt::kSpecial, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType},
+                        &opt::kSpecial, &opt::kTruncate, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/rng.hpp"
+#include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/tokenizer.hpp"
 
 namespace bitnet::training {
@@ -50,7 +52,7 @@ class BatchSampler {
   std::int32_t bos_;
   Rng rng_;
   Rng::State epoch_rng_{};
-  std::int64_t phase_ = 0;
+  std::optional<TokenWindows> windows_;  // of this epoch
   std::vector<std::uint32_t> order_;
   std::uint64_t position_ = 0, epoch_ = 0;
 };

@@ -1,0 +1,73 @@
+// How long the sequences of a corpus are and which tokens they hold; see sequences.hpp.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/text/sequences.hpp"
+
+namespace bitnet {
+
+LengthStatistics length_statistics(std::span<const std::int64_t> lengths) {
+  LengthStatistics s;
+  s.count = static_cast<std::int64_t>(lengths.size());
+  if (lengths.empty()) return s;
+  std::vector<std::int64_t> sorted(lengths.begin(), lengths.end());
+  std::sort(sorted.begin(), sorted.end());
+  // The smallest value with at least `percent` of all at or below it.
+  const auto quantile = [&](std::int64_t percent) {
+    const std::int64_t rank = (s.count / 100) * percent + ((s.count % 100) * percent + 99) / 100;
+    return sorted[static_cast<std::size_t>(rank - 1)];
+  };
+  for (const std::int64_t n : sorted) s.total += n;
+  s.shortest = sorted.front();
+  s.longest = sorted.back();
+  s.median = quantile(50);
+  s.p90 = quantile(90);
+  s.p99 = quantile(99);
+  s.mean = static_cast<double>(s.total) / static_cast<double>(s.count);
+  double squares = 0;
+  for (const std::int64_t n : sorted) {
+    const double d = static_cast<double>(n) - s.mean;
+    squares += d * d;
+  }
+  if (s.count > 1) s.deviation = std::sqrt(squares / static_cast<double>(s.count - 1));
+  return s;
+}
+
+CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size, std::size_t most_frequent) {
+  if (vocab_size < 1)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("a vocabulary of {} tokens", vocab_size));
+  CorpusStatistics s;
+  s.lengths = length_statistics(lengths_of(sequences));
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab_size), 0);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    for (std::size_t t = 0; t < sequences[i].size(); ++t) {
+      const TokenId id = sequences[i][t];
+      if (id < 0 || id >= vocab_size)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("token {} of sequence {} is {}: expected 0 … {}", t, i, id, vocab_size - 1));
+      ++counts[static_cast<std::size_t>(id)];
+    }
+  }
+  const auto total = static_cast<double>(s.lengths.total);
+  std::vector<TokenCount> seen;
+  for (std::size_t id = 0; id < counts.size(); ++id) {
+    if (counts[id] == 0) continue;
+    seen.push_back({static_cast<TokenId>(id), counts[id]});
+    const double p = static_cast<double>(counts[id]) / total;
+    s.entropy_bits -= p * std::log2(p);
+  }
+  s.distinct_tokens = static_cast<std::int64_t>(seen.size());
+  const std::size_t n = std::min(most_frequent, seen.size());
+  std::partial_sort(seen.begin(), seen.begin() + static_cast<std::ptrdiff_t>(n), seen.end(),
+                    [](const TokenCount& a, const TokenCount& b) {
+                      return a.count != b.count ? a.count > b.count : a.id < b.id;
+                    });
+  seen.resize(n);
+  s.most_frequent = std::move(seen);
+  return s;
+}
+
+}  // namespace bitnet
