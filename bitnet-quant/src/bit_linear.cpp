@@ -196,6 +196,7 @@ namespace {
 /// blocks.
 template <class Multiply>
 void cut(const ExecutionContext& context, const QuantizedRows& x, std::int64_t pairs, Multiply&& multiply) {
+  if (pairs == 0 || x.rows == 0) return;  // without products nobody has checked x
   const std::int64_t chunk = row_chunk(tested_kernels(context.isa()), x);
   for (std::int64_t row = 0; row < x.rows; row += chunk) {
     const std::int64_t rows = std::min(chunk, x.rows - row);

@@ -147,11 +147,14 @@ void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std:
   const RowQuantizer quantizer(context, to);
   const auto n = static_cast<std::size_t>(rows);
   const std::size_t parts = std::clamp<std::size_t>(n / rows_per_part(cols), 1, context.threads());
-  const std::size_t stride = (static_cast<std::size_t>(cols) + 15) / 16 * 16;  // no cache line of two threads
-  if (to.scratch.size() < parts * stride) to.scratch.resize(parts * stride);
+  constexpr std::size_t kLine = 64 / sizeof(float);  // no cache line is of two threads
+  const std::size_t stride = (static_cast<std::size_t>(cols) + kLine - 1) / kLine * kLine;
+  if (to.scratch.size() < parts * stride + kLine) to.scratch.resize(parts * stride + kLine);
+  float* const scratch = to.scratch.data() + (kLine - reinterpret_cast<std::uintptr_t>(to.scratch.data()) /
+                                                          sizeof(float) % kLine);
   context.parallel_for(parts, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t part = first; part < last; ++part) {
-      float* const row = to.scratch.data() + part * stride;
+      float* const row = scratch + part * stride;
       for (std::size_t r = part * n / parts; r < (part + 1) * n / parts; ++r) {
         make(state, static_cast<std::int64_t>(r), row);
         quantizer(row, r);

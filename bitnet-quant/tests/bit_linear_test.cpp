@@ -156,6 +156,17 @@ TEST(BitLinear, SeveralProductsInOneCutEqualEachAlone) {
   }
 }
 
+TEST(BitLinear, NothingInOneCutIsNothing) {
+  const ExecutionContext context({.threads = 2, .isa = {}});
+  BitLinear::forward_each(context, {}, {});
+  BitLinear::forward_each(context, test::random_rows(3, 40, 5), {});
+  BitLinear::forward_each(context, test::random_rows(0, 40, 5), {});
+  const BitLinear linear(context, test::random_weights(7, 40, 6));
+  std::vector<float> y;
+  linear.forward(context, test::random_rows(0, 40, 5), y);
+  BITNET_EXPECT_ERROR(linear.forward(context, {}, y), ErrorCode::kInvalidArgument, "input rows of 0");
+}
+
 TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
   const auto w = test::random_weights(37, 211, 11);
   const auto x = test::random_rows(4, 211, 12);

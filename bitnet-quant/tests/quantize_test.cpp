@@ -2,7 +2,9 @@
 #include "bitnet/quant/quantize.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "bitnet/testing/testing.hpp"
@@ -140,6 +142,31 @@ TEST(Absmax, RowsReuseTheirMemory) {
   quantize_rows(context, std::span(x).first(200), 2, 100, q);
   EXPECT_EQ(q.values.data(), before);
   EXPECT_EQ(q.sums.size(), 2u);
+}
+
+TEST(Absmax, MadeRowsEqualStoredOnesAndBeginCacheLines) {
+  for (const std::size_t threads : {1u, 2u, 3u}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    QuantizedRows made, stored;
+    for (const std::int64_t rows : {0, 1, 40}) {
+      for (const std::int64_t cols : {1, 37, 5000}) {
+        const auto x = test::random_floats(rows * cols, 8);
+        std::atomic<int> in_a_line{0};
+        quantize_made_rows(
+            context, rows, cols,
+            [&](std::int64_t row, float* to) {
+              if (reinterpret_cast<std::uintptr_t>(to) % 64 != 0) ++in_a_line;
+              std::copy_n(x.data() + row * cols, cols, to);
+            },
+            made);
+        quantize_rows(context, x, rows, cols, stored);
+        EXPECT_EQ(in_a_line, 0);
+        EXPECT_EQ(made.values, stored.values);
+        EXPECT_EQ(made.inv_scales, stored.inv_scales);
+        EXPECT_EQ(made.sums, stored.sums);
+      }
+    }
+  }
 }
 
 TEST(Absmax, RefusesSizesThatDisagree) {

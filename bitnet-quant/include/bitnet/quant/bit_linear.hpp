@@ -23,7 +23,7 @@ struct QuantizedRows {
   std::vector<std::int8_t> values;  // [rows, stride]
   std::vector<float> inv_scales;    // [rows], 1 / a as f32
   std::vector<std::int32_t> sums;   // [rows], Σ values (kernels multiply codes trit + 1 and subtract this)
-  std::vector<float> scratch{};     // of quantize_made_rows: a row a thread
+  std::vector<float> scratch{};     // of quantize_made_rows: a row a thread, from the first cache line on
 };
 
 /// Bytes from row to row of QuantizedRows: at least `cols` rounded up to 16 and to 20 (whole lines of either
@@ -36,7 +36,7 @@ constexpr std::int64_t quantized_stride(std::int64_t cols) {
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
                    std::int64_t cols, QuantizedRows& to);
 
-/// Writes row `row` of a matrix to `to` [cols]; called on several threads at once.
+/// Writes row `row` of a matrix to `to` [cols], which begins a cache line; called on several threads at once.
 using MakeRow = void (*)(void* state, std::int64_t row, float* to);
 
 /// quantize_rows() of rows that are made on the way (a norm, a gate) and pass through the cache only.
@@ -100,7 +100,7 @@ class BitLinear {
     const BitLinear* linear;
     std::span<float> y;  // [rows, out]
   };
-  /// forward() of each, in one cut over the threads: the same values.
+  /// forward() of each, in one cut over the threads: the same values. Without products nothing happens.
   static void forward_each(const ExecutionContext& context, const QuantizedRows& x,
                            std::span<const Product> products);
   /// The trits again, for export and tests. [out, in]
