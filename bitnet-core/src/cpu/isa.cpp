@@ -5,8 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <cstddef>
-#include <optional>
-#include <span>
+#include <iterator>
 
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
@@ -21,28 +20,41 @@
 namespace bitnet {
 namespace {
 
-/// The features that isa.def's expressions ask for.
-struct CpuFeatures {
-  bool sse41 = false, avx2 = false, fma = false, f16c = false, avx_vnni = false, avx512_core = false,
-       avx512_vnni = false, avx512_vbmi = false, amx_int8 = false, neon_dot = false;
-};
+/// Whether this process may use AMX's int8 tiles.
+enum class AmxInt8 { kLacking, kRefused, kUsable };
 
 #if defined(__x86_64__)
-/// AMX's int8 tiles: the CPU has them, the operating system saves them (XCR0 bits 17 and 18), and Linux
-/// permits this process to use them, which it wants to be asked for: their state is 8 KB a thread.
-bool request_amx_int8() noexcept {
+/// The CPU must have them, the operating system save them (XCR0 bits 17 and 18), and Linux permit this
+/// process to use them, which it wants to be asked for: their state is 8 KB a thread. Asks.
+AmxInt8 request_amx_int8() noexcept {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !((c >> 27) & 1u)) return false;  // leaf 1, ECX bit 27: OSXSAVE
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  if (!((d >> 24) & 1u) || !((d >> 25) & 1u)) return false;  // leaf 7, EDX bits 24, 25: AMX-TILE, AMX-INT8
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return AmxInt8::kLacking;
+  const bool has_xgetbv = ((c >> 27) & 1u) != 0;  // leaf 1, ECX bit 27: OSXSAVE
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return AmxInt8::kLacking;
+  if (!((d >> 24) & 1u) || !((d >> 25) & 1u)) return AmxInt8::kLacking;  // leaf 7, EDX 24, 25: TILE, INT8
+  if (!has_xgetbv) return AmxInt8::kRefused;
   unsigned low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   constexpr unsigned kTileState = 3u << 17;
-  if ((low & kTileState) != kTileState) return false;
+  if ((low & kTileState) != kTileState) return AmxInt8::kRefused;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? AmxInt8::kUsable : AmxInt8::kRefused;
 }
+#else
+AmxInt8 request_amx_int8() noexcept { return AmxInt8::kLacking; }
 #endif
+
+/// The features that isa.def's expressions ask for.
+struct CpuFeatures {
+  bool sse41 = false, avx2 = false, fma = false, f16c = false, avx_vnni = false, avx512_core = false,
+       avx512_vnni = false, avx512_vbmi = false, neon_dot = false;
+  /// A function, so that Linux is asked only when this instruction set is a candidate.
+  static AmxInt8 amx() noexcept {
+    static const AmxInt8 state = request_amx_int8();
+    return state;
+  }
+  static bool amx_int8() noexcept { return amx() == AmxInt8::kUsable; }
+};
 
 CpuFeatures detect() noexcept {
   CpuFeatures c;
@@ -54,7 +66,6 @@ CpuFeatures detect() noexcept {
   c.avx512_core = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   c.avx512_vnni = __builtin_cpu_supports("avx512vnni");
-  c.amx_int8 = request_amx_int8();
   c.avx512_vbmi = __builtin_cpu_supports("avx512vbmi");
   unsigned a = 0, b = 0, cx = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &cx, &d)) c.f16c = c.avx2 && ((cx >> 29) & 1u);  // leaf 1, ECX bit 29
@@ -68,64 +79,62 @@ CpuFeatures detect() noexcept {
 
 struct Row {
   const char* name;
-  bool supported;
+  bool (*supported)(const CpuFeatures& cpu) noexcept;
 };
 
-std::span<const Row> rows() noexcept {
-#define BITNET_ISA_ROW(name, supported) Row{#name, (supported)},
-  static const Row* const table = [] {
-    [[maybe_unused]] const CpuFeatures cpu = detect();
-    static const Row made[] = {
+constexpr Row kRows[] = {
+#define BITNET_ISA_ROW(name, supported) \
+  {#name, []([[maybe_unused]] const CpuFeatures& cpu) noexcept -> bool { return supported; }},
 #include "bitnet/simd/isa.def"
-    };
-    return made;
-  }();
 #undef BITNET_ISA_ROW
-#define BITNET_ISA_ROW(name, supported) +1
-  constexpr std::size_t kCount = 0
-#include "bitnet/simd/isa.def"
-      ;
-#undef BITNET_ISA_ROW
-  return {table, kCount};
+};
+constexpr std::size_t kCount = std::size(kRows);
+
+/// Why isa_from_name() refuses one that is compiled.
+std::string_view why_not(std::string_view name) noexcept {
+  if (name == "amx_int8" && CpuFeatures::amx() == AmxInt8::kRefused)
+    return "the operating system does not let this process use AMX's tiles (XCR0, arch_prctl)";
+  return "this CPU lacks it";
 }
 
 }  // namespace
 
-std::string_view to_string(Isa isa) noexcept {
-  return isa.index < rows().size() ? rows()[isa.index].name : "?";
-}
+std::string_view to_string(Isa isa) noexcept { return isa.index < kCount ? kRows[isa.index].name : "?"; }
 
 std::vector<Isa> compiled_isas() {
   std::vector<Isa> all;
-  for (std::size_t i = 0; i < rows().size(); ++i) all.push_back(Isa{static_cast<std::uint8_t>(i)});
+  for (std::size_t i = 0; i < kCount; ++i) all.push_back(Isa{static_cast<std::uint8_t>(i)});
   return all;
 }
 
-bool is_supported(Isa isa) noexcept { return isa.index < rows().size() && rows()[isa.index].supported; }
+bool is_supported(Isa isa) noexcept {
+  static const CpuFeatures cpu = detect();
+  return isa.index < kCount && kRows[isa.index].supported(cpu);
+}
 
 Isa best_isa() noexcept {
-  Isa best;
-  for (std::size_t i = 0; i < rows().size(); ++i) {
-    if (rows()[i].supported) best.index = static_cast<std::uint8_t>(i);
-  }
+  Isa best{kCount - 1};
+  while (!is_supported(best)) --best.index;  // the first row always is
   return best;
 }
 
 Isa isa_from_name(std::string_view name) {
   std::vector<std::string_view> names, supported;
-  std::optional<Isa> found;
+  bool found = false;
   for (const Isa isa : compiled_isas()) {
     names.push_back(to_string(isa));
-    if (is_supported(isa)) supported.push_back(names.back());
-    if (names.back() == name) found = isa;
+    if (names.back() != name) continue;
+    if (is_supported(isa)) return isa;
+    found = true;
   }
-  if (found && is_supported(*found)) return *found;
-  if (found) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("ISA '{}': this CPU lacks it (it has: {})", name, fmt::join(supported, ", ")));
+  if (!found) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("unknown ISA '{}' (compiled: {})", name, fmt::join(names, ", ")));
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("unknown ISA '{}' (compiled: {})", name, fmt::join(names, ", ")));
+  for (const Isa isa : compiled_isas())
+    if (is_supported(isa)) supported.push_back(to_string(isa));
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("ISA '{}': {} (there are: {})", name, why_not(name), fmt::join(supported, ", ")));
 }
 
 Isa default_isa() {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -250,8 +251,21 @@ std::unique_ptr<Backend> make_cpu_backend(std::shared_ptr<const ExecutionContext
   return std::make_unique<cpu::CpuBackend>(std::move(context));
 }
 
+namespace {
+
+/// What new contexts run; of a wrong BITNET_ISA they say so themselves.
+Isa listed_isa() noexcept {
+  try {
+    return default_isa();
+  } catch (const std::exception&) {
+    return best_isa();
+  }
+}
+
+}  // namespace
+
 void register_cpu_backend(BackendRegistry& registry) {
-  Device device{"cpu", DeviceKind::kCpu, fmt::format("CPU, {}", to_string(best_isa())),
+  Device device{"cpu", DeviceKind::kCpu, fmt::format("CPU, {}", to_string(listed_isa())),
                 cpu::available_memory(), false};
   registry.add(std::move(device), [](std::shared_ptr<const ExecutionContext> context) {
     return make_cpu_backend(std::move(context));
