@@ -1,6 +1,6 @@
 // The thread count (asked, environment, cores that this process may use), and who runs parallel_for(): the
 // team of spinning threads (thread_team.cpp), or a oneTBB arena what is nested, concurrent or has more
-// threads than cores. Limits of control groups are read in cgroup.cpp.
+// threads than cores that are left. Limits of control groups are read in cgroup.cpp.
 #include "bitnet/core/execution.hpp"
 
 #include <fmt/format.h>
@@ -15,7 +15,6 @@
 #include <charconv>
 #include <memory>
 #include <mutex>
-#include <optional>
 
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/env.hpp"
@@ -48,12 +47,17 @@ namespace {
 
 constexpr std::size_t kMaxThreads = 1024;
 
-/// Whole cores of the affinity mask and the CPU quota.
-std::size_t usable_cores() {
+/// The cores that the calling thread may use; none if the system does not say.
+cpu_set_t affinity() noexcept {
   cpu_set_t set;
   CPU_ZERO(&set);
-  std::size_t n = 1;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) n = static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
+  if (sched_getaffinity(0, sizeof set, &set) != 0) CPU_ZERO(&set);
+  return set;
+}
+
+/// Whole cores of the affinity mask and the CPU quota.
+std::size_t usable_cores(const cpu_set_t& mask) {
+  const auto n = static_cast<std::size_t>(std::max(1, CPU_COUNT(&mask)));
   const double quota = cgroup_limits().cores.value_or(kMaxThreads);
   return std::clamp<std::size_t>(static_cast<std::size_t>(std::min<double>(quota, kMaxThreads)), 1, n);
 }
@@ -61,7 +65,7 @@ std::size_t usable_cores() {
 std::size_t choose_threads(std::size_t asked) {
   if (asked == 0) {
     const auto text = env("BITNET_THREADS");
-    if (!text) return std::min(usable_cores(), kMaxThreads);
+    if (!text) return std::min(usable_cores(affinity()), kMaxThreads);
     const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), asked);
     if (error != std::errc() || end != text->data() + text->size() || asked == 0 || asked > kMaxThreads) {
       throw Error(
@@ -90,6 +94,13 @@ std::shared_ptr<const tbb::global_control> allow_threads() {
     shared = control;
   }
   return control;
+}
+
+/// A thread that spins without a core of its own keeps from work the one that it waits for: null then.
+std::shared_ptr<ThreadTeam> make_team(std::size_t threads) {
+  if (threads == 1) return nullptr;
+  const cpu_set_t mask = affinity();
+  return team_for(threads, mask, usable_cores(mask));
 }
 
 /// One parallel_for() in flight. Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each
@@ -135,13 +146,11 @@ struct ForkBody {
 }  // namespace
 
 struct ExecutionContext::Impl {
-  Impl(std::size_t n, Isa i) : threads(n), isa(i), control(allow_threads()), arena(static_cast<int>(n)) {
-    // A thread that spins without a core of its own keeps from work the one that it waits for.
-    if (n > 1 && n <= usable_cores()) team.emplace(n);
-  }
+  Impl(std::size_t n, Isa i)
+      : threads(n), isa(i), team(make_team(n)), control(allow_threads()), arena(static_cast<int>(n)) {}
   std::size_t threads;
   Isa isa;
-  std::optional<ThreadTeam> team;
+  std::shared_ptr<ThreadTeam> team;  // null: everything is the arena's
   std::shared_ptr<const tbb::global_control> control;
   mutable tbb::task_arena arena;
 };
@@ -150,11 +159,8 @@ ExecutionContext::ExecutionContext() : ExecutionContext(Options{}) {}
 
 ExecutionContext::ExecutionContext(const Options& options)
     : impl_(std::make_unique<Impl>(choose_threads(options.threads),
-                                   options.isa ? *options.isa : default_isa())) {
+                                   options.isa ? isa_from_name(to_string(*options.isa)) : default_isa())) {
   static_cast<void>(log_level_from_env());  // a wrong name is an error here, as of the other variables
-  if (!is_supported(impl_->isa)) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("ISA '{}': this CPU lacks it", to_string(impl_->isa)));
-  }
 }
 
 ExecutionContext::~ExecutionContext() = default;
@@ -171,7 +177,7 @@ void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*,
     call(body, 0, n);
     return;
   }
-  if (impl_->team && impl_->team->try_run(n, parts, call, body)) return;
+  if (impl_->team != nullptr && impl_->team->try_run(n, parts, call, body)) return;
   const Fork fork(n, parts, call, body);
   impl_->arena.execute([&] {
     tbb::parallel_for(tbb::blocked_range<std::size_t>(0, parts, 1), ForkBody{&fork},

@@ -3,9 +3,10 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <system_error>
 #include <utility>
 
 namespace bitnet {
@@ -15,7 +16,7 @@ namespace {
 // steps of a generation (sampling from 128,000 logits takes some 0.3 ms), short against the time between two
 // requests. A sleeper costs the next job 35–50 µs.
 constexpr std::chrono::microseconds kSpin{2000};
-constexpr int kPausesPerLook = 64;  // at the clock, some µs; from the second one on others may have the core
+constexpr int kPausesPerLook = 64;  // at the clock, 1–3 µs; from the second one on others may have the core
 
 inline void pause() noexcept {
 #if defined(__x86_64__)
@@ -75,32 +76,33 @@ struct alignas(64) ThreadTeam::Worker {
   }
 };
 
-ThreadTeam::ThreadTeam(std::size_t size) noexcept : size_(size) {}
+ThreadTeam::ThreadTeam() noexcept = default;
 
 ThreadTeam::~ThreadTeam() {
   for (const auto& w : workers_) w->hand_over(Worker::kQuit);
   for (const auto& w : workers_) w->thread.join();
 }
 
-bool ThreadTeam::start_threads() noexcept {
+bool ThreadTeam::start_threads(std::size_t parts) noexcept {
   const BlockSignals blocked;
   try {
-    errors_.resize(size_);
-    workers_.reserve(size_ - 1);
-    for (std::size_t part = 1; part < size_; ++part) {
+    errors_.resize(std::max(errors_.size(), parts));
+    workers_.reserve(parts - 1);
+    for (std::size_t part = workers_.size() + 1; part < parts; ++part) {
       auto worker = std::make_unique<Worker>();
       Worker& self = *worker;
       worker->thread = std::thread([this, &self, part] { work(self, part); });
       workers_.push_back(std::move(worker));
     }
     return true;
-  } catch (const std::exception&) {  // bad_alloc, system_error: those that run serve no one
+  } catch (const std::exception&) {  // bad_alloc, system_error: those that run serve smaller jobs
     refused_ = true;
     return false;
   }
 }
 
 void ThreadTeam::work(Worker& self, std::size_t part) noexcept {
+  pthread_setname_np(pthread_self(), "bitnet-team");
   for (int seen = 0;;) {
     const auto has_job = [&] { return self.job.load(std::memory_order_acquire) != seen; };
     if (!spin_until(has_job)) {
@@ -134,7 +136,7 @@ bool ThreadTeam::try_run(std::size_t n, std::size_t parts, Call call, void* body
   if (busy_.exchange(true, std::memory_order_acquire)) return false;
   const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> release(
       &busy_, [](std::atomic<bool>* b) { b->store(false, std::memory_order_release); });
-  if (refused_ || (workers_.empty() && !start_threads())) return false;
+  if (workers_.size() + 1 < parts && (refused_ || !start_threads(parts))) return false;
   n_ = n;
   parts_ = parts;
   call_ = call;
@@ -154,6 +156,52 @@ bool ThreadTeam::try_run(std::size_t n, std::size_t parts, Call call, void* body
   }
   if (first != nullptr) std::rethrow_exception(first);
   return true;
+}
+
+namespace {
+
+struct KnownTeam {
+  std::weak_ptr<ThreadTeam> team;
+  std::size_t size;
+  cpu_set_t mask;
+};
+
+bool overlap(const cpu_set_t& a, const cpu_set_t& b) noexcept {
+  cpu_set_t both;
+  CPU_AND(&both, &a, &b);
+  return CPU_COUNT(&both) > 0;
+}
+
+}  // namespace
+
+std::shared_ptr<ThreadTeam> team_for(std::size_t size, const cpu_set_t& mask, std::size_t cores) {
+  static std::mutex mutex;
+  static std::vector<KnownTeam> teams;
+  static pid_t owner = 0;
+  if (size < 2 || size > cores) return nullptr;
+  const std::lock_guard lock(mutex);
+  if (owner != getpid()) teams.clear();  // the parent's: their threads are not here
+  owner = getpid();
+  std::erase_if(teams, [](const KnownTeam& t) { return t.team.expired(); });
+  std::size_t threads = 0;
+  KnownTeam* enough = nullptr;  // the least that is
+  KnownTeam* largest = nullptr;
+  for (KnownTeam& t : teams) {
+    if (!overlap(t.mask, mask)) continue;
+    threads += t.size;
+    if (!CPU_EQUAL(&t.mask, &mask)) continue;
+    if (t.size >= size && (enough == nullptr || t.size < enough->size)) enough = &t;
+    if (largest == nullptr || t.size > largest->size) largest = &t;
+  }
+  if (threads + size > cores) {
+    if (enough != nullptr) return enough->team.lock();
+    if (largest == nullptr || threads - largest->size + size > cores) return nullptr;
+    largest->size = size;
+    return largest->team.lock();
+  }
+  auto made = std::make_shared<ThreadTeam>();
+  teams.push_back({made, size, mask});
+  return made;
 }
 
 }  // namespace bitnet

@@ -1,11 +1,13 @@
 // Core's contact with the machine: threads, ISA names, mapped files, atomic writes, log sinks.
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <string>
@@ -53,6 +55,22 @@ TEST(Isa, NamesAreListedInErrors) {
   BITNET_EXPECT_ERROR(ExecutionContext(), ErrorCode::kInvalidArgument, "BITNET_ISA");
 }
 
+TEST(Isa, AContextRefusesWhatTheNameWouldAndListsTheRest) {
+  for (const Isa isa : compiled_isas()) {
+    const ExecutionContext::Options options{.threads = 1, .isa = isa};
+    if (is_supported(isa)) {
+      EXPECT_EQ(ExecutionContext(options).isa(), isa);
+      continue;
+    }
+    const std::string start = "ISA '" + std::string(to_string(isa)) + "': ";
+    BITNET_EXPECT_ERROR(ExecutionContext{options}, ErrorCode::kUnsupported, start);
+    BITNET_EXPECT_ERROR(ExecutionContext{options}, ErrorCode::kUnsupported, " (there are: scalar");
+    BITNET_EXPECT_ERROR((void)isa_from_name(to_string(isa)), ErrorCode::kUnsupported, start);
+  }
+  BITNET_EXPECT_ERROR(ExecutionContext({.threads = 1, .isa = Isa{200}}), ErrorCode::kInvalidArgument,
+                      "unknown ISA '?' (compiled: scalar");
+}
+
 TEST(ExecutionContext, CoversTheRangeOnce) {
   for (const std::size_t threads : {1u, 2u, 5u}) {
     const ExecutionContext context({.threads = threads, .isa = {}});
@@ -85,20 +103,117 @@ TEST(ExecutionContext, RunsAsManyThreadsAsItSays) {
   }
 }
 
+// On a machine of two cores two threads are the spinning team, whose nested work is oneTBB's, and three
+// oneTBB.
 TEST(ExecutionContext, RethrowsAndNests) {
-  const ExecutionContext context({.threads = 3, .isa = {}});
-  EXPECT_THROW(context.parallel_for(10, 1,
-                                    [](std::size_t begin, std::size_t) {
-                                      if (begin == 0) throw Error(ErrorCode::kInternal, "inside");
-                                    }),
-               Error);
-  std::atomic<std::size_t> total = 0;
-  context.parallel_for(4, 1, [&](std::size_t b, std::size_t e) {
-    for (std::size_t i = b; i < e; ++i) {
-      context.parallel_for(5, 1, [&](std::size_t x, std::size_t y) { total += y - x; });
+  for (const std::size_t threads : {2u, 3u}) {
+    SCOPED_TRACE(threads);
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    const std::size_t last_part = 10 - 10 / threads;
+    for (const std::size_t thrower : {std::size_t{0}, last_part}) {
+      const auto body = [&](std::size_t begin, std::size_t end) {
+        if (begin <= thrower && thrower < end) throw Error(ErrorCode::kInternal, "inside");
+      };
+      BITNET_EXPECT_ERROR(context.parallel_for(10, 1, body), ErrorCode::kInternal, "inside");
     }
-  });
-  EXPECT_EQ(total, 20u);
+    std::atomic<std::size_t> total = 0;
+    const auto nest = [&](std::size_t b, std::size_t e) {
+      for (std::size_t i = b; i < e; ++i) {
+        context.parallel_for(5, 1, [&](std::size_t x, std::size_t y) { total += y - x; });
+      }
+    };
+    context.parallel_for(4, 1, nest);
+    EXPECT_EQ(total, 20u);
+    const auto throw_nested = [&](std::size_t, std::size_t) {
+      context.parallel_for(
+          5, 1, [](std::size_t, std::size_t) -> void { throw Error(ErrorCode::kInternal, "deep inside"); });
+    };
+    BITNET_EXPECT_ERROR(context.parallel_for(4, 1, throw_nested), ErrorCode::kInternal, "deep inside");
+  }
+}
+
+TEST(ExecutionContext, TakesTwoCallersAtOnce) {
+  for (const std::size_t threads : {2u, 3u}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    std::atomic<int> here{0};
+    const auto caller = [&] {
+      for (++here; here < 2;) std::this_thread::yield();
+      for (int i = 0; i < 300; ++i) {
+        std::vector<int> hits(11);  // no atomics: parts are disjoint, and ThreadSanitizer looks at the rest
+        context.parallel_for(hits.size(), 1, [&](std::size_t begin, std::size_t end) {
+          for (std::size_t k = begin; k < end; ++k) ++hits[k];
+        });
+        ASSERT_EQ(hits, std::vector<int>(11, 1));
+      }
+    };
+    std::thread other(caller);
+    caller();
+    other.join();
+  }
+}
+
+/// Spinning threads of this process, callers not counted.
+std::size_t count_team_threads() {
+  std::size_t n = 0;
+  std::error_code gone;  // a thread may end between the listing and the look
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task", gone)) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm") >> std::ws, name);
+    n += name == "bitnet-team" ? 1 : 0;
+  }
+  return n;
+}
+
+/// Waits for that number: the system still lists joined threads for a moment.
+std::size_t team_threads(std::size_t expected) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (count_team_threads() != expected && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::yield();
+  return count_team_threads();
+}
+
+void use(const ExecutionContext& context) {
+  std::atomic<std::size_t> covered{0};
+  context.parallel_for(1000, 1, [&](std::size_t begin, std::size_t end) { covered += end - begin; });
+  EXPECT_EQ(covered, 1000u);
+}
+
+TEST(ExecutionContext, NothingSpinsWithoutACoreOfItsOwn) {
+  std::thread([] {
+    cpu_set_t all, one;
+    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    for (int cpu = 0; CPU_COUNT(&one) == 0; ++cpu)
+      if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);  // of this thread, and of those that it makes
+    const ExecutionContext context({.threads = 2, .isa = {}});
+    use(context);
+    EXPECT_EQ(team_threads(0), 0u);
+  }).join();
+}
+
+TEST(ExecutionContext, TheSpinningThreadsOfAllContextsHaveACoreEach) {
+  const ScopedEnv by_itself("BITNET_THREADS", "");
+  const std::size_t cores = ExecutionContext().threads();
+  if (cores < 2) GTEST_SKIP() << "one core";
+  {
+    const ExecutionContext first, second, small({.threads = 2, .isa = {}});
+    for (const ExecutionContext* context : {&first, &second, &small}) use(*context);
+    EXPECT_EQ(team_threads(cores - 1), cores - 1);
+    std::thread other([&] {
+      for (int i = 0; i < 100; ++i) use(second);
+    });
+    for (int i = 0; i < 100; ++i) use(first);
+    other.join();
+    EXPECT_EQ(count_team_threads(), cores - 1);
+  }
+  {
+    const ExecutionContext small({.threads = 2, .isa = {}}), large;
+    use(small);
+    use(large);
+    EXPECT_EQ(team_threads(cores - 1), cores - 1) << "the one that came later lacks nothing";
+  }
+  EXPECT_EQ(team_threads(0), 0u);
 }
 
 TEST(ExecutionContext, ThreadCountsAreChecked) {

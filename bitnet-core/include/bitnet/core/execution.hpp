@@ -12,7 +12,11 @@ namespace bitnet {
 /// A set of worker threads and an ISA. Shared by reference between objects that run on it; all members are
 /// thread-safe. Results of the project's algorithms never depend on `threads()`. The workers are made by the
 /// first parallel_for() that needs them; after one they spin for 2 ms, waiting for the next, and then sleep.
-/// With more threads than cores nothing spins (a oneTBB arena does the work).
+/// A process has at most as many such threads, callers included, as cores: contexts beyond that share those
+/// of another one. A oneTBB arena does what is nested, what comes while the threads are at work for another
+/// caller or context, and all work of a context for whose threads there are not cores enough. After fork()
+/// the child must make contexts of its own: its parent's have no threads there, and parallel_for() would wait
+/// for ever.
 class ExecutionContext {
  public:
   struct Options {
@@ -23,8 +27,8 @@ class ExecutionContext {
   };
 
   ExecutionContext();
-  /// Throws Error(kInvalidArgument | kUnsupported) on a bad BITNET_THREADS or BITNET_ISA, or more than 1024
-  /// threads.
+  /// Throws Error(kInvalidArgument | kUnsupported) on a bad BITNET_THREADS or BITNET_ISA, more than 1024
+  /// threads, or an `isa` that isa_from_name() would refuse, with its words.
   explicit ExecutionContext(const Options& options);
   ~ExecutionContext();
   ExecutionContext(const ExecutionContext&) = delete;
