@@ -8,8 +8,8 @@
 
 namespace bitnet::inference::cpu {
 
-/// Elements that one part should touch at least: some 5 µs, several times a hand-over between threads (1–2
-/// µs).
+/// Elements that one part should touch at least: some 5 µs, several times a hand-over between threads
+/// (docs/decisions/0011-spinning-threads.md).
 inline constexpr std::size_t kElementsPerPart = 64 * 1024;
 
 /// Parts for `items` of `elements` each: between 1 and threads, and no more than items.
