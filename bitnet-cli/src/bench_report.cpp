@@ -57,6 +57,7 @@ Json limits_json(const BenchLimits& l) {
 }  // namespace
 
 double BenchRow::mean() const { return bitnet::mean(samples); }
+double BenchRow::median() const { return bitnet::median(samples); }
 double BenchRow::stddev() const { return standard_deviation(samples); }
 
 std::optional<double> BenchRow::fraction() const {
@@ -70,44 +71,78 @@ std::string bench_markdown(const BenchReport& r) {
   out += "\n" + std::filesystem::path(r.path).filename().string() + ": " + grouped(r.parameters) +
          " parameters, " + (r.ternary ? "ternary" : "dense") + " linears of " + fixed(w.bits_per_weight, 2) +
          " bits a weight as prepared, file " + megabytes(static_cast<double>(r.file_bytes)) + ", loaded in " +
-         fixed(r.load_seconds, 2) + " s, peak memory " + megabytes(static_cast<double>(r.peak_rss_bytes));
+         fixed(r.load_seconds, 2) + " s, first token of a 16-token prompt after " +
+         fixed(r.first_token_seconds, 2) + " s, peak memory " +
+         megabytes(static_cast<double>(r.peak_rss_bytes));
   out += "\nread in a step: linears " + megabytes(static_cast<double>(w.linear_bytes)) + ", head (" +
          r.head_type + ") " + megabytes(static_cast<double>(w.head_bytes)) + ", norms " +
-         megabytes(static_cast<double>(w.norm_bytes)) + "; keys and values " +
+         megabytes(static_cast<double>(w.norm_bytes)) + "; keys and values (" + r.kv_type + ") " +
          grouped(static_cast<std::int64_t>(r.kv_bytes_per_position)) + " bytes a position\n\n";
   out += "| threads | read GB/s | int8 GOP/s | f32 GFLOP/s |\n|--:|--:|--:|--:|\n";
   for (const BenchLimits& l : r.limits) {
     out += "| " + std::to_string(l.threads) + " | " + or_none(l.read_gbps, 1) + " | " +
            or_none(l.int8_gops, 0) + " | " + or_none(l.f32_gflops, 0) + " |\n";
   }
-  out += "\n| test | threads | tokens/s | limit | of limit | bound by | bytes/token |\n";
-  out += "|:--|--:|--:|--:|--:|:--|--:|\n";
+  out += "\n| test | threads | tokens/s | median | limit | of limit | bound by | bytes/token |\n";
+  out += "|:--|--:|--:|--:|--:|--:|:--|--:|\n";
   for (const BenchRow& row : r.rows) {
     const auto fraction = row.fraction();
     const double mean = row.mean();
     const std::string limit =
         row.limit.tokens_per_second ? rate_text(*row.limit.tokens_per_second, mean) : "n/a";
     out += "| " + row.test.name() + " | " + std::to_string(row.threads) + " | " + rate_text(mean, mean) +
-           " ± " + rate_text(row.stddev(), mean) + " | " + limit + " | " +
-           (fraction ? fixed(100 * *fraction, 1) + " %" : "n/a") + " | " +
+           " ± " + rate_text(row.stddev(), mean) + " | " + rate_text(row.median(), mean) + " | " + limit +
+           " | " + (fraction ? fixed(100 * *fraction, 1) + " %" : "n/a") + " | " +
            std::string(bound_name(row.limit.bound)) + " | " + megabytes(row.limit.bytes_per_token) + " |\n";
   }
   return out;
 }
 
 std::string bench_csv(const BenchReport& r) {
-  std::string out = csv_line({"test", "threads", "tokens_per_second", "stddev", "limit_tokens_per_second",
-                              "fraction_of_limit", "bound", "bytes_per_token", "read_gbps", "int8_gops",
-                              "f32_gflops", "isa", "device", "cpu", "build", "model"});
+  std::string out = csv_line({"test",
+                              "threads",
+                              "tokens_per_second",
+                              "stddev",
+                              "median_tokens_per_second",
+                              "limit_tokens_per_second",
+                              "fraction_of_limit",
+                              "bound",
+                              "bytes_per_token",
+                              "read_gbps",
+                              "int8_gops",
+                              "f32_gflops",
+                              "isa",
+                              "device",
+                              "cpu",
+                              "build",
+                              "model",
+                              "weight_bits",
+                              "head_type",
+                              "kv_type"});
   const auto number = [](const std::optional<double>& v) { return v ? Json(*v).dump() : std::string(); };
   for (const BenchRow& row : r.rows) {
     const auto limits = std::find_if(r.limits.begin(), r.limits.end(),
                                      [&](const BenchLimits& l) { return l.threads == row.threads; });
-    out += csv_line({row.test.name(), std::to_string(row.threads), number(row.mean()), number(row.stddev()),
-                     number(row.limit.tokens_per_second), number(row.fraction()),
+    out += csv_line({row.test.name(),
+                     std::to_string(row.threads),
+                     number(row.mean()),
+                     number(row.stddev()),
+                     number(row.median()),
+                     number(row.limit.tokens_per_second),
+                     number(row.fraction()),
                      row.limit.bound == Bound::kUnknown ? "" : std::string(bound_name(row.limit.bound)),
-                     number(row.limit.bytes_per_token), number(limits->read_gbps), number(limits->int8_gops),
-                     number(limits->f32_gflops), r.isa, r.device, r.cpu, r.build, r.path});
+                     number(row.limit.bytes_per_token),
+                     number(limits->read_gbps),
+                     number(limits->int8_gops),
+                     number(limits->f32_gflops),
+                     r.isa,
+                     r.device,
+                     r.cpu,
+                     r.build,
+                     r.path,
+                     number(r.weights.bits_per_weight),
+                     r.head_type,
+                     r.kv_type});
   }
   return out;
 }
@@ -157,7 +192,9 @@ std::string bench_json(const BenchReport& r) {
         {"linear_bytes", w.linear_bytes},
         {"head_bytes", w.head_bytes},
         {"norm_bytes", w.norm_bytes},
+        {"kv_type", r.kv_type},
         {"kv_bytes_per_position", r.kv_bytes_per_position},
+        {"first_token_seconds", r.first_token_seconds},
         {"probe_bytes", r.probe_bytes},
         {"limits", limits},
         {"tests", tests}}},

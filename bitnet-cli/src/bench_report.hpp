@@ -25,6 +25,7 @@ struct BenchRow {
   inference::ThroughputLimit limit;
 
   double mean() const;
+  double median() const;
   double stddev() const;
   std::optional<double> fraction() const;  ///< of the limit
 };
@@ -41,7 +42,9 @@ struct BenchReport {
   std::int64_t parameters = 0;
   std::uint64_t file_bytes = 0, peak_rss_bytes = 0;
   double load_seconds = 0;
+  double first_token_seconds = 0;  ///< from opening the model to the first token of a prompt of 16
   inference::WeightCost weights;
+  std::string kv_type;  ///< "f16", "i8" or "f32"
   std::size_t kv_bytes_per_position = 0;
 
   std::vector<BenchRow> rows;

@@ -127,9 +127,13 @@ void check_out(Io& io) {
   if (!io.out) throw Error(ErrorCode::kIo, "cannot write to standard output (is the disk full?)");
 }
 
+std::size_t thread_count(std::int64_t asked) {
+  return asked == 0 ? usable_cores() : static_cast<std::size_t>(asked);
+}
+
 std::shared_ptr<const ExecutionContext> make_context(const Values& values) {
   ExecutionContext::Options options;
-  options.threads = static_cast<std::size_t>(values.integer(opt::kThreads));
+  options.threads = thread_count(values.integer(opt::kThreads));
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
   return std::make_shared<const ExecutionContext>(options);
 }

@@ -60,6 +60,8 @@ void check_cancelled(const Io& io);
 /// Throws Error(kIo) when standard output does not take text any more.
 void check_out(Io& io);
 
+/// Of a value of --threads: 0 stands for all cores that this process may use, whatever the environment says.
+std::size_t thread_count(std::int64_t asked);
 /// Of --threads and --isa.
 std::shared_ptr<const ExecutionContext> make_context(const Values& values);
 

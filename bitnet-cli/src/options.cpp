@@ -79,7 +79,7 @@ const Option kSynthLayers{kInputGroup, "layers", 0, Kind::kInteger, "N", "write 
 const Option kBenchPrompt{kInputGroup, "n-prompt", 'p', Kind::kText, "N,…", "measure prompts of N tokens; 0: none", "512", ""};
 const Option kBenchGen{kInputGroup, "n-gen", 'n', Kind::kText, "N,…", "measure the decoding of N tokens; 0: none", "128", ""};
 const Option kBenchBatch{kInputGroup, "batch", 'b', Kind::kText, "N,…", "decode N sequences at a time", "1,4,16", ""};
-const Option kBenchThreads{kModelGroup, "threads", 't', Kind::kText, "N,…", "worker threads; without it as many as this process may use", "", "", "BITNET_THREADS"};
+const Option kBenchThreads{kModelGroup, "threads", 't', Kind::kText, "N,…", "worker threads; 0: as many as this process may use", "0", "", "BITNET_THREADS"};
 const Option kBenchRepetitions{kInputGroup, "repetitions", 'r', Kind::kInteger, "N", "samples of each test, after one that is not counted", "5", "", nullptr, 1, 1000};
 const Option kBenchOutput{kOutputGroup, "output", 'o', Kind::kChoice, "md|csv|json", "what to write to standard output: a table, or figures for programs", "md", ""};
 

@@ -56,6 +56,21 @@ TEST_F(BatchTest, DraftsChangeNoRecord) {
   EXPECT_THAT(a.err, Not(HasSubstr("drafted")));
 }
 
+TEST_F(BatchTest, KvTypesGiveWhatRunGivesWithThem) {
+  const std::string in = file("in.txt", "one two three four\nfive\n");
+  for (const std::string type : {"f16", "i8", "f32"}) {
+    const auto o = batch(in, file(type + ".jsonl"), {"--kv-type", type, "--seed", "3"});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    for (const json& r : records_of(file(type + ".jsonl"))) {
+      const auto alone =
+          call({"run", "-m", model(), "-p", r["prompt"], "-n", "6", "--seed", "3", "--kv-type", type});
+      EXPECT_EQ(r["text"], alone.out) << type;
+    }
+  }
+  EXPECT_FAILS(batch(in, file("x.jsonl"), {"--kv-type", "i4"}), kUsage,
+               "--kv-type: expected one of f16, i8, f32, got 'i4'");
+}
+
 TEST_F(BatchTest, RecordsAreInTheOrderOfTheInputAndComplete) {
   // Lengths differ, so that items finish in another order than they began.
   const std::string in = file("in.jsonl",

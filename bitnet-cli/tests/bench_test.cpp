@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "bitnet/core/execution.hpp"
 #include "bitnet/core/isa.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "cli_fixture.hpp"
@@ -23,6 +25,22 @@ class ScopedEnv {
 
  private:
   const char* name_;
+};
+
+/// Presses Ctrl-C when the progress bar shows a test.
+class InterruptingATest : public std::stringbuf {
+ public:
+  explicit InterruptingATest(std::atomic<bool>& flag) : flag_(flag) {}
+
+ protected:
+  std::streamsize xsputn(const char* s, std::streamsize n) override {
+    const std::string_view text(s, static_cast<std::size_t>(n));
+    if (text.find("pp40") != std::string_view::npos) flag_ = true;
+    return std::stringbuf::xsputn(s, n);
+  }
+
+ private:
+  std::atomic<bool>& flag_;
 };
 
 class BenchTest : public CliTest {
@@ -70,6 +88,11 @@ TEST_F(BenchTest, JsonHasTheDocumentedKeysAndFigures) {
   for (const char* key : {"file_bytes", "load_seconds", "parameters", "peak_rss_bytes", "weight_bits"})
     expect_positive(m[key]);
   EXPECT_EQ(m["path"], model());
+  const json& details = j["details"];
+  EXPECT_EQ(details["kv_type"], "f16");
+  EXPECT_EQ(details["head_type"], "int8");
+  // Loading is a part of the way to the first token.
+  EXPECT_GT(details["first_token_seconds"].get<double>(), m["load_seconds"].get<double>());
   EXPECT_EQ(m["file_bytes"], std::filesystem::file_size(model()));
   ASSERT_EQ(j["results"].size(), 6u);
   const char* names[] = {"pp40", "tg6", "tg6@b3"};
@@ -89,6 +112,20 @@ TEST_F(BenchTest, JsonHasTheDocumentedKeysAndFigures) {
     EXPECT_DOUBLE_EQ(r["fraction_of_limit"],
                      r["tokens_per_second"].get<double>() / r["limit_tokens_per_second"].get<double>());
   }
+}
+
+TEST_F(BenchTest, KvTypesAreMeasuredAndNamed) {
+  const auto bytes = [](const std::string& type) {
+    const json j = bench_json(model(), {"-t", "1", "-p", "0", "-b", "1", "--kv-type", type});
+    EXPECT_EQ(j["details"]["kv_type"], type);
+    return j["details"]["kv_bytes_per_position"].get<double>();
+  };
+  const double f32 = bytes("f32"), f16 = bytes("f16"), i8 = bytes("i8");
+  EXPECT_EQ(f32, 2 * f16);
+  EXPECT_LT(i8, f16);
+  EXPECT_GT(i8, f16 / 2);  // scales come on top
+  for (const std::string bad : {"q8_0", "F16", ""})
+    EXPECT_FAILS(call(small(model(), {"--kv-type", bad})), kUsage, "--kv-type: expected one of f16, i8, f32");
 }
 
 TEST_F(BenchTest, LimitsFollowFromTheFiguresBesideThem) {
@@ -113,15 +150,17 @@ TEST_F(BenchTest, DenseModelsHaveNoIntegerLimit) {
   EXPECT_GE(j["model"]["weight_bits"], 16);
   const auto o = call(small(dense_model(), {"-t", "1"}));
   ASSERT_EQ(o.code, kOk) << o.err;
-  EXPECT_THAT(o.out,
-              ::testing::ContainsRegex("\\| pp40 \\| 1 \\| [0-9.]+ ± [0-9.]+ \\| n/a \\| n/a \\| n/a"));
+  EXPECT_THAT(o.out, ::testing::ContainsRegex(
+                         "\\| pp40 \\| 1 \\| [0-9.]+ ± [0-9.]+ \\| [0-9.]+ \\| n/a \\| n/a \\| n/a"));
 }
 
 TEST_F(BenchTest, TablesNameTheMachineAndEveryTest) {
   const auto md = call(small(model(), {"-t", "2"}));
   ASSERT_EQ(md.code, kOk) << md.err;
-  for (const std::string text : {"tiny.gguf", "| test | threads |", "| pp40 | 2 |", "| tg6 | 2 |",
-                                 "| tg6@b3 | 2 |", "read GB/s", "read in a step: linears ", "bits a weight"})
+  for (const std::string text :
+       {"tiny.gguf", "| test | threads |", "| pp40 | 2 |", "| tg6 | 2 |", "| tg6@b3 | 2 |", "read GB/s",
+        "read in a step: linears ", "bits a weight", "head (int8)", "keys and values (f16)",
+        "first token of a 16-token prompt after ", "| median |"})
     EXPECT_THAT(md.out, HasSubstr(text));
   EXPECT_THAT(md.out, HasSubstr("; " + std::string(to_string(default_isa())) + "; cpu: "));
   const auto csv = call(small(model(), {"-t", "2", "-o", "csv"}));
@@ -132,6 +171,16 @@ TEST_F(BenchTest, TablesNameTheMachineAndEveryTest) {
   EXPECT_EQ(rows[0].fields[0], "test");
   EXPECT_EQ(rows[3].fields[0], "tg6@b3");
   EXPECT_GT(std::stod(rows[3].fields[2]), 0);
+  const auto field = [&](const std::string& column) {
+    const auto& names = rows[0].fields;
+    const auto at = std::find(names.begin(), names.end(), column) - names.begin();
+    return rows[3].fields.at(static_cast<std::size_t>(at));
+  };
+  EXPECT_EQ(field("kv_type"), "f16");
+  EXPECT_EQ(field("head_type"), "int8");
+  EXPECT_GT(std::stod(field("weight_bits")), 1.5);
+  EXPECT_NEAR(std::stod(field("median_tokens_per_second")), std::stod(field("tokens_per_second")),
+              std::stod(field("stddev")));  // of two samples
 }
 
 TEST_F(BenchTest, AnotherDeviceHasNoKnownLimits) {
@@ -149,10 +198,10 @@ TEST_F(BenchTest, AnotherDeviceHasNoKnownLimits) {
 TEST_F(BenchTest, WrongValuesAreErrorsThatListWhatThereIs) {
   const auto with = [](const std::vector<std::string>& more) { return call(small(model(), more)); };
   EXPECT_FAILS(call({"bench"}), kUsage, "missing option -m (--model)");
-  for (const std::string bad : {"0", "99999", "-1", "1,", "1,x", "", "1.5"})
+  for (const std::string bad : {"99999", "-1", "1,", "1,x", "", "1.5"})
     EXPECT_FAILS(
         with({"-t", bad}), kUsage,
-        "--threads: expected whole numbers from 1 to 1024 with commas between, as in 1,2 (there are ");
+        "--threads: expected whole numbers from 0 to 1024 with commas between, as in 1,2 (there are ");
   EXPECT_FAILS(with({"-b", "0"}), kUsage, "--batch: expected whole numbers from 1 to 4096");
   EXPECT_FAILS(with({"-p", "some"}), kUsage, "--n-prompt: expected whole numbers from 0 to 4194304");
   EXPECT_FAILS(with({"-n", "128;256"}), kUsage, "got \"128;256\"");
@@ -180,8 +229,31 @@ TEST_F(BenchTest, WrongEnvironmentNamesTheVariable) {
     EXPECT_FAILS(o, kFailure, "BITNET_ISA: ISA '" + name + "': ");
     EXPECT_THAT(o.err, HasSubstr(" (there are: scalar, "));
   }
-  const ScopedEnv threads("BITNET_THREADS", "many");
-  EXPECT_FAILS(call(small(model(), {})), kFailure, "BITNET_THREADS: expected whole numbers from 1 to 1024");
+}
+
+TEST_F(BenchTest, ThreadsAreReadAsByEveryOtherCommand) {
+  const std::vector<std::string> run{"run", "-m", model(), "-p", "a", "-n", "1"};
+  for (const char* bad : {"many", "1,2", "-1", "1025"}) {
+    const ScopedEnv threads("BITNET_THREADS", bad);
+    for (const auto& command : {small(model(), {}), run})
+      EXPECT_FAILS(call(command), kFailure,
+                   "BITNET_THREADS: expected a whole number from 0 to 1024, got '" + std::string(bad) + "'");
+  }
+  const auto threads_of = [](const std::vector<std::string>& more) {
+    return bench_json(model(), more)["machine"]["threads"].get<std::size_t>();
+  };
+  {
+    const ScopedEnv threads("BITNET_THREADS", "0");
+    EXPECT_EQ(threads_of({}), usable_cores());
+  }
+  const ScopedEnv threads("BITNET_THREADS", "3");
+  EXPECT_EQ(threads_of({}), 3u);
+  EXPECT_EQ(threads_of({"-t", "0"}), usable_cores());  // all, whatever the environment says
+  auto all = run;
+  all.insert(all.end(), {"-t", "0", "-v"});
+  EXPECT_THAT(call(all).err, HasSubstr(", threads: " + std::to_string(usable_cores()) + "\n"));
+  const json twice = bench_json(model(), {"-t", "0," + std::to_string(usable_cores())});
+  EXPECT_EQ(twice["details"]["limits"].size(), 1u);
 }
 
 TEST_F(BenchTest, StopsAtCtrlC) {
@@ -189,6 +261,20 @@ TEST_F(BenchTest, StopsAtCtrlC) {
   const auto o = call(small(model(), {}), {.cancelled = &cancelled});
   EXPECT_EQ(o.code, kInterrupted);
   EXPECT_EQ(o.out, "");
+}
+
+TEST_F(BenchTest, StopsAtCtrlCWhileATestRuns) {
+  std::atomic<bool> cancelled{false};
+  InterruptingATest buffer(cancelled);
+  std::ostream terminal(&buffer);
+  CallOptions options{.cancelled = &cancelled};
+  options.err = &terminal;
+  options.err_is_terminal = true;
+  const auto o = call(small(model(), {}), options);
+  EXPECT_TRUE(cancelled);
+  EXPECT_EQ(o.code, kInterrupted);
+  EXPECT_EQ(o.out, "");
+  EXPECT_THAT(buffer.str(), HasSubstr("interrupted"));
 }
 
 }  // namespace

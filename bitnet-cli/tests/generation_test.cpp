@@ -298,6 +298,23 @@ TEST_F(PerplexityTest, MeasuresAndWritesJson) {
   EXPECT_GT(j["perplexity"], 1.0);
 }
 
+TEST_F(PerplexityTest, KvTypesDifferLittle) {
+  const std::string text =
+      file("t.txt", "It was the best of times, it was the worst of times, " + std::string(90, 'a'));
+  const auto perplexity = [&](const std::string& type) {
+    const auto o = call({"perplexity", "-m", model(), "-f", text, "-c", "64", "--json", "--kv-type", type});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return json::parse(o.out)["perplexity"].get<double>();
+  };
+  const double f32 = perplexity("f32"), f16 = perplexity("f16"), i8 = perplexity("i8");
+  EXPECT_NE(f16, f32);
+  EXPECT_NE(i8, f16);
+  EXPECT_NEAR(f16, f32, 0.01 * f32);
+  EXPECT_NEAR(i8, f32, 0.1 * f32);
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", text, "--kv-type", "bf16"}), kUsage,
+               "--kv-type: expected one of f16, i8, f32, got 'bf16'");
+}
+
 TEST_F(PerplexityTest, WrongInput) {
   EXPECT_FAILS(call({"perplexity", "-m", model()}), kUsage, "missing option -f (--file)");
   EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("s.txt", "short")}), kFailure,

@@ -18,7 +18,7 @@ constexpr std::array kVariables{
     EnvVariable{"BITNET_TILE_CODE",
                 "code of ternary weights in memory, two_bit or base3; default: what suits the ISA"},
     EnvVariable{"BITNET_THREADS",
-                "threads of new contexts, 1 to 1024; default: the cores this process may use"},
+                "threads of new contexts, 1 to 1024; 0, the default: the cores this process may use"},
     EnvVariable{"BITNET_DEVICE",
                 "device of `bitnet` commands unless --device is given: cpu, opencl:P:D or auto"},
     EnvVariable{"BITNET_MODEL", "model of `bitnet` commands unless -m is given"},

@@ -55,8 +55,8 @@ cpu_set_t affinity() noexcept {
   return set;
 }
 
-/// Whole cores of the affinity mask and the CPU quota.
-std::size_t usable_cores(const cpu_set_t& mask) {
+/// Whole cores of an affinity mask and the CPU quota.
+std::size_t cores_of(const cpu_set_t& mask) {
   const auto n = static_cast<std::size_t>(std::max(1, CPU_COUNT(&mask)));
   const double quota = cgroup_limits().cores.value_or(kMaxThreads);
   return std::clamp<std::size_t>(static_cast<std::size_t>(std::min<double>(quota, kMaxThreads)), 1, n);
@@ -64,14 +64,15 @@ std::size_t usable_cores(const cpu_set_t& mask) {
 
 std::size_t choose_threads(std::size_t asked) {
   if (asked == 0) {
-    const auto text = env("BITNET_THREADS");
-    if (!text) return std::min(usable_cores(affinity()), kMaxThreads);
-    const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), asked);
-    if (error != std::errc() || end != text->data() + text->size() || asked == 0 || asked > kMaxThreads) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("BITNET_THREADS='{}': expected a whole number from 1 to {}", *text, kMaxThreads));
+    if (const auto text = env("BITNET_THREADS")) {
+      const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), asked);
+      if (error != std::errc() || end != text->data() + text->size() || asked > kMaxThreads) {
+        throw Error(
+            ErrorCode::kInvalidArgument,
+            fmt::format("BITNET_THREADS='{}': expected a whole number from 0 to {}", *text, kMaxThreads));
+      }
     }
+    if (asked == 0) return usable_cores();
   }
   if (asked > kMaxThreads) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -100,7 +101,7 @@ std::shared_ptr<const tbb::global_control> allow_threads() {
 std::shared_ptr<ThreadTeam> make_team(std::size_t threads) {
   if (threads == 1) return nullptr;
   const cpu_set_t mask = affinity();
-  return team_for(threads, mask, usable_cores(mask));
+  return team_for(threads, mask, cores_of(mask));
 }
 
 /// One parallel_for() in flight. Part p is [p·n/parts, (p+1)·n/parts): near-equal parts, one a thread, each
@@ -144,6 +145,8 @@ struct ForkBody {
 };
 
 }  // namespace
+
+std::size_t usable_cores() { return std::min(cores_of(affinity()), kMaxThreads); }
 
 struct ExecutionContext::Impl {
   Impl(std::size_t n, Isa i)

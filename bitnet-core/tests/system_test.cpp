@@ -219,12 +219,17 @@ TEST(ExecutionContext, TheSpinningThreadsOfAllContextsHaveACoreEach) {
 TEST(ExecutionContext, ThreadCountsAreChecked) {
   BITNET_EXPECT_ERROR(ExecutionContext({.threads = 5000, .isa = {}}), ErrorCode::kInvalidArgument,
                       "at most 1024");
-  for (const char* bad : {"0", "two", "3x", "-1", "99999"}) {
+  for (const char* bad : {"1,2", "two", "3x", "-1", "99999"}) {
     const ScopedEnv scoped("BITNET_THREADS", bad);
     BITNET_EXPECT_ERROR(ExecutionContext(), ErrorCode::kInvalidArgument, "BITNET_THREADS");
   }
+  {
+    const ScopedEnv scoped("BITNET_THREADS", "0");
+    EXPECT_EQ(ExecutionContext().threads(), usable_cores());
+  }
   const ScopedEnv scoped("BITNET_THREADS", "3");
   EXPECT_EQ(ExecutionContext().threads(), 3u);
+  EXPECT_EQ(ExecutionContext({.threads = 2, .isa = {}}).threads(), 2u);
 }
 
 struct Cgroup : ::testing::Test {

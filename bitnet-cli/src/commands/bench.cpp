@@ -4,12 +4,12 @@
 #include <functional>
 #include <optional>
 #include <ostream>
-#include <thread>
 #include <utility>
 
 #include "bench_report.hpp"
 #include "bitnet/core/device/bandwidth.hpp"
 #include "bitnet/core/machine.hpp"
+#include "bitnet/inference/session.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "bitnet/quant/peak.hpp"
 #include "commands/commands_list.hpp"
@@ -24,6 +24,7 @@ using inference::ThroughputTest;
 
 constexpr std::size_t kMostThreads = 1024;  // of an ExecutionContext
 constexpr std::size_t kLeastProbe = std::size_t{1} << 20;
+constexpr std::int64_t kFirstPrompt = 16;  // tokens
 
 /// "1,4,16": whole numbers in [low, high], each once, in the order given.
 std::vector<std::int64_t> number_list(const Values& values, const Option& option, std::int64_t low,
@@ -65,14 +66,28 @@ std::vector<ThroughputTest> tests_of(const Values& values) {
 std::vector<std::shared_ptr<const ExecutionContext>> contexts_of(const Values& values) {
   ExecutionContext::Options options;
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
-  if (!values.has(opt::kBenchThreads)) return {std::make_shared<const ExecutionContext>(options)};
-  const std::string remark = " (there are " + std::to_string(std::thread::hardware_concurrency()) + " cores)";
+  if (values.origin(opt::kBenchThreads) == Origin::kEnvironment)  // one number, as for the other commands
+    check_value(opt::kThreads, values.text(opt::kBenchThreads), opt::kThreads.env);
+  const std::string remark = " (there are " + std::to_string(usable_cores()) + " cores)";
   std::vector<std::shared_ptr<const ExecutionContext>> contexts;
-  for (const std::int64_t n : number_list(values, opt::kBenchThreads, 1, kMostThreads, remark)) {
-    options.threads = static_cast<std::size_t>(n);
-    contexts.push_back(std::make_shared<const ExecutionContext>(options));
+  for (const std::int64_t n : number_list(values, opt::kBenchThreads, 0, kMostThreads, remark)) {
+    options.threads = thread_count(n);
+    if (std::none_of(contexts.begin(), contexts.end(),
+                     [&](const auto& context) { return context->threads() == options.threads; }))
+      contexts.push_back(std::make_shared<const ExecutionContext>(options));
   }
   return contexts;
+}
+
+/// What a user waits for after the loading: a prompt of kFirstPrompt tokens in a session of its own, to the
+/// logits that the first token is drawn from.
+void make_first_token(const std::shared_ptr<const inference::Model>& model, DType kv_type) {
+  std::vector<TokenId> prompt;
+  for (std::int64_t i = 0; i < kFirstPrompt; ++i)
+    prompt.push_back(static_cast<TokenId>(i % model->config().vocab_size));
+  inference::Session session(model,
+                             {.n_ctx = kFirstPrompt + 1, .chunk_rows = kFirstPrompt, .kv_type = kv_type});
+  session.evaluate(prompt);
 }
 
 /// The probes of one thread count. Their buffer is as large as what a step reads, if there is memory for it
@@ -134,17 +149,23 @@ class Bench {
     report_.file_bytes = quant::ModelReader::open(report_.path)->file_bytes();
     report_.load_seconds = model.load_seconds();
     report_.weights = inference::weight_cost(model);
+    report_.kv_type = values_.text(opt::kKvType);
     report_.kv_bytes_per_position = runner.kv_bytes_per_position();
   }
 
   /// All tests with one thread count. Repetitions go round all tests and the probes, so that a machine that
   /// slows down does so for tests and limits alike.
   void measure(const std::shared_ptr<const ExecutionContext>& context) {
+    const bool first = report_.rows.empty();
+    const Stopwatch since_opening;
     const auto engine = load_engine(values_, io_, context);
+    if (first) {
+      make_first_token(engine->model(), kv_type(values_));
+      report_.first_token_seconds = since_opening.seconds();
+    }
     inference::CancellationToken token;
     if (io_.cancelled != nullptr) token = inference::CancellationToken(*io_.cancelled);
     ThroughputRunner runner(engine->model(), tests_, token, kv_type(values_));
-    const bool first = report_.rows.empty();
     if (first) describe(*engine, runner);
     std::optional<Limits> limits;
     if (report_.device == "cpu")
@@ -220,7 +241,10 @@ const Command kBenchCommand{
         "loops) and the instruction set's int8 peak are measured. Decoding is bound by the bytes that a "
         "token "
         "needs, prompts and large batches by two operations a ternary weight; the fraction of that limit "
-        "stands beside each figure. Without a known limit (dense prompts, other devices) it is n/a.",
+        "stands beside each figure. Without a known limit (dense prompts, other devices) it is n/a.\n"
+        "The first token's time is one sample: from opening the model to the logits after a prompt of 16 "
+        "tokens, "
+        "with the first of --threads and the page cache as it is. Measure twice for a warm one.",
     .example =
         "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -t 1,2\n"
         "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -p 512,4096 -n 0 -r 3 -o json > new.json",

@@ -9,6 +9,9 @@
 
 namespace bitnet {
 
+/// The whole cores that the affinity mask and the cgroup's CPU quota leave to this process, 1 to 1024.
+std::size_t usable_cores();
+
 /// A set of worker threads and an ISA. Shared by reference between objects that run on it; all members are
 /// thread-safe. Results of the project's algorithms never depend on `threads()`. The workers are made by the
 /// first parallel_for() that needs them; after one they spin for 2 ms, waiting for the next, and then sleep.
@@ -20,7 +23,7 @@ namespace bitnet {
 class ExecutionContext {
  public:
   struct Options {
-    /// 0: BITNET_THREADS, else the cores that the affinity mask and the cgroup's CPU quota allow.
+    /// 0: BITNET_THREADS; where that is 0 or unset, usable_cores().
     std::size_t threads = 0;
     /// Empty: default_isa().
     std::optional<Isa> isa;
