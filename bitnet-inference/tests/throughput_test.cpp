@@ -2,9 +2,12 @@
 // No test looks at how fast anything is.
 #include "bitnet/inference/throughput.hpp"
 
+#include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
+#include <functional>
+#include <utility>
+#include <vector>
 
 #include "support.hpp"
 
@@ -15,6 +18,72 @@ using Kind = ThroughputTest::Kind;
 constexpr ThroughputTest kPrompt{Kind::kPrompt, 300, 1};
 constexpr ThroughputTest kDecode{Kind::kDecode, 9, 1};
 constexpr ThroughputTest kBatch{Kind::kDecode, 9, 5};
+
+/// The CPU backend, with a count of what goes in and comes out of a forward pass.
+class CountingBackend final : public Backend {
+ public:
+  std::vector<TokenId> embedded;          // in the order of the calls
+  std::vector<std::int64_t> logits_rows;  // of each call
+  std::int64_t most_past = 0;             // of any attention
+  std::function<void()> on_logits = [] {};
+
+  std::string_view name() const noexcept override { return cpu_->name(); }
+  std::string description() const override { return cpu_->description(); }
+  bool supports(BackendOp op) const noexcept override { return cpu_->supports(op); }
+  std::size_t available_memory() const override { return cpu_->available_memory(); }
+
+ private:
+  BufferPtr do_allocate(std::size_t bytes) override { return cpu_->allocate(bytes); }
+  void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
+    cpu_->upload(to, offset, from);
+  }
+  void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
+    cpu_->download(from, offset, to);
+  }
+  PreparedPtr do_prepare(const LinearWeights& w) override { return cpu_->prepare(w); }
+  PreparedPtr do_prepare_embedding(const LinearWeights& w) override { return cpu_->prepare_embedding(w); }
+  void do_linear(std::span<const PreparedWeights* const> w, Matrix x, std::span<const Matrix> outs) override {
+    cpu_->linear(w, x, outs);
+  }
+  void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {
+    embedded.insert(embedded.end(), ids.begin(), ids.end());
+    cpu_->embed(table, ids, out);
+  }
+  void do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) override {
+    cpu_->rms_norm(x, weight, eps, out);
+  }
+  void do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
+               std::int64_t head_dim) override {
+    cpu_->rope(x, positions, table, head_dim);
+  }
+  void do_attention(const AttentionArgs& args) override {
+    for (const SequenceSlice& slice : args.sequences) most_past = std::max(most_past, slice.past);
+    cpu_->attention(args);
+  }
+  void do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override {
+    cpu_->gated_activation(f, gate, up, out);
+  }
+  void do_add(Matrix x, Matrix y) override { cpu_->add(x, y); }
+  void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
+                 Matrix out) override {
+    logits_rows.push_back(static_cast<std::int64_t>(rows.size()));
+    cpu_->logits(head, hidden, rows, out);
+    on_logits();
+  }
+  void do_sync() override { cpu_->sync(); }
+
+  std::unique_ptr<Backend> cpu_ = make_cpu_backend(make_context(2));
+};
+
+/// A model on such a backend.
+struct Counted {
+  std::shared_ptr<CountingBackend> backend = std::make_shared<CountingBackend>();
+  std::shared_ptr<const Model> model;
+  Counted() {
+    const auto tensors = testing::random_model(testing::tiny_config(), 1);
+    model = Model::build(tensors.config, nullptr, backend, tensors);
+  }
+};
 
 TEST(Throughput, NamesAreThoseOfLlamaBench) {
   EXPECT_EQ(kPrompt.name(), "pp300");
@@ -81,20 +150,47 @@ TEST(Throughput, LimitsAreTheLowerOfBandwidthAndIntegers) {
   EXPECT_TRUE(throughput_limit(kDecode, cost, 10, 256, {1.0, 1.0}).tokens_per_second.has_value());
 }
 
-TEST(Throughput, RunsEveryTestAgainAndAgain) {
-  const auto model = make_model(testing::random_model(testing::tiny_config(), 1), 2);
+TEST(Throughput, RunsWhatItsNameSaysAgainAndAgain) {
+  const Counted counted;
+  CountingBackend& backend = *counted.backend;
   const std::array tests{kPrompt, kDecode, kBatch};
-  ThroughputRunner runner(model, tests);
+  ThroughputRunner runner(counted.model, tests);
   EXPECT_EQ(runner.chunk_rows(), SessionOptions{}.chunk_rows);
   EXPECT_GT(runner.kv_bytes_per_position(), 0u);
-  for (const ThroughputTest& test : tests) {
-    runner.warm_up(test);
-    for (int i = 0; i < 2; ++i) {
-      const double seconds = runner.seconds(test);
-      EXPECT_GT(seconds, 0) << test.name();
+  using Rows = std::vector<std::int64_t>;
+  // A prompt asks for the logits of its last token, a decoded token for its own, of all sequences at once.
+  const std::array expected{Rows{1}, Rows(9, 1), Rows(9, 5)};
+  for (std::size_t i = 0; i < tests.size(); ++i) {
+    SCOPED_TRACE(tests[i].name());
+    runner.warm_up(tests[i]);
+    for (int again = 0; again < 2; ++again) {
+      backend.embedded.clear();
+      backend.logits_rows.clear();
+      backend.most_past = 0;
+      const double seconds = runner.seconds(tests[i]);
+      EXPECT_GT(seconds, 0);
       EXPECT_TRUE(std::isfinite(seconds));
+      EXPECT_EQ(static_cast<std::int64_t>(backend.embedded.size()), tests[i].total_tokens());
+      EXPECT_EQ(backend.logits_rows, expected[i]);
+      // The context grows to the whole test: chunks of 256, or token by token.
+      EXPECT_EQ(backend.most_past, tests[i].kind == Kind::kPrompt ? 256 : tests[i].tokens - 1);
     }
   }
+  backend.logits_rows.clear();
+  runner.warm_up(kBatch);
+  EXPECT_EQ(backend.logits_rows, expected[2]);  // of 16 tokens at most
+}
+
+TEST(Throughput, StopsBetweenTwoTokens) {
+  const Counted counted;
+  const std::array tests{kBatch};
+  CancellationToken token;
+  ThroughputRunner runner(counted.model, tests, token);
+  counted.backend->on_logits = [&] {
+    if (counted.backend->logits_rows.size() == 4) token.cancel();
+  };
+  BITNET_EXPECT_ERROR(runner.seconds(kBatch), ErrorCode::kCancelled, "interrupted");
+  EXPECT_EQ(counted.backend->logits_rows.size(), 4u);
 }
 
 TEST(Throughput, RefusesTestsThatItHasNoRoomForAndStopsWhenAsked) {
