@@ -115,7 +115,8 @@ LineChart batch_chart(std::span<const ResultFile> files) {
 }
 
 void write_facts(report::Page& page, std::span<const ResultFile> files) {
-  const std::vector<std::string> keys{"model", "cpu", "isa", "device", "build", "threads", "host_name"};
+  const std::vector<std::string> keys{"model", "weight_bits", "head_type", "kv_type", "cpu",
+                                      "isa",   "device",      "build",     "threads", "host_name"};
   std::vector<std::string> header{"file"}, used;
   for (const std::string& key : keys) {
     if (std::none_of(files.begin(), files.end(), [&](const ResultFile& f) { return f.facts.contains(key); }))

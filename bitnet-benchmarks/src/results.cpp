@@ -59,6 +59,14 @@ void read_bitnet_bench(const Json& file, ResultFile& to) {
   const Json &machine = member(file, "machine", "the file"), &model = member(file, "model", "the file");
   for (const char* key : {"cpu", "isa", "build", "device"}) to.facts[key] = text(machine, key, "machine");
   to.facts["model"] = std::filesystem::path(text(model, "path", "model")).filename().string();
+  // Older files lack some of these.
+  const auto optional_fact = [&](const Json& object, const char* key) {
+    if (const auto found = object.find(key); object.is_object() && found != object.end())
+      to.facts[key] = plain(*found);
+  };
+  optional_fact(model, "weight_bits");
+  if (const auto details = file.find("details"); details != file.end())
+    for (const char* key : {"head_type", "kv_type"}) optional_fact(*details, key);
   const Json& results = member(file, "results", "the file");
   if (!results.is_array()) refuse("'results' is no list");
   for (std::size_t i = 0; i < results.size(); ++i) {
@@ -116,6 +124,14 @@ void read_aggregate(const Json& run, const std::string& where, Measurement& to) 
   read_rates(run, to);
 }
 
+/// A benchmark that ended with an error has no figures.
+bool failed(const Json& run, const std::string& where) {
+  const auto found = run.find("error_occurred");
+  if (!run.is_object() || found == run.end()) return false;
+  if (!found->is_boolean()) refuse(where + ": 'error_occurred' is neither true nor false");
+  return found->get<bool>();
+}
+
 void read_google_benchmark(const Json& file, ResultFile& to) {
   to.kind = ResultFile::Kind::kGoogleBenchmark;
   const Json& context = member(file, "context", "the file");
@@ -126,7 +142,7 @@ void read_google_benchmark(const Json& file, ResultFile& to) {
   for (std::size_t i = 0; i < runs.size(); ++i) {
     const Json& run = runs[i];
     const std::string where = fmt::format("benchmark {}", i + 1);
-    if (run.is_object() && run.value("error_occurred", false)) continue;
+    if (failed(run, where)) continue;
     const std::string name = text(run, run.contains("run_name") ? "run_name" : "name", where);
     Measurement& m = measurement_named(to, name);
     if (run.contains("run_type") && text(run, "run_type", where) == "aggregate") {
@@ -143,21 +159,27 @@ void read_google_benchmark(const Json& file, ResultFile& to) {
   }
 }
 
+void read_any(const Json& file, ResultFile& to) {
+  if (file.is_discarded()) refuse("this is no JSON");
+  if (file.is_object() && file.contains("results")) {
+    read_bitnet_bench(file, to);
+  } else if (file.is_object() && file.contains("benchmarks")) {
+    read_google_benchmark(file, to);
+  } else {
+    refuse("neither bitnet bench nor Google Benchmark wrote this");
+  }
+}
+
 }  // namespace
 
 ResultFile read_results(const std::filesystem::path& path) {
   return with_context(fmt::format("'{}'", path.string()), [&] {
-    const Json file = Json::parse(read_file(path, kMostBytes), nullptr, false);
-    if (file.is_discarded()) refuse("this is no JSON");
-    if (!file.is_object()) refuse("neither bitnet bench nor Google Benchmark wrote this");
     ResultFile to;
     to.name = path.stem().string();
-    if (file.contains("results")) {
-      read_bitnet_bench(file, to);
-    } else if (file.contains("benchmarks")) {
-      read_google_benchmark(file, to);
-    } else {
-      refuse("neither bitnet bench nor Google Benchmark wrote this");
+    try {
+      read_any(Json::parse(read_file(path, kMostBytes), nullptr, false), to);
+    } catch (const Json::exception& e) {
+      refuse(e.what());
     }
     if (to.measurements.empty()) refuse("there are no figures in it");
     return to;

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <ostream>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "bitnet/benchmarks/compare.hpp"
@@ -76,8 +78,8 @@ double percentage(std::string_view text) {
   double value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   if (error != std::errc() || end != digits.data() + digits.size() || !(value >= 0 && value < 100))
-    throw UsageError(
-        fmt::format("--threshold: expected a percentage from 0 to 99, as in 5%, got '{}'", text));
+    throw UsageError(fmt::format(
+        "--threshold: expected a percentage of at least 0 and below 100, as in 5%, got '{}'", text));
   return value / 100;
 }
 
@@ -86,6 +88,30 @@ std::string value_text(double value, const std::string& unit) {
   if (unit == "ns" && value >= 1e3)
     return value < 1e6 ? fmt::format("{:.4g} µs", value / 1e3) : fmt::format("{:.4g} ms", value / 1e6);
   return fmt::format("{:.4g} {}", value, unit);
+}
+
+/// Text as a cell of a markdown table.
+std::string cell(std::string_view text) {
+  std::string escaped;
+  for (const char c : text) escaped += c == '|' ? std::string("\\|") : std::string(1, c);
+  return escaped;
+}
+
+/// The last line of compare.
+std::string summary(const ComparisonReport& report, const ComparisonOptions& options) {
+  const auto count = [&](Verdict verdict) {
+    return std::count_if(report.tests.begin(), report.tests.end(),
+                         [&](const Comparison& c) { return c.verdict == verdict; });
+  };
+  const auto all = static_cast<std::ptrdiff_t>(report.tests.size());
+  const auto slower = count(Verdict::kSlower), unknown = count(Verdict::kUnknown);
+  if (unknown == all) return "no verdict: measure with repetitions (bitnet bench -r 5)";
+  std::string text =
+      slower == 0 ? "nothing is slower" : fmt::format("{} of {} tests are slower", slower, all);
+  text +=
+      fmt::format(" (by more than {:g} %, Welch's t-test p < {:g})", options.threshold * 100, options.level);
+  if (unknown > 0) text += fmt::format(", no verdict on {} of {} tests", unknown, all);
+  return text;
 }
 
 int compare_files(std::span<const std::string> all, std::ostream& out) {
@@ -99,18 +125,31 @@ int compare_files(std::span<const std::string> all, std::ostream& out) {
       compare(read_results(arguments.words[0]), read_results(arguments.words[1]), options);
   for (const std::string& note : report.notes) out << "note: " << note << '\n';
   out << "| test | old | new | speed | p | verdict |\n|:--|--:|--:|--:|--:|:--|\n";
-  std::size_t slower = 0;
   for (const Comparison& c : report.tests) {
-    slower += c.verdict == Verdict::kSlower ? 1 : 0;
-    out << fmt::format("| {} | {} | {} | {:.3f} × | {} | {} |\n", c.name, value_text(c.old_mean, c.unit),
-                       value_text(c.new_mean, c.unit), c.speed, c.p ? fmt::format("{:.2g}", *c.p) : "n/a",
-                       to_string(c.verdict));
+    out << fmt::format("| {} | {} | {} | {:.3f} × | {} | {} |\n", cell(c.name),
+                       value_text(c.old_mean, c.unit), value_text(c.new_mean, c.unit), c.speed,
+                       c.p ? fmt::format("{:.2g}", *c.p) : "n/a", to_string(c.verdict));
   }
-  out << (slower == 0 ? std::string("nothing is slower")
-                      : fmt::format("{} of {} tests are slower", slower, report.tests.size()))
-      << fmt::format(" (by more than {:g} %, Welch's t-test p < {:g})\n", options.threshold * 100,
-                     options.level);
+  out << summary(report, options) << '\n';
   return report.any_slower() ? kSlower : kOk;
+}
+
+/// Makes names of series distinct: files of one name in different folders get their paths, a file that comes
+/// twice gets a number.
+void tell_apart(std::vector<ResultFile>& files, std::span<const std::string> paths) {
+  std::map<std::string, int> times, seen;
+  for (const ResultFile& file : files) ++times[file.name];
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    std::string& name = files[i].name;
+    if (times[name] > 1) name = std::filesystem::path(paths[i]).replace_extension().string();
+    if (const int n = ++seen[name]; n > 1) name += fmt::format(" ({})", n);
+  }
+}
+
+/// Whether both name one existing file, however they are spelled.
+bool same_file(const std::filesystem::path& a, const std::filesystem::path& b) {
+  std::error_code absent;
+  return std::filesystem::equivalent(a, b, absent) && !absent;
 }
 
 int draw_report(std::span<const std::string> all, std::ostream& out) {
@@ -119,15 +158,11 @@ int draw_report(std::span<const std::string> all, std::ostream& out) {
   if (!arguments.option) throw UsageError("report needs -o OUT.html");
   std::vector<ResultFile> files;
   for (const std::string& word : arguments.words) {
-    if (std::filesystem::path(word) == std::filesystem::path(*arguments.option))
+    if (same_file(word, *arguments.option))
       throw UsageError(fmt::format("-o would overwrite '{}', which is to be read", word));
     files.push_back(read_results(word));
   }
-  // Files of the same name in different folders must not look like one.
-  for (std::size_t i = 0; i < files.size(); ++i)
-    if (std::count_if(files.begin(), files.end(),
-                      [&](const ResultFile& f) { return f.name == files[i].name; }) > 1)
-      files[i].name = std::filesystem::path(arguments.words[i]).replace_extension().string();
+  tell_apart(files, arguments.words);
   write_file(*arguments.option, html_report(files));
   out << "wrote '" << *arguments.option << "'\n";
   return kOk;

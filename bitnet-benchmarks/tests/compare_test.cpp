@@ -154,6 +154,12 @@ TEST_F(ResultsTest, RefusesWhatIsNoResult) {
   refused("{\"benchmarks\": [], \"context\": {}}", "no figures");
   refused("{\"benchmarks\": 3, \"context\": []}", "no list");
   refused("{\"benchmarks\": [{\"name\": \"a\"}], \"context\": {}}", "has no 'real_time'");
+  for (const char* value : {"\"yes\"", "1", "null", "[]"})
+    refused("{\"benchmarks\": [{\"name\": \"a\", \"error_occurred\": " + std::string(value) +
+                "}], \"context\": {}}",
+            "'error_occurred' is neither true nor false");
+  refused("{\"benchmarks\": [[1]], \"context\": {}}", "benchmark 1 has no 'name'");
+  refused("{\"benchmarks\": [7], \"context\": {}}", "benchmark 1 has no 'name'");
   for (const json& bad : {json(0), json(-1), json("x"), json(nullptr), json::array()}) {
     json file = bench({{"pp1", {1, 2}}});
     file["results"][0]["samples"] = json::array({1, bad});
@@ -168,6 +174,22 @@ TEST_F(ResultsTest, RefusesWhatIsNoResult) {
   file["results"] = json::array();
   refused(file.dump(), "no figures");
   BITNET_EXPECT_ERROR(read_results(dir_ / "none.json"), ErrorCode::kNotFound, "none.json");
+}
+
+TEST_F(ResultsTest, NotesWhatElseDiffersWhereBothFilesSayIt) {
+  const json old = bench({{"pp1", {1, 2}}});  // as files were before these keys
+  json f16 = old, i8 = old;
+  f16["model"]["weight_bits"] = 2.0;
+  f16["details"] = {{"head_type", "int8"}, {"kv_type", "f16"}};
+  i8["model"]["weight_bits"] = 1.6;
+  i8["details"] = {{"head_type", "stored"}, {"kv_type", "i8"}};
+  EXPECT_THAT(compare(read(f16), read(i8)).notes,
+              ElementsAre("head_type differs: 'int8' and 'stored'", "kv_type differs: 'f16' and 'i8'",
+                          "weight_bits differs: '2.0' and '1.6'"));
+  EXPECT_THAT(compare(read(f16), read(f16)).notes, ElementsAre());
+  EXPECT_THAT(compare(read(old), read(i8)).notes, ElementsAre());
+  i8["details"] = 3;
+  EXPECT_FALSE(read(i8).facts.contains("kv_type"));
 }
 
 TEST_F(ResultsTest, ComparesRatesAndTimes) {

@@ -44,10 +44,11 @@ class ToolTest : public ::testing::Test {
                    results + "]}");
     return (dir_ / name).string();
   }
-  std::string google_file(const std::string& name) {
+  std::string google_file(const std::string& name, const std::string& more = {}) {
     write_file(dir_ / name,
                "{\"context\":{\"isa\":\"avx2\"},\"benchmarks\":[{\"name\":\"gemv/qo\",\"real_time\":1500,"
-               "\"time_unit\":\"ns\",\"bytes/s\":3.2e10}]}");
+               "\"time_unit\":\"ns\",\"bytes/s\":3.2e10}" +
+                   more + "]}");
     return (dir_ / name).string();
   }
   testing::TempDir dir_;
@@ -61,12 +62,45 @@ TEST_F(ToolTest, CompareSaysWhatGotSlowerByItsExitCode) {
   EXPECT_THAT(slower.out, HasSubstr("8 of 8 tests are slower (by more than 5 %, Welch's t-test p < 0.05)"));
   EXPECT_EQ(call({"compare", fast, slow, "--threshold", "15%"}).code, 0);
   EXPECT_EQ(call({"compare", "--threshold=15", fast, slow}).code, 0);
+  EXPECT_EQ(call({"compare", "--threshold=99.5", fast, slow}).code, 0);
   EXPECT_EQ(call({"compare", slow, fast}).code, 0);
   const Outcome same = call({"compare", fast, fast});
   EXPECT_EQ(same.code, 0);
   EXPECT_THAT(same.out, HasSubstr("nothing is slower"));
-  EXPECT_THAT(call({"compare", google_file("g.json"), google_file("h.json")}).out,
-              HasSubstr("| gemv/qo | 1.5 µs | 1.5 µs | 1.000 × | n/a | one sample: no verdict |"));
+  const Outcome one = call({"compare", google_file("g.json"), google_file("h.json")});
+  EXPECT_EQ(one.code, 0);
+  EXPECT_THAT(one.out, HasSubstr("| gemv/qo | 1.5 µs | 1.5 µs | 1.000 × | n/a | one sample: no verdict |"));
+  EXPECT_THAT(one.out, HasSubstr("\nno verdict: measure with repetitions"));
+  EXPECT_THAT(one.out, Not(HasSubstr("nothing is slower")));
+  // A test with two samples, and one whose name would end a cell.
+  const std::string run = ",{\"name\":\"a|b\",\"real_time\":1,\"time_unit\":\"ns\"}";
+  const Outcome some = call({"compare", google_file("g.json", run + run), google_file("h.json", run + run)});
+  EXPECT_THAT(some.out, HasSubstr("| a\\|b | 1 ns | 1 ns | 1.000 × | 1 | same |"));
+  EXPECT_THAT(some.out, HasSubstr("\nnothing is slower (by more than 5 %, Welch's t-test p < 0.05), "
+                                  "no verdict on 1 of 2 tests\n"));
+}
+
+TEST_F(ToolTest, SeriesOfOneNameAreToldApart) {
+  const std::string page = (dir_ / "page.html").string(), file = bench_file("a.json", 100);
+  std::filesystem::create_directory(dir_ / "other");
+  const std::string other = bench_file("other/a.json", 90);
+  ASSERT_EQ(call({"report", file, file, other, "-o", page}).code, 0);
+  const std::string html = read_file(page), stem = (dir_ / "a").string();
+  for (const std::string& name : {stem, stem + " (2)", (dir_ / "other" / "a").string()})
+    EXPECT_THAT(html, HasSubstr("<td>" + name + "</td>"));
+}
+
+TEST_F(ToolTest, ReportDoesNotDestroyWhatItReads) {
+  const std::string file = bench_file("a.json", 100), before = read_file(file);
+  std::filesystem::create_symlink("a.json", dir_ / "link.html");
+  for (const std::string& out : {file, (dir_ / "." / "a.json").string(),
+                                 (dir_ / "x" / ".." / "a.json").string(), (dir_ / "link.html").string()}) {
+    std::filesystem::create_directory(dir_ / "x");
+    const Outcome o = call({"report", file, "-o", out});
+    EXPECT_EQ(o.code, 2) << out;
+    EXPECT_THAT(o.err, HasSubstr("would overwrite"));
+    EXPECT_EQ(read_file(file), before);
+  }
 }
 
 TEST_F(ToolTest, ReportIsOnePageWithEverything) {
@@ -100,7 +134,7 @@ TEST_F(ToolTest, WrongUsageIsTwo) {
   fails({"compare", file, file, "--treshold", "3"}, "unknown option '--treshold': there is --threshold");
   fails({"compare", file, file, "--threshold"}, "needs a value");
   for (const std::string bad : {"x", "-1%", "100%", "", "%", "5%%", "nan"})
-    fails({"compare", file, file, "--threshold", bad}, "expected a percentage from 0 to 99");
+    fails({"compare", file, file, "--threshold", bad}, "expected a percentage of at least 0 and below 100");
   fails({"compare", file, (dir_ / "none.json").string()}, "none.json");
   fails({"report", file}, "needs -o OUT.html");
   fails({"report", "-o", "x.html"}, "at least one file");

@@ -19,9 +19,9 @@ struct ModelShape {
 /// "tiny" (two layers of 64), "small" (the shape of the shipped model) and "2b4t".
 std::span<const ModelShape> model_shapes();
 
-/// A random ternary model with f16 embeddings and no tokenizer, prepared for `backend`. Its activations have
-/// the size of a trained model's, its text has no meaning. Takes seconds for "2b4t". Throws
-/// Error(kOutOfMemory).
+/// A random ternary model without a tokenizer, prepared for `backend` as a file with f16 embeddings is: they
+/// and the head become int8 where the backend can (HeadType::kAuto). Its activations have the size of a
+/// trained model's, its text has no meaning. Takes seconds for "2b4t". Throws Error(kOutOfMemory).
 std::shared_ptr<const inference::Model> random_model(const ModelConfig& config,
                                                      std::shared_ptr<Backend> backend, std::uint64_t seed);
 

@@ -34,8 +34,9 @@ struct ResultFile {
   enum class Kind : std::uint8_t { kBitnetBench, kGoogleBenchmark };
   Kind kind = Kind::kBitnetBench;
   std::string name;  ///< of the file, without folder and suffix
-  std::map<std::string, std::string>
-      facts;  ///< "cpu", "isa", "threads", "build", "device", "model": what differs
+  /// What was measured, where the file says it: "cpu", "isa", "threads", "host_name", "build", "device",
+  /// "model", "weight_bits", "head_type", "kv_type".
+  std::map<std::string, std::string> facts;
   std::vector<Measurement> measurements;  ///< in the file's order
 };
 
