@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: instructions.sh <bitnet_one_product> [shape] [rows…]
 # Instructions of one product for every instruction set of this CPU and both codes, and multiply-adds per instruction:
-# by `perf stat` where it has counters, else by callgrind, which knows no more than AVX2. What preparing costs is
+# by `perf stat` where it has counters, else by callgrind, whose CPU has no more than AVX2. What preparing costs is
 # subtracted: a product's count is that of a run of three less that of a run of one, halved.
 set -eu
 program=$1 shape=${2:-up}
@@ -25,13 +25,18 @@ count() {  # count <words of bitnet_one_product>…: instructions of the whole r
   fi
 }
 
+if [ $counter = perf ]; then
+  isas=$("$program" --list)
+else
+  isas=$(valgrind -q "$program" --list)  # those of valgrind's CPU
+fi
+[ -n "$isas" ] || { echo "'$program --list' names no instruction set"; exit 1; }
 echo "| ISA | code | shape | rows | instructions ($counter) | multiply-adds per instruction |"
 echo "|---|---|---|---|---|---|"
-for isa in scalar sse41 avx2 avx_vnni avx512_vnni avx512_vbmi amx_int8 neon neon_dot; do
-  if [ $counter = callgrind ] && [[ $isa != scalar && $isa != sse41 && $isa != avx2 && $isa != neon ]]; then continue; fi
+for isa in $isas; do
   for code in two_bit base3; do
     for rows in "$@"; do
-      work=$("$program" "$isa" "$code" "$shape" "$rows" 1 2>/dev/null) || continue 3
+      work=$("$program" "$isa" "$code" "$shape" "$rows" 1)
       one=$(count "$isa" "$code" "$shape" "$rows" 1)
       three=$(count "$isa" "$code" "$shape" "$rows" 3)
       [ -n "$one" ] && [ -n "$three" ] || { echo "$counter gave no count for $isa"; exit 1; }

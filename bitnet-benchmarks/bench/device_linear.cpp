@@ -40,7 +40,8 @@ void linear(benchmark::State& state, const std::string& device, LinearShape shap
     backend->linear(weights, {in.get(), 0, rows, shape.in}, outs);
     backend->sync();
   }
-  set_rate(state, "MAC/s", static_cast<double>(rows * shape.out * shape.in));
+  set_rate(state, "OP/s", 2 * static_cast<double>(rows * shape.out * shape.in));
+  set_rate(state, "bytes/s", static_cast<double>(prepared->bytes()));
 }
 
 }  // namespace

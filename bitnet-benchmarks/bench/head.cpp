@@ -1,9 +1,9 @@
-// The output head: one or several rows times a [vocabulary, hidden] matrix, as int8 on every instruction set
-// of this CPU, and as f16 (BITNET_ISA's). GB/s of weights is what counts for one row; read/memory in gemv.cpp
-// is a limit to compare with. Each row's quantisation is part of the int8 figure.
+// The output head: one or several rows times a [vocabulary, hidden] matrix, as int8 and as f16, for every
+// instruction set of this CPU. GB/s of weights is what counts for one row; read/memory in gemv.cpp is a limit
+// to compare with. Each row's quantisation is part of the int8 figure.
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,37 +24,21 @@ void some_rows(std::int64_t begin, std::int64_t end, std::int64_t in, float* to)
     *to++ = static_cast<float>(i * 2654435761 % 65536 - 32768);
 }
 
-/// One matrix in memory at a time: the benchmarks of a shape follow each other.
+/// The last one made: the benchmarks of a shape follow each other. All instruction sets share its layout.
 const quant::Int8Linear& int8_head(const LinearShape& shape) {
-  static std::map<std::string_view, std::unique_ptr<quant::Int8Linear>> made;
-  auto& linear = made[shape.name];
-  if (linear == nullptr) {
-    linear = std::make_unique<quant::Int8Linear>(
-        *context(), shape.out, shape.in,
-        [&](std::int64_t begin, std::int64_t end, float* to) { some_rows(begin, end, shape.in, to); });
+  static std::optional<quant::Int8Linear> made;
+  if (!made || made->out() != shape.out || made->in() != shape.in) {
+    made.reset();
+    made.emplace(*context(), shape.out, shape.in, [&](std::int64_t begin, std::int64_t end, float* to) {
+      some_rows(begin, end, shape.in, to);
+    });
   }
-  return *linear;
+  return *made;
 }
 
-void int8(benchmark::State& state, const LinearShape& shape, std::int64_t rows, Isa isa) {
-  const quant::Int8Linear& linear = int8_head(shape);
-  const ExecutionContext machine({.threads = context()->threads(), .isa = isa});
-  const auto x = random_rows(rows, shape.in, 2);
-  quant::QuantizedRows q;
-  std::vector<float> y(static_cast<std::size_t>(rows * shape.out));
-  for (auto _ : state) {
-    quant::quantize_rows(machine, x, rows, shape.in, q);
-    linear.forward(machine, q, y);
-    benchmark::ClobberMemory();
-  }
-  set_rate(state, "bytes/s", static_cast<double>(linear.bytes()));
-  set_rate(state, "MAC/s", static_cast<double>(rows * shape.out * shape.in));
-}
-
-void f16(benchmark::State& state, const LinearShape& shape, std::int64_t rows) {
-  const auto backend = inference::make_cpu_backend(context());
-  PreparedPtr head;
-  {
+/// An f16 head and the backend of one instruction set that it was prepared for.
+struct F16Head {
+  F16Head(const LinearShape& shape, Isa on) : isa(on), backend(inference::make_cpu_backend(context(on))) {
     const std::vector<std::uint16_t> w(static_cast<std::size_t>(shape.out * shape.in), f32_to_f16(0.5f));
     LinearWeights weights;
     weights.out = shape.out;
@@ -63,6 +47,44 @@ void f16(benchmark::State& state, const LinearShape& shape, std::int64_t rows) {
     weights.dense_type = DType::kF16;
     head = backend->prepare_embedding(weights);
   }
+  Isa isa;
+  std::unique_ptr<Backend> backend;
+  PreparedPtr head;
+};
+
+/// The last one made: the benchmarks of a shape and an instruction set follow each other.
+F16Head& f16_head(const LinearShape& shape, Isa isa) {
+  static std::unique_ptr<F16Head> made;
+  if (made == nullptr || made->isa != isa || made->head->out() != shape.out || made->head->in() != shape.in) {
+    made.reset();
+    made = std::make_unique<F16Head>(shape, isa);
+  }
+  return *made;
+}
+
+void set_rates(benchmark::State& state, const LinearShape& shape, std::int64_t rows, std::size_t bytes) {
+  set_rate(state, "OP/s", 2 * static_cast<double>(rows * shape.out * shape.in));
+  set_rate(state, "bytes/s", static_cast<double>(bytes));
+}
+
+void int8(benchmark::State& state, const LinearShape& shape, std::int64_t rows, Isa isa) {
+  const quant::Int8Linear& linear = int8_head(shape);
+  const ExecutionContext& machine = *context(isa);
+  const auto x = random_rows(rows, shape.in, 2);
+  quant::QuantizedRows q;
+  std::vector<float> y(static_cast<std::size_t>(rows * shape.out));
+  for (auto _ : state) {
+    quant::quantize_rows(machine, x, rows, shape.in, q);
+    linear.forward(machine, q, y);
+    benchmark::ClobberMemory();
+  }
+  set_rates(state, shape, rows, linear.bytes());
+}
+
+void f16(benchmark::State& state, const LinearShape& shape, std::int64_t rows, Isa isa) {
+  const F16Head& made = f16_head(shape, isa);
+  const std::unique_ptr<Backend>& backend = made.backend;
+  const PreparedPtr& head = made.head;
   const auto x = random_rows(rows, shape.in, 2);
   const BufferPtr in = backend->allocate(x.size() * sizeof(float));
   backend->upload(*in, 0, std::as_bytes(std::span(x)));
@@ -71,28 +93,23 @@ void f16(benchmark::State& state, const LinearShape& shape, std::int64_t rows) {
   for (std::int32_t r = 0; r < rows; ++r) all.push_back(r);
   for (auto _ : state)
     backend->logits(*head, {in.get(), 0, rows, shape.in}, all, {out.get(), 0, rows, shape.out});
-  set_rate(state, "bytes/s", static_cast<double>(head->bytes()));
-  set_rate(state, "MAC/s", static_cast<double>(rows * shape.out * shape.in));
+  set_rates(state, shape, rows, head->bytes());
 }
 
 }  // namespace
 
 void register_benchmarks() {
   for (const LinearShape& shape : kShapes) {
-    const std::string name = "head/" + std::string(shape.name);
-    for (const std::int64_t rows : {1, 4, 16, 128}) {
-      const std::string suffix = "/rows:" + std::to_string(rows);
-      for (const Isa isa : compiled_isas()) {
-        if (!is_supported(isa)) continue;
-        benchmark::RegisterBenchmark((name + "/int8/" + std::string(to_string(isa)) + suffix).c_str(), int8,
-                                     std::cref(shape), rows, isa)
+    const std::string head = "head/" + std::string(shape.name);
+    const auto add = [&](const std::string& name, auto* body, Isa isa) {
+      for (const std::int64_t rows : {1, 4, 16, 128})
+        benchmark::RegisterBenchmark((name + "/rows:" + std::to_string(rows)).c_str(), body, std::cref(shape),
+                                     rows, isa)
             ->UseRealTime()
             ->Unit(benchmark::kMillisecond);
-      }
-      benchmark::RegisterBenchmark((name + "/f16" + suffix).c_str(), f16, std::cref(shape), rows)
-          ->UseRealTime()
-          ->Unit(benchmark::kMillisecond);
-    }
+    };
+    for_each_isa(head, [&](const std::string& name, Isa isa) { add(name + "/int8", int8, isa); });
+    for_each_isa(head, [&](const std::string& name, Isa isa) { add(name + "/f16", f16, isa); });
   }
 }
 

@@ -1,6 +1,8 @@
 // One kind of product, a given number of times and nothing else: what bitnet-benchmarks/instructions.sh
 // counts the instructions of. Times are gemv.cpp's and gemm.cpp's business.
 //   bitnet_one_product <isa> <two_bit|base3> <shape of linear_shapes()> <rows> <times>
+//   bitnet_one_product --list    the instruction sets of this CPU (or of the one that is emulated), weakest
+//   first
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -14,6 +16,11 @@ namespace bitnet {
 namespace {
 
 int run(const std::vector<std::string>& words) {
+  if (words.size() == 1 && words[0] == "--list") {
+    for (const Isa isa : compiled_isas())
+      if (is_supported(isa)) std::printf("%s\n", std::string(to_string(isa)).c_str());
+    return 0;
+  }
   for (const benchmarks::LinearShape& shape : benchmarks::linear_shapes()) {
     if (words.size() != 5 || shape.name != words[2]) continue;
     const ExecutionContext machine({.threads = 1, .isa = isa_from_name(words[0])});
@@ -27,7 +34,7 @@ int run(const std::vector<std::string>& words) {
     std::printf("%lld %g\n", static_cast<long long>(rows * shape.out * shape.in), static_cast<double>(y[0]));
     return 0;
   }
-  std::fprintf(stderr, "usage: bitnet_one_product <isa> <two_bit|base3> <shape> <rows> <times>\n");
+  std::fprintf(stderr, "usage: bitnet_one_product <isa> <two_bit|base3> <shape> <rows> <times> | --list\n");
   return 2;
 }
 
