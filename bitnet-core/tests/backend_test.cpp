@@ -214,6 +214,40 @@ TEST_F(BackendChecks, AttentionCoversItsRows) {
   refused([&] { backend_.attention(args); }, "too small");
 }
 
+TEST_F(BackendChecks, QueriesAreRowsOfTheSequences) {
+  const std::vector<std::int32_t> pages{0, 1}, others{2, 3};
+  const std::vector<SequenceSlice> sequences{{0, 2, 3, pages}, {2, 3, 0, others}};
+  const BufferPtr keys = backend_.allocate(4096), values = backend_.allocate(4096);
+  AttentionArgs args{matrix(0, 8),
+                     matrix(5, 4),
+                     matrix(5, 4),
+                     matrix(0, 8),
+                     {keys.get(), values.get(), 4, 4},
+                     sequences,
+                     2,
+                     1,
+                     4,
+                     {}};
+  accepted([&] { backend_.attention(args); });  // keys and values are stored
+  std::vector<SequenceSlice> queries{{0, 1, 4, pages}, {1, 2, 0, others}};
+  args.q = args.out = matrix(3, 8);
+  args.queries = queries;
+  accepted([&] { backend_.attention(args); });
+  queries[0].past = 5;
+  refused([&] { backend_.attention(args); }, "rows of the sequences");
+  queries[0] = {0, 1, 4, others};
+  refused([&] { backend_.attention(args); }, "rows of the sequences");
+  queries[0] = {1, 1, 4, pages};
+  refused([&] { backend_.attention(args); }, "in order");
+  queries = {{0, 2, 0, others}, {2, 1, 4, pages}};
+  args.queries = queries;
+  refused([&] { backend_.attention(args); }, "in their order");
+  args.queries = std::span(queries).first(1);
+  refused([&] { backend_.attention(args); }, "cover every row of q");
+  args.q = args.out = matrix(6, 8);
+  refused([&] { backend_.attention(args); }, "more rows than k");
+}
+
 TEST(BackendRegistry, FindsSelectsAndExplains) {
   BackendRegistry registry;
   const auto make = [](std::shared_ptr<const ExecutionContext>) -> std::unique_ptr<Backend> {

@@ -294,8 +294,8 @@ void BatchScheduler::Impl::plan() {
 }
 
 void BatchScheduler::Impl::evaluate() {
-  forward.run(pool, slices, ids);
-  if (!rows.empty()) forward.logits(rows, logits);
+  forward.run(pool, slices, ids, rows);
+  if (!rows.empty()) forward.logits(0, static_cast<std::int64_t>(rows.size()), logits);
   for (const SequencePtr& s : running) {
     const std::int64_t end = s->cache->length() + s->rows;
     // Rows of generated tokens that are evaluated for the first time are not the prompt's.

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <numeric>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -13,73 +14,163 @@
 
 namespace bitnet::inference {
 
+namespace {
+
+/// Rows first … first + n − 1 of m.
+Matrix part(Matrix m, std::int64_t first, std::int64_t n) {
+  m.offset += static_cast<std::size_t>(first * m.cols) * sizeof(float);
+  m.rows = n;
+  return m;
+}
+
+}  // namespace
+
 ForwardPass::ForwardPass(std::shared_ptr<const Model> model, std::int64_t n_ctx, std::int64_t max_rows,
                          std::int64_t max_logit_rows)
     : model_(std::move(model)),
       backend_(model_->backend()),
       workspace_(backend_, model_->config(), n_ctx, max_rows, max_logit_rows),
-      max_logit_rows_(max_logit_rows) {
-  positions_.reserve(static_cast<std::size_t>(max_rows));
+      max_logit_rows_(max_logit_rows),
+      numbers_(static_cast<std::size_t>(max_rows)) {
+  std::iota(numbers_.begin(), numbers_.end(), 0);
+  positions_.reserve(numbers_.size());
+  runs_.reserve(numbers_.size());
+  queries_.reserve(numbers_.size());
+  asked_positions_.reserve(numbers_.size());
 }
 
 void ForwardPass::run(const KvPool& pool, std::span<const SequenceSlice> sequences,
-                      std::span<const TokenId> ids) {
+                      std::span<const TokenId> ids, std::span<const std::int32_t> asked) {
   const ModelWeights& weights = model_->weights();
-  n_rows_ = static_cast<std::int64_t>(ids.size());
-  workspace_.set_rows(n_rows_);
-  positions_.clear();
-  for (const SequenceSlice& s : sequences)
-    for (std::int64_t i = 0; i < s.n_rows; ++i) positions_.push_back(static_cast<std::int32_t>(s.past + i));
+  const auto n_rows = static_cast<std::int64_t>(ids.size());
+  workspace_.set_rows(n_rows);
+  plan(sequences, asked);
+  const std::array<Run, 1> whole{{{0, 0, n_rows}}};
+  const Rows all{whole, sequences, positions_, n_rows};
+  const Rows last{runs_, queries_, asked_positions_, static_cast<std::int64_t>(asked_positions_.size())};
 
   const Matrix x = workspace_.residual();
   backend_.embed(*weights.embedding, ids, x);
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
-    attention_block(weights.layers[i], pool.layer(static_cast<std::int64_t>(i)), sequences);
-    feed_forward_block(weights.layers[i]);
+    // What the last layer adds to a row is seen by nothing but that row's logits.
+    const Rows& rows = i + 1 < weights.layers.size() ? all : last;
+    attention_block(weights.layers[i], pool.layer(static_cast<std::int64_t>(i)), sequences, rows);
+    if (rows.n > 0) feed_forward_block(weights.layers[i], rows);
   }
-  backend_.rms_norm(x, *weights.output_norm, model_->config().rms_norm_eps, workspace_.normed());
+  for (const Run& r : last.runs) {
+    backend_.rms_norm(part(x, r.row, r.n), *weights.output_norm, model_->config().rms_norm_eps,
+                      part(workspace_.normed(), r.at, r.n));
+  }
+}
+
+/// The positions of all rows; runs, slices and positions of those that are asked for.
+void ForwardPass::plan(std::span<const SequenceSlice> sequences, std::span<const std::int32_t> asked) {
+  positions_.clear();
+  runs_.clear();
+  queries_.clear();
+  asked_positions_.clear();
+  std::size_t next = 0;
+  for (const SequenceSlice& s : sequences) {
+    for (std::int64_t i = 0; i < s.n_rows; ++i) {
+      positions_.push_back(static_cast<std::int32_t>(s.past + i));
+      if (next == asked.size() || asked[next] != s.first_row + i) continue;
+      ask(s, s.first_row + i);
+      ++next;
+    }
+  }
+  if (next != asked.size()) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("asked[{}] = {} is not one of {} ascending rows",
+                                                         next, asked[next], positions_.size()));
+  }
+}
+
+void ForwardPass::ask(const SequenceSlice& sequence, std::int64_t row) {
+  const auto at = static_cast<std::int64_t>(asked_positions_.size());
+  const std::int64_t position = sequence.past + row - sequence.first_row;
+  asked_positions_.push_back(static_cast<std::int32_t>(position));
+  const bool adjoins = !runs_.empty() && runs_.back().row + runs_.back().n == row;
+  if (adjoins) {
+    ++runs_.back().n;
+  } else {
+    runs_.push_back({row, at, 1});
+  }
+  if (adjoins && row != sequence.first_row) {
+    ++queries_.back().n_rows;
+  } else {
+    queries_.push_back({at, 1, position, sequence.pages});
+  }
+}
+
+/// outs = norm(x) · weightsᵀ for the rows of x that are in `rows`.
+void ForwardPass::norm_linear(std::span<const PreparedWeights* const> weights, const Buffer& norm,
+                              const Rows& rows, std::span<const Matrix> outs) {
+  const float eps = model_->config().rms_norm_eps;
+  const Matrix x = workspace_.residual(), h = part(workspace_.normed(), 0, rows.n);
+  if (rows.runs.size() == 1) {
+    backend_.norm_linear(weights, part(x, rows.runs[0].row, rows.n), norm, eps, h, outs);
+    return;
+  }
+  for (const Run& r : rows.runs)
+    backend_.rms_norm(part(x, r.row, r.n), norm, eps, part(workspace_.normed(), r.at, r.n));
+  backend_.linear(weights, h, outs);
+}
+
+/// x += h for the rows of x that are in `rows`.
+void ForwardPass::add(const Rows& rows) {
+  for (const Run& r : rows.runs)
+    backend_.add(part(workspace_.residual(), r.row, r.n), part(workspace_.normed(), r.at, r.n));
 }
 
 // x += Wo · sub_norm(attention(rope(Wq·h), rope(Wk·h), Wv·h)), h = norm(x)
 void ForwardPass::attention_block(const LayerWeights& layer, const KvLayer& cache,
-                                  std::span<const SequenceSlice> sequences) {
+                                  std::span<const SequenceSlice> sequences, const Rows& rows) {
   const ModelConfig& c = model_->config();
-  const Matrix x = workspace_.residual(), h = workspace_.normed();
-  const Matrix q = workspace_.q(), k = workspace_.k(), v = workspace_.v(), mixed = workspace_.attention();
+  const Matrix x = workspace_.residual(), k = workspace_.k(), v = workspace_.v();
+  const Matrix h = part(workspace_.normed(), 0, rows.n), q = part(workspace_.q(), 0, rows.n),
+               mixed = part(workspace_.attention(), 0, rows.n);
 
-  const std::array<const PreparedWeights*, 3> qkv{layer.q.get(), layer.k.get(), layer.v.get()};
-  backend_.norm_linear(qkv, x, *layer.attn_norm, c.rms_norm_eps, h, std::array<Matrix, 3>{q, k, v});
-  backend_.rope(q, positions_, workspace_.rope_table(), c.head_dim);
+  const std::array<const PreparedWeights*, 3> kvq{layer.k.get(), layer.v.get(), layer.q.get()};
+  const std::array<Matrix, 3> outs{k, v, q};
+  const bool every = rows.n == x.rows;  // keys and values are every row's
+  const std::size_t n = every ? 3 : 2;
+  backend_.norm_linear(std::span(kvq).first(n), x, *layer.attn_norm, c.rms_norm_eps, workspace_.normed(),
+                       std::span(outs).first(n));
+  if (!every && rows.n > 0) norm_linear(std::span(kvq).last(1), *layer.attn_norm, rows, {&q, 1});
+  backend_.rope(q, rows.positions, workspace_.rope_table(), c.head_dim);
   backend_.rope(k, positions_, workspace_.rope_table(), c.head_dim);
-  backend_.attention({q, k, v, mixed, cache, sequences, c.n_heads, c.n_kv_heads, c.head_dim});
+  backend_.attention({q, k, v, mixed, cache, sequences, c.n_heads, c.n_kv_heads, c.head_dim, rows.slices});
+  if (rows.n == 0) return;
   const std::array<const PreparedWeights*, 1> o{layer.o.get()};
   if (layer.attn_sub_norm) {
     backend_.norm_linear(o, mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed, std::array<Matrix, 1>{h});
   } else {
     backend_.linear(o, mixed, std::array<Matrix, 1>{h});
   }
-  backend_.add(x, h);
+  add(rows);
 }
 
 // x += Wdown · sub_norm(f(Wgate·h) ⊙ Wup·h), h = norm(x)
-void ForwardPass::feed_forward_block(const LayerWeights& layer) {
+void ForwardPass::feed_forward_block(const LayerWeights& layer, const Rows& rows) {
   const ModelConfig& c = model_->config();
-  const Matrix x = workspace_.residual(), h = workspace_.normed();
-  const Matrix gate = workspace_.gate(), up = workspace_.up();
+  const Matrix h = part(workspace_.normed(), 0, rows.n), gate = part(workspace_.gate(), 0, rows.n),
+               up = part(workspace_.up(), 0, rows.n);
 
   const std::array<const PreparedWeights*, 2> gate_up{layer.gate.get(), layer.up.get()};
-  backend_.norm_linear(gate_up, x, *layer.ffn_norm, c.rms_norm_eps, h, std::array<Matrix, 2>{gate, up});
+  norm_linear(gate_up, *layer.ffn_norm, rows, std::array<Matrix, 2>{gate, up});
   backend_.gated_linear(c.activation, gate, up, layer.ffn_sub_norm.get(), c.rms_norm_eps, *layer.down, h);
-  backend_.add(x, h);
+  add(rows);
 }
 
-void ForwardPass::logits(std::span<const std::int32_t> rows, std::span<float> to) {
-  if (static_cast<std::int64_t>(rows.size()) > max_logit_rows_) {
-    throw Error(ErrorCode::kInternal,
-                fmt::format("logits of {} rows, workspace for {}", rows.size(), max_logit_rows_));
+void ForwardPass::logits(std::int64_t first, std::int64_t n, std::span<float> to) {
+  const auto asked = static_cast<std::int64_t>(asked_positions_.size());
+  if (first < 0 || n < 0 || n > max_logit_rows_ || first + n > asked) {
+    throw Error(ErrorCode::kInternal, fmt::format("logits of rows {} … {} of {} asked for, workspace for {}",
+                                                  first, first + n, asked, max_logit_rows_));
   }
-  const Matrix out = workspace_.logits(static_cast<std::int64_t>(rows.size()));
-  backend_.logits(*model_->weights().head, workspace_.normed(), rows, out);
+  const Matrix out = workspace_.logits(n);
+  const auto rows = std::span<const std::int32_t>(numbers_).subspan(static_cast<std::size_t>(first),
+                                                                    static_cast<std::size_t>(n));
+  backend_.logits(*model_->weights().head, part(workspace_.normed(), 0, asked), rows, out);
   backend_.download(*out.buffer, out.offset,
                     std::as_writable_bytes(to.first(static_cast<std::size_t>(out.rows * out.cols))));
 }

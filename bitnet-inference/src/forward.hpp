@@ -24,26 +24,51 @@ class ForwardPass {
               std::int64_t max_logit_rows);
 
   /// Evaluates ids (one a row, in the order of `sequences`), storing keys and values in the pool's pages.
-  /// Throws Error(kDevice), Error(kInvalidArgument) on more rows than max_rows.
-  void run(const KvPool& pool, std::span<const SequenceSlice> sequences, std::span<const TokenId> ids);
-  /// Logits of rows of the last run(), to[i] for rows[i]; rows.size() ≤ max_logit_rows.
-  void logits(std::span<const std::int32_t> rows, std::span<float> to);  // to: [rows, vocab]
+  /// `asked`: the rows that logits() will be asked for, ascending, perhaps none: the last layer computes
+  /// nothing but keys and values for the others. Throws Error(kDevice), Error(kInvalidArgument) on more rows
+  /// than max_rows or on an `asked` that is not ascending or outside the rows.
+  void run(const KvPool& pool, std::span<const SequenceSlice> sequences, std::span<const TokenId> ids,
+           std::span<const std::int32_t> asked);
+  /// Logits after rows asked[first] … asked[first + n − 1] of the last run(); n ≤ max_logit_rows.
+  void logits(std::int64_t first, std::int64_t n, std::span<float> to);  // to: [n, vocab]
 
   std::int64_t max_rows() const noexcept { return workspace_.max_rows(); }
   std::int64_t max_logit_rows() const noexcept { return max_logit_rows_; }
   std::size_t workspace_bytes() const noexcept { return workspace_.bytes(); }
 
  private:
+  /// Rows that lie together: n rows from `row` on of the residual stream are rows `at` … of the matrices of a
+  /// block, which hold the block's rows only.
+  struct Run {
+    std::int64_t row, at, n;
+  };
+  /// The rows that a block computes.
+  struct Rows {
+    std::span<const Run> runs;
+    std::span<const SequenceSlice> slices;    // for attention: AttentionArgs::queries
+    std::span<const std::int32_t> positions;  // [n]
+    std::int64_t n = 0;
+  };
+
+  void plan(std::span<const SequenceSlice> sequences, std::span<const std::int32_t> asked);
+  void ask(const SequenceSlice& sequence, std::int64_t row);
   void attention_block(const LayerWeights& layer, const KvLayer& cache,
-                       std::span<const SequenceSlice> sequences);
-  void feed_forward_block(const LayerWeights& layer);
+                       std::span<const SequenceSlice> sequences, const Rows& rows);
+  void feed_forward_block(const LayerWeights& layer, const Rows& rows);
+  void norm_linear(std::span<const PreparedWeights* const> weights, const Buffer& norm, const Rows& rows,
+                   std::span<const Matrix> outs);
+  void add(const Rows& rows);
 
   std::shared_ptr<const Model> model_;
   Backend& backend_;
   Workspace workspace_;
   std::int64_t max_logit_rows_;
   std::vector<std::int32_t> positions_;  // [rows]
-  std::int64_t n_rows_ = 0;              // of the last run
+  std::vector<std::int32_t> numbers_;    // 0 … max_rows − 1
+  // Of the asked rows.
+  std::vector<Run> runs_;
+  std::vector<SequenceSlice> queries_;
+  std::vector<std::int32_t> asked_positions_;
 };
 
 }  // namespace bitnet::inference

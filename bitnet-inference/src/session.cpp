@@ -48,7 +48,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
       cache_(pool_, n_ctx_),
       logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
   tokens_.reserve(static_cast<std::size_t>(n_ctx_));
-  rows_.reserve(static_cast<std::size_t>(kMaxLogits));
+  rows_.reserve(static_cast<std::size_t>(forward_->max_rows()));
 } catch (const std::bad_alloc&) {
   throw_out_of_memory("a session");
 }
@@ -70,13 +70,17 @@ void Session::check(std::span<const TokenId> ids) const {
   }
 }
 
-void Session::step(std::span<const TokenId> ids) {
+/// One pass, with logits after the last n_logits of its ids.
+void Session::step(std::span<const TokenId> ids, std::size_t n_logits) {
   const auto past = static_cast<std::int64_t>(tokens_.size()), n = static_cast<std::int64_t>(ids.size());
   if (!cache_.reserve(past + n)) {
     throw Error(ErrorCode::kInternal, "the session's own KV pool is full");  // it has n_ctx tokens' pages
   }
   const SequenceSlice slice{0, n, past, cache_.pages()};
-  forward_->run(pool_, {&slice, 1}, ids);
+  rows_.clear();
+  for (std::size_t row = ids.size() - n_logits; row < ids.size(); ++row)
+    rows_.push_back(static_cast<std::int32_t>(row));
+  forward_->run(pool_, {&slice, 1}, ids, rows_);
   cache_.set_length(past + n);
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
 }
@@ -97,12 +101,10 @@ std::span<const float> Session::evaluate(std::span<const TokenId> ids, std::int6
   std::span<float> to(logits_);
   for (std::size_t i = 0; i < ids.size();) {
     const std::size_t n = std::min(chunk, ids.size() - i);
-    step(ids.subspan(i, n));
-    rows_.clear();
-    for (std::size_t row = std::max(i, first); row < i + n; ++row)
-      rows_.push_back(static_cast<std::int32_t>(row - i));
-    if (!rows_.empty()) forward_->logits(rows_, to);
-    to = to.subspan(rows_.size() * vocab);
+    const std::size_t asked = i + n - std::min(std::max(i, first), i + n);
+    step(ids.subspan(i, n), asked);
+    if (asked > 0) forward_->logits(0, static_cast<std::int64_t>(asked), to);
+    to = to.subspan(asked * vocab);
     i += n;
   }
   return std::span<const float>(logits_).first(wanted);
@@ -120,14 +122,13 @@ void Session::evaluate_all(
     const std::size_t n = std::min(chunk, ids.size() - i);
     const auto past = static_cast<std::int64_t>(tokens_.size());
     const std::int64_t end = past + static_cast<std::int64_t>(n);
-    step(ids.subspan(i, n));
-    for (std::int64_t p = std::max(past, first_position); p < end;) {
-      const std::int64_t q = std::min(end, p + group);
-      rows_.clear();
-      for (std::int64_t r = p; r < q; ++r) rows_.push_back(static_cast<std::int32_t>(r - past));
-      forward_->logits(rows_, logits_);
-      for (std::size_t r = 0; r < rows_.size(); ++r, ++p)
-        row(p, std::span<const float>(logits_).subspan(r * vocab, vocab));
+    const std::int64_t first = std::min(std::max(past, first_position), end);
+    step(ids.subspan(i, n), static_cast<std::size_t>(end - first));
+    for (std::int64_t p = first; p < end;) {
+      const std::int64_t rows = std::min(group, end - p);
+      forward_->logits(p - first, rows, logits_);
+      for (std::int64_t r = 0; r < rows; ++r, ++p)
+        row(p, std::span<const float>(logits_).subspan(static_cast<std::size_t>(r) * vocab, vocab));
     }
     i += n;
   }

@@ -56,6 +56,11 @@ WeightCost weight_cost(const Model& model) {
     for (const BufferPtr& b : {layer.attn_norm, layer.attn_sub_norm, layer.ffn_norm, layer.ffn_sub_norm})
       norm(b);
   }
+  const LayerWeights& last = weights.layers.back();
+  for (const PreparedPtr& w : {last.q, last.o, last.gate, last.up, last.down}) {
+    cost.asked_linear_bytes += w->bytes();
+    if (w->ternary()) cost.asked_ternary_weights += w->out() * w->in();
+  }
   cost.head_bytes = weights.head->bytes();
   cost.bits_per_weight = 8.0 * static_cast<double>(cost.linear_bytes) / static_cast<double>(linear_weights);
   return cost;
@@ -67,11 +72,15 @@ ThroughputLimit throughput_limit(const ThroughputTest& test, const WeightCost& c
   const auto tokens = static_cast<double>(check_test(test).tokens);
   const auto kv = static_cast<double>(kv_bytes_per_position);
   ThroughputLimit limit;
+  auto weights = static_cast<double>(cost.ternary_weights);  // a token
   if (test.kind == Kind::kPrompt) {
+    weights -= static_cast<double>(cost.asked_ternary_weights) * (tokens - 1) / tokens;
     // Keys and values are written once and may be read from a cache by the rows of a chunk.
     const double linears = static_cast<double>(cost.linear_bytes + cost.norm_bytes);
     const auto chunks = static_cast<double>((test.tokens + chunk_rows - 1) / chunk_rows);
-    limit.bytes_per_token = (chunks * linears + static_cast<double>(cost.head_bytes)) / tokens + kv;
+    const double passed_by = (chunks - 1) * static_cast<double>(cost.asked_linear_bytes);
+    limit.bytes_per_token =
+        (chunks * linears - passed_by + static_cast<double>(cost.head_bytes)) / tokens + kv;
   } else {
     // The step of token i (from 1) has i positions.
     limit.bytes_per_token =
@@ -83,7 +92,7 @@ ThroughputLimit throughput_limit(const ThroughputTest& test, const WeightCost& c
   }
   const bool one_row = test.kind == Kind::kDecode && test.sequences == 1;
   if (machine.int8_gops && cost.ternary_weights > 0 && !one_row) {
-    const double integers = *machine.int8_gops * 1e9 / (2 * static_cast<double>(cost.ternary_weights));
+    const double integers = *machine.int8_gops * 1e9 / (2 * weights);
     if (!limit.tokens_per_second || integers < *limit.tokens_per_second) {
       limit.tokens_per_second = integers;
       limit.bound = Bound::kInteger;
@@ -134,10 +143,10 @@ struct ThroughputRunner::Impl {
       check_cancelled();
       rows = std::min(chunk, n - i);
       const SequenceSlice slice{0, rows, i, cache.pages()};
-      forward->run(*pool, {&slice, 1}, ids(i, rows));
+      const std::array<std::int32_t, 1> last{static_cast<std::int32_t>(rows - 1)};
+      forward->run(*pool, {&slice, 1}, ids(i, rows), std::span(last).first(i + rows == n ? 1 : 0));
     }
-    const std::array<std::int32_t, 1> last{static_cast<std::int32_t>(rows - 1)};
-    forward->logits(last, logits);
+    forward->logits(0, 1, logits);
   }
 
   void decode(std::int64_t n) {
@@ -151,8 +160,8 @@ struct ThroughputRunner::Impl {
     for (std::int64_t i = 0; i < n; ++i) {
       check_cancelled();
       for (SequenceSlice& slice : slices) slice.past = i;
-      forward->run(*pool, slices, ids(i * count, count));
-      forward->logits(rows, logits);
+      forward->run(*pool, slices, ids(i * count, count), rows);
+      forward->logits(0, count, logits);
     }
   }
 

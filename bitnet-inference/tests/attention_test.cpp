@@ -206,39 +206,46 @@ class Attention {
   struct Step {
     std::size_t sequence;
     std::int64_t past, rows;
+    std::int64_t first = 0;  // the first row that is queried
   };
   /// One call; each sequence's rows of the output, appended to out[sequence].
   void run(const std::vector<const Input*>& inputs, const std::vector<Step>& steps,
            std::vector<std::vector<float>>& out) {
     std::vector<float> q, k, v;
-    std::vector<SequenceSlice> slices;
-    std::int64_t row = 0;
+    std::vector<SequenceSlice> slices, queries;
+    std::int64_t row = 0, query = 0;
     for (const Step& s : steps) {
-      const auto append = [&](std::vector<float>& to, const std::vector<float>& from, std::int64_t dim) {
-        to.insert(to.end(), from.begin() + s.past * dim, from.begin() + (s.past + s.rows) * dim);
+      const auto append = [&](std::vector<float>& to, const std::vector<float>& from, std::int64_t dim,
+                              std::int64_t first) {
+        to.insert(to.end(), from.begin() + (s.past + first) * dim, from.begin() + (s.past + s.rows) * dim);
       };
-      append(q, inputs[s.sequence]->q, shape_.q_dim());
-      append(k, inputs[s.sequence]->k, shape_.kv_dim());
-      append(v, inputs[s.sequence]->v, shape_.kv_dim());
+      append(q, inputs[s.sequence]->q, shape_.q_dim(), s.first);
+      append(k, inputs[s.sequence]->k, shape_.kv_dim(), 0);
+      append(v, inputs[s.sequence]->v, shape_.kv_dim(), 0);
       slices.push_back({row, s.rows, s.past, pages_[s.sequence]});
       row += s.rows;
+      if (s.first == s.rows) continue;
+      queries.push_back({query, s.rows - s.first, s.past + s.first, pages_[s.sequence]});
+      query += s.rows - s.first;
     }
     const BufferPtr bq = upload(q), bk = upload(k), bv = upload(v), bo = backend_->allocate(4 * q.size());
-    backend_->attention({{bq.get(), 0, row, shape_.q_dim()},
+    backend_->attention({{bq.get(), 0, query, shape_.q_dim()},
                          {bk.get(), 0, row, shape_.kv_dim()},
                          {bv.get(), 0, row, shape_.kv_dim()},
-                         {bo.get(), 0, row, shape_.q_dim()},
+                         {bo.get(), 0, query, shape_.q_dim()},
                          layer_,
                          slices,
                          shape_.heads,
                          shape_.kv_heads,
-                         shape_.dim});
+                         shape_.dim,
+                         queries});
     std::vector<float> all(q.size());
     backend_->download(*bo, 0, std::as_writable_bytes(std::span(all)));
     auto from = all.begin();
     for (const Step& s : steps) {
-      out[s.sequence].insert(out[s.sequence].end(), from, from + s.rows * shape_.q_dim());
-      from += s.rows * shape_.q_dim();
+      const std::int64_t n = (s.rows - s.first) * shape_.q_dim();
+      out[s.sequence].insert(out[s.sequence].end(), from, from + n);
+      from += n;
     }
   }
 
@@ -319,6 +326,28 @@ TEST(Attention, IsTheSameInAnyBatchOnAnyThreads) {
                      std::to_string(i));
         expect_same(out[i], alone[i]);
       }
+    }
+  }
+}
+
+TEST(Attention, OfSomeOfTheRowsIsTheSame) {
+  const Shape shape{4, 2, 32, 300};
+  const Input a(shape, 1), b(shape, 2);
+  const auto last = [&](const std::vector<float>& all, std::int64_t rows) {
+    return std::vector<float>(all.end() - rows * shape.q_dim(), all.end());
+  };
+  for (const DType type : kTypes) {
+    const std::vector<float> of_a = run(a, type, 16, 1, shape.tokens),
+                             of_b = run(b, type, 16, 1, shape.tokens);
+    for (const std::size_t threads : {1, 2, 3}) {
+      SCOPED_TRACE(std::string(to_string(type)) + ", threads " + std::to_string(threads));
+      Attention attention(shape, 2, type, 16, threads);
+      std::vector<std::vector<float>> out(2);
+      attention.run({&a, &b}, {{0, 0, 140, 140}, {1, 0, 200, 200}}, out);  // stored and not queried
+      EXPECT_TRUE(out[0].empty() && out[1].empty());
+      attention.run({&a, &b}, {{0, 140, 160, 159}, {1, 200, 100, 63}}, out);
+      expect_same(out[0], last(of_a, 1));
+      expect_same(out[1], last(of_b, 37));
     }
   }
 }

@@ -101,6 +101,10 @@ TEST(Throughput, CountsWeightsOnce) {
   const auto tied = make_model(testing::random_model(config, 1, DType::kF16));
   const WeightCost cost = weight_cost(*tied);
   EXPECT_EQ(cost.ternary_weights, config.n_layers * per_layer);
+  EXPECT_EQ(cost.asked_ternary_weights,
+            per_layer - 2 * config.hidden_size * config.n_kv_heads * config.head_dim);
+  EXPECT_GT(cost.asked_linear_bytes, 0u);
+  EXPECT_LT(cost.asked_linear_bytes, cost.linear_bytes / static_cast<std::size_t>(config.n_layers));
   EXPECT_EQ(cost.step_bytes(), tied->weight_bytes());  // everything is read, a tied head once
   const std::int64_t norms = config.n_layers * (2 * config.hidden_size + config.n_heads * config.head_dim +
                                                 config.intermediate_size) +
@@ -143,6 +147,15 @@ TEST(Throughput, LimitsAreTheLowerOfBandwidthAndIntegers) {
   EXPECT_DOUBLE_EQ(prompt.bytes_per_token, (2 * 700.0 + 300) / 300 + 10);
   EXPECT_DOUBLE_EQ(*prompt.tokens_per_second, 1);
   EXPECT_EQ(prompt.bound, Bound::kInteger);
+  // Half of the weights for the last token alone: read in one chunk of two, used by one token of 300.
+  WeightCost asked = cost;
+  asked.asked_linear_bytes = 300;
+  asked.asked_ternary_weights = 1000;
+  const ThroughputLimit fewer = throughput_limit(kPrompt, asked, 10, 256, {1.0, 4e-6});
+  EXPECT_DOUBLE_EQ(fewer.bytes_per_token, (2 * 700.0 - 300 + 300) / 300 + 10);
+  EXPECT_DOUBLE_EQ(*fewer.tokens_per_second, 4000.0 / (2 * (1000 + 1000.0 / 300)));
+  EXPECT_EQ(throughput_limit(kBatch, asked, 10, 256, {1e-6, 8e-6}).tokens_per_second,
+            integers.tokens_per_second);
   EXPECT_FALSE(throughput_limit(kDecode, cost, 10, 256, {}).tokens_per_second.has_value());
   EXPECT_EQ(throughput_limit(kPrompt, cost, 10, 256, {}).bound, Bound::kUnknown);
   cost.ternary_weights = 0;  // a dense model's prompt is limited by floats, which are not counted

@@ -136,10 +136,11 @@ std::vector<float> logits_of(const std::shared_ptr<const Model>& model, DType kv
     ids.clear();
     rows.clear();
     for (const auto& m : members) m->join(slices, ids);
-    forward.run(pool, slices, ids);
     for (std::int64_t r = 0; r < self.rows; ++r)
       rows.push_back(static_cast<std::int32_t>(self.first_row + r));
-    forward.logits(rows, std::span(logits).subspan(static_cast<std::size_t>(self.cache.length() * vocab)));
+    forward.run(pool, slices, ids, rows);
+    forward.logits(0, self.rows,
+                   std::span(logits).subspan(static_cast<std::size_t>(self.cache.length() * vocab)));
     for (const auto& m : members) m->cache.set_length(m->cache.length() + m->rows);
   }
   return logits;

@@ -92,7 +92,25 @@ void check_sequences(const AttentionArgs& a) {
     require(static_cast<std::int64_t>(s.pages.size()) >= pages, kOp, "a sequence has too few pages");
     check_ids(s.pages, a.cache.n_pages, kOp, "pages");
   }
-  require(row == a.q.rows, kOp, "sequences must cover every row");
+  require(row == a.k.rows, kOp, "sequences must cover every row");
+}
+
+/// The queries cover the rows of q in order, and each lies in one of the (checked) sequences.
+void check_queries(const AttentionArgs& a) {
+  constexpr const char* kOp = "attention";
+  std::int64_t row = 0;
+  auto s = a.sequences.begin();
+  for (const SequenceSlice& q : a.queried()) {
+    require(q.first_row == row && q.n_rows > 0, kOp, "queries must cover the rows of q in order");
+    row += q.n_rows;
+    const auto contains = [&](const SequenceSlice& of) {
+      return of.pages.data() == q.pages.data() && of.pages.size() == q.pages.size() && q.past >= of.past &&
+             q.past + q.n_rows <= of.past + of.n_rows;
+    };
+    while (s != a.sequences.end() && !contains(*s)) ++s;
+    require(s != a.sequences.end(), kOp, "queries must be rows of the sequences, in their order");
+  }
+  require(row == a.q.rows, kOp, "queries must cover every row of q");
 }
 
 }  // namespace
@@ -264,7 +282,7 @@ void Backend::attention(const AttentionArgs& a) {
           "columns must be heads × head_dim");
   check_same(a.q, a.out, kOp);
   check_same(a.k, a.v, kOp);
-  require(a.q.rows == a.k.rows, kOp, "q and k must have the same rows");
+  require(a.q.rows <= a.k.rows, kOp, "q must not have more rows than k");
   require(
       a.cache.page_size > 0 && a.cache.n_pages >= 0 && a.cache.keys != nullptr && a.cache.values != nullptr,
       kOp, "the cache needs pages");
@@ -273,7 +291,8 @@ void Backend::attention(const AttentionArgs& a) {
   require(a.cache.keys->bytes() / page >= pages && a.cache.values->bytes() / page >= pages, kOp,
           "the cache's buffers are too small");
   check_sequences(a);
-  if (a.q.rows > 0) do_attention(a);
+  check_queries(a);
+  if (a.k.rows > 0) do_attention(a);
 }
 
 void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {

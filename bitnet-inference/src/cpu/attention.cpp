@@ -83,7 +83,7 @@ class Call {
         scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)))) {}
 
   const SequenceSlice& sequence(const AttentionItem& item) const {
-    return a_.sequences[static_cast<std::size_t>(item.sequence)];
+    return a_.queried()[static_cast<std::size_t>(item.sequence)];
   }
   /// Keys that row j of a sequence sees.
   std::int64_t keys_of(const SequenceSlice& s, std::int64_t j) const { return s.past + j / group_ + 1; }
@@ -220,7 +220,7 @@ std::int64_t choose_rows(const Call& c, const AttentionArgs& a, std::size_t thre
   std::int64_t rows = kAttentionRows;
   const auto items = [&] {
     std::int64_t n = 0;
-    for (const SequenceSlice& s : a.sequences) n += ceil_div(s.n_rows * c.group(), rows) * a.n_kv_heads;
+    for (const SequenceSlice& s : a.queried()) n += ceil_div(s.n_rows * c.group(), rows) * a.n_kv_heads;
     return n;
   };
   if (threads > 1)
@@ -234,8 +234,9 @@ void make_items(const Call& c, const AttentionArgs& a, std::size_t threads,
                 std::vector<AttentionItem>& items) {
   const std::int64_t rows = choose_rows(c, a, threads);
   items.clear();
-  for (std::size_t i = 0; i < a.sequences.size(); ++i) {
-    const std::int64_t n = a.sequences[i].n_rows * c.group();
+  const std::span<const SequenceSlice> queries = a.queried();
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    const std::int64_t n = queries[i].n_rows * c.group();
     for (std::int64_t begin = (n - 1) / rows * rows; begin >= 0; begin -= rows)
       for (std::int64_t h = 0; h < a.n_kv_heads; ++h)
         items.push_back(
@@ -316,8 +317,8 @@ float* AttentionScratch::aligned(std::size_t n) {
 void attention(const ExecutionContext& context, const AttentionArgs& a, AttentionScratch& scratch) {
   const Call c(context, a);
   const std::size_t threads = context.threads();
-  std::int64_t cost = 0;  // elements of keys and values that all queries meet
-  for (const SequenceSlice& s : a.sequences)
+  std::int64_t cost = 2 * a.k.rows * a.k.cols;  // elements to store, and those that all queries meet
+  for (const SequenceSlice& s : a.queried())
     cost += 2 * s.n_rows * (s.past + s.n_rows) * a.head_dim * a.n_heads;
   const std::size_t parts = count_parts(context, threads, static_cast<std::size_t>(cost) / threads);
 

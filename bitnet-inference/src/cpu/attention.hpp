@@ -8,8 +8,8 @@
 
 namespace bitnet::inference::cpu {
 
-/// Some query rows of one KV head of one sequence: row j is head j % group of
-/// token j / group.
+/// Some query rows of one KV head of one sequence (of AttentionArgs::queried()):
+/// row j is head j % group of token j / group.
 struct AttentionItem {
   std::int32_t sequence, kv_head;
   std::int64_t begin, end;  // rows j

@@ -57,7 +57,7 @@ class Session {
 
  private:
   void check(std::span<const TokenId> ids) const;
-  void step(std::span<const TokenId> ids);
+  void step(std::span<const TokenId> ids, std::size_t n_logits);
 
   std::shared_ptr<const Model> model_;
   std::int64_t n_ctx_;
@@ -65,7 +65,7 @@ class Session {
   KvPool pool_;
   KvCache cache_;
   std::vector<TokenId> tokens_;
-  std::vector<std::int32_t> rows_;  // rows whose logits are wanted
+  std::vector<std::int32_t> rows_;  // of a step, whose logits are wanted
   std::vector<float> logits_;       // [rows, vocab]
 };
 

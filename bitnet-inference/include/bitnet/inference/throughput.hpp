@@ -31,6 +31,10 @@ struct WeightCost {
   std::size_t linear_bytes = 0, head_bytes = 0, norm_bytes = 0;
   std::int64_t ternary_weights = 0;  ///< of all linears: multiply-adds a token
   double bits_per_weight = 0;        ///< of the linears
+  /// The part of both that rows without logits pass by: the last layer's linears but those of keys and
+  /// values.
+  std::size_t asked_linear_bytes = 0;
+  std::int64_t asked_ternary_weights = 0;
   /// Read in a step that makes logits.
   std::size_t step_bytes() const noexcept { return linear_bytes + head_bytes + norm_bytes; }
 };
@@ -52,7 +56,7 @@ struct ThroughputLimit {
 };
 /// Bandwidth: bytes_per_token, where a prompt reads the weights once for each `chunk_rows` tokens.
 /// Integers: 2 × ternary_weights a token; attention and a head of int8 come on top and are not counted. One
-/// sequence's decoding has the limit of bandwidth alone.
+/// sequence's decoding has the limit of bandwidth alone. Only the last token of a prompt has logits.
 ThroughputLimit throughput_limit(const ThroughputTest& test, const WeightCost& cost,
                                  std::size_t kv_bytes_per_position, std::int64_t chunk_rows,
                                  const MachineLimits& machine);

@@ -116,12 +116,18 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
 /// Arguments of attention(): stores the new rows' keys and values in their pages, then
 /// out[r, h] = softmax(q[r, h] · Kᵀ / sqrt(head_dim), causal) · V over that row's own sequence.
 struct AttentionArgs {
-  Matrix q;     // [n_rows, n_heads · head_dim], RoPE applied
+  Matrix q;     // [n_queries, n_heads · head_dim], RoPE applied
   Matrix k, v;  // [n_rows, n_kv_heads · head_dim], RoPE applied to k
-  Matrix out;   // [n_rows, n_heads · head_dim]
+  Matrix out;   // [n_queries, n_heads · head_dim]
   KvLayer cache;
-  std::span<const SequenceSlice> sequences;  // cover all rows, ascending
+  std::span<const SequenceSlice> sequences;  // cover all rows of k and v, ascending
   std::int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
+  /// Where fewer rows are queried than are stored (n_queries < n_rows, perhaps 0): which, as parts of the
+  /// sequences in their order, with the same pages; first_row counts rows of q and out, and covers them.
+  std::span<const SequenceSlice> queries = {};
+
+  /// The slices of the rows of q and out.
+  std::span<const SequenceSlice> queried() const noexcept { return q.rows == k.rows ? sequences : queries; }
 };
 
 }  // namespace bitnet
