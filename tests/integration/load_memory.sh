@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # usage: load_memory.sh BITNET WORK_FOLDER
 # Peak memory of loading a model, file pages in memory counted: at most 1.15 times its file (which is larger than the
-# prepared weights here) and 64 MB, in every form that a model's matrices are stored in. The cache is a few tokens long.
+# prepared weights here) and 64 MB, with linears in each ternary layout or ternarised from BF16, and 16-bit tables as
+# they are and as int8. Not here: linears that stay dense, Q8_0 and Q6_K tables (stored they become f32, more than their
+# file). The cache is a few tokens long.
 set -euo pipefail
 bitnet=$1 work=$2
 rm -rf "$work"
