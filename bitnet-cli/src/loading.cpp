@@ -32,6 +32,12 @@ void say_fallbacks(const InferenceEngine& engine, Io& io) {
            << '\n';
 }
 
+std::string_view describe(inference::HeadType type) {
+  return type == inference::HeadType::kInt8  ? "int8, a scale a row"
+         : type == inference::HeadType::kF16 ? "f16"
+                                             : "as stored";
+}
+
 void say_details(const InferenceEngine& engine, const ExecutionContext& context, bool device_given, Io& io) {
   const inference::Model& model = *engine.model();
   const std::string reason =
@@ -41,9 +47,7 @@ void say_details(const InferenceEngine& engine, const ExecutionContext& context,
          << "model: " << model.config().architecture << ", " << grouped(model.n_parameters())
          << " parameters, " << (model.ternary() ? "ternary" : "dense") << " linear weights, "
          << human_bytes(model.weight_bytes()) << " prepared\n"
-         << "embedding and head: "
-         << (model.head_type() == inference::HeadType::kInt8 ? "int8, a scale a row" : "as stored")
-         << " (--head-type)\n"
+         << "embedding and head: " << describe(model.head_type()) << " (--head-type)\n"
          << "context: " << grouped(engine.n_ctx()) << " tokens";
   if (engine.n_ctx() < model.config().max_position)
     io.err << " of the " << grouped(model.config().max_position)
@@ -54,7 +58,8 @@ void say_details(const InferenceEngine& engine, const ExecutionContext& context,
 
 inference::HeadType head_type(const Values& values) {
   const std::string text = values.text(opt::kHeadType);
-  for (const auto type : {inference::HeadType::kInt8, inference::HeadType::kStored})
+  for (const auto type :
+       {inference::HeadType::kInt8, inference::HeadType::kF16, inference::HeadType::kStored})
     if (text == to_string(type)) return type;
   return inference::HeadType::kAuto;
 }

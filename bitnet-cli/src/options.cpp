@@ -18,7 +18,7 @@ constexpr std::string_view kModelGroup = "Model and machine", kInputGroup = "Inp
 // clang-format off
 const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file or Hugging Face directory", "", "model", "BITNET_MODEL"};
 const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
-const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|stored", "type of the output head and the embeddings while running: int8 with a scale a row, or as they are stored; auto: int8 where the linear weights are ternary", "auto", "head_type"};
+const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
 const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};

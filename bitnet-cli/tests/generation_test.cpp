@@ -135,8 +135,10 @@ TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   EXPECT_THAT(o.err, HasSubstr("finished: "));
   EXPECT_THAT(run_model({"-p", "hello", "-v", "--head-type", "stored"}).err,
               HasSubstr("embedding and head: as stored"));
+  EXPECT_THAT(run_model({"-p", "hello", "-v", "--head-type", "f16"}).err,
+              HasSubstr("embedding and head: f16"));
   EXPECT_FAILS(run_model({"-p", "hello", "--head-type", "q6_k"}), kUsage,
-               "--head-type: expected one of auto, int8, stored, got 'q6_k'");
+               "--head-type: expected one of auto, int8, f16, stored, got 'q6_k'");
   const auto dense = call({"run", "-m", dense_model(), "-p", "x", "-n", "2", "-v"});
   EXPECT_EQ(dense.code, kOk) << dense.err;
   EXPECT_THAT(dense.err, HasSubstr("dense linear weights"));

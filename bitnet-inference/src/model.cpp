@@ -79,6 +79,7 @@ class ModelBuilder {
 
   PreparedPtr prepare_table(TensorId id, LinearWeights w) {
     if (head_ == HeadType::kInt8) w.dense_form = DenseForm::kInt8;
+    if (head_ == HeadType::kF16) w.dense_form = DenseForm::kF16;
     return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(id), to_string(head_)),
                         [&] { return backend_.prepare_embedding(w); });
   }
@@ -168,6 +169,13 @@ void check_vocabulary(const ModelConfig& config, const Tokenizer& tokenizer,
   }
 }
 
+/// Whatever the config says: packed linears stay ternary where float ones are kept.
+bool has_ternary_linears(const quant::ModelReader& reader) {
+  const std::vector<TensorId> ids = reader.tensors();
+  return std::any_of(ids.begin(), ids.end(),
+                     [&](TensorId id) { return is_linear(id.role) && !reader.float_type(id); });
+}
+
 void check_config(const ModelConfig& config) {
   config.validate();
   if (config.input_norms) {
@@ -185,6 +193,8 @@ std::string_view to_string(HeadType type) noexcept {
   switch (type) {
     case HeadType::kInt8:
       return "int8";
+    case HeadType::kF16:
+      return "f16";
     case HeadType::kStored:
       return "stored";
     default:
@@ -192,18 +202,16 @@ std::string_view to_string(HeadType type) noexcept {
   }
 }
 
-HeadType resolve_head(const ModelConfig& config, const LoadOptions& options) noexcept {
-  if (options.head != HeadType::kAuto) return options.head;
-  const bool dense = config.weights == WeightKind::kDense || options.floats == quant::FloatLinears::kKeep;
-  return dense ? HeadType::kStored : HeadType::kInt8;
+HeadType resolve_head(HeadType asked, bool ternary) noexcept {
+  if (asked != HeadType::kAuto) return asked;
+  return ternary ? HeadType::kInt8 : HeadType::kStored;
 }
 
 Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
-                                   std::shared_ptr<Backend> backend, const LoadOptions& options,
-                                   const Feed& feed) {
+                                   std::shared_ptr<Backend> backend, HeadType head, const Feed& feed) {
   check_config(config);
   std::shared_ptr<Model> model(new Model());
   if (tokenizer != nullptr) check_vocabulary(config, *tokenizer, model->notes_);
@@ -211,7 +219,7 @@ std::shared_ptr<Model> Model::make(const ModelConfig& config, std::shared_ptr<co
   model->tokenizer_ = std::move(tokenizer);
   model->backend_ = std::move(backend);
   model->eos_ = end_tokens(config, model->tokenizer_.get());
-  model->head_type_ = resolve_head(config, options);
+  model->head_type_ = head;
   ModelBuilder builder(model->config_, *model->backend_, model->head_type_);
   for (const TensorId id : model_tensors(config)) feed(id, builder);
   model->weights_ = std::make_unique<const ModelWeights>(builder.finish());
@@ -231,7 +239,8 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
     tensor.id = id;
     builder.add(tensor);
   };
-  return make(config, std::move(tokenizer), std::move(backend), options, feed);
+  const HeadType head = resolve_head(options.head, config.weights == WeightKind::kTernary);
+  return make(config, std::move(tokenizer), std::move(backend), head, feed);
 }
 
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std::shared_ptr<Backend> backend,
@@ -248,7 +257,8 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std:
         builder.add(reader->rows(id));
       if (options.progress) options.progress(++done, total);
     };
-    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), options, feed);
+    const HeadType head = resolve_head(options.head, has_ternary_linears(*reader));
+    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), head, feed);
     const std::vector<std::string> notes = reader->notes();
     model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());
     model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

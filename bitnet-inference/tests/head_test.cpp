@@ -136,6 +136,35 @@ TEST(Head, EveryFloatTypeGivesTheSameInt8) {
   }
 }
 
+TEST(Head, F16IsHalfToEvenOfEveryFloatType) {
+  const auto backend = make_cpu_backend(make_context(2));
+  Table table = random_table(kOut, kIn, 8);
+  for (float& v : table.values) v *= 1.0f + 0x1p-9f + 0x1p-12f;  // f16 lacks the bits
+  const std::vector<float> x = random_table(3, kIn, 9).values;
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    SCOPED_TRACE(std::string(to_string(type)));
+    Table given = table, rounded = table;  // what is stored, and that as f16
+    for (std::size_t i = 0; i < table.values.size(); ++i) {
+      const float v = table.values[i];
+      given.values[i] = type == DType::kF16    ? f16_to_f32(f32_to_f16(v))
+                        : type == DType::kBF16 ? bf16_to_f32(f32_to_bf16(v))
+                                               : v;
+      rounded.values[i] = f16_to_f32(f32_to_f16(given.values[i]));
+    }
+    const PreparedPtr head = prepare(*backend, given, DenseForm::kF16, type);
+    EXPECT_EQ(head->bytes(), table.values.size() * 2);
+    EXPECT_EQ(logits(*backend, *head, x, {2, 0}),
+              logits(*backend, *prepare(*backend, rounded, DenseForm::kAsGiven), x, {2, 0}));
+    const BufferPtr out = backend->allocate(2 * kIn * sizeof(float));
+    backend->embed(*head, std::vector<std::int32_t>{74, 3}, {out.get(), 0, 2, kIn});
+    const std::vector<float> y = floats_of(*backend, *out);
+    for (std::size_t k = 0; k < kIn; ++k) {
+      ASSERT_EQ(y[k], rounded.values[74 * kIn + k]);
+      ASSERT_EQ(y[kIn + k], rounded.values[3 * kIn + k]);
+    }
+  }
+}
+
 TEST(Head, EmbedsTheRoundedRows) {
   const auto backend = make_cpu_backend(make_context(2));
   const Table table = random_table(kOut, kIn, 7);
@@ -169,6 +198,53 @@ TEST(Head, AModelTakesInt8OnlyBesideTernaryLinears) {
       EXPECT_EQ(automatic->weight_bytes(), (expected == HeadType::kInt8 ? int8 : stored)->weight_bytes());
     }
   }
+}
+
+TEST(Head, AModelKeepsATiedTableAsF16Once) {
+  ModelConfig config = testing::tiny_config();
+  for (const bool tied : {true, false}) {
+    config.tied_embeddings = tied;
+    const auto tensors = testing::random_model(config, 1, DType::kF32);
+    const auto stored = make_model(tensors, 1, nullptr, HeadType::kStored),
+               f16 = make_model(tensors, 1, nullptr, HeadType::kF16);
+    EXPECT_EQ(f16->head_type(), HeadType::kF16);
+    EXPECT_EQ(to_string(f16->head_type()), "f16");
+    EXPECT_EQ(stored->weight_bytes() - f16->weight_bytes(), (tied ? 1u : 2u) * 61 * 48 * 2);
+  }
+}
+
+TEST(Head, WeightsThatF16CannotHoldAreNamed) {
+  auto tensors = testing::random_model(testing::tiny_config(), 1);
+  const auto put = [&](float v) {
+    std::memcpy(tensors.tensors.at("token_embd.weight").dense.data() + (7 * 48 + 5) * sizeof v, &v, sizeof v);
+  };
+  put(65519.0f);  // rounds to 65504
+  EXPECT_NE(make_model(tensors, 1, nullptr, HeadType::kF16), nullptr);
+  put(-65520.0f);
+  BITNET_EXPECT_ERROR(
+      make_model(tensors, 1, nullptr, HeadType::kF16), ErrorCode::kUnsupported,
+      "tensor 'token_embd.weight' (head type f16): the weight in row 7, column 5 is -65520, beyond f16's");
+  put(std::numeric_limits<float>::infinity());  // as it is stored
+  EXPECT_NE(make_model(tensors, 1, nullptr, HeadType::kF16), nullptr);
+}
+
+TEST(Head, AutoLooksAtWhatTheLinearsAre) {
+  EXPECT_EQ(resolve_head(HeadType::kAuto, true), HeadType::kInt8);
+  EXPECT_EQ(resolve_head(HeadType::kAuto, false), HeadType::kStored);
+  EXPECT_EQ(resolve_head(HeadType::kF16, true), HeadType::kF16);
+  const std::filesystem::path models = testing::source_path("tests/data/models");
+  LoadOptions keep;
+  keep.floats = quant::FloatLinears::kKeep;
+  const auto head_of = [&](const char* name, const LoadOptions& options) {
+    return Model::load(models / name, make_cpu_backend(make_context(1)), options)->head_type();
+  };
+  EXPECT_EQ(head_of("bitnet-25-packed", keep), HeadType::kInt8);  // nothing is float that could be kept
+  EXPECT_EQ(head_of("bitnet-25-online", {}), HeadType::kInt8);
+  EXPECT_EQ(head_of("bitnet-25-online", keep), HeadType::kStored);
+  EXPECT_EQ(head_of("llama-dense", {}), HeadType::kStored);
+  LoadOptions rounded;
+  rounded.floats = quant::FloatLinears::kTernarise;
+  EXPECT_EQ(head_of("llama-dense", rounded), HeadType::kInt8);
 }
 
 TEST(Head, WeightsThatInt8CannotHoldAreNamed) {

@@ -123,7 +123,9 @@ void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
   line("RoPE theta", fixed(c.rope_theta, 0));
   line("vocabulary",
        grouped(c.vocab_size) + (c.tied_embeddings ? ", head tied to the embedding" : ", separate head"));
-  line("head when run", std::string(to_string(inference::resolve_head(c, {}))) + " (--head-type)");
+  line("head when run", std::string(to_string(inference::resolve_head(inference::HeadType::kAuto,
+                                                                      c.weights == WeightKind::kTernary))) +
+                            " (--head-type)");
   if (tokenizer == nullptr) {
     line("tokenizer", "none");
   } else {

@@ -1,6 +1,6 @@
 #pragma once
-// Dense matrices (f32, f16, bf16) kept in their own type: rows for embed(), products for linears and heads.
-// Heads and embeddings rounded to int8 are int8_weights.hpp.
+// Dense matrices (f32, f16, bf16) in their own type or as f16: rows for embed(), products for linears and
+// heads. Heads and embeddings rounded to int8 are int8_weights.hpp.
 #include <cstdint>
 #include <memory>
 
@@ -18,7 +18,8 @@ void widen(const F32Kernels& kernels, DType type, const std::byte* from, float* 
 /// of rows of the other operand, so results do not depend on the batch.
 class DenseWeights final : public PreparedWeights {
  public:
-  /// Copies the rows on the threads of `context`.
+  /// Copies the rows on the threads of `context`, or rounds them (DenseForm::kF16). Throws
+  /// Error(kUnsupported) on a finite weight beyond f16.
   DenseWeights(const ExecutionContext& context, const LinearWeights& weights);
 
   /// y[i, out] = x[rows[i]] · Wᵀ; `rows` null: i itself.
@@ -30,6 +31,9 @@ class DenseWeights final : public PreparedWeights {
   }
 
  private:
+  void copy_rows(const LinearWeights& w, std::int64_t begin, std::int64_t end);
+  void round_rows(const ExecutionContext& context, const LinearWeights& w, std::int64_t begin,
+                  std::int64_t end);
   const std::byte* at(std::int64_t index) const noexcept {
     return data_.data() + static_cast<std::size_t>(index) * row_bytes_;
   }

@@ -23,9 +23,10 @@ class ModelBuilder;
 enum class HeadType : std::uint8_t {
   kAuto,    ///< int8 beside ternary linears, as stored in a dense model
   kInt8,    ///< int8 with a scale a row, where the backend can
-  kStored,  ///< the type that the files have: f16, bf16 or f32
+  kF16,     ///< rounded to f16 while loading, half to even; a finite weight beyond ±65504 is an error
+  kStored,  ///< f16, bf16 or f32 as the files have it, f32 for a quantised type (Q8_0, Q6_K)
 };
-std::string_view to_string(HeadType type) noexcept;  ///< "auto", "int8", "stored"
+std::string_view to_string(HeadType type) noexcept;  ///< "auto", "int8", "f16", "stored"
 
 struct LoadOptions {
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
@@ -34,8 +35,8 @@ struct LoadOptions {
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };
 
-/// What `options.head` comes to for a model of this configuration: kInt8 or kStored.
-HeadType resolve_head(const ModelConfig& config, const LoadOptions& options) noexcept;
+/// `asked`, or what kAuto comes to beside linears that run on ternary weights or do not.
+HeadType resolve_head(HeadType asked, bool ternary) noexcept;
 
 /// Config, tokenizer and prepared weights. Thread-safe to read; ops of its backend are issued by one thread
 /// at a time (Backend), so sessions and schedulers of one Model take turns.
@@ -68,7 +69,7 @@ class Model {
   bool is_eos(TokenId token) const noexcept;
   /// True when the linears run on ternary weights, false for a dense model.
   bool ternary() const noexcept { return ternary_; }
-  /// Of the embedding and the head: kInt8 or kStored.
+  /// Of the embedding and the head; never kAuto.
   HeadType head_type() const noexcept { return head_type_; }
   std::int64_t n_parameters() const noexcept { return n_parameters_; }
   std::size_t weight_bytes() const noexcept { return weight_bytes_; }        ///< as prepared
@@ -80,8 +81,7 @@ class Model {
   using Feed = std::function<void(TensorId, ModelBuilder&)>;
   Model();
   static std::shared_ptr<Model> make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
-                                     std::shared_ptr<Backend> backend, const LoadOptions& options,
-                                     const Feed& feed);
+                                     std::shared_ptr<Backend> backend, HeadType head, const Feed& feed);
   ModelConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<Backend> backend_;

@@ -38,6 +38,7 @@ struct Matrix {
 enum class DenseForm : std::uint8_t {
   kAsGiven,  ///< in their own type
   kInt8,     ///< rounded to int8 with a scale a row (docs/numerics.md), where the backend can
+  kF16,      ///< rounded to f16 half to even; Error(kUnsupported) on a finite weight that f16 cannot hold
 };
 
 /// Writes rows [begin, end) of a matrix, one after the other, to `to`. Called by several threads at once, for
