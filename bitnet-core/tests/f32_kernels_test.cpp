@@ -118,6 +118,17 @@ TEST(F32Kernels, MaximaIncludeNegativesAndEmptyRows) {
     }
     EXPECT_EQ(kernels().max(x.data(), n), largest) << n;
     EXPECT_EQ(kernels().max_abs(x.data(), n), largest_abs) << n;
+    for (const std::size_t at : {std::size_t{0}, n / 2, n - 1}) {
+      for (const float bad : {std::nanf(""), -std::nanf("")}) {
+        auto broken = x;
+        broken[(at + 1) % n] = std::numeric_limits<float>::infinity();
+        broken[at] = bad;
+        EXPECT_TRUE(std::isnan(kernels().max_abs(broken.data(), n))) << n << ", " << at;
+      }
+      auto infinite = x;
+      infinite[at] = -std::numeric_limits<float>::infinity();
+      EXPECT_EQ(kernels().max_abs(infinite.data(), n), std::numeric_limits<float>::infinity()) << n;
+    }
   }
 }
 

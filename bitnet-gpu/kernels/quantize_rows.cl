@@ -1,6 +1,7 @@
 // Per-row absmax quantiser: f32 rows to int8 rows, their scale and their sum. The product that reads them is in
 // ternary_matmul.cl; the definition is docs/numerics.md, and the results are bit-equal to the CPU's on every device:
-//   a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x * a), -128, 127), inv_scale = 1 / a; a NaN becomes 0.
+//   a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x * a), -128, 127), inv_scale = 1 / a; a row
+// with a NaN or an infinity has q = 0 and an inv_scale that makes its products NaN (a NaN, or infinity times a sum of 0).
 // OpenCL lets a device round a single-precision division by up to 2.5 ulp, so the two divisions of a row are done in
 // integers; multiplication, rint and maximum are exact or correctly rounded by the standard.
 //
@@ -20,8 +21,9 @@
 #pragma OPENCL FP_CONTRACT OFF
 
 // numerator / d, correctly rounded (half to even), for a positive numerator and a positive normal d whose quotient is
-// normal, which 127 / [1e-5, FLT_MAX] and its reciprocal are. An infinite d gives 0 and a zero d infinity, as IEEE.
+// normal, which 127 / [1e-5, FLT_MAX] and its reciprocal are. An infinite d gives 0, a zero d infinity, a NaN itself, as IEEE.
 float bn_divide(float numerator, float d) {
+  if (isnan(d)) return d;
   if (isinf(d)) return 0.0f;
   if (d == 0.0f) return INFINITY;
   const uint n_bits = as_uint(numerator);
@@ -47,28 +49,29 @@ float bn_divide(float numerator, float d) {
 __kernel __attribute__((reqd_work_group_size(BN_QUANT_WG, 1, 1)))
 void quantize_rows(__global const float* restrict x, ulong x_offset, uint cols, uint stride,
                    __global char* restrict q, __global float* restrict inv_scales, __global int* restrict sums) {
-  __local float maxima[BN_QUANT_WG];
+  __local uint maxima[BN_QUANT_WG];  // magnitudes are ordered as their bits are, those of NaNs last
   __local int partial[BN_QUANT_WG];
   const uint row = get_group_id(0);
   const uint item = get_local_id(0);
   __global const float* const x_row = x + x_offset + (ulong)row * cols;
   __global char* const q_row = q + (ulong)row * stride;
 
-  float largest = 0.0f;
-  for (uint k = item; k < cols; k += BN_QUANT_WG) largest = fmax(largest, fabs(x_row[k]));
-  maxima[item] = largest;
+  uint most = 0;
+  for (uint k = item; k < cols; k += BN_QUANT_WG) most = max(most, as_uint(x_row[k]) & 0x7fffffffu);
+  maxima[item] = most;
   barrier(CLK_LOCAL_MEM_FENCE);
   for (uint n = BN_QUANT_WG / 2; n > 0; n /= 2) {
-    if (item < n) maxima[item] = fmax(maxima[item], maxima[item + n]);
+    if (item < n) maxima[item] = max(maxima[item], maxima[item + n]);
     barrier(CLK_LOCAL_MEM_FENCE);
   }
-  const float scale = bn_divide(127.0f, fmax(maxima[0], 1e-5f));
+  const float largest = as_float(maxima[0]);
+  const float scale = bn_divide(127.0f, largest < 1e-5f ? 1e-5f : largest);
 
   int sum = 0;
   for (uint k = item; k < stride; k += BN_QUANT_WG) {
     int value = 0;
     if (k < cols) {
-      const float scaled = rint(x_row[k] * scale);  // NaN for a NaN, and for an infinity times a scale of 0
+      const float scaled = rint(x_row[k] * scale);  // NaN where the scale is, and for an infinity times a scale of 0
       value = isnan(scaled) ? 0 : (int)clamp(scaled, -128.0f, 127.0f);
     }
     q_row[k] = (char)value;

@@ -120,7 +120,29 @@ TEST_P(FusedOps, GatedLinear) {
   });
 }
 
-// A model that goes wrong must not end in logits that look right, although the quantiser makes 0 of NaN.
+// A model that goes wrong must not end in values that look right.
+TEST_P(FusedOps, TernaryProductsOfARowThatIsNotFiniteAreNaN) {
+  on_every_isa([&](Backend& b) {
+    const std::int64_t out = 40, in = 35;
+    const std::vector<std::int8_t> trits(static_cast<std::size_t>(out * in), 0);  // even of zeros alone
+    const std::vector<float> scale{0.5f};
+    LinearWeights w{
+        .out = out, .in = in, .trits = trits, .scales = scale, .rows_per_scale = out, .dense = {}};
+    const PreparedPtr weights = b.prepare(w);
+    const std::array<const PreparedWeights*, 1> one{weights.get()};
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      std::vector<float> x(static_cast<std::size_t>(3 * in), 1.0f);
+      x[static_cast<std::size_t>(in + 34)] = bad;
+      const std::array<Matrix, 1> y{random(b, 3, out)};
+      b.linear(one, upload(b, x, 3, in), y);
+      const std::vector<float> products = values(b, y[0]);
+      for (std::size_t i = 0; i < products.size(); ++i)
+        ASSERT_EQ(std::isnan(products[i]), i / static_cast<std::size_t>(out) == 1) << i << ", " << bad;
+    }
+  });
+}
+
 TEST_P(FusedOps, LogitsOfARowWithNaNAreNaN) {
   on_every_isa([&](Backend& b) {
     const std::int64_t vocab = 40, hidden = 35;

@@ -20,7 +20,8 @@ namespace {
 
 constexpr float kSmallest = 1e-5f;  // of both definitions' max(…, 1e-5)
 
-/// Quantises one row and returns a; `sum` becomes Σ q.
+/// Quantises one row and returns a; `sum` becomes Σ q. A NaN in the row makes a NaN (max() returns its first
+/// argument then), an infinity makes it 0 and 1 / a infinite: either way q is 0, and 0 · (1 / a) is NaN.
 float quantize_one(const F32Kernels& floats, const TernaryKernels& kernels, const float* x, std::size_t n,
                    std::int8_t* q, std::int32_t& sum) {
   const float a = 127.0f / std::max(floats.max_abs(x, n), kSmallest);

@@ -90,18 +90,30 @@ TEST(Absmax, HalvesRoundToEven) {
   }
 }
 
-TEST(Absmax, NotANumberAndInfinityBecomeZero) {
+TEST(Absmax, ARowWithNotANumberOrInfinityIsZeroTimesNotANumber) {
   const ExecutionContext context;
-  std::vector<float> x(40, 2.0f);
-  x[3] = x[39] = std::nanf("");
-  std::vector<std::int8_t> q(x.size());
-  quantize_row(context, x, q);
-  EXPECT_EQ(q[3], 0);
-  EXPECT_EQ(q[39], 0);
-  EXPECT_EQ(q[4], 127);
-  x[5] = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(quantize_row(context, x, q), 0.0f);
-  EXPECT_EQ(q, std::vector<std::int8_t>(40, 0));
+  const std::vector<std::int8_t> zeros(40, 0);
+  for (const std::size_t at : {0u, 3u, 39u}) {
+    std::vector<float> x(40, 2.0f);
+    std::vector<std::int8_t> q(x.size(), 1);
+    x[at] = std::numeric_limits<float>::infinity();
+    EXPECT_EQ(quantize_row(context, x, q), 0.0f);
+    EXPECT_EQ(q, zeros);
+    x[(at + 1) % 40] = std::nanf("");
+    EXPECT_TRUE(std::isnan(quantize_row(context, x, q)));
+    EXPECT_EQ(q, zeros);
+    x[at] = 2.0f;
+    EXPECT_TRUE(std::isnan(quantize_row(context, x, q)));
+    EXPECT_EQ(q, zeros);
+    std::vector<float> rows(120, 1.0f);
+    std::copy(x.begin(), x.end(), rows.begin() + 40);
+    QuantizedRows quantized;
+    quantize_rows(context, rows, 3, 40, quantized);
+    for (const std::size_t r : {0u, 1u, 2u}) {
+      EXPECT_EQ(std::isnan(quantized.inv_scales[r]), r == 1);
+      EXPECT_EQ(quantized.sums[r], r == 1 ? 0 : 40 * 127);
+    }
+  }
 }
 
 TEST(Absmax, RowsCarrySumsInverseScalesAndZeroPadding) {

@@ -40,7 +40,7 @@ struct F32Kernels {
   float (*sum)(const float* x, std::size_t n) noexcept;
   float (*sum_squares)(const float* x, std::size_t n) noexcept;
   float (*max)(const float* x, std::size_t n) noexcept;      // −inf for n = 0
-  float (*max_abs)(const float* x, std::size_t n) noexcept;  // 0 for n = 0
+  float (*max_abs)(const float* x, std::size_t n) noexcept;  // 0 for n = 0, NaN if there is one in x
   /// y = x · (1 / sqrt(sum_squares(x)/n + eps)) · w
   void (*rms_norm)(const float* x, const float* w, float eps, float* y, std::size_t n) noexcept;
   /// x = exp(x − m), returns their sum; own exp, relative error ≤ 2 ulp, exp(−inf) = 0.

@@ -69,13 +69,14 @@ float max(const float* x, std::size_t n) noexcept {
       [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return select(v > a, v, a); }, kLarger);
 }
 
+/// Magnitudes are ordered as their bits are, those of NaNs last: compared as integers, a NaN stays.
 float max_abs(const float* x, std::size_t n) noexcept {
   return reduce(
       FromF32{x}, n, 0.0f, 0.0f, [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) {
         const F32::Reg w = absolute(v);
-        return select(w > a, w, a);
+        return select(reinterpret_cast<F32::Int>(w) > reinterpret_cast<F32::Int>(a), w, a);
       },
-      kLarger);
+      [](float a, float b) { return b > a || b != b ? b : a; });
 }
 
 /// out[i] = op(x[i]) register by register; op is also given the pad elements, whose results are dropped.

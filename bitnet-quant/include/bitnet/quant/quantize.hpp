@@ -24,7 +24,8 @@ struct TernaryWeights {
 TernaryWeights absmean(std::span<const float> w, std::int64_t out, std::int64_t in);
 
 /// absmax of one row: a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x·a), −128, 127). Returns a.
-/// Bit-equal on every ISA.
+/// Bit-equal on every ISA. A row with a NaN has a = NaN and q = 0, one with an infinity a = 0 and q = 0: its
+/// products with any weights are NaN.
 float quantize_row(const ExecutionContext& context, std::span<const float> x, std::span<std::int8_t> q);
 
 }  // namespace bitnet::quant
