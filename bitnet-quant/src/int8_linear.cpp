@@ -58,7 +58,7 @@ struct Int8Linear::Impl {
 
 void Int8Linear::Impl::pack(const ExecutionContext& context, const RowSource& rows, std::int64_t begin,
                             std::int64_t end) {
-  const F32Kernels& floats = f32_kernels(context.isa());
+  const F32Kernels& floats = tested_f32_kernels(context.isa());
   const TernaryKernels& kernels = tested_kernels(context.isa());
   const auto n = static_cast<std::size_t>(in);
   std::vector<float> values(n * static_cast<std::size_t>(kInt8TileRows));

@@ -47,7 +47,7 @@ std::size_t rows_per_part(std::int64_t cols) {
 class RowQuantizer {
  public:
   RowQuantizer(const ExecutionContext& context, QuantizedRows& to)
-      : floats_(f32_kernels(context.isa())), kernels_(tested_kernels(context.isa())), to_(to) {}
+      : floats_(tested_f32_kernels(context.isa())), kernels_(tested_kernels(context.isa())), to_(to) {}
 
   void operator()(const float* x, std::size_t row) const {
     const auto n = static_cast<std::size_t>(to_.cols), stride = static_cast<std::size_t>(to_.stride);
@@ -116,8 +116,8 @@ float quantize_row(const ExecutionContext& context, std::span<const float> x, st
                 fmt::format("quantize_row: {} values into {} places", x.size(), q.size()));
   }
   std::int32_t sum = 0;
-  return quantize_one(f32_kernels(context.isa()), tested_kernels(context.isa()), x.data(), x.size(), q.data(),
-                      sum);
+  return quantize_one(tested_f32_kernels(context.isa()), tested_kernels(context.isa()), x.data(), x.size(),
+                      q.data(), sum);
 }
 
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,

@@ -1,34 +1,21 @@
-// What self_test.hpp says. The matrices are a fixed pseudo-random sequence, the reference is the definition.
+// What self_test.hpp says. The matrices are random, always the same; the reference is the definition.
 #include "self_test.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "bitnet/core/error.hpp"
+#include "bitnet/core/rng.hpp"
+#include "bitnet/core/self_test.hpp"
 #include "bitnet/quant/bit_linear.hpp"
 #include "tile_packing.hpp"
 
 namespace bitnet::quant {
 namespace {
-
-/// A linear congruential generator (Knuth's MMIX constants), upper bits.
-class Sequence {
- public:
-  std::uint32_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<std::uint32_t>(state_ >> 33);
-  }
-
- private:
-  std::uint64_t state_ = 1;
-};
 
 /// Ways of each product, with ragged tiles, lines and row blocks. One row: longer than any 16-bit sum lasts
 /// (31 lines of two bits on NEON). Three: in registers. More: several register blocks, two panels of 640
@@ -50,16 +37,16 @@ struct Problem {
 /// Weights of −largest … largest.
 Problem make_problem(const Shape& s, int largest) {
   Problem p{s, quantized_stride(s.in), {}, {}, {}, {}, {}, {}};
-  Sequence sequence;
-  const auto values = static_cast<std::uint32_t>(2 * largest + 1);
+  Rng rng(1);
+  const auto values = static_cast<std::uint64_t>(2 * largest + 1);
   for (std::int64_t i = 0; i < s.out * s.in; ++i)
-    p.weights.push_back(static_cast<std::int8_t>(static_cast<int>(sequence.next() % values) - largest));
+    p.weights.push_back(static_cast<std::int8_t>(static_cast<int>(rng.below(values)) - largest));
   p.x.resize(static_cast<std::size_t>(s.rows * p.stride));
   for (std::int64_t r = 0; r < s.rows; ++r) {
     std::int8_t* const row = p.x.data() + r * p.stride;
     std::int32_t sum = 0;
     for (std::int64_t k = 0; k < s.in; ++k) {
-      row[k] = static_cast<std::int8_t>(static_cast<int>(sequence.next() & 255) - 128);
+      row[k] = static_cast<std::int8_t>(static_cast<int>(rng.next() & 255) - 128);
       sum += row[k];
     }
     p.sums.push_back(sum);
@@ -75,27 +62,17 @@ Problem make_problem(const Shape& s, int largest) {
   return p;
 }
 
-[[noreturn]] void fail(const std::string& isa, const std::string& what) {
-  std::vector<std::string> others;
-  for (const Isa other : compiled_isas())
-    if (is_supported(other) && to_string(other) != isa) others.emplace_back(to_string(other));
-  throw Error(
-      ErrorCode::kDevice,
-      fmt::format("self-test of the instruction set '{}': {}; this processor, or the compiler that made this "
-                  "program, computes wrongly with it: set BITNET_ISA to another ({})",
-                  isa, what, fmt::join(others, ", ")));
-}
-
 template <class T>
 void compare(const char* isa, const std::string& product, const Problem& p, const std::vector<T>& got,
              const std::vector<T>& expected) {
   if (got == expected) return;
   const auto at = std::mismatch(got.begin(), got.end(), expected.begin()).first - got.begin();
   const auto i = static_cast<std::size_t>(at);
-  fail(isa, fmt::format("{}, {} rows of {} columns gave {} instead of {} in row {}, output {} "
-                        "of {}",
-                        product, p.shape.rows, p.shape.in, got[i], expected[i], at / p.shape.out,
-                        at % p.shape.out, p.shape.out));
+  throw_failed_self_test(isa,
+                         fmt::format("{}, {} rows of {} columns gave {} instead of {} in row {}, output {} "
+                                     "of {}",
+                                     product, p.shape.rows, p.shape.in, got[i], expected[i], at / p.shape.out,
+                                     at % p.shape.out, p.shape.out));
 }
 
 /// The float results of a product.
@@ -143,8 +120,8 @@ void test_product(const TernaryKernels& kernels, TileCode code, const Problem& p
 void test_quantize(const TernaryKernels& kernels) {
   std::vector<float> x{0.5f,    1.5f, -2.5f, 127.5f,
                        -128.5f, 200,  -200,  std::numeric_limits<float>::quiet_NaN()};
-  Sequence sequence;
-  while (x.size() < 37) x.push_back(static_cast<float>(sequence.next() % 5120) / 16 - 160);
+  Rng rng(2);
+  while (x.size() < 37) x.push_back(static_cast<float>(rng.below(5120)) / 16 - 160);
   std::vector<std::int8_t> q(x.size());
   const std::int32_t sum = kernels.quantize(x.data(), 1.0f, q.data(), x.size());
   std::int32_t expected_sum = 0;
@@ -153,10 +130,12 @@ void test_quantize(const TernaryKernels& kernels) {
         std::isnan(x[i]) ? 0 : static_cast<int>(std::nearbyint(std::clamp(x[i], -128.0f, 127.0f)));
     expected_sum += expected;
     if (q[i] != expected)
-      fail(kernels.isa, fmt::format("quantize gave {} instead of {} for {}", int{q[i]}, expected, x[i]));
+      throw_failed_self_test(kernels.isa,
+                             fmt::format("quantize gave {} instead of {} for {}", int{q[i]}, expected, x[i]));
   }
   if (sum != expected_sum)
-    fail(kernels.isa, fmt::format("quantize gave the sum {} instead of {}", sum, expected_sum));
+    throw_failed_self_test(kernels.isa,
+                           fmt::format("quantize gave the sum {} instead of {}", sum, expected_sum));
 }
 
 }  // namespace
@@ -206,28 +185,14 @@ void self_test(const Int8Kernels& kernels) {
   }
 }
 
-namespace {
-
-/// `kernels` once they have passed; two threads at once test twice.
-template <class Kernels>
-const Kernels& tested(const Kernels& kernels, std::atomic<bool>& passed) {
-  if (!passed.load(std::memory_order_acquire)) {
-    self_test(kernels);
-    passed.store(true, std::memory_order_release);
-  }
-  return kernels;
-}
-
-}  // namespace
-
 const TernaryKernels& tested_kernels(Isa isa) {
-  static std::atomic<bool> passed[256];  // by Isa::index
-  return tested(ternary_kernels(isa), passed[isa.index]);
+  static PassedIsas passed;
+  return passed.tested(isa, ternary_kernels(isa), [](const TernaryKernels& k) { self_test(k); });
 }
 
 const Int8Kernels& tested_int8_kernels(Isa isa) {
-  static std::atomic<bool> passed[256];  // by Isa::index
-  return tested(int8_kernels(isa), passed[isa.index]);
+  static PassedIsas passed;
+  return passed.tested(isa, int8_kernels(isa), [](const Int8Kernels& k) { self_test(k); });
 }
 
 }  // namespace bitnet::quant

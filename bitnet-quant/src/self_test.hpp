@@ -1,12 +1,12 @@
 #pragma once
-// The kernels of an instruction set against plain loops, once before a process uses them: on a processor or
-// with a compiler that nobody tried, wrong integers would be text that is nonsense and no error.
+// The integer kernels of an instruction set against plain loops, once before a process uses them
+// (bitnet/core/self_test.hpp). Those of floats and attention are tested by bitnet-core.
 #include "kernels/int8_table.hpp"
 #include "kernels/ternary_table.hpp"
 
 namespace bitnet::quant {
 
-/// Multiplies a few rows of odd shapes with both codes, and quantises a few values; some 50 µs. Throws
+/// Multiplies a few rows of odd shapes with both codes, and quantises a few values; some 500 µs. Throws
 /// Error(kDevice) naming the kernel, what it gave where, what is right, and how to go on without it.
 void self_test(const TernaryKernels& kernels);
 

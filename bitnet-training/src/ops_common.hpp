@@ -10,7 +10,7 @@
 
 namespace bitnet::training {
 
-inline const F32Kernels& f32_of(const Tape& tape) { return f32_kernels(tape.context().isa()); }
+inline const F32Kernels& f32_of(const Tape& tape) { return tested_f32_kernels(tape.context().isa()); }
 inline const TrainKernels& train_of(const Tape& tape) { return train_kernels(tape.context().isa()); }
 
 inline void require_shape(bool holds, const char* op, const std::string& rule) {

@@ -23,7 +23,7 @@ AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options
 }
 
 double AdamW::step(const ExecutionContext& context, float lr, float decay, float clip) {
-  const F32Kernels& f = f32_kernels(context.isa());
+  const F32Kernels& f = tested_f32_kernels(context.isa());
   double squares = 0;
   for (Parameter* p : parameters_) {
     p->finish_grad();

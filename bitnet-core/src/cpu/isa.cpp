@@ -9,6 +9,7 @@
 
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/self_test.hpp"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -135,6 +136,17 @@ Isa isa_from_name(std::string_view name) {
     if (is_supported(isa)) supported.push_back(to_string(isa));
   throw Error(ErrorCode::kUnsupported,
               fmt::format("ISA '{}': {} (there are: {})", name, why_not(name), fmt::join(supported, ", ")));
+}
+
+void throw_failed_self_test(std::string_view isa, std::string_view what) {
+  std::vector<std::string_view> others;
+  for (const Isa other : compiled_isas())
+    if (is_supported(other) && to_string(other) != isa) others.push_back(to_string(other));
+  throw Error(
+      ErrorCode::kDevice,
+      fmt::format("self-test of the instruction set '{}': {}; this processor, or the compiler that made this "
+                  "program, computes wrongly with it: set BITNET_ISA to another ({})",
+                  isa, what, fmt::join(others, ", ")));
 }
 
 Isa default_isa() {

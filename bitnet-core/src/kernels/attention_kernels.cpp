@@ -2,6 +2,9 @@
 // are in generic/attention*.inl.hpp.
 #include "bitnet/core/attention_kernels.hpp"
 
+#include "bitnet/core/self_test.hpp"
+#include "kernels/self_test.hpp"
+
 #define BITNET_ISA_ROW(name, supported)            \
   namespace bitnet::kernels::name {                \
   extern const AttentionKernels kAttentionKernels; \
@@ -21,5 +24,11 @@ constexpr const AttentionKernels* kTables[] = {
 }  // namespace
 
 const AttentionKernels& attention_kernels(Isa isa) noexcept { return *kTables[isa.index]; }
+
+const AttentionKernels& tested_attention_kernels(Isa isa) {
+  static PassedIsas passed;
+  return passed.tested(isa, attention_kernels(isa),
+                       [&](const AttentionKernels& k) { self_test(k, tested_f32_kernels(isa)); });
+}
 
 }  // namespace bitnet

@@ -9,6 +9,8 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/self_test.hpp"
+#include "kernels/self_test.hpp"
 
 #define BITNET_ISA_ROW(name, supported) \
   namespace bitnet::kernels::name {     \
@@ -84,11 +86,16 @@ Cut choose_cut(std::int64_t m, std::int64_t n, std::int64_t k, std::size_t threa
 
 const F32Kernels& f32_kernels(Isa isa) noexcept { return *kTables[isa.index]; }
 
+const F32Kernels& tested_f32_kernels(Isa isa) {
+  static PassedIsas passed;
+  return passed.tested(isa, f32_kernels(isa), [](const F32Kernels& k) { self_test(k); });
+}
+
 void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
           std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col,
           float* c, std::int64_t ldc, bool accumulate) {
   if (m <= 0 || n <= 0) return;
-  const F32Kernels& table = f32_kernels(context.isa());
+  const F32Kernels& table = tested_f32_kernels(context.isa());
   const Cut cut = choose_cut(m, n, k, context.threads());
   const std::int64_t blocks_n = ceil_div(n, cut.cols), blocks = ceil_div(m, cut.rows) * blocks_n;
   // Blocks are taken, not dealt: a thread that the system holds up does not hold up the rest.

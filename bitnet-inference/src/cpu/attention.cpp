@@ -76,8 +76,8 @@ class Call {
  public:
   Call(const ExecutionContext& context, const AttentionArgs& a)
       : a_(a),
-        floats_(f32_kernels(context.isa())),
-        kernels_(attention_kernels(context.isa())),
+        floats_(tested_f32_kernels(context.isa())),
+        kernels_(tested_attention_kernels(context.isa())),
         layout_(a, floats_, kernels_),
         group_(a.n_heads / a.n_kv_heads),
         scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)))) {}

@@ -6,6 +6,7 @@
 #include <exception>
 #include <utility>
 
+#include "bitnet/core/attention_kernels.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/inference/register.hpp"
@@ -55,7 +56,9 @@ std::size_t size(const Matrix& m) { return static_cast<std::size_t>(m.rows * m.c
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(std::shared_ptr<const ExecutionContext> context)
-      : context_(std::move(context)), kernels_(f32_kernels(context_->isa())) {}
+      : context_(std::move(context)), kernels_(tested_f32_kernels(context_->isa())) {
+    tested_attention_kernels(context_->isa());  // here, so that the first step does not do it
+  }
 
   std::string_view name() const noexcept override { return "cpu"; }
   std::string description() const override {

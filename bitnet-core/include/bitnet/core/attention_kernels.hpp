@@ -79,4 +79,8 @@ struct AttentionKernels {
 /// The table of `isa`, which must be supported by this CPU.
 const AttentionKernels& attention_kernels(Isa isa) noexcept;
 
+/// attention_kernels(isa), compared with plain loops by the first call of this
+/// process, as tested_f32_kernels() does.
+const AttentionKernels& tested_attention_kernels(Isa isa);
+
 }  // namespace bitnet

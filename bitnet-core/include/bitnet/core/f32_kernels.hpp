@@ -59,9 +59,15 @@ struct F32Kernels {
 /// The table of `isa`, which must be supported by this CPU.
 const F32Kernels& f32_kernels(Isa isa) noexcept;
 
+/// f32_kernels(isa), compared with plain loops by the first call of this process (some 100 µs); later calls
+/// cost a load and allocate nothing. Thread-safe. Throws Error(kDevice), each time, naming the kernel that
+/// computes wrongly and how to go on without this instruction set.
+const F32Kernels& tested_f32_kernels(Isa isa);
+
 class ExecutionContext;
 
-/// gemm() over all threads of `context`, cut into blocks whose results do not depend on the cut.
+/// gemm() of the tested kernels over all threads of `context`, cut into blocks whose results do not depend on
+/// the cut.
 void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::int64_t k, const float* a,
           std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col,
           float* c, std::int64_t ldc, bool accumulate);
