@@ -2,14 +2,8 @@
 // the processor's, which differ in the few lines of simd/amx_int8.hpp only. Compiled for a vocabulary
 // BITNET_ISA, whose floats it uses; the test is attention_tiles_test.cpp.
 #include "bitnet/core/attention_kernels.hpp"
+#include "bitnet/simd/this_isa.hpp"
 #include "bitnet/testing/emulated_tiles.hpp"
-
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
 
 #include "kernels/generic/attention_tiles.inl.hpp"
 

@@ -141,7 +141,7 @@ void Int8Linear::run(const ExecutionContext& context, const QuantizedRows& x, st
                      std::size_t size) const {
   const Impl& m = *impl_;
   check(x.cols == m.in, "input rows of {}, expected {}", x.cols, m.in);
-  check(x.rows >= 0 && x.stride >= m.lines * kInt8LineColumns &&
+  check(x.rows >= 0 && x.stride % 64 == 0 && x.stride >= m.lines * kInt8LineColumns &&
             x.values.size() >= static_cast<std::size_t>(x.rows * x.stride) &&
             x.sums.size() >= static_cast<std::size_t>(x.rows) &&
             x.inv_scales.size() >= static_cast<std::size_t>(x.rows),

@@ -1,17 +1,11 @@
-// The tile algorithm (kernels/generic/tiles.inl.hpp) on emulated tiles: the same source that runs on the
-// processor's, which differ in the few lines of simd/amx_int8.hpp only. Compiled for a vocabulary BITNET_ISA,
-// whose decoders it uses; the test is emulated_tiles_test.cpp.
+// The ternary tile algorithm (kernels/generic/ternary_tiles.inl.hpp) on emulated tiles: the same source that
+// runs on the processor's. Compiled for a vocabulary BITNET_ISA, whose decoders it uses; the test is
+// emulated_tiles_test.cpp.
 #include "bitnet/testing/emulated_tiles.hpp"
+#include "bitnet/simd/this_isa.hpp"
 #include "kernels/ternary_table.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
-
-#include "kernels/generic/tiles.inl.hpp"
+#include "kernels/generic/ternary_tiles.inl.hpp"
 
 namespace bitnet::quant::emulated::BITNET_ISA {
 namespace {
@@ -20,9 +14,9 @@ using testing::EmulatedTiles;
 
 void multiply(const TernaryProduct& p) noexcept {
   if (p.code == TileCode::kTwoBit)
-    kernels::multiply_tiles<EmulatedTiles, kernels::TwoBit>(p);
+    kernels::multiply_ternary_tiles<EmulatedTiles, kernels::TwoBit>(p);
   else
-    kernels::multiply_tiles<EmulatedTiles, kernels::Base3>(p);
+    kernels::multiply_ternary_tiles<EmulatedTiles, kernels::Base3>(p);
   EmulatedTiles::need_released();
 }
 

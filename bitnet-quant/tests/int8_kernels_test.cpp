@@ -43,7 +43,7 @@ std::vector<std::int8_t> tiles_of(const std::vector<std::int8_t>& w, std::int64_
 /// smallest stride.
 Result run_guarded(const Int8Kernels& kernels, const std::vector<std::int8_t>& w, std::int64_t out,
                    const QuantizedRows& rows, Guard guard) {
-  const std::int64_t lines = (rows.cols + 3) / 4, stride = 4 * lines;
+  const std::int64_t lines = (rows.cols + 3) / 4, stride = (4 * lines + 63) / 64 * 64;
   const auto tiles = tiles_of(w, out, rows.cols);
   std::vector<std::int8_t> x;
   for (std::int64_t r = 0; r < rows.rows; ++r)
@@ -91,8 +91,8 @@ std::vector<std::int32_t> naive(const std::vector<std::int8_t>& w, std::int64_t 
   return acc;
 }
 
-const std::int64_t kSizes[][3] = {{1, 1, 1},    {1, 16, 16}, {2, 15, 17},    {3, 33, 100},
-                                  {12, 32, 68}, {7, 64, 5},  {13, 47, 1000}, {1, 100, 3200}};
+const std::int64_t kSizes[][3] = {{1, 1, 1},  {1, 16, 16},    {2, 15, 17},    {3, 33, 100}, {12, 32, 68},
+                                  {7, 64, 5}, {13, 47, 1000}, {1, 100, 3200}, {26, 50, 700}};
 
 TEST(Int8Kernels, NothingBeyondTheArraysIsTouched) {
   const Int8Kernels& kernels = int8_kernels(default_isa());
@@ -108,17 +108,18 @@ TEST(Int8Kernels, NothingBeyondTheArraysIsTouched) {
 
 TEST(Int8Kernels, ExtremesDoNotSaturate) {
   const Int8Kernels& kernels = int8_kernels(default_isa());
-  for (const int weight : {-127, 127})
-    for (const int value : {-128, 127}) {
-      auto x = test::random_rows(3, 40, 3);
-      for (std::int64_t r = 0; r < 3; ++r) {
-        std::fill_n(x.values.begin() + r * x.stride, 40, static_cast<std::int8_t>(value));
-        x.sums[static_cast<std::size_t>(r)] = 40 * value;
+  for (const std::int64_t rows : {3, 20})
+    for (const int weight : {-127, 127})
+      for (const int value : {-128, 127}) {
+        auto x = test::random_rows(rows, 40, 3);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          std::fill_n(x.values.begin() + r * x.stride, 40, static_cast<std::int8_t>(value));
+          x.sums[static_cast<std::size_t>(r)] = 40 * value;
+        }
+        const std::vector<std::int8_t> w(20 * 40, static_cast<std::int8_t>(weight));
+        const Result result = run_guarded(kernels, w, 20, x, Guard::kAfter);
+        for (const std::int32_t v : result.acc) ASSERT_EQ(v, 40 * weight * value);
       }
-      const std::vector<std::int8_t> w(20 * 40, static_cast<std::int8_t>(weight));
-      const Result result = run_guarded(kernels, w, 20, x, Guard::kAfter);
-      for (const std::int32_t v : result.acc) ASSERT_EQ(v, 40 * weight * value);
-    }
 }
 
 TEST(Int8Kernels, EveryIsaGivesTheSameBits) {

@@ -328,7 +328,7 @@ void check_largest(std::int64_t rows, int trit, int value) {
 /// All of int8 against weights of −127 … 127, the extremes among them.
 void check_int8(std::int64_t rows, std::int64_t out, std::int64_t in) {
   Random random{9};
-  const std::int64_t lines = (in + 3) / 4, tiles = (out + 15) / 16, stride = lines * 4;
+  const std::int64_t lines = (in + 3) / 4, tiles = (out + 15) / 16, stride = (lines * 4 + 63) / 64 * 64;
   std::vector<std::int8_t> w(static_cast<std::size_t>(out * in));
   std::vector<std::int8_t> packed(static_cast<std::size_t>(tiles * lines * 64));
   for (std::int64_t i = 0; i < out * in; ++i) {

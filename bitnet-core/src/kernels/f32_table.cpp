@@ -4,12 +4,7 @@
 // f32_kernels.cpp.
 #include "bitnet/core/f32_kernels.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
+#include "bitnet/simd/this_isa.hpp"
 
 #include "kernels/generic/dots.inl.hpp"
 #include "kernels/generic/exp.inl.hpp"

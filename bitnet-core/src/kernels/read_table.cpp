@@ -3,12 +3,7 @@
 // Prefetch with the non-temporal hint is not among them: it halves the rate.
 #include "kernels/read_table.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
+#include "bitnet/simd/this_isa.hpp"
 
 namespace bitnet {
 namespace {

@@ -3,12 +3,7 @@
 // algorithm is generic/int8.inl.hpp, the registers are in bitnet-core/simd.
 #include "kernels/int8_table.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
+#include "bitnet/simd/this_isa.hpp"
 
 #include "kernels/generic/int8.inl.hpp"
 

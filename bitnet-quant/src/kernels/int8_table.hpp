@@ -4,8 +4,8 @@
 //
 // Weights are in tiles of 16 output rows × all of K, as lines of 64 bytes: byte j of dword r of line l is the
 // weight of row r at k = 4·l + j, −127 … 127. Lines are consecutive in k, tiles follow one another, so a
-// product with one row reads memory as one linear stream and needs no horizontal sum. Sixteen lines are a B
-// tile of AMX (64 k × 16 columns).
+// product with one row reads memory as one linear stream and needs no horizontal sum. Sixteen lines, their
+// sign bits flipped, are a B tile of AMX (64 k × 16 columns).
 #include <cstddef>
 #include <cstdint>
 
@@ -27,7 +27,7 @@ struct Int8Product {
   std::int64_t out;          // outputs a row; the last tile may be ragged
   std::int64_t tile_begin, tile_end;
   const std::int8_t* x;       // [rows, stride], the columns from K to 4·lines are zero
-  std::int64_t stride, rows;  // stride ≥ 4·lines
+  std::int64_t stride, rows;  // stride ≥ 4·lines rounded up to 64
   const std::int32_t* sums;   // [rows], Σ x
   std::int32_t* acc;          // [rows, out] if not null: Σ x·w
   float* y;                   // [rows, out] else: float(acc) · (scales[o] · inv_scales[r])

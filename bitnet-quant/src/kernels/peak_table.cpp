@@ -3,12 +3,7 @@
 // nothing waits. What the machine reaches here is the limit that bitnet bench compares with.
 #include "kernels/peak_table.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
+#include "bitnet/simd/this_isa.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -41,13 +36,7 @@ alignas(64) constexpr std::uint8_t kCodes[64] = {
 
 #if defined(BITNET_SIMD_TILES)
 
-struct TileConfig {  // the layout that LDTILECFG reads
-  std::uint8_t palette, start_row, reserved[14];
-  std::uint16_t row_bytes[16];
-  std::uint8_t rows[16];
-};
-
-/// Four 16 × 16 tiles of int32, each += a 16 × 64 tile of codes · a 64 × 16 tile of x.
+/// Four 16 × 16 tiles of int32, each += a 16 × 64 tile of x · a 64 × 16 tile of codes.
 constexpr double kIntOperations = 4 * 2.0 * 16 * 16 * 64;
 /// Of row 0, column 0.
 constexpr std::int32_t first_of_tile() {
@@ -58,30 +47,25 @@ constexpr std::int32_t first_of_tile() {
 }
 constexpr std::int32_t kIntFirst = first_of_tile();
 std::int32_t int8_rounds(std::size_t rounds) noexcept {
-  TileConfig config = {};
-  config.palette = 1;
-  for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
+  using simd::Tiles;
   alignas(64) std::int32_t sums[256] = {};
-  __asm__ volatile("ldtilecfg %0" : : "m"(config));
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_loadd(4, kCodes, 0);  // stride 0: every row is the same line
-  _tile_loadd(5, kCodes, 0);
-  _tile_loadd(6, kCodes, 0);
-  _tile_loadd(7, kCodes, 0);
+  Tiles::configure(16, 16);
+  Tiles::zero<0>();
+  Tiles::zero<1>();
+  Tiles::zero<2>();
+  Tiles::zero<3>();
+  Tiles::load<4>(kCodes, 0);  // stride 0: every row is the same line
+  Tiles::load<5>(kCodes, 0);
+  Tiles::load<6>(kCodes, 0);
+  Tiles::load<7>(kCodes, 0);
   for (std::size_t i = 0; i < rounds; ++i) {
-    _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    Tiles::multiply<0, 4, 6>();
+    Tiles::multiply<1, 4, 7>();
+    Tiles::multiply<2, 5, 6>();
+    Tiles::multiply<3, 5, 7>();
   }
-  _tile_stored(0, sums, 64);
-  _tile_release();
+  Tiles::store<0>(sums, 64);
+  Tiles::release();
   return sums[0];
 }
 

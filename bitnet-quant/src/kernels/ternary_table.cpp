@@ -3,12 +3,7 @@
 // algorithms are in generic/, the registers in bitnet-core/simd.
 #include "kernels/ternary_table.hpp"
 
-#define BITNET_STR2(x) #x
-#define BITNET_STR(x) BITNET_STR2(x)
-// clang-format off
-#define BITNET_SIMD_HEADER BITNET_STR(bitnet/simd/BITNET_ISA.hpp)
-// clang-format on
-#include BITNET_SIMD_HEADER
+#include "bitnet/simd/this_isa.hpp"
 
 #include "kernels/generic/multiply.inl.hpp"
 #include "kernels/generic/quantize.inl.hpp"

@@ -1,7 +1,9 @@
 #pragma once
 // int8 × int8 products over tiles of 16 rows (layout: int8_table.hpp), written once against simd::S8. One row
-// streams the weights (gemv); several rows share each line while it is in registers. Included by
-// int8_table.cpp only.
+// streams the weights (gemv); several rows share each line while it is in registers; where there are
+// matrix tiles, many rows are int8_tiles.inl.hpp's. Included by int8_table.cpp only.
+#include "kernels/generic/int8_tiles.inl.hpp"
+
 namespace bitnet::quant::kernels {
 namespace {
 
@@ -94,30 +96,6 @@ void rows_kernel(const std::int8_t* w, std::int64_t lines, const std::int8_t* x,
   }
 }
 
-/// Takes the bias out (modulo 2^32) and writes integers or scaled floats, for `rows` rows of `cols` ≤ width
-/// outputs.
-void finish_int8(const Int8Product& p, std::int64_t row, std::int64_t rows, std::int64_t first,
-                 std::int64_t cols, std::int64_t width, const std::int32_t* total) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::uint32_t bias =
-        static_cast<std::uint32_t>(S8::kBias) * static_cast<std::uint32_t>(p.sums[row + r]);
-    const std::int32_t* const t = total + r * width;
-    const std::int64_t at = (row + r) * p.out + first;
-    if (p.acc != nullptr) {
-      for (std::int64_t j = 0; j < cols; ++j)
-        p.acc[at + j] = static_cast<std::int32_t>(static_cast<std::uint32_t>(t[j]) - bias);
-    } else {
-      const float inverse = p.inv_scales[row + r];
-      const float* const scales = p.scales + first;
-      float* const y = p.y + at;
-      for (std::int64_t j = 0; j < cols; ++j) {
-        const auto sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(t[j]) - bias);
-        y[j] = static_cast<float>(sum) * (scales[j] * inverse);
-      }
-    }
-  }
-}
-
 using Int8RowsKernel = void (*)(const std::int8_t*, std::int64_t, const std::int8_t*, std::int64_t,
                                 std::int32_t*);
 
@@ -135,25 +113,28 @@ Int8RowsKernel int8_kernel_for(std::int64_t rows, bool wide) {
   return kTable[rows - 1][wide ? 1 : 0];
 }
 
-void multiply_int8(const Int8Product& p) noexcept {
+void multiply_int8_in_registers(const Int8Product& p) {
   std::int32_t total[kMaxRows * kWideRegs * S8::kRows];
   for (std::int64_t tile = p.tile_begin; tile < p.tile_end;) {
-    const bool wide = p.rows > kNarrowRows && p.tile_end - tile >= kWideTiles;
-    const std::int64_t width = wide ? kWideTiles * kInt8TileRows : kInt8TileRows;
-    const std::int64_t first = tile * kInt8TileRows;
-    const std::int64_t cols = p.out - first < width ? p.out - first : width;
+    const TileBlock b = tile_block(p, tile, p.rows > kNarrowRows ? kWideTiles : 1);
     // Weights outside, rows inside: a line comes from memory once, and stays in L2 for the further rows.
     for (std::int64_t row = 0; row < p.rows;) {
-      // Near-equal blocks: 13 rows of at most 12 are 7 + 6, not 12 + 1.
-      const std::int64_t left = p.rows - row, blocks = (left + kMaxRows - 1) / kMaxRows;
-      const std::int64_t rows = (left + blocks - 1) / blocks;
-      int8_kernel_for(rows, wide)(p.tiles + tile * p.lines * kInt8LineBytes, p.lines, p.x + row * p.stride,
-                                  p.stride, total);
-      finish_int8(p, row, rows, first, cols, width, total);
+      const std::int64_t rows = next_block(p.rows - row, kMaxRows);
+      int8_kernel_for(rows, b.tiles > 1)(p.tiles + tile * p.lines * kInt8LineBytes, p.lines,
+                                         p.x + row * p.stride, p.stride, total);
+      finish<S8::kBias>(p, row, rows, b.first, b.cols, b.width, total);
       row += rows;
     }
-    tile += wide ? kWideTiles : 1;
+    tile += b.tiles;
   }
+}
+
+void multiply_int8(const Int8Product& p) noexcept {
+#if defined(BITNET_SIMD_TILES)
+  constexpr std::int64_t kTilesFrom = 8;  // rows: with fewer most of a tile's product would be thrown away
+  if (p.rows >= kTilesFrom) return multiply_int8_tiles<simd::Tiles>(p);
+#endif
+  multiply_int8_in_registers(p);
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #pragma once
-// The product of TernaryKernels: chooses between registers.inl.hpp, panel.inl.hpp and tiles.inl.hpp by the
-// number of rows. Included by ternary_table.cpp only.
+// The product of TernaryKernels: chooses between registers.inl.hpp, panel.inl.hpp and ternary_tiles.inl.hpp
+// by the number of rows. Included by ternary_table.cpp only.
 #include "kernels/generic/panel.inl.hpp"
-#include "kernels/generic/tiles.inl.hpp"
+#include "kernels/generic/ternary_tiles.inl.hpp"
 
 namespace bitnet::quant::kernels {
 namespace {
@@ -17,7 +17,7 @@ template <class C>
 void multiply_code(const TernaryProduct& p) {
 #if defined(BITNET_SIMD_TILES)
   constexpr std::int64_t kTilesFrom = 8;  // rows: with fewer most of a tile's product would be thrown away
-  if (p.rows >= kTilesFrom) return multiply_tiles<simd::Tiles, C>(p);
+  if (p.rows >= kTilesFrom) return multiply_ternary_tiles<simd::Tiles, C>(p);
 #endif
   // Where one instruction multiplies and adds, decoding is hidden behind it, and a panel only costs its
   // stores.

@@ -8,9 +8,6 @@
 namespace bitnet::quant::kernels {
 namespace {
 
-/// 20 KB with two tiles. A whole number of lines of either code, and of AMX tiles (64 columns).
-constexpr std::int64_t kPanelColumns = 640;
-constexpr std::int64_t kPanelSteps = kPanelColumns / 4;
 /// Rows whose sums are kept between panels: 32 KB of the stack.
 constexpr std::int64_t kPanelRows = 256;
 
@@ -122,7 +119,7 @@ void multiply_panels(const TernaryProduct& p) {
           r += n;
         }
       }
-      finish(p, row, rows, b.first, b.cols, b.width, total);
+      finish<1>(p, row, rows, b.first, b.cols, b.width, total);
       tile += b.tiles;
     }
     row += rows;

@@ -228,7 +228,7 @@ void multiply_in_registers(const TernaryProduct& p) {
       const std::int64_t rows = next_block(p.rows - row, kMaxRows);
       rows_kernel_for<C>(rows, b.tiles > 1)(p.tiles + tile * p.lines * kLineBytes, p.lines,
                                             p.x + row * p.stride, p.stride, total);
-      finish(p, row, rows, b.first, b.cols, b.width, total);
+      finish<1>(p, row, rows, b.first, b.cols, b.width, total);
       row += rows;
     }
     tile += b.tiles;

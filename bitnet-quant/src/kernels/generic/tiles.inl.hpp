@@ -1,10 +1,11 @@
 #pragma once
 // A product with many rows of x on matrix tiles (AMX), written once against a tile vocabulary T: simd::Tiles
-// is the processor's, a test has one that emulates it. A panel (panel.inl.hpp) of one or two weight tiles is
-// decoded once for all rows; four lines of plain codes are one tile of 64 columns × 16 outputs. Rows of x are
-// tiles as they lie. Included by ternary_table.cpp and that test only.
+// is the processor's, a test has one that emulates it. A panel of one or two weight tiles, as unsigned bytes
+// [step][tile][64], is made once for all rows: for each step of four columns, four bytes of each of 16
+// outputs, so that 16 steps are one tile of 64 columns × 16 outputs. Rows of x are tiles as they lie. How
+// panels are made is ternary_tiles.inl.hpp's and int8_tiles.inl.hpp's.
 #include "bitnet/simd/tile_shape.hpp"
-#include "kernels/generic/panel.inl.hpp"
+#include "kernels/generic/blocks.inl.hpp"
 
 namespace bitnet::quant::kernels {
 namespace {
@@ -13,13 +14,14 @@ using simd::TileShape;
 
 constexpr std::int64_t kTileColumns = 64;                  // of x in a tile
 constexpr std::int64_t kTileSteps = kTileColumns / 4;      // of a panel in a tile
+constexpr std::int64_t kStepBytes = 4 * kBlockOutputs;     // of one weight tile
 constexpr std::int64_t kBlockRows = simd::kTileBlockRows;  // of x in a tile
 constexpr std::int64_t kTiledRows = 512;  // whose sums are kept between panels: 64 KB of the stack
 static_assert(kPanelSteps % kTileSteps == 0);
 
 /// One pass of a panel: I row blocks times J weight tiles.
 struct TilePass {
-  const std::uint8_t* panel;  // [16·tiles, J, 64]
+  const std::uint8_t* panel;  // [16·tiles, J, kStepBytes]
   std::int64_t tiles;         // of 64 columns
   const std::int8_t* x;       // [rows, stride]
   std::int64_t stride;
@@ -34,7 +36,7 @@ BITNET_INLINE void begin_sum(const TilePass& p) {
     if (p.first)
       T::template zero<C>();
     else
-      T::template load<C>(p.total + (i * kBlockRows * J + j) * kTileRows, J * kTileRows * 4);
+      T::template load<C>(p.total + (i * kBlockRows * J + j) * kBlockOutputs, J * kBlockOutputs * 4);
   }
 }
 
@@ -42,10 +44,12 @@ template <class T, int I, int J, int C>
 BITNET_INLINE void end_sum(const TilePass& p) {
   constexpr int i = C / 2, j = C % 2;
   if constexpr (i < I && j < J)
-    T::template store<C>(p.total + (i * kBlockRows * J + j) * kTileRows, J * kTileRows * 4);
+    T::template store<C>(p.total + (i * kBlockRows * J + j) * kBlockOutputs, J * kBlockOutputs * 4);
 }
 
-/// |sum| ≤ 2·128·K: int32 is enough (kMaxColumns).
+/// Sums of ternary codes: |sum| ≤ 2·128·K, which an int32 holds (kMaxColumns). Those of int8 weights + 128
+/// reach 255·128·K and may wrap, as the instruction does (it has no saturation); finish() takes the bias out
+/// modulo 2^32, and what is left is below 2^31 (kInt8MaxColumns).
 template <class T, int I, int J>
 void multiply_pass(const TilePass& p) {
   begin_sum<T, I, J, 0>(p);
@@ -53,13 +57,13 @@ void multiply_pass(const TilePass& p) {
   begin_sum<T, I, J, 2>(p);
   begin_sum<T, I, J, 3>(p);
   for (std::int64_t t = 0; t < p.tiles; ++t) {
-    const std::uint8_t* const codes = p.panel + t * kTileSteps * J * kLineBytes;
+    const std::uint8_t* const codes = p.panel + t * kTileSteps * J * kStepBytes;
     const std::int8_t* const x = p.x + t * kTileColumns;
-    T::template load<6>(codes, J * kLineBytes);
+    T::template load<6>(codes, J * kStepBytes);
     T::template load<4>(x, p.stride);
     T::template multiply<0, 4, 6>();
     if constexpr (J == 2) {
-      T::template load<7>(codes + kLineBytes, J * kLineBytes);
+      T::template load<7>(codes + kStepBytes, J * kStepBytes);
       T::template multiply<1, 4, 7>();
     }
     if constexpr (I == 2) {
@@ -89,16 +93,20 @@ void multiply_panel_tiles(TileShape<T>& shape, TilePass pass, std::int64_t rows,
   for (std::int64_t r = 0; r < rows; r += 2 * kBlockRows) {
     const bool two_blocks = shape.set(rows - r);
     pass.x = all.x + r * all.stride;
-    pass.total = all.total + r * weight_tiles * kTileRows;
+    pass.total = all.total + r * weight_tiles * kBlockOutputs;
     multiply_pass<T>(pass, two_blocks, weight_tiles == 2);
   }
 }
 
-template <class T, class C>
-void multiply_tiles(const TernaryProduct& p) {
-  constexpr std::int64_t kBlockLines = kPanelSteps / C::kFields;
-  alignas(64) std::uint8_t panel[kPanelSteps * 2 * kLineBytes];
-  alignas(64) std::int32_t total[kTiledRows * 2 * kTileRows];
+/// The whole product. A line of weights has kFields steps of four columns; decode(tile, line, lines, to,
+/// step_bytes) writes those of lines [line, line + lines) of a weight tile, as unsigned bytes that are too
+/// large by kBias, to `to` [kFields·lines][step_bytes]. x must be readable up to whole tiles of 64 columns;
+/// what it holds beyond the last line meets zeros.
+template <class T, std::uint32_t kBias, int kFields, class Product, class Decode>
+void multiply_tiles(const Product& p, Decode&& decode) {
+  constexpr std::int64_t kBlockLines = kPanelSteps / kFields;
+  alignas(64) std::uint8_t panel[kPanelSteps * 2 * kStepBytes];
+  alignas(64) std::int32_t total[kTiledRows * 2 * kBlockOutputs];
   TileShape<T> shape;
   for (std::int64_t row = 0; row < p.rows; row += kTiledRows) {
     const std::int64_t rows = p.rows - row < kTiledRows ? p.rows - row : kTiledRows;
@@ -106,23 +114,21 @@ void multiply_tiles(const TernaryProduct& p) {
       const TileBlock b = tile_block(p, tile, 2);
       for (std::int64_t line = 0; line < p.lines; line += kBlockLines) {
         const std::int64_t lines = p.lines - line < kBlockLines ? p.lines - line : kBlockLines;
-        const std::int64_t steps = lines * C::kFields, tiles = (steps + kTileSteps - 1) / kTileSteps;
+        const std::int64_t steps = lines * kFields, tiles = (steps + kTileSteps - 1) / kTileSteps;
         for (std::int64_t t = 0; t < b.tiles; ++t)
-          decode_tile<I8, C>(p.tiles + ((tile + t) * p.lines + line) * kLineBytes, lines,
-                             panel + t * kLineBytes, b.tiles * kLineBytes);
-        // What x has beyond the last line meets zeros.
-        __builtin_memset(panel + steps * b.tiles * kLineBytes, 0,
-                         static_cast<std::size_t>((tiles * kTileSteps - steps) * b.tiles * kLineBytes));
+          decode(tile + t, line, lines, panel + t * kStepBytes, b.tiles * kStepBytes);
+        __builtin_memset(panel + steps * b.tiles * kStepBytes, 0,
+                         static_cast<std::size_t>((tiles * kTileSteps - steps) * b.tiles * kStepBytes));
         multiply_panel_tiles<T>(shape,
                                 {.panel = panel,
                                  .tiles = tiles,
-                                 .x = p.x + row * p.stride + line * 4 * C::kFields,
+                                 .x = p.x + row * p.stride + line * 4 * kFields,
                                  .stride = p.stride,
                                  .total = total,
                                  .first = line == 0},
                                 rows, b.tiles);
       }
-      finish(p, row, rows, b.first, b.cols, b.width, total);
+      finish<kBias>(p, row, rows, b.first, b.cols, b.width, total);
       tile += b.tiles;
     }
   }

@@ -66,11 +66,12 @@ struct EmulatedTiles {
     need(rows[C] != 0 && rows[C] == rows[A] && rows[B] == 16);
     for (int m = 0; m < rows[C]; ++m)
       for (int n = 0; n < 16; ++n) {
-        std::int32_t sum;
+        std::uint32_t sum;  // wraps, as the processor's
         __builtin_memcpy(&sum, &data[C][m][4 * n], 4);
         for (int k = 0; k < 16; ++k)
           for (int j = 0; j < 4; ++j)
-            sum += static_cast<Left>(data[A][m][4 * k + j]) * int{static_cast<Right>(data[B][k][4 * n + j])};
+            sum += static_cast<std::uint32_t>(static_cast<Left>(data[A][m][4 * k + j]) *
+                                              int{static_cast<Right>(data[B][k][4 * n + j])});
         __builtin_memcpy(&data[C][m][4 * n], &sum, 4);
       }
   }
