@@ -11,6 +11,7 @@
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
 #include "kernels/ternary_table.hpp"
+#include "linear_common.hpp"
 #include "self_test.hpp"
 #include "tile_memory.hpp"
 #include "tile_packing.hpp"
@@ -18,19 +19,9 @@
 namespace bitnet::quant {
 namespace {
 
-/// Multiply-adds that are worth a second thread: some 1.5 µs of one core, several times a hand-over. On the
-/// shipped model 2,000,000 give 14,700 tokens/s with two threads, 600,000 16,000, 300,000 18,000, 150,000
-/// 18,200.
-constexpr std::int64_t kWorkPerThread = 300'000;
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// Throws unless `ok`; the message is put together only then, so that a check costs and allocates nothing.
 template <class... Args>
 void check(bool ok, std::string_view message, const Args&... args) {
-  if (!ok)
-    throw Error(ErrorCode::kInvalidArgument,
-                "BitLinear: " + fmt::vformat(message, fmt::make_format_args(args...)));
+  check_argument("BitLinear", ok, message, args...);
 }
 
 /// Rows that one call of the kernels gets: near-equal chunks of the size that they want.

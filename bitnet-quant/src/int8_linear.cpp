@@ -13,24 +13,18 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "kernels/int8_table.hpp"
+#include "linear_common.hpp"
 #include "self_test.hpp"
 #include "tile_memory.hpp"
 
 namespace bitnet::quant {
 namespace {
 
-/// Multiply-adds that are worth a second thread: some 10 µs of one core.
-constexpr std::int64_t kWorkPerThread = 1'000'000;
 constexpr float kSmallest = 1e-30f;  // of the definition's max(…, 1e-30): 127 / m stays finite
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// Throws unless `ok`; the message is put together only then, so that a check costs and allocates nothing.
 template <class... Args>
 void check(bool ok, std::string_view message, const Args&... args) {
-  if (!ok)
-    throw Error(ErrorCode::kInvalidArgument,
-                "Int8Linear: " + fmt::vformat(message, fmt::make_format_args(args...)));
+  check_argument("Int8Linear", ok, message, args...);
 }
 
 bool all_finite(std::span<const float> v) {

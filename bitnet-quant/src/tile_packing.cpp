@@ -48,8 +48,7 @@ bool pack_word(TileCode code, const std::int8_t* trits, std::uint8_t* to) {
   return wrong == 0;
 }
 
-// --- The same for four rows at a time, whose words lie side by side in a line: loading is bound by this
-// ------
+// The same for four rows at a time, whose words lie side by side in a line: loading is bound by this.
 
 using Bytes = std::uint8_t __attribute__((vector_size(16)));
 using Words = std::uint32_t __attribute__((vector_size(16)));
@@ -69,14 +68,14 @@ void fetch_codes(const std::int8_t* trits, std::int64_t in, Bytes (&codes)[5]) {
   const Words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
   const Words ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7),
               cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  codes[0] = (Bytes)__builtin_shufflevector(ab, cd, 0, 1, 4, 5) + 1;
-  codes[1] = (Bytes)__builtin_shufflevector(ab, cd, 2, 3, 6, 7) + 1;
-  codes[2] = (Bytes)__builtin_shufflevector(ab2, cd2, 0, 1, 4, 5) + 1;
-  codes[3] = (Bytes)__builtin_shufflevector(ab2, cd2, 2, 3, 6, 7) + 1;
+  codes[0] = reinterpret_cast<Bytes>(__builtin_shufflevector(ab, cd, 0, 1, 4, 5)) + 1;
+  codes[1] = reinterpret_cast<Bytes>(__builtin_shufflevector(ab, cd, 2, 3, 6, 7)) + 1;
+  codes[2] = reinterpret_cast<Bytes>(__builtin_shufflevector(ab2, cd2, 0, 1, 4, 5)) + 1;
+  codes[3] = reinterpret_cast<Bytes>(__builtin_shufflevector(ab2, cd2, 2, 3, 6, 7)) + 1;
   if constexpr (kCode == TileCode::kBase3) {
     const Words last{fetch<std::uint32_t>(trits + 16), fetch<std::uint32_t>(trits + in + 16),
                      fetch<std::uint32_t>(trits + 2 * in + 16), fetch<std::uint32_t>(trits + 3 * in + 16)};
-    codes[4] = (Bytes)last + 1;
+    codes[4] = reinterpret_cast<Bytes>(last) + 1;
   }
 }
 
@@ -85,7 +84,7 @@ Bytes times_3(Bytes v) { return v + v + v; }
 /// Codes shifted left within bytes: codes are below 4, so that nothing crosses into the next byte up to 6.
 template <int kShift>
 Bytes shifted(Bytes codes) {
-  return (Bytes)((Words)codes << kShift);
+  return reinterpret_cast<Bytes>(reinterpret_cast<Words>(codes) << kShift);
 }
 
 /// two_bit_word() or base3_word() of 16 bytes.
@@ -95,7 +94,7 @@ Bytes pack_codes(const Bytes (&c)[5]) {
     return c[0] | shifted<2>(c[1]) | shifted<4>(c[2]) | shifted<6>(c[3]);
   } else {
     const Bytes t = c[0] + times_3(c[1] + times_3(c[2] + times_3(c[3])));
-    const Bytes escaped = (Bytes)(t > 63);
+    const Bytes escaped = reinterpret_cast<Bytes>(t > 63);
     return ((t | shifted<6>(c[4])) & ~escaped) | ((192 + times_3(t & 0x3f) + c[4]) & escaped);
   }
 }
@@ -110,12 +109,13 @@ bool pack_four_rows(const std::int8_t* trits, std::int64_t in, std::int64_t word
     fetch_codes<kCode>(trits, in, codes);
     for (std::int64_t i = 0; i < kColumns / 4; ++i) {
       seen |= codes[i];
-      threes |= codes[i] & (Bytes)((Words)codes[i] >> 1);  // bit 0: of a code with bits 0 and 1
+      threes |= codes[i] & reinterpret_cast<Bytes>(reinterpret_cast<Words>(codes[i]) >>
+                                                   1);  // bit 0: of a code with bits 0 and 1
     }
     const Bytes packed = pack_codes<kCode>(codes);
     std::memcpy(to, &packed, sizeof packed);
   }
-  const auto wrong = (Words)((seen & 0xfc) | (threes & 1));
+  const auto wrong = reinterpret_cast<Words>((seen & 0xfc) | (threes & 1));
   return (wrong[0] | wrong[1] | wrong[2] | wrong[3]) == 0;
 }
 

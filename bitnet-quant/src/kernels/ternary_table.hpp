@@ -44,8 +44,8 @@ struct TernaryKernels {
   const char* isa;
   /// True if the kernels decode kBase3 while one row streams from memory, about as fast as memory gives it.
   bool fast_base3;
-  /// Rows of x that a call should get: a multiple of row_block, and at most x_bytes, which stay in the L2
-  /// cache while tiles pass over them.
+  /// Rows of x that a call should get: a multiple of row_block, of about x_bytes, which stay in the L2 cache
+  /// while tiles pass over them. Of very long rows a call gets some 32 all the same.
   std::int64_t row_block, x_bytes;
   void (*multiply)(const TernaryProduct& product) noexcept;
   /// q = clamp(round_half_even(x·a), −128, 127), NaN → 0; returns Σ q. Needs |x·a| < 2^22, which a ≤

@@ -34,10 +34,8 @@ struct I8 {
   static BITNET_INLINE Sum zero_sum() { return Sum{}; }
   static BITNET_INLINE Sum add_products(Sum sum, Bytes codes, Bytes x) {
     sum += reinterpret_cast<Sum>(_mm_maddubs_epi16(codes, x));
-    __asm__(
-        ""
-        : "+x"(
-            sum));  // keeps g++ from adding a line's products in another order, with more in flight than fit
+    // Keeps g++ from adding a line's products in another order, with more in flight than fit.
+    __asm__("" : "+x"(sum));
     return sum;
   }
   static BITNET_INLINE Acc widen(Acc acc, Sum sum) {
