@@ -2,7 +2,7 @@
 // Vocabulary of AVX2 with FMA and F16C.
 #include <immintrin.h>
 
-#include "bitnet/simd/common.hpp"
+#include "bitnet/simd/byte_dot.hpp"
 
 namespace bitnet::simd {
 namespace {
@@ -145,6 +145,48 @@ struct S8 {
   }
 #endif
 };
+
+/// int8 attention's products (byte_dot.hpp).
+struct ByteOps {
+#if defined(__AVXVNNI__)
+  static constexpr int kRegs = 2, kRows = 6, kBlocks = 1;  // 12 sums, 2 of a line, 1 of a row
+  typedef __m256i Reg;
+  static BITNET_INLINE Reg zero() { return _mm256_setzero_si256(); }
+  static BITNET_INLINE Reg load(const void* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static BITNET_INLINE Reg flip(Reg v) { return _mm256_xor_si256(v, _mm256_set1_epi8(-128)); }
+  static BITNET_INLINE Reg splat(std::int32_t four) { return _mm256_set1_epi32(four); }
+  static BITNET_INLINE Reg dot(Reg sum, Reg u, Reg s) { return _mm256_dpbusd_avx_epi32(sum, u, s); }
+  static BITNET_INLINE void store(void* p, Reg v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+#else
+  static constexpr int kRegs = 4, kRows = 2, kBlocks = 1;  // 8 sums, 4 of a line, 1 of a row
+  typedef __m256i Pairs;
+  typedef __m256i Wide;
+  static BITNET_INLINE Pairs zero() { return _mm256_setzero_si256(); }
+  static BITNET_INLINE Wide widen(const std::int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static BITNET_INLINE Wide splat(const std::int16_t (&v)[4]) {
+    long long four;
+    __builtin_memcpy(&four, v, 8);
+    return _mm256_set1_epi64x(four);
+  }
+  static BITNET_INLINE Pairs dot(Pairs sum, Wide a, Wide b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+  /// Sums of columns 4·i … 4·i + 8 of registers i and i + 1.
+  static BITNET_INLINE void store_two(std::int32_t* p, Pairs a, Pairs b) {
+    const __m256i sums = _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);  // 0, 2, 1, 3
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), sums);
+  }
+#endif
+};
+#if defined(__AVXVNNI__)
+typedef UnsignedByteDot<ByteOps> ByteDot;
+#else
+typedef WideByteDot<ByteOps> ByteDot;
+#endif
 
 }  // namespace
 }  // namespace bitnet::simd

@@ -2,7 +2,7 @@
 // Vocabulary of AVX-512 (F, BW, VL, DQ) with VNNI.
 #include <immintrin.h>
 
-#include "bitnet/simd/common.hpp"
+#include "bitnet/simd/byte_dot.hpp"
 
 namespace bitnet::simd {
 namespace {
@@ -98,6 +98,19 @@ struct S8 {
   static BITNET_INLINE Sum add(Sum sum, Bytes w, X x) { return _mm512_dpbusd_epi32(sum, w, x); }
   static BITNET_INLINE void store(std::int32_t* p, Sum sum) { _mm512_storeu_si512(p, sum); }
 };
+
+/// int8 attention's products (byte_dot.hpp).
+struct ByteOps {
+  static constexpr int kRegs = 1, kRows = 8, kBlocks = 2;  // 16 sums of 32 registers
+  typedef __m512i Reg;
+  static BITNET_INLINE Reg zero() { return _mm512_setzero_si512(); }
+  static BITNET_INLINE Reg load(const void* p) { return _mm512_loadu_si512(p); }
+  static BITNET_INLINE Reg flip(Reg v) { return _mm512_xor_si512(v, _mm512_set1_epi8(-128)); }
+  static BITNET_INLINE Reg splat(std::int32_t four) { return _mm512_set1_epi32(four); }
+  static BITNET_INLINE Reg dot(Reg sum, Reg u, Reg s) { return _mm512_dpbusd_epi32(sum, u, s); }
+  static BITNET_INLINE void store(void* p, Reg v) { _mm512_storeu_si512(p, v); }
+};
+typedef UnsignedByteDot<ByteOps> ByteDot;
 
 #if defined(__AVX512VBMI__)
 /// The tables of Base3Lookup.

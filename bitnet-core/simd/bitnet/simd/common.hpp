@@ -1,9 +1,9 @@
 #pragma once
 // What every instruction-set vocabulary shares: inlining and unrolling macros, and the 128-bit float vector.
 // A vocabulary is one file, <isa>.hpp, that defines `struct F32` (float registers), `struct I8` (ternary ×
-// int8 products) and `struct S8` (int8 × int8 products) in an unnamed namespace, so that an object compiled
-// for one ISA exports nothing of it. The float part is GCC vector extensions where they say it all,
-// intrinsics where they do not.
+// int8 products), `struct S8` (int8 × int8 products) and `ByteDot` (int8 attention's) in an unnamed
+// namespace, so that an object compiled for one ISA exports nothing of it. The float part is GCC vector
+// extensions where they say it all, intrinsics where they do not.
 #include <cstddef>
 #include <cstdint>
 

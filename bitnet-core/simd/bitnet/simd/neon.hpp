@@ -2,7 +2,7 @@
 // Vocabulary of NEON (ARMv8.0).
 #include <arm_neon.h>
 
-#include "bitnet/simd/common.hpp"
+#include "bitnet/simd/byte_dot.hpp"
 
 namespace bitnet::simd {
 namespace {
@@ -110,6 +110,9 @@ struct S8 {
   }
 #endif
 };
+
+/// int8 attention's products (byte_dot.hpp).
+typedef WideByteDot<PlainByteOps> ByteDot;
 
 }  // namespace
 }  // namespace bitnet::simd

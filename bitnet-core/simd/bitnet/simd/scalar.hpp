@@ -1,6 +1,7 @@
 #pragma once
 // Vocabulary of the processor's baseline: GCC vector extensions of 128 bits, no intrinsics.
 #include "bitnet/simd/baseline_f32.hpp"
+#include "bitnet/simd/byte_dot.hpp"
 
 namespace bitnet::simd {
 namespace {
@@ -80,6 +81,9 @@ struct S8 {
     __builtin_memcpy(p, &all, sizeof all);
   }
 };
+
+/// int8 attention's products (byte_dot.hpp).
+typedef WideByteDot<PlainByteOps> ByteDot;
 
 }  // namespace
 }  // namespace bitnet::simd

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "bitnet/simd/baseline_f32.hpp"
+#include "bitnet/simd/byte_dot.hpp"
 
 namespace bitnet::simd {
 namespace {
@@ -77,6 +78,29 @@ struct S8 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), sum);
   }
 };
+
+/// int8 attention's products (byte_dot.hpp).
+struct ByteOps {
+  static constexpr int kRegs = 8, kRows = 1, kBlocks = 1;
+  typedef __m128i Pairs;
+  typedef __m128i Wide;
+  static BITNET_INLINE Pairs zero() { return _mm_setzero_si128(); }
+  static BITNET_INLINE Wide widen(const std::int8_t* p) {
+    return _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+  static BITNET_INLINE Wide splat(const std::int16_t (&v)[4]) {
+    long long four;
+    __builtin_memcpy(&four, v, 8);
+    return _mm_set1_epi64x(four);
+  }
+  static BITNET_INLINE Pairs dot(Pairs sum, Wide a, Wide b) {
+    return _mm_add_epi32(sum, _mm_madd_epi16(a, b));
+  }
+  static BITNET_INLINE void store_two(std::int32_t* p, Pairs a, Pairs b) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_hadd_epi32(a, b));
+  }
+};
+typedef WideByteDot<ByteOps> ByteDot;
 
 }  // namespace
 }  // namespace bitnet::simd

@@ -4,7 +4,6 @@
 // times the values' scales, are rounded to 0 … 255 of their largest in the
 // tile. On matrix tiles the sums are attention_tiles.inl.hpp's. Included by
 // attention_table.cpp only.
-#include "bitnet/simd/byte_dot.hpp"
 #include "kernels/generic/attention.inl.hpp"
 
 namespace bitnet::kernels {
