@@ -34,7 +34,12 @@ function(bitnet_isa_kernels target source)
       ${PROJECT_SOURCE_DIR}/bitnet-core/include ${BITNET_SIMD_INCLUDE_DIR})
     target_compile_definitions(${object} PRIVATE BITNET_ISA=${isa})
     # Kernels are optimised in every build type, and float contraction is written, never guessed (docs/numerics.md).
-    target_compile_options(${object} PRIVATE ${flags} -O3 -ffp-contract=off -fno-exceptions -fno-rtti
+    # With sanitizers -O3 only makes them two to five times slower to compile.
+    set(optimise -O3)
+    if(BITNET_SANITIZE)
+      set(optimise -O1)
+    endif()
+    target_compile_options(${object} PRIVATE ${flags} ${optimise} -ffp-contract=off -fno-exceptions -fno-rtti
       -fno-math-errno -fvisibility=hidden
       $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-psabi> $<$<CXX_COMPILER_ID:Clang>:-Wno-psabi>)
     bitnet_warnings(${object})
