@@ -57,7 +57,10 @@ void read_memory(const fs::path& folder, const MemoryFiles& names, CgroupLimits&
   while (stat >> key >> value) {  // the kernel drops these pages before it refuses memory
     if (key == names.inactive_file || key == names.active_file) used -= std::min(used, value);
   }
-  lower<std::size_t>(limits.memory_headroom, *limit - std::min(*limit, used));
+  const std::size_t headroom = *limit - std::min(*limit, used);
+  if (limits.memory_headroom && *limits.memory_headroom <= headroom) return;
+  limits.memory_headroom = headroom;
+  limits.memory_limit = *limit;
 }
 
 void lower_cores(double quota, double period, CgroupLimits& limits) {

@@ -11,6 +11,7 @@ namespace bitnet {
 struct CgroupLimits {
   std::optional<double> cores;                 ///< CPU quota / period
   std::optional<std::size_t> memory_headroom;  ///< bytes: limit − use, page cache not counted as used
+  std::optional<std::size_t> memory_limit;     ///< bytes: that of the group with the least headroom
 };
 
 /// Reads /proc/self/cgroup and /sys/fs/cgroup below `root`, version 1, version 2 or both. Files that are

@@ -1,0 +1,63 @@
+#pragma once
+// A reserved range of addresses: memory that costs nothing until it is committed and written. What lies in it
+// is decided in large_block_pool.hpp.
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace bitnet::memory {
+
+inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+
+/// Not thread-safe, but for base(), bytes(), release() and resident().
+class AddressRange {
+ public:
+  /// Reserves `bytes`, a power of two of at least kHugePageBytes, aligned to kHugePageBytes, or as many
+  /// halves of it as the system allows down to `least`. Throws Error(kOutOfMemory).
+  AddressRange(std::size_t bytes, std::size_t least);
+  ~AddressRange();
+  AddressRange(const AddressRange&) = delete;
+  AddressRange& operator=(const AddressRange&) = delete;
+
+  std::byte* base() const noexcept { return base_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+
+  /// Makes [offset, offset + bytes) readable and writable, in steps of kHugePageBytes; false where the system
+  /// refuses. Fresh memory is zero. `huge` asks for huge pages there, which is no more than a wish.
+  bool commit(std::size_t offset, std::size_t bytes, bool huge) noexcept;
+  /// Bytes of [offset, offset + bytes) that are committed.
+  std::size_t committed(std::size_t offset, std::size_t bytes) const noexcept;
+  /// Gives the pages back; what is read there next is zero.
+  void release(std::size_t offset, std::size_t bytes) const noexcept;
+  /// Bytes of the range that are in memory: Rss in /proc/self/smaps, 0 where that is not readable.
+  std::size_t resident() const;
+  /// Keeps the mapping when this object ends.
+  void leak() noexcept { leaked_ = true; }
+
+ private:
+  void* mapping_ = nullptr;
+  std::size_t mapping_bytes_ = 0;
+  std::byte* base_ = nullptr;
+  std::size_t bytes_ = 0;
+  bool leaked_ = false;
+  std::vector<bool> committed_, huge_;  // [bytes / kHugePageBytes]
+};
+
+/// Zeroed memory for tables that are far larger than what of them is used: pages come with their first write.
+class LazyTable {
+ public:
+  /// Throws Error(kOutOfMemory).
+  explicit LazyTable(std::size_t bytes);
+  ~LazyTable();
+  LazyTable(const LazyTable&) = delete;
+  LazyTable& operator=(const LazyTable&) = delete;
+  void* data() const noexcept { return data_; }
+  /// Makes all of it zero again.
+  void clear() noexcept;
+
+ private:
+  void* data_;
+  std::size_t bytes_;
+};
+
+}  // namespace bitnet::memory

@@ -1,0 +1,217 @@
+// Reads limits and stalls, and turns them into levels that do not flicker.
+#include "bitnet/core/memory/memory_pressure.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "bitnet/core/cgroup.hpp"
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
+
+namespace bitnet {
+namespace {
+
+constexpr std::string_view kNames[] = {"none", "low", "high", "critical"};
+
+PressureOptions checked(PressureOptions options) {
+  for (const PressureThresholds& t : {options.used, options.stalled}) {
+    if (!(t.low > 0 && t.low < t.high && t.high < t.critical))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("memory pressure begins at {}, {}, {}: expected ascending numbers above 0",
+                              t.low, t.high, t.critical));
+  }
+  if (!(options.hysteresis >= 0 && options.hysteresis < 1) || options.calm_readings < 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("hysteresis {} and {} calm readings: expected 0 up to below 1, and no number "
+                            "below 0",
+                            options.hysteresis, options.calm_readings));
+  return options;
+}
+
+/// The percentage of the last 10 s: "some avg10=1.53 avg60=…" is the first line. Empty without PSI.
+std::optional<double> stalled(const std::filesystem::path& root) {
+  std::ifstream file(root / "proc/pressure/memory");
+  std::string some, average;
+  if (!(file >> some >> average) || some != "some" || !average.starts_with("avg10=")) return std::nullopt;
+  try {
+    return std::stod(average.substr(6));
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+/// Levels up to `current` end later than they begin.
+MemoryPressure level_of(double value, const PressureThresholds& t, MemoryPressure current,
+                        double hysteresis) {
+  const double begins[] = {0, t.low, t.high, t.critical};
+  for (auto level : {MemoryPressure::kCritical, MemoryPressure::kHigh, MemoryPressure::kLow}) {
+    const double keep = level <= current ? 1 - hysteresis : 1;
+    if (value >= begins[static_cast<std::size_t>(level)] * keep) return level;
+  }
+  return MemoryPressure::kNone;
+}
+
+}  // namespace
+
+std::string_view to_string(MemoryPressure level) noexcept { return kNames[static_cast<std::size_t>(level)]; }
+
+struct PressureMonitor::Impl {
+  explicit Impl(PressureOptions o) : options(checked(std::move(o))) {}
+
+  struct Reading {
+    MemoryPressure level = MemoryPressure::kNone;
+    std::string reason = "nothing is near its limit";
+  };
+  Reading read() const;
+  void call_back(MemoryPressure before, MemoryPressure now, const std::string& reason);
+
+  const PressureOptions options;
+  // Recursive: callbacks run under it, so that unsubscribe() waits for those of other threads.
+  mutable std::recursive_mutex mutex;
+  std::vector<MemoryResource*> resources;
+  std::map<std::uint64_t, Callback> callbacks;
+  std::uint64_t last_subscription = 0;
+  bool polling = false;
+  int calm = 0;
+  std::atomic<MemoryPressure> level{MemoryPressure::kNone};
+
+  std::mutex thread_mutex;
+  std::condition_variable wake;
+  bool stopping = false;
+  std::thread thread;
+};
+
+PressureMonitor::Impl::Reading PressureMonitor::Impl::read() const {
+  Reading highest;
+  const MemoryPressure now = level.load();
+  const auto consider = [&](double value, const PressureThresholds& thresholds, auto&& reason) {
+    const MemoryPressure found = level_of(value, thresholds, now, options.hysteresis);
+    if (found > highest.level) highest = {found, reason()};
+  };
+  for (const MemoryResource* resource : resources) {
+    const MemoryStats stats = resource->stats();
+    if (stats.limit == kNoMemoryLimit || stats.limit == 0) continue;
+    const double part = static_cast<double>(stats.held) / static_cast<double>(stats.limit);
+    consider(part, options.used,
+             [&] { return fmt::format("pool '{}' holds {:.0f} % of its limit", stats.name, 100 * part); });
+  }
+  const CgroupLimits group = cgroup_limits(options.root);
+  if (group.memory_headroom && group.memory_limit && *group.memory_limit != 0) {
+    const double part =
+        1 - static_cast<double>(*group.memory_headroom) / static_cast<double>(*group.memory_limit);
+    consider(part, options.used,
+             [&] { return fmt::format("the control group uses {:.0f} % of its memory", 100 * part); });
+  }
+  if (const auto percent = stalled(options.root)) {
+    consider(*percent, options.stalled,
+             [&] { return fmt::format("tasks wait for memory {:.1f} % of the time", *percent); });
+  }
+  return highest;
+}
+
+void PressureMonitor::Impl::call_back(MemoryPressure before, MemoryPressure now, const std::string& reason) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, callback] : callbacks) ids.push_back(id);
+  for (const std::uint64_t id : ids) {
+    const auto found = callbacks.find(id);  // one before it may have removed it
+    if (found == callbacks.end()) continue;
+    const Callback callback = found->second;
+    try {
+      callback(before, now, reason);
+    } catch (const std::exception& e) {
+      log(LogLevel::kWarning, fmt::format("a callback for memory pressure failed: {}", e.what()));
+    }
+  }
+}
+
+PressureMonitor::PressureMonitor(PressureOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {}
+PressureMonitor::~PressureMonitor() { stop(); }
+
+void PressureMonitor::watch(MemoryResource& resource) {
+  const std::lock_guard guard(impl_->mutex);
+  impl_->resources.push_back(&resource);
+}
+
+void PressureMonitor::forget(MemoryResource& resource) {
+  const std::lock_guard guard(impl_->mutex);
+  std::erase(impl_->resources, &resource);
+}
+
+std::uint64_t PressureMonitor::subscribe(Callback callback) {
+  const std::lock_guard guard(impl_->mutex);
+  impl_->callbacks.emplace(++impl_->last_subscription, std::move(callback));
+  return impl_->last_subscription;
+}
+
+void PressureMonitor::unsubscribe(std::uint64_t subscription) {
+  const std::lock_guard guard(impl_->mutex);
+  impl_->callbacks.erase(subscription);
+}
+
+MemoryPressure PressureMonitor::level() const noexcept { return impl_->level.load(); }
+
+MemoryPressure PressureMonitor::poll() {
+  const std::lock_guard guard(impl_->mutex);
+  if (impl_->polling) return level();
+  impl_->polling = true;
+  struct End {
+    bool& polling;
+    ~End() { polling = false; }
+  } const end{impl_->polling};
+  const Impl::Reading reading = impl_->read();
+  const MemoryPressure before = level();
+  impl_->calm = reading.level < before ? impl_->calm + 1 : 0;
+  const bool changes =
+      reading.level > before || (reading.level < before && impl_->calm >= impl_->options.calm_readings);
+  if (changes) {
+    impl_->calm = 0;
+    impl_->level.store(reading.level);
+    impl_->call_back(before, reading.level, reading.reason);  // first: what they give up can be trimmed
+  }
+  if (level() >= impl_->options.trim_from && level() != MemoryPressure::kNone) {
+    const auto resources = impl_->resources;
+    for (MemoryResource* resource : resources) resource->trim();
+  }
+  return level();
+}
+
+void PressureMonitor::start(std::chrono::milliseconds interval) {
+  if (interval.count() <= 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("an interval of {} ms: expected at least 1", interval.count()));
+  stop();
+  impl_->stopping = false;
+  impl_->thread = std::thread([this, interval] {
+    std::unique_lock lock(impl_->thread_mutex);
+    while (!impl_->wake.wait_for(lock, interval, [this] { return impl_->stopping; })) {
+      lock.unlock();
+      try {
+        poll();
+      } catch (const std::exception& e) {
+        log(LogLevel::kWarning, fmt::format("reading memory pressure failed: {}", e.what()));
+      }
+      lock.lock();
+    }
+  });
+}
+
+void PressureMonitor::stop() {
+  {
+    const std::lock_guard guard(impl_->thread_mutex);
+    impl_->stopping = true;
+  }
+  impl_->wake.notify_all();
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+}  // namespace bitnet

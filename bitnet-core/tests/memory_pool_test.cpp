@@ -1,0 +1,672 @@
+// The memory pool's promises one by one: what a block is, limits, misuse, trimming, threads, tracking. Random
+// sequences of operations are in memory_pool_property_test.cpp, millions of them in memory_pool_soak.cpp.
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory_resource>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
+#include "bitnet/core/memory/memory_report.hpp"
+#include "memory/sanitizer.hpp"
+#include "memory/small_block_pool.hpp"
+
+namespace bitnet {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::size_t kKiB = 1024, kMiB = 1024 * kKiB;
+
+/// Runs `body`, which must throw an Error of this code that says all of this.
+template <class Body>
+void expect_error(ErrorCode code, const std::vector<std::string>& says, Body&& body) {
+  try {
+    body();
+    ADD_FAILURE() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(to_string(e.code()), to_string(code));
+    for (const std::string& part : says) EXPECT_THAT(e.what(), HasSubstr(part));
+  }
+}
+
+MemoryPoolOptions unchecked() {
+  MemoryPoolOptions options;
+  options.name = "test";
+  options.check_blocks = false;
+  return options;
+}
+
+MemoryPoolOptions with_limit(std::size_t limit) {
+  MemoryPoolOptions options = unchecked();
+  options.limit = limit;
+  return options;
+}
+
+MemoryPoolOptions checked_blocks() {
+  MemoryPoolOptions options = unchecked();
+  options.check_blocks = true;
+  return options;
+}
+
+TEST(SizeClasses, HoldWhatIsAskedAndAddAtMostAnEighth) {
+  unsigned last = 0;
+  for (std::size_t bytes = 1; bytes <= memory::kLargestSmall; bytes += bytes < 5000 ? 1 : 61) {
+    const unsigned c = memory::class_of(bytes);
+    ASSERT_LT(c, memory::kMaxClasses);
+    ASSERT_GE(c, last);
+    ASSERT_GE(memory::class_bytes(c), bytes);
+    if (c > 0) {
+      ASSERT_LT(memory::class_bytes(c - 1), bytes);
+    }
+    if (bytes >= 128) {
+      ASSERT_LE(memory::class_bytes(c) * 8, bytes * 9) << bytes;
+    }
+    last = c;
+  }
+  EXPECT_EQ(last, memory::kMaxClasses - 1);
+  EXPECT_EQ(memory::class_bytes(last), memory::kLargestSmall);
+}
+
+TEST(SizeClasses, SpansWasteAtMostA64th) {
+  for (unsigned c = 0; c < memory::kMaxClasses; ++c) {
+    const std::size_t span = memory::span_pages(c) * memory::kPageBytes, size = memory::class_bytes(c);
+    EXPECT_LE(span % size * 64, span) << size;
+    EXPECT_LE(span, std::max<std::size_t>(128 * kKiB, 6 * size)) << size;
+  }
+}
+
+TEST(SizeClasses, AlignedClassesBeginAtMultiples) {
+  for (std::size_t alignment = 16; alignment <= 4096; alignment *= 2) {
+    for (std::size_t bytes = 1; bytes <= 70000; bytes += 37) {
+      const unsigned c = memory::class_of(bytes, alignment);
+      ASSERT_GE(memory::class_bytes(c), bytes);
+      ASSERT_EQ(memory::class_bytes(c) % alignment, 0u);
+    }
+  }
+}
+
+class PoolBlocks : public testing::TestWithParam<bool> {};
+
+TEST_P(PoolBlocks, AreAlignedDisjointAndKeepWhatIsWritten) {
+  MemoryPoolOptions options = unchecked();
+  options.check_blocks = GetParam();
+  HybridMemoryPool pool(options);
+  struct Made {
+    unsigned char* p;
+    std::size_t bytes;
+    unsigned char value;
+  };
+  std::vector<Made> made;
+  unsigned char value = 0;
+  for (std::size_t alignment = 1; alignment <= 4096; alignment *= 2) {
+    for (const std::size_t bytes : {1, 15, 16, 17, 100, 129, 4095, 4096, 4097, 65536, 65537, 3000000}) {
+      auto* p = static_cast<unsigned char*>(pool.allocate(bytes, alignment));
+      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(p) % std::max<std::size_t>(alignment, 16), 0u);
+      ASSERT_TRUE(pool.owns(p));
+      std::memset(p, ++value, bytes);
+      made.push_back({p, bytes, value});
+    }
+  }
+  for (const Made& m : made) {
+    ASSERT_TRUE(std::all_of(m.p, m.p + m.bytes, [&](unsigned char c) { return c == m.value; }));
+    pool.deallocate(m.p);
+  }
+  EXPECT_EQ(pool.stats().used, 0u);
+  EXPECT_EQ(pool.stats().allocations, made.size());
+  EXPECT_EQ(pool.stats().frees, made.size());
+}
+INSTANTIATE_TEST_SUITE_P(CheckedAndNot, PoolBlocks, testing::Bool());
+
+TEST(Pool, EveryThresholdServesTheSizesAroundIt) {
+  for (std::size_t threshold = kKiB; threshold <= kMiB; threshold *= 2) {
+    MemoryPoolOptions options = unchecked();
+    options.small_threshold = threshold;
+    HybridMemoryPool pool(options);
+    for (const std::size_t bytes : {threshold - 1, threshold, threshold + 1}) {
+      MemoryBlock block(pool, bytes);
+      std::memset(block.data(), 1, bytes);
+    }
+    const MemoryStats stats = pool.stats();
+    ASSERT_EQ(stats.size_classes.size(), 2u);
+    EXPECT_EQ(stats.size_classes[0].block_bytes, threshold);
+    EXPECT_EQ(stats.size_classes[0].allocations, 2u);
+    EXPECT_EQ(stats.size_classes[1].block_bytes, 0u);  // large
+  }
+}
+
+TEST(Pool, RefusesSizesAlignmentsAndOptionsThatMakeNoSense) {
+  HybridMemoryPool pool(unchecked());
+  const auto invalid = ErrorCode::kInvalidArgument;
+  expect_error(invalid, {"'test'", "0 bytes", "at least 1"}, [&] { pool.deallocate(pool.allocate(0)); });
+  expect_error(invalid, {"0 bytes"}, [&] { pool.deallocate(pool.try_allocate(0)); });
+  for (const std::size_t alignment : {0, 3, 24, 8192}) {
+    expect_error(invalid, {"alignment of " + std::to_string(alignment), "up to 4096"},
+                 [&] { pool.deallocate(pool.allocate(64, alignment)); });
+  }
+  expect_error(ErrorCode::kOutOfMemory, {"18446744073709551615 bytes", "limit none"},
+               [&] { pool.deallocate(pool.allocate(~std::size_t{0})); });
+  EXPECT_EQ(pool.try_allocate(~std::size_t{0}), nullptr);
+  expect_error(invalid, {"elements of 8 bytes"}, [&] { MemoryArray<double>(pool, ~std::size_t{0} / 4); });
+  for (const std::size_t threshold : {0, 512, 65000, 2 << 20}) {
+    MemoryPoolOptions options = unchecked();
+    options.small_threshold = threshold;
+    expect_error(invalid, {std::to_string(threshold), "power of two from 1024 to 1048576"},
+                 [&] { HybridMemoryPool{options}; });
+  }
+  expect_error(invalid, {"limit of 100 bytes", "65536"}, [&] { HybridMemoryPool{with_limit(100)}; });
+}
+
+TEST(Pool, HugeSizesAreRefusedWithBlocksCheckedToo) {
+  HybridMemoryPool pool(checked_blocks());
+  for (const std::size_t less : {0, 1, 15, 16, 48, 4096, 5000})
+    EXPECT_EQ(pool.try_allocate(~std::size_t{0} - less, 4096), nullptr) << less;
+}
+
+TEST(Pool, LimitNamesAskedUsedAndLimit) {
+  HybridMemoryPool pool(with_limit(4 * kMiB));
+  const MemoryBlock first(pool, 3 * kMiB);
+  expect_error(ErrorCode::kOutOfMemory,
+               {"'test'", "asked for 2097152 bytes (kv)", "3145728 used", "limit 4194304 bytes"},
+               [&] { MemoryBlock(pool, 2 * kMiB, 16, "kv"); });
+  EXPECT_FALSE(MemoryBlock::try_make(pool, 2 * kMiB));
+  EXPECT_TRUE(MemoryBlock::try_make(pool, kMiB));
+  EXPECT_EQ(pool.stats().refusals, 2u);
+  EXPECT_LE(pool.stats().peak_held, 4 * kMiB);
+}
+
+TEST(Pool, LimitHoldsForSmallBlocksAndFreedOnesServeOtherSizes) {
+  HybridMemoryPool pool(with_limit(kMiB));
+  for (const std::size_t bytes : {64, 1000, 20000, 300}) {
+    std::vector<void*> blocks;
+    while (void* p = pool.try_allocate(bytes)) blocks.push_back(p);
+    EXPECT_GE(blocks.size() * bytes, kMiB * 8 / 10) << bytes;  // 15 spans of 16, and their unused ends
+    EXPECT_LE(pool.held(), kMiB);
+    for (void* p : blocks) pool.deallocate(p);
+  }
+  const MemoryBlock all(pool, kMiB);  // nothing stays behind in caches
+}
+
+TEST(Pool, DoubleFreeIsAnError) {
+  for (const bool check : {false, true}) {
+    MemoryPoolOptions options = unchecked();
+    options.check_blocks = check;
+    HybridMemoryPool pool(options);
+    for (const std::size_t bytes : {16, 100, 5000, 65536, 200000}) {
+      void* p = pool.allocate(bytes);
+      pool.deallocate(p);
+      expect_error(ErrorCode::kInvalidArgument, {"'test'", "free already"}, [&] { pool.deallocate(p); });
+      pool.trim();
+      expect_error(ErrorCode::kInvalidArgument, {"'test'"}, [&] { pool.deallocate(p); });
+      EXPECT_EQ(pool.stats().used, 0u);
+    }
+  }
+}
+
+TEST(Pool, ForeignPointersAreErrors) {
+  for (const bool check : {false, true}) {
+    MemoryPoolOptions options = unchecked();
+    options.check_blocks = check;
+    HybridMemoryPool pool(options), other(options);
+    int local = 0;
+    expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.deallocate(&local); });
+    const MemoryBlock foreign(other, 100);
+    expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.deallocate(foreign.data()); });
+    for (const std::size_t bytes : {100, 5000, 200000}) {
+      const MemoryBlock block(pool, bytes);
+      auto* p = static_cast<std::byte*>(block.data());
+      std::memset(p, 0, bytes);
+      for (const std::size_t inside : {1, 8, 16, 32, 64})
+        expect_error(check ? ErrorCode::kInternal : ErrorCode::kInvalidArgument, {"'test'"}, [&] {
+          try {
+            pool.deallocate(p + inside);
+          } catch (const Error& e) {  // with checks a wrong place looks like a damaged header, or is one
+            if (check && e.code() == ErrorCode::kInvalidArgument) throw Error(ErrorCode::kInternal, e.what());
+            throw;
+          }
+        });
+    }
+    // Blocks of a span that nobody was given yet.
+    MemoryBlock lone(pool, 30000);
+    auto* p = static_cast<std::byte*>(lone.data());
+    expect_error(ErrorCode::kInvalidArgument, {},
+                 [&] { pool.deallocate(p + 2 * 30720 + (check ? 2048 : 0)); });
+  }
+}
+
+TEST(Pool, NullIsFreedAsNothing) {
+  HybridMemoryPool pool(unchecked());
+  pool.deallocate(nullptr);
+  EXPECT_EQ(pool.stats().frees, 0u);
+}
+
+// With AddressSanitizer these writes end the program, as they should.
+#if !defined(BITNET_ASAN)
+TEST(Pool, WritesToFreeBlocksAreReportedWhenTheyAreHandedOutAgain) {
+  for (const std::size_t offset : {0, 8}) {
+    HybridMemoryPool pool(unchecked());
+    auto* p = static_cast<std::byte*>(pool.allocate(64));
+    pool.deallocate(p);
+    std::memset(p + offset, 0x5a, 8);
+    expect_error(ErrorCode::kInternal, {"'test'", "free block", "was written to"},
+                 [&] { pool.deallocate(pool.allocate(64)); });
+    const MemoryBlock goes_on(pool, 64);
+  }
+}
+
+TEST(Pool, WritesToFreeBlocksAreReportedFromSharedListsToo) {
+  HybridMemoryPool pool(unchecked());
+  std::vector<void*> blocks;
+  for (int i = 0; i < 1000; ++i) blocks.push_back(pool.allocate(64));
+  for (std::size_t i = 0; i < blocks.size(); i += 2) pool.deallocate(blocks[i]);
+  pool.trim();  // the caches are empty: free blocks are on their spans' lists
+  for (std::size_t i = 0; i < blocks.size(); i += 2) std::memset(blocks[i], 0x5a, 64);
+  expect_error(ErrorCode::kInternal, {"was written to"}, [&] {
+    for (int i = 0; i < 1000; ++i) static_cast<void>(pool.allocate(64));
+  });
+  for (std::size_t i = 1; i < blocks.size(); i += 2) pool.deallocate(blocks[i]);
+  pool.reset();
+}
+
+TEST(Pool, DamagedHeadersAndEndsAreReportedWhereBlocksAreChecked) {
+  for (const std::size_t bytes : {40, 5000, 100000}) {
+    HybridMemoryPool pool(checked_blocks());
+    auto* before = static_cast<std::byte*>(pool.allocate(bytes, 16, "before"));
+    before[-1] ^= std::byte{1};
+    expect_error(ErrorCode::kInternal, {"'test'", "header", "damaged"}, [&] { pool.deallocate(before); });
+    before[-1] ^= std::byte{1};
+    pool.deallocate(before);
+    auto* behind = static_cast<std::byte*>(pool.allocate(bytes, 16, "behind"));
+    behind[bytes] ^= std::byte{1};
+    expect_error(ErrorCode::kInternal, {"'behind'", std::to_string(bytes) + " bytes", "past its end"},
+                 [&] { pool.deallocate(behind); });
+    behind[bytes] ^= std::byte{1};
+    pool.deallocate(behind);
+  }
+}
+#else
+TEST(Pool, AddressSanitizerKnowsWhatMayNotBeTouched) {
+  HybridMemoryPool pool(unchecked());
+  for (const std::size_t bytes : {40, 5000, 100000}) {
+    auto* p = static_cast<std::byte*>(pool.allocate(bytes));
+    EXPECT_EQ(__asan_region_is_poisoned(p, bytes), nullptr);
+    EXPECT_TRUE(__asan_address_is_poisoned(p + bytes));
+    pool.deallocate(p);
+    EXPECT_TRUE(__asan_address_is_poisoned(p));
+    EXPECT_TRUE(__asan_address_is_poisoned(p + bytes - 1));
+  }
+}
+#endif
+
+TEST(Pool, TrimReturnsWhatWasWrittenAndKeepsLiveBlocks) {
+  HybridMemoryPool pool(unchecked());
+  MemoryBlock large(pool, 64 * kMiB), kept(pool, 8 * kMiB);
+  std::memset(large.data(), 1, large.size());
+  std::memset(kept.data(), 2, kept.size());
+  const void* where = kept.data();
+  large.reset();
+  const TrimReport report = pool.trim();
+  EXPECT_GE(report.offered, 64 * kMiB);
+  EXPECT_GE(report.returned, 64 * kMiB);
+  EXPECT_EQ(kept.data(), where);
+  for (const std::byte b : kept.bytes()) ASSERT_EQ(b, std::byte{2});
+  EXPECT_EQ(pool.trim().returned, 0u);  // there is no more
+  const MemoryBlock again(pool, 64 * kMiB);
+  std::memset(again.data(), 3, again.size());
+}
+
+TEST(Pool, DiscardGivesWholePagesOfALiveBlockBack) {
+  HybridMemoryPool pool(unchecked());
+  MemoryBlock block(pool, 4 * kMiB);
+  std::memset(block.data(), 1, block.size());
+  auto* p = static_cast<std::byte*>(block.data());
+  EXPECT_EQ(pool.discard(p + 100, 3 * kMiB), 3 * kMiB - 4096);
+  EXPECT_EQ(p[99], std::byte{1});
+  EXPECT_EQ(p[4095], std::byte{1});  // of a page that begins before
+  EXPECT_EQ(p[4096], std::byte{0});
+  EXPECT_EQ(p[3 * kMiB - 1], std::byte{0});
+  EXPECT_EQ(p[3 * kMiB], std::byte{1});
+  EXPECT_EQ(pool.discard(p, 4095), 0u);
+  int local = 0;
+  expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.discard(&local, 4096); });
+  expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.discard(p, ~std::size_t{0}); });
+}
+
+TEST(Pool, LargeBlocksGoBackAtOnceWhereThatIsAsked) {
+  MemoryPoolOptions options = unchecked();
+  options.release_from = kMiB;
+  HybridMemoryPool pool(options);
+  {
+    MemoryBlock large(pool, 32 * kMiB);
+    std::memset(large.data(), 1, large.size());
+  }
+  EXPECT_LT(pool.trim().returned, kMiB);
+}
+
+TEST_P(PoolBlocks, OfZerosAreZeroWhateverWasThereBefore) {
+  MemoryPoolOptions options = unchecked();
+  options.check_blocks = GetParam();
+  HybridMemoryPool pool(options);
+  for (const std::size_t bytes : {1, 100, 5000, 65537, 1000000, 5000000}) {
+    for (int round = 0; round < 3; ++round) {
+      auto* p = static_cast<unsigned char*>(pool.allocate_zeroed(bytes));
+      ASSERT_TRUE(std::all_of(p, p + bytes, [](unsigned char c) { return c == 0; })) << bytes;
+      std::memset(p, 1, bytes);
+      pool.deallocate(p);
+      auto* other = static_cast<unsigned char*>(pool.allocate(bytes / 2 + 1));
+      std::memset(other, 1, bytes / 2 + 1);
+      pool.deallocate(other);
+    }
+  }
+}
+
+TEST(Pool, TrimReturnsSmallBlocks) {
+  HybridMemoryPool pool(unchecked());
+  std::vector<MemoryBlock> blocks;
+  for (int i = 0; i < 100000; ++i) {
+    blocks.emplace_back(pool, 200);
+    std::memset(blocks.back().data(), 1, 200);
+  }
+  blocks.clear();
+  EXPECT_GE(pool.trim().returned, 100000 * 200u);
+  EXPECT_EQ(pool.held(), 0u);
+}
+
+TEST(Pool, LargeBlocksTakePagesAndNotPowersOfTwo) {
+  HybridMemoryPool pool(unchecked());
+  const MemoryBlock block(pool, 33 * kMiB + 1);
+  EXPECT_EQ(pool.held(), 33 * kMiB + 4096);
+}
+
+TEST(Pool, FreeNeighboursJoin) {
+  HybridMemoryPool pool(with_limit(32 * kMiB));  // of 64 MiB of addresses
+  for (int round = 0; round < 3; ++round) {
+    std::vector<MemoryBlock> pieces;
+    for (std::size_t i = 0; i < 96; ++i) pieces.emplace_back(pool, (i % 7 + 1) * 70000 / 2 + 65536);
+    for (std::size_t i = 0; i < pieces.size(); i += 2) pieces[i].reset();
+    for (std::size_t i = 1; i < pieces.size(); i += 2) pieces[i].reset();
+    EXPECT_EQ(pool.held(), 0u);
+    const MemoryBlock whole(pool, 32 * kMiB);
+  }
+}
+
+TEST(SmallBlocks, ThreadCachesAreBounded) {
+  constexpr std::size_t kThreshold = 64 * kKiB, kBound = 256 * kKiB;
+  memory::LargeBlockPool pages(kNoMemoryLimit, false);
+  memory::UseTotal total;
+  memory::SmallBlockPool pool(pages, total, kThreshold, kBound);
+  memory::ThreadCache& cache = *pool.cache();
+  std::vector<std::pair<void*, unsigned>> blocks;
+  for (unsigned c = 0; c < pool.n_classes(); ++c) {
+    memory::Outcome outcome;
+    for (std::size_t sum = 0; sum < 256 * kKiB; sum += pool.bytes_of(c))
+      blocks.emplace_back(pool.allocate(cache, c, outcome), c);
+  }
+  for (const auto& [p, c] : blocks) pool.free(cache, p, c);
+  std::size_t spare = 0;
+  for (unsigned c = 0; c < pool.n_classes(); ++c) {
+    const memory::Bin& bin = cache.bins[c];
+    EXPECT_LE(bin.count * pool.bytes_of(c), std::max<std::size_t>(16 * kKiB, pool.bytes_of(c)));
+    if (bin.spare != nullptr) spare += bin.batch * pool.bytes_of(c);
+  }
+  EXPECT_EQ(cache.spare_bytes, spare);
+  EXPECT_LE(spare, kBound);
+  EXPECT_GT(spare, kBound / 2);
+  pool.reclaim();
+  EXPECT_EQ(pages.held(), 0u);
+}
+
+TEST(Pool, BlocksMayBeFreedOnOtherThreadsAndThreadsMayEnd) {
+  HybridMemoryPool pool(unchecked());
+  std::vector<std::vector<MemoryBlock>> made(4);
+  std::vector<std::thread> makers;
+  for (std::size_t t = 0; t < made.size(); ++t) {
+    makers.emplace_back([&, t] {
+      for (std::size_t i = 0; i < 3000; ++i) {
+        made[t].emplace_back(pool, 1 + i * 37 % 70000);
+        std::memset(made[t].back().data(), static_cast<int>(t + 1), made[t].back().size());
+      }
+    });
+  }
+  for (std::thread& thread : makers) thread.join();
+  std::vector<std::thread> enders;
+  for (std::size_t t = 0; t < made.size(); ++t) {
+    enders.emplace_back([&, t] {
+      for (const MemoryBlock& block : made[(t + 1) % 4]) {
+        const auto bytes = block.bytes();
+        ASSERT_EQ(bytes.front(), static_cast<std::byte>((t + 1) % 4 + 1));
+        ASSERT_EQ(bytes.back(), static_cast<std::byte>((t + 1) % 4 + 1));
+      }
+      made[(t + 1) % 4].clear();
+    });
+  }
+  for (std::thread& thread : enders) thread.join();
+  EXPECT_EQ(pool.stats().used, 0u);
+  EXPECT_EQ(pool.stats().allocations, 12000u);
+  pool.trim();
+  EXPECT_EQ(pool.held(), 0u);  // the caches of threads that ended are empty
+}
+
+TEST(Pool, AThreadMayOutliveAPool) {
+  HybridMemoryPool lasting(unchecked());
+  std::thread thread([&] {
+    for (int i = 0; i < 50; ++i) {
+      HybridMemoryPool passing(unchecked());
+      const MemoryBlock a(passing, 100), b(lasting, 100);
+    }
+  });
+  thread.join();
+  EXPECT_EQ(lasting.stats().used, 0u);
+  EXPECT_EQ(lasting.stats().allocations, 50u);
+}
+
+/// Lives until its thread ends, beyond the thread's cache.
+struct EndsWithThread {
+  HybridMemoryPool* pool = nullptr;
+  MemoryBlock block;
+  ~EndsWithThread() {
+    if (pool == nullptr) return;
+    block.reset();
+    const MemoryBlock last(*pool, 50);
+  }
+};
+
+TEST(Pool, AThreadThatEndsMayStillAllocateAndFree) {
+  HybridMemoryPool pool(unchecked());
+  std::thread thread([&] {
+    thread_local EndsWithThread last;  // made before the cache, hence ends after it
+    last.pool = &pool;
+    last.block = MemoryBlock(pool, 100);
+  });
+  thread.join();
+  EXPECT_EQ(pool.stats().used, 0u);
+  EXPECT_EQ(pool.stats().allocations, 2u);
+}
+
+TEST(Pool, ResetTakesEverythingBackAndHandlesKnow) {
+  HybridMemoryPool pool(unchecked());
+  MemoryBlock small(pool, 100), large(pool, kMiB);
+  MemoryArray<int> array(pool, 10);
+  void* raw = pool.allocate(300);
+  pool.reset();
+  EXPECT_EQ(pool.stats().used, 0u);
+  EXPECT_EQ(pool.held(), 0u);
+  EXPECT_FALSE(small);
+  const auto invalid = ErrorCode::kInvalidArgument;
+  expect_error(invalid, {"stale", "before reset 1 of 'test'"}, [&] { small.data(); });
+  expect_error(invalid, {"stale"}, [&] { large.bytes(); });
+  expect_error(invalid, {"stale"}, [&] { array[0] = 1; });
+  expect_error(invalid, {"'test'"}, [&] { pool.deallocate(raw); });
+  large.reset();
+  const MemoryBlock again(pool, kMiB);
+  std::memset(again.data(), 1, kMiB);
+  std::vector<MemoryBlock> many;
+  for (int i = 0; i < 1000; ++i) many.emplace_back(pool, 100);
+}
+
+TEST(Handles, MoveAndEnd) {
+  HybridMemoryPool pool(unchecked());
+  MemoryBlock a(pool, 100);
+  void* p = a.data();
+  MemoryBlock b = std::move(a);
+  EXPECT_EQ(b.data(), p);
+  expect_error(ErrorCode::kInvalidArgument, {"empty memory handle"}, [&] { a.data(); });
+  b = MemoryBlock(pool, 200);
+  EXPECT_EQ(b.size(), 200u);
+  b.reset();
+  EXPECT_FALSE(b);
+  b.reset();
+  EXPECT_EQ(pool.stats().used, 0u);
+}
+
+TEST(Handles, ArraysMakeAndDestroyTheirValues) {
+  HybridMemoryPool pool(unchecked());
+  const auto shared = std::make_shared<int>(7);
+  {
+    MemoryArray<std::shared_ptr<int>> array(pool, 100);
+    for (auto& value : array.span()) {
+      EXPECT_EQ(value, nullptr);
+      value = shared;
+    }
+    MemoryArray<std::shared_ptr<int>> moved = std::move(array);
+    EXPECT_EQ(shared.use_count(), 101);
+    EXPECT_EQ(array.size(), 0u);
+  }
+  EXPECT_EQ(shared.use_count(), 1);
+  EXPECT_EQ(MemoryArray<int>(pool, 0).data(), nullptr);
+  struct alignas(256) Wide {
+    char c;
+  };
+  const MemoryArray<Wide> wide(pool, 3);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(wide.data()) % 256, 0u);
+}
+
+TEST(Handles, ABlockThatIsFreedBehindAHandlesBackIsLogged) {
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
+  {
+    HybridMemoryPool pool(unchecked());
+    const MemoryBlock block(pool, 100);
+    pool.deallocate(block.data());
+  }
+  set_log_sink({});
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_THAT(said[0], HasSubstr("free already"));
+}
+
+TEST(Handles, StandardContainersTakeAResource) {
+  HybridMemoryPool pool(unchecked());
+  PmrResource resource(pool, "vector");
+  {
+    std::pmr::vector<int> values(&resource);
+    for (int i = 0; i < 100000; ++i) values.push_back(i);
+    EXPECT_GE(pool.stats().used, 400000u);
+  }
+  EXPECT_EQ(pool.stats().used, 0u);
+}
+
+TEST(Tracking, LevelsKeepWhatTheySay) {
+  for (int level = 0; level <= 3; ++level) {
+    MemoryPoolOptions options = unchecked();
+    options.tracking = static_cast<TrackingLevel>(level);
+    HybridMemoryPool pool(options);
+    MemoryBlock a(pool, 1000, 16, "kv"), b(pool, 100000, 16, "arena");
+    { const MemoryBlock passing(pool, kMiB, 16, "arena"); }
+    const MemoryStats stats = pool.stats();
+    EXPECT_EQ(stats.used, 1024u + 102400u);
+    EXPECT_EQ(stats.allocations, 3u);
+    EXPECT_EQ(stats.small_asked + stats.large_asked, level == 0 ? 0 : 1000 + 100000 + kMiB);
+    EXPECT_EQ(stats.small_given, 1024u);
+    if (level >= 1) {
+      EXPECT_GE(stats.peak_used, kMiB + 102400);
+    }
+    const auto tags = pool.tags();
+    ASSERT_EQ(tags.size(), level >= 2 ? 2u : 0u);
+    if (level >= 2) {
+      EXPECT_EQ(tags[0].tag, "arena");
+      EXPECT_EQ(tags[0].allocations, 2u);
+      EXPECT_EQ(tags[0].used, 100000u);
+      EXPECT_EQ(tags[0].peak, 100000u + kMiB);
+      EXPECT_EQ(stats.peak_used, 1024 + 102400 + kMiB);
+      EXPECT_FALSE(pool.timeline().empty());
+    }
+    const auto live = pool.live_blocks();
+    ASSERT_EQ(live.size(), level >= 2 ? 2u : 0u);
+    if (level >= 2) {
+      EXPECT_EQ(live[0].address, b.data());
+      EXPECT_EQ(live[0].bytes, 100000u);
+      EXPECT_EQ(live[1].tag, "kv");
+      EXPECT_EQ(live[0].stack.empty(), level < 3);
+    }
+  }
+}
+
+TEST(Tracking, ReportsNameTagsSizesAndWhatIsNotKept) {
+  for (const auto level : {TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kDetailed}) {
+    MemoryPoolOptions options = unchecked();
+    options.name = "<kv>";
+    options.tracking = level;
+    HybridMemoryPool pool(options);
+    const MemoryBlock a(pool, 1000, 16, "pages & co"), b(pool, 100000, 16, "arena");
+    const std::string text = memory_text(pool), page = memory_page(pool);
+    EXPECT_THAT(text, HasSubstr("memory pool '<kv>'"));
+    EXPECT_THAT(text, HasSubstr("1024"));
+    EXPECT_THAT(text, HasSubstr("large"));
+    EXPECT_THAT(page, HasSubstr("&lt;kv&gt;"));
+    const bool detailed = level == TrackingLevel::kDetailed;
+    EXPECT_EQ(text.find("pages & co") != text.npos, detailed);
+    EXPECT_EQ(page.find("pages &amp; co") != page.npos, detailed);
+    EXPECT_EQ(page.find("Memory over time") != page.npos, detailed);
+    EXPECT_EQ(page.find("are kept from the level") != page.npos, !detailed);
+    EXPECT_EQ(text.find("not kept") != text.npos, level == TrackingLevel::kNone);
+  }
+}
+
+TEST(Tracking, TimelineIsThinnedAndStaysInOrder) {
+  MemoryPoolOptions options = unchecked();
+  options.tracking = TrackingLevel::kStandard;
+  HybridMemoryPool pool(options);
+  for (int i = 0; i < 2000; ++i) const MemoryBlock block(pool, 100);
+  const auto samples = pool.timeline();
+  ASSERT_FALSE(samples.empty());
+  EXPECT_LE(samples.size(), 1024u);
+  EXPECT_TRUE(std::is_sorted(samples.begin(), samples.end(),
+                             [](const auto& a, const auto& b) { return a.seconds < b.seconds; }));
+}
+
+TEST(Tracking, NamesOfLevels) {
+  for (const auto level :
+       {TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kStandard, TrackingLevel::kDetailed})
+    EXPECT_EQ(parse_tracking_level(to_string(level)), level);
+  expect_error(ErrorCode::kInvalidArgument, {"'full'", "none, basic, standard, detailed"},
+               [] { parse_tracking_level("full"); });
+}
+
+TEST(Tracking, LeaksAreReportedWithTheirTagWhenAPoolEnds) {
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
+  {
+    MemoryPoolOptions options = with_limit(kMiB);
+    options.tracking = TrackingLevel::kDetailed;
+    HybridMemoryPool pool(options);
+    auto* lost = static_cast<char*>(pool.allocate(1000, 16, "lost pages"));
+    lost[0] = 1;
+  }
+  set_log_sink({});
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_THAT(said[0], HasSubstr("'lost pages': 1000 bytes"));
+  EXPECT_THAT(said[0], testing::ContainsRegex("\n  1000 bytes of 'lost pages', asked for at [0-9.]+ s by ."));
+}
+
+}  // namespace
+}  // namespace bitnet
