@@ -30,11 +30,26 @@ std::string_view to_string(ErrorCode code) noexcept {
   return "?";
 }
 
+std::string_view to_string(Severity severity) noexcept {
+  switch (severity) {
+    case Severity::kNotice:
+      return "notice";
+    case Severity::kRecoverable:
+      return "recoverable";
+    case Severity::kSevere:
+      return "severe";
+    case Severity::kFatal:
+      return "fatal";
+  }
+  return "?";
+}
+
 Error::Error(ErrorCode code, std::string message, SourceLocation where)
-    : code_(code), message_(std::move(message)), where_(where) {}
+    : code_(code), text_(std::move(message)), where_(where) {}
 
 Error& Error::add_context(std::string_view context) {
-  message_.insert(0, std::string(context) + ": ");
+  text_.insert(0, std::string(context) + ": ");
+  message_ += context.size() + 2;
   return *this;
 }
 
@@ -43,8 +58,26 @@ void throw_out_of_memory(std::string_view doing, SourceLocation where) {
 }
 
 Severity Error::severity() const noexcept {
-  return code_ == ErrorCode::kInternal || code_ == ErrorCode::kDevice ? Severity::kFatal
-                                                                      : Severity::kRecoverable;
+  switch (code_) {
+    case ErrorCode::kCancelled:
+      return Severity::kNotice;
+    case ErrorCode::kDevice:
+      return Severity::kSevere;
+    case ErrorCode::kInternal:
+      return Severity::kFatal;
+    default:
+      return Severity::kRecoverable;
+  }
+}
+
+bool Error::is_transient() const noexcept {
+  return code_ == ErrorCode::kOutOfMemory || code_ == ErrorCode::kIo || code_ == ErrorCode::kDevice;
+}
+
+std::string_view Error::message() const noexcept { return std::string_view(text_).substr(message_); }
+
+std::string_view Error::context() const noexcept {
+  return std::string_view(text_).substr(0, message_ == 0 ? 0 : message_ - 2);
 }
 
 }  // namespace bitnet

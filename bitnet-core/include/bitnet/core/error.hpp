@@ -1,5 +1,6 @@
 #pragma once
 // The one exception type of the project, and the coarse codes that callers branch on.
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <new>
@@ -38,8 +39,16 @@ enum class ErrorCode : std::uint8_t {
 /// The code as lower-case words, e.g. "corrupt file".
 std::string_view to_string(ErrorCode code) noexcept;
 
-/// How bad it is for the one who catches it: kRecoverable leaves every object as it was.
-enum class Severity : std::uint8_t { kRecoverable, kFatal };
+/// How bad it is for the one who catches it.
+enum class Severity : std::uint8_t {
+  kNotice,       ///< nothing is wrong: work ended because somebody asked for it (kCancelled)
+  kRecoverable,  ///< this call failed, every object is as it was
+  kSevere,       ///< the object that failed (a device) may be lost: make another one, or use another device
+  kFatal,        ///< an invariant is broken (kInternal): no result of this process can be trusted
+};
+
+/// The severity as a lower-case word, e.g. "recoverable".
+std::string_view to_string(Severity severity) noexcept;
 
 /// Thrown by every bitnet function that fails. `what()` is the whole story, outermost context first:
 /// "loading model 'm.gguf': tensor 'blk.0.attn_q.weight': expected 2 dims, got 3".
@@ -51,14 +60,22 @@ class Error : public std::exception {
   Error& add_context(std::string_view context);
 
   ErrorCode code() const noexcept { return code_; }
-  /// kFatal for kInternal and kDevice, else kRecoverable.
+  /// Follows from the code.
   Severity severity() const noexcept;
+  /// True where the same call may succeed a little later: kOutOfMemory, kIo, kDevice.
+  bool is_transient() const noexcept;
+  /// what() without the context: what was said where the Error was made.
+  std::string_view message() const noexcept;
+  /// The context alone, outermost first: "loading model 'm.gguf': tensor 'blk.0.attn_q.weight'"; empty if
+  /// none.
+  std::string_view context() const noexcept;
   const SourceLocation& where() const noexcept { return where_; }
-  const char* what() const noexcept override { return message_.c_str(); }
+  const char* what() const noexcept override { return text_.c_str(); }
 
  private:
   ErrorCode code_;
-  std::string message_;
+  std::string text_;         // context, each with ": " behind it, then the message
+  std::size_t message_ = 0;  // where the message begins in it
   SourceLocation where_;
 };
 

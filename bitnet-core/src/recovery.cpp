@@ -1,0 +1,146 @@
+// The rules of recovery and the order in which they are asked; see recovery.hpp.
+#include "bitnet/core/recovery.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <thread>
+
+#include "bitnet/core/rng.hpp"
+
+namespace bitnet {
+namespace {
+
+bool is_out_of_memory(const Error& e) { return e.code() == ErrorCode::kOutOfMemory; }
+
+bool is_of_the_device(const Error& e) {
+  return e.code() == ErrorCode::kDevice || e.code() == ErrorCode::kUnsupported || is_out_of_memory(e);
+}
+
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+void check(const RetryOptions& o) {
+  const bool sane = o.limit >= 0 && o.first_delay >= 0 && o.factor >= 1 && o.longest_delay >= 0 &&
+                    o.jitter >= 0 && o.jitter <= 1 && std::isfinite(o.first_delay) &&
+                    std::isfinite(o.longest_delay);
+  if (!sane) {
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("retry {} times from {} s by {} to {} s with jitter {}: expected limits and delays "
+                    "≥ 0, a factor ≥ 1 and a jitter of 0 … 1",
+                    o.limit, o.first_delay, o.factor, o.longest_delay, o.jitter));
+  }
+}
+
+}  // namespace
+
+RecoveryRule retry(RetryOptions options) {
+  check(options);
+  RecoveryRule rule;
+  rule.name = "retry";
+  rule.routine = true;
+  rule.per_run = options.limit;
+  rule.applies = options.applies ? options.applies : [](const Error& e) { return e.is_transient(); };
+  if (!options.sleep) options.sleep = sleep_for;
+  rule.act = [o = std::move(options), rng = std::make_shared<Rng>(options.seed)](const Error&,
+                                                                                 std::int64_t nth) {
+    const double whole =
+        std::min(o.longest_delay, o.first_delay * std::pow(o.factor, static_cast<double>(nth - 1)));
+    o.sleep(whole * (1 - o.jitter * rng->uniform()));
+    return RecoveryStep::kAgain;
+  };
+  return rule;
+}
+
+RecoveryRule fall_back(std::function<bool(const Error&)> next) {
+  RecoveryRule rule;
+  rule.name = "fall back";
+  rule.applies = is_of_the_device;
+  rule.act = [next = std::move(next)](const Error& e, std::int64_t) {
+    return next(e) ? RecoveryStep::kAgain : RecoveryStep::kPass;
+  };
+  return rule;
+}
+
+RecoveryRule shrink(std::int64_t& size, std::int64_t least) {
+  if (least < 1) throw Error(ErrorCode::kInvalidArgument, fmt::format("shrinking down to {}", least));
+  RecoveryRule rule;
+  rule.name = "shrink";
+  rule.applies = is_out_of_memory;
+  rule.act = [&size, least](const Error&, std::int64_t) {
+    if (size <= least) return RecoveryStep::kPass;
+    size = std::max(least, size / 2 + size % 2);
+    return RecoveryStep::kAgain;
+  };
+  return rule;
+}
+
+RecoveryRule drop_caches(std::function<std::size_t()> drop, std::int64_t limit) {
+  RecoveryRule rule;
+  rule.name = "drop caches";
+  rule.per_run = limit;
+  rule.applies = is_out_of_memory;
+  rule.act = [drop = std::move(drop)](const Error&, std::int64_t) {
+    return drop() > 0 ? RecoveryStep::kAgain : RecoveryStep::kPass;
+  };
+  return rule;
+}
+
+RecoveryRule skip_item(std::function<void(const Error&)> on_skip, std::int64_t limit) {
+  RecoveryRule rule;
+  rule.name = "skip";
+  rule.routine = true;
+  rule.in_total = limit;
+  rule.act = [on_skip = std::move(on_skip)](const Error& e, std::int64_t) {
+    if (on_skip) on_skip(e);
+    return RecoveryStep::kSkip;
+  };
+  return rule;
+}
+
+Recovery::Recovery(std::vector<RecoveryRule> rules, ErrorMonitor* monitor,
+                   std::function<void(const std::string&)> note)
+    : rules_(std::move(rules)), totals_(rules_.size(), 0), monitor_(monitor), note_(std::move(note)) {
+  for (const RecoveryRule& r : rules_)
+    if (!r.act) throw Error(ErrorCode::kInvalidArgument, fmt::format("rule '{}' does nothing", r.name));
+}
+
+RecoveryStep Recovery::decide(std::string_view doing, const Error& error, std::vector<std::int64_t>& tried) {
+  tried.resize(rules_.size(), 0);
+  const bool alone = monitor_ == nullptr || monitor_->record(error);
+  const Severity severity = error.severity();
+  const bool hopeless = severity == Severity::kNotice || severity == Severity::kFatal;
+  for (std::size_t i = 0; i < rules_.size() && !hopeless; ++i) {
+    const RecoveryRule& r = rules_[i];
+    if (tried[i] >= r.per_run || totals_[i] >= r.in_total || (r.applies && !r.applies(error))) continue;
+    const RecoveryStep step = r.act(error, tried[i] + 1);
+    if (step == RecoveryStep::kPass) continue;
+    ++tried[i];
+    ++totals_[i];
+    if (note_ && (alone || !r.routine))
+      note_(fmt::format("{}: {} ({}): {}", doing, r.name, tried[i], error.what()));
+    return step;
+  }
+  std::string context(doing);
+  std::string separator = " (after ";
+  for (std::size_t i = 0; i < rules_.size(); ++i) {
+    if (tried[i] == 0) continue;
+    context += fmt::format("{}{} × {}", std::exchange(separator, ", "), rules_[i].name, tried[i]);
+  }
+  if (separator == ", ") context += ')';
+  Error last = error;
+  last.add_context(context);
+  throw last;
+}
+
+std::int64_t Recovery::times(std::string_view rule) const noexcept {
+  std::int64_t sum = 0;
+  for (std::size_t i = 0; i < rules_.size(); ++i)
+    if (rules_[i].name == rule) sum += totals_[i];
+  return sum;
+}
+
+}  // namespace bitnet
