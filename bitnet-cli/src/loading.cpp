@@ -92,6 +92,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   inference::EngineOptions options;
   options.model = require(values, opt::kModel);
   options.device = values.text(opt::kDevice);
+  options.device_policy = device_policy_from_name(values.text(opt::kDevicePolicy));
   options.device_only = values.flag(opt::kDeviceOnly);
   options.context = std::move(context);
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
@@ -197,9 +198,9 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{&opt::kModel,   &opt::kDevice, &opt::kDeviceOnly,
-                                               &opt::kThreads, &opt::kIsa,    &opt::kQuantize,
-                                               &opt::kHeadType};
+  static const std::vector<const Option*> list{&opt::kModel,      &opt::kDevice,  &opt::kDevicePolicy,
+                                               &opt::kDeviceOnly, &opt::kThreads, &opt::kIsa,
+                                               &opt::kQuantize,   &opt::kHeadType};
   return list;
 }
 

@@ -20,6 +20,8 @@ const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file 
 const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
 const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
 const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
+const Option kDevicePolicy{kModelGroup, "device-policy", 0, Kind::kChoice, "latency|throughput|memory", "what --device auto looks for: one sequence fast, many at a time, or room for large ones", "latency", "device_policy"};
+const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure the memory bandwidth of the CPU, too (a second or two)", "", ""};
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
 const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};

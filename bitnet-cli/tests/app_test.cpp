@@ -1,6 +1,8 @@
 // The frame around the commands: help, version, unknown words, and output that cannot be written.
 #include <fstream>
+#include <nlohmann/json.hpp>
 
+#include "bitnet/core/isa.hpp"
 #include "cli_fixture.hpp"
 #include "commands.hpp"
 #include "loading.hpp"
@@ -52,7 +54,18 @@ TEST(Devices, ListsTheCpuAndWhatAutoWouldChoose) {
   EXPECT_EQ(o.code, kOk);
   EXPECT_THAT(o.out, ::testing::StartsWith("cpu\t"));
   EXPECT_THAT(o.out, HasSubstr("\nauto\t" + make_registry(true).select("auto").reason + "\n"));
-  EXPECT_THAT(call({"devices", "--json"}).out, HasSubstr("\"name\": \"cpu\""));
+  const auto j =
+      nlohmann::json::parse(call({"devices", "--json", "--device-policy", "memory", "--measure"}).out);
+  const auto& cpu = j["devices"][0];
+  EXPECT_EQ(cpu["name"], "cpu");
+  EXPECT_EQ(cpu["kind"], "cpu");
+  EXPECT_GT(cpu["capabilities"]["compute_units"], 0);
+  EXPECT_GT(cpu["capabilities"]["available_bytes"], 0);
+  EXPECT_GT(cpu["capabilities"]["gigabytes_per_second"], 0.0);
+  EXPECT_EQ(cpu["capabilities"]["isas"].back(), to_string(best_isa()));
+  EXPECT_FALSE(j["reason"].get<std::string>().empty());
+  EXPECT_FAILS(call({"devices", "--device-policy", "speed"}), kUsage,
+               "expected one of latency, throughput, memory");
 }
 
 TEST(Train, AMissingConfigIsAnError) {

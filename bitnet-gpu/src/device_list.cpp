@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <sstream>
 
 namespace bitnet::gpu {
 namespace {
@@ -32,6 +34,11 @@ std::string device_text(cl_device_id id, cl_device_info what) {
   return text_info(&clGetDeviceInfo, id, what, "clGetDeviceInfo");
 }
 
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream words(text);
+  return {std::istream_iterator<std::string>(words), {}};
+}
+
 DeviceKind kind_of(cl_device_type type) {
   if ((type & CL_DEVICE_TYPE_CPU) != 0) return DeviceKind::kCpu;
   return (type & CL_DEVICE_TYPE_GPU) != 0 ? DeviceKind::kGpu : DeviceKind::kAccelerator;
@@ -54,8 +61,19 @@ ClDevice describe(cl_platform_id platform, cl_device_id id, const std::string& n
   d.device.description = fmt::format("{}, {} ({}, driver {})", device_text(id, CL_DEVICE_NAME),
                                      device_text(id, CL_DEVICE_VENDOR), device_text(id, CL_DEVICE_VERSION),
                                      device_text(id, CL_DRIVER_VERSION));
+  DeviceCapabilities& c = d.device.capabilities;
+  c.compute_units = device_info<cl_uint>(id, CL_DEVICE_MAX_COMPUTE_UNITS);
+  c.clock_mhz = device_info<cl_uint>(id, CL_DEVICE_MAX_CLOCK_FREQUENCY);
+  c.cache_bytes = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE));
+  c.local_bytes = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_LOCAL_MEM_SIZE));
+  c.shares_host_memory = device_info<cl_bool>(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != CL_FALSE;
+  c.vendor = device_text(id, CL_DEVICE_VENDOR);
+  c.driver = fmt::format("{} ({})", device_text(id, CL_DRIVER_VERSION), device_text(id, CL_DEVICE_VERSION));
+  c.features = words_of(device_text(id, CL_DEVICE_EXTENSIONS));
   d.max_work_group = device_info<std::size_t>(id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
   d.max_allocation = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
+  c.work_group = d.max_work_group;
+  c.allocation_bytes = d.max_allocation;
   return d;
 }
 

@@ -37,6 +37,22 @@ TEST_F(Register, NamesAndDescribesEveryDevice) {
   }
 }
 
+TEST_F(Register, TellsWhatTheDriverSays) {
+  for (const Device& d : registry.devices()) {
+    const DeviceCapabilities& c = d.capabilities;
+    EXPECT_TRUE(c.isas.empty()) << d.name;
+    EXPECT_GT(c.compute_units, 0) << d.name;
+    EXPECT_GT(c.local_bytes, 0u) << d.name;
+    EXPECT_GT(c.work_group, 0u) << d.name;
+    EXPECT_GE(c.allocation_bytes, d.memory_bytes / 4) << d.name;  // at least so much, says the standard
+    EXPECT_LE(c.allocation_bytes, d.memory_bytes) << d.name;
+    EXPECT_THAT(d.description, ::testing::HasSubstr(c.vendor));
+    EXPECT_THAT(c.driver, ::testing::HasSubstr("OpenCL "));
+    EXPECT_THAT(c.features, ::testing::Contains("cl_khr_byte_addressable_store"));
+    EXPECT_FALSE(c.bandwidth.has_value());
+  }
+}
+
 TEST_F(Register, CreatesWhatItListed) {
   for (const Device& d : registry.devices()) {
     const auto backend = registry.create(d.name, one_thread());

@@ -52,8 +52,14 @@ InferenceEngine::InferenceEngine(const EngineOptions& options, const BackendRegi
 InferenceEngine::~InferenceEngine() = default;
 
 void InferenceEngine::load(const BackendRegistry& registry) {
-  selection_ = registry.select(options_.device);
-  std::unique_ptr<Backend> backend = registry.create(selection_.device.name, options_.context);
+  const DeviceRequest request{
+      .name = options_.device, .policy = options_.device_policy, .fall_back = !options_.device_only};
+  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened); });
+}
+
+void InferenceEngine::load_on(OpenedDevice& opened) {
+  selection_ = opened.selection;
+  std::unique_ptr<Backend> backend = std::move(opened.backend);
   fallback_ops_ = missing_ops(*backend);
   backend = with_cpu_fallback(std::move(backend), make_cpu_backend(options_.context), options_.device_only);
   LoadOptions load_options;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bitnet/inference/fallback_backend.hpp"
+#include "faulty_backend.hpp"
 #include "support.hpp"
 
 namespace bitnet::inference {
@@ -320,6 +321,34 @@ TEST_F(EngineTest, EveryMixOfDeviceAndCpuOpsGivesTheSameTokens) {
     BITNET_EXPECT_ERROR(InferenceEngine(o, registry), ErrorCode::kUnsupported,
                         list_ops(engine.fallback_ops()));
   }
+}
+
+TEST_F(EngineTest, AutoGoesOnToTheNextDeviceAndANameDoesNot) {
+  GenerationOptions g;
+  g.max_tokens = 5;
+  const GenerationResult expected = InferenceEngine(options()).generate("the cat", g);
+  BackendRegistry registry;
+  register_cpu_backend(registry);
+  registry.add({"dead", DeviceKind::kGpu, "test", 2 << 20, false},
+               [](auto) -> std::unique_ptr<Backend> { throw Error(ErrorCode::kDevice, "no answer"); });
+  registry.add({"full", DeviceKind::kGpu, "test", 1 << 20, false}, [](auto context) {
+    return std::make_unique<FaultyBackend>(context, [](std::string_view what, std::size_t) {
+      if (what == "allocate") throw Error(ErrorCode::kOutOfMemory, "the device is full");
+    });
+  });
+  EngineOptions o = options();
+  o.device = "auto";
+  InferenceEngine engine(o, registry);
+  EXPECT_EQ(engine.selection().device.name, "cpu");
+  EXPECT_THAT(engine.selection().reason, ::testing::AllOf(::testing::HasSubstr("device 'dead': no answer"),
+                                                          ::testing::HasSubstr("device 'full': ")));
+  EXPECT_TRUE(engine.selection().alternatives.empty());
+  EXPECT_EQ(engine.generate("the cat", g).tokens, expected.tokens);
+  o.device_only = true;
+  BITNET_EXPECT_ERROR(InferenceEngine(o, registry), ErrorCode::kDevice, "no answer");
+  o.device_only = false;
+  o.device = "full";
+  BITNET_EXPECT_ERROR(InferenceEngine(o, registry), ErrorCode::kOutOfMemory, "the device is full");
 }
 
 TEST_F(EngineTest, WeightsThatTheDeviceRefusesRunOnTheCpu) {

@@ -1,6 +1,8 @@
 // `bitnet devices`: what --device can name on this machine.
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <type_traits>
 
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -9,44 +11,74 @@
 namespace bitnet::cli {
 namespace {
 
-std::string_view kind_name(DeviceKind kind) {
-  switch (kind) {
-    case DeviceKind::kCpu:
-      return "cpu";
-    case DeviceKind::kGpu:
-      return "gpu";
-    case DeviceKind::kAccelerator:
-      return "accelerator";
-  }
-  return "unknown";
+using Json = nlohmann::ordered_json;
+
+/// What is known; the rest is left out.
+Json to_json(const DeviceCapabilities& c) {
+  Json j = Json::object();
+  const auto add = [&](const char* key, const auto& value) {
+    if (value != std::decay_t<decltype(value)>{}) j[key] = value;
+  };
+  add("isas", c.isas);
+  add("compute_units", c.compute_units);
+  add("clock_mhz", c.clock_mhz);
+  add("l1_bytes", c.l1_bytes);
+  add("l2_bytes", c.l2_bytes);
+  add("l3_bytes", c.l3_bytes);
+  add("cache_bytes", c.cache_bytes);
+  add("available_bytes", c.available_bytes);
+  add("allocation_bytes", c.allocation_bytes);
+  add("local_bytes", c.local_bytes);
+  add("work_group", c.work_group);
+  j["shares_host_memory"] = c.shares_host_memory;
+  add("vendor", c.vendor);
+  add("driver", c.driver);
+  add("features", c.features);
+  if (c.bandwidth) j["gigabytes_per_second"] = *c.bandwidth;
+  return j;
 }
 
-void write_json(const BackendRegistry& registry, Io& io) {
-  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+void write_json(const BackendRegistry& registry, const Selection& chosen, Io& io) {
+  Json devices = Json::array();
   for (const Device& d : registry.devices())
     devices.push_back({{"name", d.name},
-                       {"kind", kind_name(d.kind)},
+                       {"kind", to_string(d.kind)},
                        {"description", d.description},
                        {"memory_bytes", d.memory_bytes},
-                       {"emulated", d.emulated}});
-  const nlohmann::ordered_json j{
-      {"devices", devices}, {"auto", registry.select("auto").device.name}, {"notes", registry.notes()}};
-  io.out << j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+                       {"emulated", d.emulated},
+                       {"capabilities", to_json(d.capabilities)}});
+  const Json j{{"devices", devices},
+               {"auto", chosen.device.name},
+               {"reason", chosen.reason},
+               {"alternatives", chosen.alternatives},
+               {"notes", registry.notes()}};
+  io.out << j.dump(2, ' ', false, Json::error_handler_t::replace) << '\n';
+}
+
+void write_line(const Device& d, Io& io) {
+  const DeviceCapabilities& c = d.capabilities;
+  io.out << d.name << '\t' << d.description;
+  if (c.compute_units > 0)
+    io.out << ", " << c.compute_units << (d.kind == DeviceKind::kCpu ? " cores" : " units");
+  if (c.l3_bytes > 0) io.out << ", " << human_bytes(c.l3_bytes) << " of L3 cache";
+  if (d.memory_bytes > 0) io.out << ", " << human_bytes(d.memory_bytes);
+  if (c.available_bytes > 0) io.out << ", " << human_bytes(c.available_bytes) << " of it free";
+  if (c.bandwidth) io.out << ", read at " << fixed(*c.bandwidth, 1) << " GB/s";
+  if (d.emulated) io.out << " (runs on this CPU)";
+  io.out << '\n';
 }
 
 int list_devices(const Values& values, Io& io) {
-  const BackendRegistry registry = make_registry(true);
+  BackendRegistry registry = make_registry(true);
+  if (values.flag(opt::kMeasure)) registry.measure_bandwidth(std::make_shared<const ExecutionContext>());
+  const Selection chosen =
+      registry.select({.name = "auto", .policy = device_policy_from_name(values.text(opt::kDevicePolicy))});
   if (values.flag(opt::kJson)) {
-    write_json(registry, io);
+    write_json(registry, chosen, io);
     return kOk;
   }
-  for (const Device& d : registry.devices()) {
-    io.out << d.name << '\t' << d.description;
-    if (d.memory_bytes > 0) io.out << ", " << human_bytes(d.memory_bytes);
-    if (d.emulated) io.out << " (runs on this CPU)";
-    io.out << '\n';
-  }
-  io.out << "auto\t" << registry.select("auto").reason << '\n';
+  for (const Device& d : registry.devices()) write_line(d, io);
+  io.out << "auto\t" << chosen.reason << '\n';
   for (const std::string& note : registry.notes()) io.err << "note: " << note << '\n';
   return kOk;
 }
@@ -56,14 +88,14 @@ int list_devices(const Values& values, Io& io) {
 const Command kDevicesCommand{
     .name = "devices",
     .summary = "list the devices that --device can name",
-    .usage = "[--json]",
+    .usage = "[--json] [--measure] [--device-policy POLICY]",
     .description =
         "One device a line: its name, a tab, what it is. The last line says what `--device auto` would "
-        "choose and why.",
+        "choose and why; --json says all that is known of each.",
     .example =
         "bitnet devices\nbitnet run -m models/bitnet-demo-10m-i2_s.gguf -p \"Hello\" --device opencl:0:0",
     .arguments = {},
-    .options = {&opt::kJson},
+    .options = {&opt::kJson, &opt::kMeasure, &opt::kDevicePolicy},
     .body = list_devices,
 };
 

@@ -268,8 +268,10 @@ Isa listed_isa() noexcept {
 }  // namespace
 
 void register_cpu_backend(BackendRegistry& registry) {
-  Device device{"cpu", DeviceKind::kCpu, fmt::format("CPU, {}", to_string(listed_isa())),
-                cpu::available_memory(), false};
+  Device device{
+      "cpu", DeviceKind::kCpu,  fmt::format("CPU, {}", to_string(listed_isa())), cpu::total_memory(),
+      false, cpu_capabilities()};
+  device.capabilities.available_bytes = cpu::available_memory();
   registry.add(std::move(device), [](std::shared_ptr<const ExecutionContext> context) {
     return make_cpu_backend(std::move(context));
   });

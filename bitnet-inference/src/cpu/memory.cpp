@@ -42,6 +42,10 @@ std::size_t available_memory() {
   return std::min(system, cgroup_limits().memory_headroom.value_or(system));
 }
 
+std::size_t total_memory() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
 HostBuffer::HostBuffer(std::size_t bytes) : Buffer(bytes), mapped_(std::max<std::size_t>(bytes, 1)) {
   if (bytes >= kCheckedBytes) {
     const std::size_t available = available_memory();

@@ -23,5 +23,7 @@ class HostBuffer final : public Buffer {
 
 /// Bytes that the system and this process's cgroup can still give.
 std::size_t available_memory();
+/// Bytes that the system has.
+std::size_t total_memory();
 
 }  // namespace bitnet::inference::cpu

@@ -21,8 +21,11 @@ namespace bitnet::inference {
 
 struct EngineOptions {
   std::filesystem::path model;  ///< a GGUF file or a Hugging Face directory
-  std::string device = "cpu";   ///< a name of the registry, or "auto"
-  bool device_only = false;     ///< ops that the device lacks are an error, not the CPU's
+  /// A name of the registry, or "auto": then a device that fails while the model is loaded is followed by the
+  /// next one, unless device_only.
+  std::string device = "cpu";
+  DevicePolicy device_policy = DevicePolicy::kLatency;  ///< what "auto" looks for
+  bool device_only = false;  ///< ops that the device lacks are an error, not the CPU's
   std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
   std::int64_t n_ctx = 0;                                ///< 0: the model's own, at most 4096
   std::int64_t chunk_rows = 256;                         ///< rows of one forward pass
@@ -76,6 +79,7 @@ class InferenceEngine {
 
  private:
   void load(const BackendRegistry& registry);
+  void load_on(OpenedDevice& opened);
   EngineOptions options_;
   Selection selection_;
   std::vector<BackendOp> fallback_ops_;
