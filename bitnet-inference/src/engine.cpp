@@ -136,10 +136,10 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
   return std::move(generator.result());
 }
 
-std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler() const {
+std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler(std::int64_t max_sequences) const {
   SchedulerOptions options;
   options.n_ctx = options_.n_ctx;
-  options.max_sequences = options_.max_sequences;
+  options.max_sequences = max_sequences > 0 ? max_sequences : options_.max_sequences;
   options.kv_memory_bytes = options_.kv_memory_bytes;
   options.step_rows = options_.chunk_rows;
   options.kv_type = options_.kv_type;

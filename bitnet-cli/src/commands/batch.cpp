@@ -8,8 +8,10 @@
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/recovery.hpp"
 #include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/utf8.hpp"
+#include "bitnet/inference/recovering_scheduler.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -18,9 +20,12 @@ namespace bitnet::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using inference::BatchScheduler;
 using inference::FinishReason;
 using inference::GenerationResult;
+using inference::RecoveringScheduler;
+
+/// Where a shrinking batch begins when it was the scheduler's to choose and that failed.
+constexpr std::int64_t kMostSequences = 64;
 
 /// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
 /// huge file is not tokenised all at once.
@@ -38,16 +43,21 @@ class Batch {
   void take_over_finished();
   void open_journal(const std::vector<BatchRecord>& kept);
   void work();
-  void submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine);
+  void submit(std::size_t index, RecoveringScheduler& scheduler, inference::InferenceEngine& engine);
   std::vector<TokenId> encode(const BatchItem& item, inference::InferenceEngine& engine,
                               inference::GenerationOptions& options);
   void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item,
                       inference::InferenceEngine& engine);
-  void say_details(const BatchScheduler& scheduler) const;
+  void say_details(const RecoveringScheduler& scheduler) const;
+  void say_note(const std::string& line);
+  std::vector<RecoveryRule> rules();
+  std::unique_ptr<inference::BatchScheduler> make_scheduler();
+  bool next_device();
   void finish(std::size_t index, const GenerationResult& result);
   void keep(std::size_t index);
+  void count(const Error& error) noexcept;
   void fail_item(std::size_t index, const std::string& why);
-  void show_progress(const BatchScheduler& scheduler);
+  void show_progress(const RecoveringScheduler& scheduler);
   void write_ready_lines();
   void write_output();
   int summarise(double seconds) const;
@@ -61,6 +71,11 @@ class Batch {
   std::vector<BatchRecord> records_;  // one an item; finish_reason is empty until it is done
   std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
   std::int64_t new_tokens_ = 0;
+  std::unique_ptr<inference::InferenceEngine> engine_;
+  std::vector<std::string> other_devices_;  // of --device auto
+  std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows
+  ErrorMonitor faults_{{.report = [this](const std::string& line) { say_note(line); }}};  // of passes
+  ErrorMonitor item_errors_{{.report = [](const std::string&) {}}};                       // summarise() tells
   std::optional<BatchJournal> journal_;
   std::exception_ptr problem_;  // of the journal, raised in a callback that must not throw
   std::shared_ptr<const ChatTemplate> chat_format_;
@@ -192,7 +207,7 @@ void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, c
             << " tokens of the prompt were cut off\n";
 }
 
-void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::InferenceEngine& engine) {
+void Batch::submit(std::size_t index, RecoveringScheduler& scheduler, inference::InferenceEngine& engine) {
   const BatchItem& item = items_[index];
   if (!item.error.empty()) return fail_item(index, item.error);
   try {
@@ -217,6 +232,7 @@ void Batch::submit(std::size_t index, BatchScheduler& scheduler, inference::Infe
          .on_done = [this, index](inference::RequestId, const GenerationResult& r) { finish(index, r); }});
   } catch (const Error& e) {
     if (e.code() == ErrorCode::kCancelled) throw;
+    count(e);
     fail_item(index, (item.line > 0 ? "line " + std::to_string(item.line) + ": " : "") + e.what());
   }
 }
@@ -234,9 +250,20 @@ void Batch::finish(std::size_t index, const GenerationResult& result) {
   record.finish_reason = to_string(result.finish_reason);
   record.completion_tokens = result.completion_tokens;
   record.milliseconds = 1000 * (result.timings.prompt_seconds + result.timings.decode_seconds);
-  if (result.error) record.error = result.error->what();
+  if (result.error) {
+    record.error = result.error->what();
+    count(*result.error);
+  }
   new_tokens_ += result.completion_tokens;
   if (result.finish_reason != FinishReason::kCancelled) keep(index);
+}
+
+/// For the summary; where memory runs out it is one short.
+void Batch::count(const Error& error) noexcept {
+  try {
+    item_errors_.record(error);
+  } catch (...) {
+  }
 }
 
 /// Counts a finished record and puts it where a crash cannot reach it.
@@ -250,7 +277,7 @@ void Batch::keep(std::size_t index) {
   }
 }
 
-void Batch::show_progress(const BatchScheduler& scheduler) {
+void Batch::show_progress(const RecoveringScheduler& scheduler) {
   const auto stats = scheduler.stats();
   const auto to_do = static_cast<double>(items_.size() - n_kept_);
   bar_->update(static_cast<double>(n_done_ - n_kept_), to_do,
@@ -267,33 +294,75 @@ void Batch::write_ready_lines() {
   check_out(io_);
 }
 
+void Batch::say_note(const std::string& line) {
+  if (bar_ != nullptr) bar_->clear();
+  io_.err << "note: " << line << '\n';
+}
+
+/// What is done about a pass that fails: fewer sequences at a time where memory ran out, twice the same again
+/// where the device failed, then, with `--device auto`, another device. Then its items fail, and the others
+/// go on.
+std::vector<RecoveryRule> Batch::rules() {
+  RetryOptions device;
+  device.limit = 2;
+  device.applies = [](const Error& e) { return e.code() == ErrorCode::kDevice; };
+  return {shrink(sequences_), retry(device), fall_back([this](const Error&) { return next_device(); })};
+}
+
+/// The model on the device that `--device auto` would have taken next. The old one lives while its scheduler
+/// does.
+bool Batch::next_device() {
+  if (other_devices_.empty()) return false;
+  Values there = values_;
+  there.set(opt::kDevice, other_devices_.front(), Origin::kCommandLine, "--device");
+  other_devices_.erase(other_devices_.begin());
+  engine_ = load_engine(there, io_);
+  return true;
+}
+
+std::unique_ptr<inference::BatchScheduler> Batch::make_scheduler() {
+  try {
+    auto scheduler = engine_->make_scheduler(sequences_);
+    sequences_ = scheduler->max_sequences();
+    if (values_.flag(opt::kVerbose))
+      io_.err << "batch: up to " << sequences_ << " sequences of " << grouped(scheduler->n_ctx())
+              << " tokens, " << human_bytes(scheduler->stats().kv_bytes) << " of cache\n";
+    return scheduler;
+  } catch (const Error&) {
+    if (sequences_ == 0)
+      sequences_ = values_.has(opt::kBatchSize) && values_.integer(opt::kBatchSize) > 0
+                       ? values_.integer(opt::kBatchSize)
+                       : kMostSequences;
+    throw;
+  }
+}
+
 void Batch::work() {
-  const auto engine = load_engine(values_, io_);
-  const auto scheduler = engine->make_scheduler();
+  engine_ = load_engine(values_, io_);
+  other_devices_ = engine_->selection().alternatives;
   if (!to_stdout()) open_journal(records_);
-  if (values_.flag(opt::kVerbose))
-    io_.err << "batch: up to " << scheduler->max_sequences() << " sequences of "
-            << grouped(scheduler->n_ctx()) << " tokens, " << human_bytes(scheduler->stats().kv_bytes)
-            << " of cache\n";
+  Recovery recovery(rules(), &faults_, [this](const std::string& line) { say_note(line); });
+  RecoveringScheduler scheduler([this] { return make_scheduler(); }, recovery);
   bar_ = std::make_unique<ProgressBar>(io_, "items");
   std::size_t next = 0;
   while (true) {
-    while (next < items_.size() && scheduler->stats().waiting < kMaxWaiting && !io_.is_cancelled()) {
-      if (records_[next].finish_reason.empty()) submit(next, *scheduler, *engine);
+    while (next < items_.size() && scheduler.stats().waiting < kMaxWaiting && !io_.is_cancelled()) {
+      if (records_[next].finish_reason.empty()) submit(next, scheduler, *engine_);
       ++next;
     }
-    const bool more = scheduler->step();
+    const bool more = scheduler.step();
     if (problem_ != nullptr) std::rethrow_exception(problem_);
-    show_progress(*scheduler);
+    show_progress(scheduler);
     write_ready_lines();
     if (!more && (next == items_.size() || io_.is_cancelled())) break;
   }
   bar_.reset();
-  if (values_.flag(opt::kVerbose)) say_details(*scheduler);
+  faults_.flush();
+  if (values_.flag(opt::kVerbose)) say_details(scheduler);
 }
 
 /// --verbose, at the end: how long prompts were, and how many guesses held.
-void Batch::say_details(const BatchScheduler& scheduler) const {
+void Batch::say_details(const RecoveringScheduler& scheduler) const {
   std::vector<std::int64_t> lengths;
   for (const BatchRecord& r : records_)
     if (r.prompt_tokens > 0) lengths.push_back(r.prompt_tokens);
@@ -325,7 +394,12 @@ int Batch::summarise(double seconds) const {
     if (r.finish_reason != "error") continue;
     if (++failed <= kListed) io_.err << "item " << quoted(r.id.text) << ": " << r.error << '\n';
   }
-  if (failed > kListed) io_.err << "… and " << failed - kListed << " more\n";
+  if (failed > kListed) {
+    io_.err << "… and " << failed - kListed << " more\n";
+    for (const ErrorPattern& p : item_errors_.patterns())
+      io_.err << "  " << p.count << " × " << to_string(p.code) << " (" << p.place << "), the last: " << p.last
+              << '\n';
+  }
   io_.err << items_.size() << (items_.size() == 1 ? " item: " : " items: ")
           << items_.size() - failed - cancelled << " done";
   if (n_kept_ > 0) io_.err << " (" << n_kept_ << " of them before)";

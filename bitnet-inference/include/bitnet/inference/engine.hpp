@@ -72,8 +72,9 @@ class InferenceEngine {
                                           const GenerationOptions& options = {},
                                           const TextCallback& on_text = {});
 
-  /// A scheduler for many sequences on this model, with this engine's limits.
-  std::unique_ptr<BatchScheduler> make_scheduler() const;
+  /// A scheduler for many sequences on this model, with this engine's limits; `max_sequences` > 0 is another
+  /// limit than the options'.
+  std::unique_ptr<BatchScheduler> make_scheduler(std::int64_t max_sequences = 0) const;
   /// The engine's session, made at the first use.
   Session& session();
 
