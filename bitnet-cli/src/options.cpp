@@ -56,6 +56,7 @@ const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|rig
 const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
 const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};
 const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};
+const Option kProfile{kOutputGroup, "profile", 0, Kind::kText, "FILE", "write where the time goes: FILE is a trace for chrome://tracing or ui.perfetto.dev, and a table goes to standard error", "", "profile"};
 const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file (vocabulary-only will do), directory with a tokenizer.json, or a tokenizer file", "", "", "BITNET_MODEL"};
 const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
 const Option kIds{kOutputGroup, "ids", 0, Kind::kFlag, "", "write only the ids, separated by spaces", "", ""};

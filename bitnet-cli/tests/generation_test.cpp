@@ -1,7 +1,9 @@
 // run, chat and perplexity with tiny random models: what goes where, determinism, and every wrong input.
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "bitnet/testing/trace.hpp"
 #include "cli_fixture.hpp"
 #include "common.hpp"
 
@@ -43,6 +45,38 @@ TEST_F(RunTest, ARandomSeedIsPrintedAndCanBeUsedAgain) {
   ASSERT_NE(at_seed, std::string::npos);
   const std::string seed = a.err.substr(at_seed + 6, a.err.find('\n', at_seed) - at_seed - 6);
   EXPECT_EQ(run_model({"-p", "hello", "--seed", seed}).out, a.out);
+}
+
+TEST_F(RunTest, AProfileIsATraceOfEveryOpAndChangesNoText) {
+  const auto plain = run_model({"-p", "hello", "--seed", "5", "--temp", "0"});
+  const auto o = run_model({"-p", "hello", "--seed", "5", "--temp", "0", "--profile", file("trace.json")});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(o.out, plain.out);
+  std::map<std::string, int> calls;
+  double forward_begin = 0, forward_end = 0;
+  const json trace = testing::expect_trace(read_file(file("trace.json")));  // must outlive the loop
+  for (const json& e : trace["traceEvents"]) {
+    if (e["ph"] != "X") continue;
+    const std::string name = e["name"];
+    const double begin = e["ts"], end = begin + e["dur"].get<double>();
+    ++calls[name];
+    if (name == "forward") forward_begin = begin, forward_end = end;
+    if (name != "norm_linear" && name != "attention") continue;
+    EXPECT_GT(e["args"]["bytes"], 0);
+    EXPECT_GE(begin, forward_begin - 0.002);  // inside the pass it belongs to; times are rounded to 1 ns
+    EXPECT_LE(end, forward_end + 0.002);
+  }
+  // Two layers; a pass for the prompt and one for each token but the last.
+  const int passes = calls["forward"];
+  EXPECT_GE(passes, 1);
+  EXPECT_LE(passes, 12);
+  EXPECT_EQ(calls["sample"], passes);
+  EXPECT_EQ(calls["logits"], passes);
+  EXPECT_EQ(calls["attention"], 2 * passes);
+  EXPECT_EQ(calls["rope"], 4 * passes);
+  EXPECT_THAT(o.err, HasSubstr("own ms"));
+  EXPECT_THAT(o.err, HasSubstr("\ngated_linear"));
+  EXPECT_FAILS(run_model({"-p", "a", "--profile", file("no/such/folder.json")}), kFailure, "no/such");
 }
 
 TEST_F(RunTest, PromptsComeFromTextFileOrStandardInput) {

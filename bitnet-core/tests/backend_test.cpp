@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bitnet/core/device/registry.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -86,6 +87,32 @@ TEST_F(BackendChecks, TransfersStayInside) {
   accepted([&] { backend_.upload(*big_, 4080, bytes); });
   refused([&] { backend_.upload(*big_, 4081, bytes); }, "outside the buffer");
   refused([&] { backend_.download(*big_, ~std::size_t{0}, bytes); }, "outside the buffer");
+}
+
+TEST_F(BackendChecks, AProfilerSeesOpsWithTheirBytesAndWaitsForThem) {
+  Profiler profiler;
+  backend_.set_profiler(&profiler);
+  const int before = backend_.calls;
+  backend_.add(matrix(2, 8), matrix(2, 8));
+  backend_.rms_norm(matrix(2, 8), *big_, 1e-5f, matrix(2, 8));
+  EXPECT_EQ(backend_.calls, before + 4);  // each op, and a sync() behind it
+  refused([&] { backend_.add(matrix(2, 3), matrix(3, 2)); }, "same shape");
+  const Plain w(4, 8, false);
+  const PreparedWeights* const one = &w;
+  const Matrix out = matrix(2, 4);
+  backend_.linear({&one, 1}, matrix(2, 8), {&out, 1});
+  backend_.add(matrix(0, 8), matrix(0, 8));  // nothing to do
+  const auto events = profiler.events();
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_STREQ(events[0].name, "add");
+  EXPECT_EQ(events[0].rows, 2);
+  EXPECT_EQ(events[0].bytes, 3 * 2 * 8 * sizeof(float));
+  EXPECT_STREQ(events[1].name, "rms_norm");
+  EXPECT_EQ(events[1].bytes, 2 * 2 * 8 * sizeof(float) + 4096);
+  EXPECT_EQ(events[2].bytes, (2 * 8 + 2 * 4) * sizeof(float));  // these weights occupy nothing
+  backend_.set_profiler(nullptr);
+  accepted([&] { backend_.add(matrix(2, 8), matrix(2, 8)); });
+  EXPECT_EQ(profiler.events().size(), 3u);
 }
 
 TEST_F(BackendChecks, WeightsMustBeWhole) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "model_weights.hpp"
 
 namespace bitnet::inference {
@@ -41,6 +42,7 @@ ForwardPass::ForwardPass(std::shared_ptr<const Model> model, std::int64_t n_ctx,
 
 void ForwardPass::run(const KvPool& pool, std::span<const SequenceSlice> sequences,
                       std::span<const TokenId> ids, std::span<const std::int32_t> asked) {
+  const ProfileZone zone(backend_.profiler(), "forward", 0, static_cast<std::int64_t>(ids.size()));
   const ModelWeights& weights = model_->weights();
   const auto n_rows = static_cast<std::int64_t>(ids.size());
   workspace_.set_rows(n_rows);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/profiler.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -107,6 +108,7 @@ std::span<const TokenId> Generator::draft(std::int64_t most) {
 }
 
 std::int64_t Generator::advance(std::span<const float> logits) {
+  const ProfileZone zone(model_.backend().profiler(), "sample");
   const auto vocab = static_cast<std::size_t>(model_.config().vocab_size);
   std::size_t row = 0, accepted = 0;
   for (;; ++row) {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <new>
 
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "support.hpp"
 
@@ -63,6 +64,7 @@ TEST(Allocations, TheCounterCounts) {
 }
 
 TEST(Allocations, DecodingATokenAllocatesNothing) {
+  Profiler profiler;
   for (const WeightKind kind : {WeightKind::kTernary, WeightKind::kDense}) {
     for (const std::size_t threads : {1, 2}) {
       const auto model = make_model(testing::random_model(config(kind), 1, DType::kF16), threads);
@@ -72,14 +74,19 @@ TEST(Allocations, DecodingATokenAllocatesNothing) {
       Sampler sampler(options, model->config().vocab_size);
       TokenId token = 5;
       for (int i = 0; i < 3; ++i) token = sampler.sample(session.evaluate({&token, 1}));
-      const long before = allocations;
-      for (int i = 0; i < 100; ++i) {
-        token = sampler.sample(session.evaluate({&token, 1}));
-        sampler.accept(token);
+      for (Profiler* const p : {static_cast<Profiler*>(nullptr), &profiler}) {
+        model->backend().set_profiler(p);
+        session.truncate(0);
+        const long before = allocations;
+        for (int i = 0; i < 100; ++i) {
+          token = sampler.sample(session.evaluate({&token, 1}));
+          sampler.accept(token);
+        }
+        EXPECT_EQ(allocations - before, 0) << threads << " threads" << (p != nullptr ? ", profiled" : "");
       }
-      EXPECT_EQ(allocations - before, 0) << threads << " threads";
     }
   }
+  EXPECT_FALSE(profiler.events().empty());
 }
 
 TEST(Allocations, AStepOfTheSchedulerThatDecodesAllocatesNothing) {

@@ -1,7 +1,10 @@
 // `bitnet run`: text after one prompt.
 #include <algorithm>
+#include <optional>
 #include <ostream>
 
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -69,6 +72,28 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
   return continue_ids(ids, engine, options, write);
 }
 
+/// --profile: a trace of everything between its making and write().
+class Trace {
+ public:
+  /// Throws Error(kIo) at once where `path` cannot be written.
+  Trace(const std::string& path, Backend& backend) : file_(path), backend_(backend) {
+    backend_.set_profiler(&profiler_);
+  }
+  ~Trace() { backend_.set_profiler(nullptr); }
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+  void write(Io& io) {
+    file_.write(profiler_.chrome_trace("bitnet run on " + std::string(backend_.name())));
+    file_.commit();
+    io.err << profiler_.table();
+  }
+
+ private:
+  AtomicFile file_;
+  Profiler profiler_;
+  Backend& backend_;
+};
+
 int run_model(const Values& values, Io& io) {
   require(values, opt::kModel);
   if (values.has(opt::kSystem) && !values.has(opt::kChatTemplate))
@@ -82,12 +107,15 @@ int run_model(const Values& values, Io& io) {
   if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
 
   if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
+  std::optional<Trace> trace;
+  if (values.has(opt::kProfile)) trace.emplace(values.text(opt::kProfile), engine->model()->backend());
   const auto result = generate(values, prompt, *engine, options, io);
   if (result.error) throw *result.error;
   if (io.out_is_terminal) io.out << '\n';
   io.out.flush();
   io.err << "load " << fixed(engine->model()->load_seconds(), 2) << " s, " << speed_line(result)
          << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (trace) trace->write(io);
   if (values.flag(opt::kVerbose)) io.err << "finished: " << to_string(result.finish_reason) << '\n';
   return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
 }
@@ -110,7 +138,7 @@ const Command kRunCommand{
         "story.txt",
     .arguments = {},
     .options = concat({{&opt::kPrompt, &opt::kFile, &opt::kChatTemplate, &opt::kSystem, &opt::kSpecial,
-                        &opt::kEcho, &opt::kCtxSize, &opt::kKvType},
+                        &opt::kEcho, &opt::kProfile, &opt::kCtxSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

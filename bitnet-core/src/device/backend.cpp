@@ -1,9 +1,13 @@
-// The argument checks of every backend, in one place. What a device does is behind the do_… virtuals.
+// The argument checks of every backend, and the zones of a profiler around its ops, in one place. What a
+// device does is behind the do_… virtuals.
 #include "bitnet/core/device/backend.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/profiler.hpp"
 
 namespace bitnet {
 namespace {
@@ -113,7 +117,39 @@ void check_queries(const AttentionArgs& a) {
   require(row == a.q.rows, kOp, "queries must cover every row of q");
 }
 
+/// Bytes of a matrix that is read or written once.
+std::uint64_t bytes_of(const Matrix& m) {
+  return static_cast<std::uint64_t>(m.rows * m.cols) * sizeof(float);
+}
+
+std::uint64_t bytes_of(std::span<const PreparedWeights* const> weights, const Matrix& x,
+                       std::span<const Matrix> outs) {
+  std::uint64_t bytes = bytes_of(x);
+  for (const PreparedWeights* w : weights) bytes += w->bytes();
+  for (const Matrix& out : outs) bytes += bytes_of(out);
+  return bytes;
+}
+
+/// q, k, v and out, the keys and values that are stored, and those up to the last token of each query.
+std::uint64_t bytes_of(const AttentionArgs& a) {
+  std::uint64_t tokens = 0;
+  for (const SequenceSlice& s : a.queried()) tokens += static_cast<std::uint64_t>(s.past + s.n_rows);
+  tokens += static_cast<std::uint64_t>(a.k.rows);
+  const std::size_t page = kv_page_bytes(a.cache.type, a.cache.page_size, a.n_kv_heads, a.head_dim);
+  return bytes_of(a.q) + bytes_of(a.k) + bytes_of(a.v) + bytes_of(a.out) +
+         2 * tokens * page / static_cast<std::uint64_t>(a.cache.page_size);
+}
+
 }  // namespace
+
+/// The body, and with a profiler a zone around it that ends when the device is done.
+template <class Bytes, class Body>
+void Backend::zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body) {
+  if (profiler_ == nullptr) return body();
+  const ProfileZone measured(profiler_, op, bytes(), rows);
+  body();
+  do_sync();
+}
 
 std::string_view to_string(BackendOp op) noexcept {
   switch (op) {
@@ -183,31 +219,40 @@ void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> 
 void Backend::download(const Buffer& from, std::size_t offset, std::span<std::byte> to) {
   require(offset <= from.bytes() && to.size() <= from.bytes() - offset, "download",
           "range is outside the buffer");
-  if (!to.empty()) do_download(from, offset, to);
+  if (to.empty()) return;
+  zone(
+      "download", 0, [&] { return to.size(); }, [&] { do_download(from, offset, to); });
 }
 
 PreparedPtr Backend::prepare(const LinearWeights& weights) {
   check(weights, "prepare");
+  const ProfileZone measured(profiler_, "prepare", 0, weights.out);
   return do_prepare(weights);
 }
 
 PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   check(weights, "prepare_embedding");
   require(!weights.ternary(), "prepare_embedding", "embeddings are dense");
+  const ProfileZone measured(profiler_, "prepare_embedding", 0, weights.out);
   return do_prepare_embedding(weights);
 }
 
 void Backend::linear(std::span<const PreparedWeights* const> weights, Matrix x,
                      std::span<const Matrix> outs) {
   check_linear(weights, x, outs, "linear");
-  if (x.rows > 0) do_linear(weights, x, outs);
+  if (x.rows == 0) return;
+  zone(
+      "linear", x.rows, [&] { return bytes_of(weights, x, outs); }, [&] { do_linear(weights, x, outs); });
 }
 
 void Backend::norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
                           float eps, Matrix normed, std::span<const Matrix> outs) {
   check_linear(weights, x, outs, "norm_linear");
   check_norm(x, norm, normed, "norm_linear");
-  if (x.rows > 0) do_norm_linear(weights, x, norm, eps, normed, outs);
+  if (x.rows == 0) return;
+  zone(
+      "norm_linear", x.rows, [&] { return bytes_of(weights, x, outs) + norm.bytes(); },
+      [&] { do_norm_linear(weights, x, norm, eps, normed, outs); });
 }
 
 void Backend::gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
@@ -218,7 +263,13 @@ void Backend::gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* n
   check(up, kOp, "up");
   check_same(gate, up, kOp);
   if (norm != nullptr) check_norm(gate, *norm, gate, kOp);
-  if (gate.rows > 0) do_gated_linear(f, gate, up, norm, eps, weights, out);
+  if (gate.rows == 0) return;
+  zone(
+      "gated_linear", gate.rows,
+      [&] {
+        return bytes_of({&one, 1}, gate, {&out, 1}) + bytes_of(up);
+      },
+      [&] { do_gated_linear(f, gate, up, norm, eps, weights, out); });
 }
 
 void Backend::norm_then_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
@@ -250,13 +301,20 @@ void Backend::embed(const PreparedWeights& table, std::span<const std::int32_t> 
   require(out.rows == static_cast<std::int64_t>(ids.size()) && out.cols == table.in(), "embed",
           "out must be [ids, hidden]");
   check_ids(ids, table.out(), "embed", "ids");
-  if (!ids.empty()) do_embed(table, ids, out);
+  if (ids.empty()) return;
+  const auto row_bytes = table.bytes() / static_cast<std::size_t>(std::max<std::int64_t>(table.out(), 1));
+  zone(
+      "embed", out.rows, [&] { return ids.size() * row_bytes + bytes_of(out); },
+      [&] { do_embed(table, ids, out); });
 }
 
 void Backend::rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
   check(x, "rms_norm", "x");
   check_norm(x, weight, out, "rms_norm");
-  if (x.rows > 0) do_rms_norm(x, weight, eps, out);
+  if (x.rows == 0) return;
+  zone(
+      "rms_norm", x.rows, [&] { return 2 * bytes_of(x) + weight.bytes(); },
+      [&] { do_rms_norm(x, weight, eps, out); });
 }
 
 void Backend::rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
@@ -267,7 +325,9 @@ void Backend::rope(Matrix x, std::span<const std::int32_t> positions, const Buff
   require(static_cast<std::int64_t>(positions.size()) == x.rows, "rope", "one position a row");
   const std::size_t n_positions = table.bytes() / (sizeof(float) * static_cast<std::size_t>(head_dim));
   check_ids(positions, static_cast<std::int64_t>(n_positions), "rope", "positions");
-  if (x.rows > 0) do_rope(x, positions, table, head_dim);
+  if (x.rows == 0) return;
+  zone(
+      "rope", x.rows, [&] { return 2 * bytes_of(x); }, [&] { do_rope(x, positions, table, head_dim); });
 }
 
 void Backend::attention(const AttentionArgs& a) {
@@ -292,7 +352,9 @@ void Backend::attention(const AttentionArgs& a) {
           "the cache's buffers are too small");
   check_sequences(a);
   check_queries(a);
-  if (a.k.rows > 0) do_attention(a);
+  if (a.k.rows == 0) return;
+  zone(
+      "attention", a.k.rows, [&] { return bytes_of(a); }, [&] { do_attention(a); });
 }
 
 void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
@@ -301,14 +363,19 @@ void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out)
   check(out, "gated_activation", "out");
   check_same(gate, up, "gated_activation");
   check_same(gate, out, "gated_activation");
-  if (gate.rows > 0) do_gated_activation(f, gate, up, out);
+  if (gate.rows == 0) return;
+  zone(
+      "gated_activation", gate.rows, [&] { return 3 * bytes_of(gate); },
+      [&] { do_gated_activation(f, gate, up, out); });
 }
 
 void Backend::add(Matrix x, Matrix y) {
   check(x, "add", "x");
   check(y, "add", "y");
   check_same(x, y, "add");
-  if (x.rows > 0) do_add(x, y);
+  if (x.rows == 0) return;
+  zone(
+      "add", x.rows, [&] { return 3 * bytes_of(x); }, [&] { do_add(x, y); });
 }
 
 void Backend::logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
@@ -319,7 +386,10 @@ void Backend::logits(const PreparedWeights& head, Matrix hidden, std::span<const
   require(out.rows == static_cast<std::int64_t>(rows.size()) && out.cols == head.out(), "logits",
           "out must be [rows, vocab]");
   check_ids(rows, hidden.rows, "logits", "rows");
-  if (!rows.empty()) do_logits(head, hidden, rows, out);
+  if (rows.empty()) return;
+  zone(
+      "logits", out.rows, [&] { return head.bytes() + bytes_of(out) + out.rows * head.in() * sizeof(float); },
+      [&] { do_logits(head, hidden, rows, out); });
 }
 
 void Backend::sync() { do_sync(); }

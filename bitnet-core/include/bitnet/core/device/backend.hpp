@@ -17,6 +17,8 @@
 
 namespace bitnet {
 
+class Profiler;
+
 /// The one list of ops. A backend says for each whether it can run it.
 enum class BackendOp : std::uint8_t {
   kLinear,
@@ -84,6 +86,11 @@ class Backend {
   /// Returns when everything issued is done; reports errors of asynchronous work.
   void sync();
 
+  /// Every later op, prepare() and download() is a zone of `profiler` (not owned; null: none), with the bytes
+  /// that it has to read and write at least. While there is one, ops wait until the device is done.
+  void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
+  Profiler* profiler() const noexcept { return profiler_; }
+
  protected:
   // The single ops that norm_linear() and gated_linear() are made of, for devices that cannot fuse the case
   // at hand.
@@ -114,6 +121,10 @@ class Backend {
   virtual void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                          Matrix out) = 0;
   virtual void do_sync() = 0;
+
+  template <class Bytes, class Body>
+  void zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body);
+  Profiler* profiler_ = nullptr;
 };
 
 }  // namespace bitnet
