@@ -1,8 +1,9 @@
-// Host tensors and their views. Element access here is simple and slow: kernels work on spans (f32_kernels,
-// quant).
+// Host tensors and their views. What is computed with them is in src/ops, conversions of elements in
+// ops/convert.cpp.
 #include "bitnet/core/tensor.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "ops/convert.hpp"
 
 namespace bitnet {
 namespace {
@@ -36,23 +38,6 @@ std::size_t bytes_for(DType dtype, const Shape& shape) {
 
 std::size_t element_alignment(DType dtype) { return dtype == DType::kTernary ? 1 : bits_of(dtype) / 8; }
 
-/// Calls visit(linear index, offset in elements) for every element in logical order.
-template <class Visit>
-void for_each_offset(const Shape& shape, std::span<const std::int64_t> strides, Visit&& visit) {
-  std::array<std::int64_t, Shape::kMaxRank> at{};
-  std::int64_t offset = 0;
-  const auto dims = shape.dims();
-  for (std::int64_t i = 0; i < shape.numel(); ++i) {
-    visit(i, offset);
-    for (std::size_t d = shape.rank(); d-- > 0;) {
-      offset += strides[d];
-      if (++at[d] < dims[d]) break;
-      offset -= strides[d] * dims[d];
-      at[d] = 0;
-    }
-  }
-}
-
 template <class T>
 bool is_type(DType dtype) {
   if constexpr (std::is_same_v<T, float>) return dtype == DType::kF32;
@@ -60,62 +45,6 @@ bool is_type(DType dtype) {
   if constexpr (std::is_same_v<T, std::int8_t>) return dtype == DType::kI8;
   if constexpr (std::is_same_v<T, std::int32_t>) return dtype == DType::kI32;
   return false;
-}
-
-/// Half to even, saturating; NaN becomes 0.
-std::int64_t to_integer(double v, std::int64_t low, std::int64_t high) {
-  if (std::isnan(v)) return 0;
-  return static_cast<std::int64_t>(
-      std::clamp(std::nearbyint(v), static_cast<double>(low), static_cast<double>(high)));
-}
-
-double load(DType dtype, const std::byte* data, std::int64_t i) {
-  const auto at = static_cast<std::size_t>(i);
-  switch (dtype) {
-    case DType::kF32:
-      return reinterpret_cast<const float*>(data)[at];
-    case DType::kF16:
-      return f16_to_f32(reinterpret_cast<const std::uint16_t*>(data)[at]);
-    case DType::kBF16:
-      return bf16_to_f32(reinterpret_cast<const std::uint16_t*>(data)[at]);
-    case DType::kI8:
-      return reinterpret_cast<const std::int8_t*>(data)[at];
-    case DType::kI32:
-      return reinterpret_cast<const std::int32_t*>(data)[at];
-    case DType::kTernary:
-      return ((std::to_integer<int>(data[at / 4]) >> (2 * (at % 4))) & 3) - 1;
-  }
-  return 0;
-}
-
-void store(DType dtype, std::byte* data, std::int64_t i, double v) {
-  const auto at = static_cast<std::size_t>(i);
-  switch (dtype) {
-    case DType::kF32:
-      reinterpret_cast<float*>(data)[at] = static_cast<float>(v);
-      break;
-    case DType::kF16:
-      reinterpret_cast<std::uint16_t*>(data)[at] = f32_to_f16(static_cast<float>(v));
-      break;
-    case DType::kBF16:
-      reinterpret_cast<std::uint16_t*>(data)[at] = f32_to_bf16(static_cast<float>(v));
-      break;
-    case DType::kI8:
-      reinterpret_cast<std::int8_t*>(data)[at] = static_cast<std::int8_t>(to_integer(v, -128, 127));
-      break;
-    case DType::kI32:
-      reinterpret_cast<std::int32_t*>(data)[at] = static_cast<std::int32_t>(
-          to_integer(v, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max()));
-      break;
-    case DType::kTernary: {
-      const auto code = static_cast<unsigned>(to_integer(v, -1, 1) + 1);
-      const unsigned shift = 2 * static_cast<unsigned>(at % 4);
-      auto byte = std::to_integer<unsigned>(data[at / 4]);
-      byte = (byte & ~(3u << shift)) | (code << shift);
-      data[at / 4] = static_cast<std::byte>(byte);
-      break;
-    }
-  }
 }
 
 std::array<std::int64_t, Shape::kMaxRank> contiguous_strides(const Shape& shape) {
@@ -130,7 +59,17 @@ std::array<std::int64_t, Shape::kMaxRank> contiguous_strides(const Shape& shape)
 
 }  // namespace
 
-Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape), strides_(contiguous_strides(shape)) {
+Tensor::Tensor(DType dtype, Shape shape) {
+  *this = uninitialized(dtype, shape);
+  // Four codes of 1: trit 0.
+  std::memset(data_, dtype == DType::kTernary ? 0x55 : 0, bytes_for(dtype, shape));
+}
+
+Tensor Tensor::uninitialized(DType dtype, Shape shape) {
+  Tensor t;
+  t.dtype_ = dtype;
+  t.shape_ = shape;
+  t.strides_ = contiguous_strides(shape);
   const std::size_t bytes = bytes_for(dtype, shape);
   // Zero bytes still get an allocation, so that data_ is never null for a made tensor.
   void* p = ::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
@@ -138,10 +77,10 @@ Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(shape), strides
     throw Error(ErrorCode::kOutOfMemory,
                 fmt::format("tensor {} of {}: {} bytes", shape.to_string(), to_string(dtype), bytes));
   }
-  std::memset(p, dtype == DType::kTernary ? 0x55 : 0, bytes);  // four codes of 1: trit 0
-  data_ = static_cast<std::byte*>(p);
-  owner_ = std::shared_ptr<const void>(
+  t.data_ = static_cast<std::byte*>(p);
+  t.owner_ = std::shared_ptr<const void>(
       p, [](const void* q) { ::operator delete (const_cast<void*>(q), std::align_val_t{kAlignment}); });
+  return t;
 }
 
 Tensor::Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner)
@@ -200,19 +139,21 @@ std::span<std::byte> Tensor::bytes() {
 
 std::span<const std::byte> Tensor::bytes() const { return const_cast<Tensor*>(this)->bytes(); }
 
-Tensor Tensor::slice(std::int64_t axis, std::int64_t begin, std::int64_t end) const {
+Tensor Tensor::slice(std::int64_t axis, std::int64_t begin, std::int64_t end, std::int64_t step) const {
   const std::int64_t size = shape_[axis];
   const auto a = static_cast<std::size_t>(axis < 0 ? axis + static_cast<std::int64_t>(shape_.rank()) : axis);
-  if (begin < 0 || end < begin || end > size) {
-    invalid(fmt::format("slice {}:{} of axis {} of tensor {}", begin, end, axis, shape_.to_string()));
+  if (begin < 0 || end < begin || end > size || step < 1) {
+    invalid(fmt::format("slice {}:{} by {} of axis {} of tensor {}: 0 ≤ begin ≤ end ≤ {} and step ≥ 1 wanted",
+                        begin, end, step, axis, shape_.to_string(), size));
   }
-  if (dtype_ == DType::kTernary && (a != 0 || shape_.rank() < 2)) {
-    invalid("a ternary tensor can only be sliced along axis 0 of a matrix");
+  if (dtype_ == DType::kTernary && (a != 0 || shape_.rank() < 2 || step != 1)) {
+    invalid("a ternary tensor can only be sliced along axis 0 of a matrix, by 1");
   }
   Tensor view = *this;
   std::vector<std::int64_t> dims(shape_.dims().begin(), shape_.dims().end());
-  dims[a] = end - begin;
+  dims[a] = end == begin ? 0 : (end - begin - 1) / step + 1;
   view.shape_ = Shape(dims);
+  if (dims[a] > 1) view.strides_[a] = strides_[a] * step;
   view.data_ = data_ + static_cast<std::ptrdiff_t>(begin * strides_[a]) *
                            static_cast<std::ptrdiff_t>(bits_of(dtype_)) / 8;
   return view;
@@ -251,8 +192,48 @@ Tensor Tensor::transpose(std::int64_t a, std::int64_t b) const {
   return permute(axes);
 }
 
+namespace {
+
+/// Strides of `to` over the elements of `from`, in the same order; false where one axis of `to` would run
+/// over places that no single stride reaches. The shapes hold the same number of elements, at least one.
+bool reshaped_strides(const Shape& from, std::span<const std::int64_t> strides, const Shape& to,
+                      std::array<std::int64_t, Shape::kMaxRank>& out) {
+  // Axes of size 1 do not matter; the others fall into groups, from the first on, that hold as many elements
+  // on both sides. The axes of `from` in a group must be one run.
+  std::array<std::int64_t, Shape::kMaxRank> dims{}, steps{};
+  std::size_t rank = 0;
+  for (std::size_t d = 0; d < from.rank(); ++d) {
+    if (from.dims()[d] == 1) continue;
+    dims[rank] = from.dims()[d];
+    steps[rank++] = strides[d];
+  }
+  std::size_t old_begin = 0, new_begin = 0;
+  while (old_begin < rank && new_begin < to.rank()) {
+    std::size_t old_end = old_begin + 1, new_end = new_begin + 1;
+    std::int64_t have = dims[old_begin], want = to.dims()[new_begin];
+    while (have != want) {
+      if (have < want)
+        have *= dims[old_end++];
+      else
+        want *= to.dims()[new_end++];
+    }
+    for (std::size_t d = old_begin; d + 1 < old_end; ++d)
+      if (steps[d] != dims[d + 1] * steps[d + 1]) return false;
+    std::int64_t step = steps[old_end - 1];
+    for (std::size_t d = new_end; d-- > new_begin;) {
+      out[d] = step;
+      step *= to.dims()[d];
+    }
+    old_begin = old_end;
+    new_begin = new_end;
+  }
+  for (; new_begin < to.rank(); ++new_begin) out[new_begin] = 1;  // of size 1
+  return true;
+}
+
+}  // namespace
+
 Tensor Tensor::reshape(Shape shape) const {
-  if (!is_contiguous()) invalid("reshape needs a contiguous tensor: call contiguous() first");
   if (shape.numel() != shape_.numel()) {
     invalid(
         fmt::format("reshape of {} to {}: other number of elements", shape_.to_string(), shape.to_string()));
@@ -261,25 +242,42 @@ Tensor Tensor::reshape(Shape shape) const {
   Tensor view = *this;
   view.strides_ = contiguous_strides(shape);
   view.shape_ = shape;
+  if (!is_contiguous() && !reshaped_strides(shape_, strides(), shape, view.strides_)) {
+    invalid(fmt::format("reshape of {} with strides [{}] to {} needs a copy: make it contiguous() first",
+                        shape_.to_string(), fmt::join(strides(), ", "), shape.to_string()));
+  }
+  return view;
+}
+
+Tensor Tensor::broadcast_to(const Shape& shape) const {
+  if (dtype_ == DType::kTernary) invalid("a ternary tensor cannot be broadcast");
+  Tensor view = *this;
+  view.shape_ = shape;
+  view.strides_ = {};
+  const std::size_t rank = shape_.rank(), shift = shape.rank() - rank;
+  bool fits = rank <= shape.rank();
+  for (std::size_t d = 0; fits && d < rank; ++d) {
+    const std::int64_t from = shape_.dims()[d];
+    fits = from == 1 || from == shape.dims()[d + shift];
+    if (from != 1) view.strides_[d + shift] = strides_[d];
+  }
+  if (!fits) {
+    invalid(fmt::format("shape {} does not broadcast to {}", shape_.to_string(), shape.to_string()));
+  }
   return view;
 }
 
 Tensor Tensor::contiguous() const {
   if (is_contiguous()) return *this;
-  Tensor copy(dtype_, shape_);
-  const std::size_t size = bits_of(dtype_) / 8;  // ternary tensors are always contiguous
-  for_each_offset(shape_, strides(), [&](std::int64_t i, std::int64_t offset) {
-    std::memcpy(copy.data_ + static_cast<std::size_t>(i) * size,
-                data_ + offset * static_cast<std::int64_t>(size), size);
-  });
+  Tensor copy = uninitialized(dtype_, shape_);
+  ops::copy_elements(ops::one_thread(), *this, copy);
   return copy;
 }
 
 Tensor Tensor::to(DType dtype) const {
-  Tensor copy(dtype, shape_);
-  for_each_offset(shape_, strides(), [&](std::int64_t i, std::int64_t offset) {
-    store(dtype, copy.data_, i, load(dtype_, data_, offset));
-  });
+  Tensor copy =
+      dtype == DType::kTernary ? Tensor(dtype, shape_) : uninitialized(dtype, shape_);  // codes share bytes
+  ops::convert_elements(ops::one_thread(), *this, copy);
   return copy;
 }
 

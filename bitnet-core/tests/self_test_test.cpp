@@ -1,17 +1,21 @@
-// The self-tests of the float and attention kernels: every ISA of this CPU passes them, and a table with one
-// fault does not, whichever kernel has it.
+// The self-tests of the float, attention and tensor kernels: every ISA of this CPU passes them, and a table
+// with one fault does not, whichever kernel has it.
 #include "kernels/self_test.hpp"
 
 #include <cmath>
 #include <string>
+#include <utility>
 
+#include "bitnet/core/ops.hpp"
 #include "bitnet/core/self_test.hpp"
 #include "bitnet/testing/testing.hpp"
+#include "kernels/tensor_table.hpp"
 
 namespace bitnet {
 namespace {
 
 const F32Kernels& floats() { return f32_kernels(compiled_isas().front()); }
+const TensorKernels& tensors() { return tensor_kernels(compiled_isas().front()); }
 const AttentionKernels& attention() { return attention_kernels(compiled_isas().front()); }
 
 TEST(KernelSelfTest, EveryIsaOfThisCpuPasses) {
@@ -21,6 +25,8 @@ TEST(KernelSelfTest, EveryIsaOfThisCpuPasses) {
     EXPECT_EQ(&tested_f32_kernels(isa), &f32_kernels(isa));
     EXPECT_NO_THROW(self_test(attention_kernels(isa), f32_kernels(isa))) << to_string(isa);
     EXPECT_EQ(&tested_attention_kernels(isa), &attention_kernels(isa));
+    EXPECT_NO_THROW(self_test(tensor_kernels(isa), f32_kernels(isa))) << to_string(isa);
+    EXPECT_EQ(&tested_tensor_kernels(isa), &tensor_kernels(isa));
   }
 }
 
@@ -160,6 +166,91 @@ TEST(KernelSelfTest, OneWrongBitOfAttentionIsAnErrorThatNamesTheKernel) {
         };
       },
       "quantize's scale");
+}
+
+void expect_refused(const TensorKernels& faulty, const std::string& kernel) {
+  BITNET_EXPECT_ERROR(self_test(faulty, floats()), ErrorCode::kDevice,
+                      "self-test of the instruction set 'avx9': " + kernel + " gave");
+}
+
+template <std::size_t kOp>
+void wrong_binary(const float* x, bool x_one, const float* y, bool y_one, float* out,
+                  std::size_t n) noexcept {
+  tensors().binary[kOp](x, x_one, y, y_one, out, n);
+  if (x_one && !y_one) spoil(out, n - 1);
+}
+template <std::size_t kOp>
+void wrong_comparison(const float* x, bool x_one, const float* y, bool y_one, std::int8_t* out,
+                      std::size_t n) noexcept {
+  tensors().compare[kOp](x, x_one, y, y_one, out, n);
+  if (y_one) out[n - 1] ^= 1;
+}
+template <std::size_t kOp>
+void wrong_function(const float* x, float* out, std::size_t n) noexcept {
+  tensors().unary[kOp](x, out, n);
+  out[n - 2] = out[n - 2] * 1.000002f + 1e-30f;  // 17 ulp: beyond every bound
+}
+
+template <std::size_t... kOps>
+void refuse_wrong_tables(std::index_sequence<kOps...>) {
+  const auto refused = [](auto change, std::string_view kernel) {
+    TensorKernels faulty = tensors();
+    faulty.isa = "avx9";
+    change(faulty);
+    expect_refused(faulty, std::string(kernel));
+  };
+  const auto each = [&]<std::size_t kOp>(std::integral_constant<std::size_t, kOp>) {
+    if constexpr (kOp < kBinaryOps)
+      refused([](TensorKernels& k) { k.binary[kOp] = &wrong_binary<kOp>; },
+              ops::to_string(static_cast<ops::Binary>(kOp)));
+    if constexpr (kOp < kComparisons)
+      refused([](TensorKernels& k) { k.compare[kOp] = &wrong_comparison<kOp>; },
+              ops::to_string(static_cast<ops::Comparison>(kOp)));
+    refused([](TensorKernels& k) { k.unary[kOp] = &wrong_function<kOp>; },
+            ops::to_string(static_cast<ops::Unary>(kOp)));
+  };
+  (each(std::integral_constant<std::size_t, kOps>()), ...);
+}
+
+TEST(KernelSelfTest, AWrongTensorOpIsAnErrorThatNamesTheKernel) {
+  refuse_wrong_tables(std::make_index_sequence<kUnaryOps>());
+}
+
+TEST(KernelSelfTest, AWrongRowOrConversionIsAnErrorThatNamesTheKernel) {
+  using F = const float*;
+#define BITNET_EXPECT_TENSOR_FAULT(kernel, parameters, arguments, last) \
+  do {                                                                  \
+    TensorKernels faulty = tensors();                                   \
+    faulty.isa = "avx9";                                                \
+    faulty.kernel = [] parameters noexcept {                            \
+      auto result = [&] { return tensors().kernel arguments; };         \
+      last;                                                             \
+    };                                                                  \
+    expect_refused(faulty, #kernel);                                    \
+  } while (false)
+  BITNET_EXPECT_TENSOR_FAULT(max, (F x, std::size_t n), (x, n), return std::nextafter(result(), 1000.0f));
+  BITNET_EXPECT_TENSOR_FAULT(min, (F x, std::size_t n), (x, n), return std::nextafter(result(), 1000.0f));
+  BITNET_EXPECT_TENSOR_FAULT(sum_abs, (F x, std::size_t n), (x, n),
+                             return std::nextafter(result(), 10000.0f));
+  BITNET_EXPECT_TENSOR_FAULT(sum_deviations, (F x, float m, std::size_t n), (x, m, n),
+                             return std::nextafter(result(), 1e9f));
+  BITNET_EXPECT_TENSOR_FAULT(normalize, (F x, float m, float f, F w, F b, float* y, std::size_t n),
+                             (x, m, f, w, b, y, n), (result(), spoil(y, n - 1)));
+  BITNET_EXPECT_TENSOR_FAULT(clamp, (F x, float l, float h, float* y, std::size_t n), (x, l, h, y, n),
+                             (result(), spoil(y, 4)));
+  BITNET_EXPECT_TENSOR_FAULT(f32_to_f16, (F x, std::uint16_t * y, std::size_t n), (x, y, n),
+                             (result(), void(y[n - 1] ^= 1)));
+  BITNET_EXPECT_TENSOR_FAULT(f32_to_bf16, (F x, std::uint16_t * y, std::size_t n), (x, y, n),
+                             (result(), void(y[3] = 0x7f80)));  // a NaN made infinite
+  BITNET_EXPECT_TENSOR_FAULT(f32_to_i8, (F x, std::int8_t * y, std::size_t n), (x, y, n),
+                             (result(), void(y[6] = 3)));  // 2.5 rounded up
+  BITNET_EXPECT_TENSOR_FAULT(f32_to_i32, (F x, std::int32_t * y, std::size_t n), (x, y, n),
+                             (result(), void(y[1] -= 1)));  // saturated one too low
+  BITNET_EXPECT_TENSOR_FAULT(i8_to_f32, (const std::int8_t* x, float* y, std::size_t n), (x, y, n),
+                             (result(), spoil(y, n - 1)));
+  BITNET_EXPECT_TENSOR_FAULT(i32_to_f32, (const std::int32_t* x, float* y, std::size_t n), (x, y, n),
+                             (result(), spoil(y, 5)));
+#undef BITNET_EXPECT_TENSOR_FAULT
 }
 
 }  // namespace

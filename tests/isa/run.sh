@@ -15,7 +15,7 @@ kernel="-O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-math-errno -Wno-psa
 # shellcheck disable=SC2086  # the flags are words
 {
   for table in core/src/kernels/f32_table core/src/kernels/attention_table core/src/kernels/read_table \
-    quant/src/kernels/ternary_table quant/src/kernels/int8_table quant/src/kernels/peak_table; do
+    core/src/kernels/tensor_table quant/src/kernels/ternary_table quant/src/kernels/int8_table quant/src/kernels/peak_table; do
     "$compiler" $common $kernel "$@" -I"$src/bitnet-${table%%/*}/src" -c "$src/bitnet-$table.cpp" \
       -o "$work/${table##*/}.o"
   done

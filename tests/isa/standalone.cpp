@@ -13,6 +13,7 @@
 #include "kernels/int8_table.hpp"
 #include "kernels/peak_table.hpp"
 #include "kernels/read_table.hpp"
+#include "kernels/tensor_table.hpp"
 #include "kernels/ternary_table.hpp"
 
 #define BITNET_STR2(x) #x
@@ -22,6 +23,7 @@ namespace bitnet::kernels::BITNET_ISA {
 extern const F32Kernels kKernels;
 extern const AttentionKernels kAttentionKernels;
 extern const ReadKernels kReads;
+extern const TensorKernels kTensorKernels;
 }  // namespace bitnet::kernels::BITNET_ISA
 namespace bitnet::quant::kernels::BITNET_ISA {
 extern const TernaryKernels kKernels;
@@ -33,6 +35,7 @@ namespace {
 
 const bitnet::F32Kernels& floats = bitnet::kernels::BITNET_ISA::kKernels;
 const bitnet::AttentionKernels& attention = bitnet::kernels::BITNET_ISA::kAttentionKernels;
+const bitnet::TensorKernels& tensor_ops = bitnet::kernels::BITNET_ISA::kTensorKernels;
 const bitnet::ReadKernels& reads = bitnet::kernels::BITNET_ISA::kReads;
 const bitnet::quant::TernaryKernels& ternary = bitnet::quant::kernels::BITNET_ISA::kKernels;
 const bitnet::quant::Int8Kernels& int8 = bitnet::quant::kernels::BITNET_ISA::kInt8Kernels;
@@ -370,6 +373,52 @@ void check_int8(std::int64_t rows, std::int64_t out, std::int64_t in) {
   }
 }
 
+/// The tensor ops' table: functions of one float against double, everything into the hash.
+void check_tensor_ops(Hash& hash, std::size_t n) {
+  const auto x = random_floats(n, 10), y = random_floats(n, 11);
+  std::vector<float> wide(n), z(n);
+  std::vector<std::int8_t> bytes(n);
+  std::vector<std::uint16_t> halves(n);
+  std::vector<std::int32_t> ints(n);
+  for (std::size_t i = 0; i < n; ++i) wide[i] = 30 * x[i];
+  for (int one = 0; one < 4; ++one) {
+    for (const auto f : tensor_ops.binary) {
+      f(x.data(), (one & 1) != 0, y.data(), (one & 2) != 0, z.data(), n);
+      hash.add(z);
+    }
+    for (const auto f : tensor_ops.compare) {
+      f(x.data(), (one & 1) != 0, y.data(), (one & 2) != 0, bytes.data(), n);
+      hash.add(bytes.data(), n);
+    }
+  }
+  for (const auto f : tensor_ops.unary) {
+    f(wide.data(), z.data(), n);
+    for (float& v : z)
+      if (v != v) v = 0;  // a NaN's bits are nobody's
+    hash.add(z);
+  }
+  tensor_ops.unary[7](wide.data(), z.data(), n);  // tanh
+  for (std::size_t i = 0; i < n; ++i) {
+    const double expected = std::tanh(static_cast<double>(wide[i]));
+    expect(std::fabs(z[i] - expected) <= 4 * 0x1p-23 * std::fabs(expected), "tanh", static_cast<long>(i));
+  }
+  tensor_ops.normalize(wide.data(), 0.1f, 0.3f, x.data(), y.data(), z.data(), n);
+  hash.add(z);
+  tensor_ops.clamp(wide.data(), -2, 5, z.data(), n);
+  hash.add(z);
+  const float rows[] = {tensor_ops.max(wide.data(), n), tensor_ops.min(wide.data(), n),
+                        tensor_ops.sum_abs(wide.data(), n), tensor_ops.sum_deviations(wide.data(), 0.2f, n)};
+  hash.add(rows, sizeof rows);
+  tensor_ops.f32_to_f16(wide.data(), halves.data(), n);
+  hash.add(halves.data(), n * sizeof(std::uint16_t));
+  tensor_ops.f32_to_bf16(wide.data(), halves.data(), n);
+  hash.add(halves.data(), n * sizeof(std::uint16_t));
+  tensor_ops.f32_to_i8(wide.data(), bytes.data(), n);
+  hash.add(bytes.data(), n);
+  tensor_ops.f32_to_i32(wide.data(), ints.data(), n);
+  hash.add(ints.data(), n * sizeof(std::int32_t));
+}
+
 /// The loops of the probes: of arithmetic, each round counts; of reading, each byte.
 void check_probes() {
   for (const bitnet::quant::PeakLoop& loop : {peaks.int8, peaks.f32})
@@ -393,6 +442,7 @@ int main() {
   check_gemm(hash, 33, 47, 300, false);
   check_gemm(hash, 5, 130, 70, true);
   for (const std::size_t n : {1u, 6u, 16u, 37u, 300u}) check_rows(hash, n);
+  for (const std::size_t n : {1u, 6u, 37u, 300u}) check_tensor_ops(hash, n);
   check_narrow(100003);
   for (const std::int64_t rows : {1, 4, 13}) check_attention(hash, rows, 64);
   check_attention(hash, 7, 16);

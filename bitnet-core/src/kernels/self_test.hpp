@@ -1,7 +1,8 @@
 #pragma once
-// The float and attention kernels of an instruction set against plain loops, once before a process uses them.
-// Integers and conversions are compared exactly, floats bit for bit with the order of docs/numerics.md, with
-// or without fused multiply-adds, whichever the table's axpy has; exponentials within their bounds.
+// The float, attention and tensor kernels of an instruction set against plain loops, once before a process
+// uses them. Integers and conversions are compared exactly, floats bit for bit with the order of
+// docs/numerics.md, with or without fused multiply-adds, whichever the table's axpy has; exponentials within
+// their bounds.
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,11 +13,15 @@
 
 namespace bitnet {
 
+struct TensorKernels;
+
 /// Every kernel, with ragged sizes; some 100 µs. Throws Error(kDevice) naming the kernel, what it gave where,
 /// what is right, and how to go on without it.
 void self_test(const F32Kernels& kernels);
 /// The same. `floats` of the same instruction set has passed: exponentials are taken from it.
 void self_test(const AttentionKernels& kernels, const F32Kernels& floats);
+/// The same. `floats` of the same instruction set says whether multiply-adds are fused.
+void self_test(const TensorKernels& kernels, const F32Kernels& floats);
 
 namespace kernel_test {
 

@@ -20,6 +20,8 @@ class Tensor {
   /// Zero-filled, contiguous, 64-byte aligned. Throws Error(kOutOfMemory), Error(kInvalidArgument) for a
   /// kTernary tensor whose last dimension is no multiple of 4.
   Tensor(DType dtype, Shape shape);
+  /// The same with elements of no particular value, for who writes them all.
+  static Tensor uninitialized(DType dtype, Shape shape);
   /// A view of memory that `owner` keeps alive. Throws Error(kInvalidArgument) when `bytes` is too short or
   /// not aligned for dtype.
   Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner);
@@ -32,6 +34,9 @@ class Tensor {
   /// In elements, slowest first.
   std::span<const std::int64_t> strides() const noexcept { return {strides_.data(), shape_.rank()}; }
   bool is_contiguous() const noexcept;
+  /// The first element, whatever the strides; null when there is no element and none was allocated.
+  std::byte* data() noexcept { return data_; }
+  const std::byte* data() const noexcept { return data_; }
 
   /// The elements as T. Throws Error(kInvalidArgument) if T is not the dtype's type (uint16_t for f16 and
   /// bf16) or the tensor is not contiguous.
@@ -43,18 +48,24 @@ class Tensor {
   std::span<std::byte> bytes();
   std::span<const std::byte> bytes() const;
 
-  /// Views. Throw Error(kInvalidArgument) on axes or ranges outside the shape; kTernary cannot be viewed
-  /// except by slicing axis 0.
-  Tensor slice(std::int64_t axis, std::int64_t begin, std::int64_t end) const;
+  /// Views; a negative axis counts from the end. Throw Error(kInvalidArgument) on axes or ranges outside the
+  /// shape; kTernary cannot be viewed except by slicing axis 0 and by reshaping.
+  /// Elements begin, begin + step, … below end; step > 0.
+  Tensor slice(std::int64_t axis, std::int64_t begin, std::int64_t end, std::int64_t step = 1) const;
   Tensor permute(std::span<const std::int64_t> axes) const;
   Tensor transpose(std::int64_t a, std::int64_t b) const;
-  /// Same elements, another shape; needs a contiguous tensor.
+  /// Same elements in the same order, another shape. Throws where the strides do not allow it without a copy
+  /// (contiguous().reshape(…) copies), and for another number of elements.
   Tensor reshape(Shape shape) const;
+  /// NumPy's broadcasting: axes are aligned from the last, one of size 1 is repeated (with stride 0: to be
+  /// read, not to be written). Throws Error(kInvalidArgument) naming both shapes.
+  Tensor broadcast_to(const Shape& shape) const;
 
   /// A contiguous copy (or itself when contiguous already).
   Tensor contiguous() const;
-  /// A copy with elements converted; float → integer rounds half to even and saturates, NaN becomes 0.
-  /// kTernary converts to and from the integers −1, 0, 1 and f32.
+  /// A contiguous copy with elements converted, each rounded once, half to even. To f16 and bf16: what is too
+  /// large becomes infinity, NaN stays a NaN. To i8, i32 and ternary: saturates (infinities too), NaN becomes
+  /// 0. f32 kernels of default_isa(), one thread.
   Tensor to(DType dtype) const;
 
  private:
