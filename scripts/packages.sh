@@ -5,13 +5,13 @@
 # To build the libraries, the `bitnet` executable and the benchmarks.
 packages_build=(
   cmake ninja-build g++ libc6-dev
-  libfmt-dev libspdlog-dev libtbb-dev nlohmann-json3-dev libpcre2-dev
+  libfmt-dev libspdlog-dev libtbb-dev nlohmann-json3-dev libpcre2-dev libeigen3-dev
   ocl-icd-opencl-dev libcxxopts-dev libyaml-cpp-dev libbenchmark-dev
 )
-# To build and run the tests: GoogleTest and RapidCheck, Eigen as an oracle, PoCL as the OpenCL device, the Arm cross
-# compiler, qemu, clang-format.
+# To build and run the tests: GoogleTest and RapidCheck, PoCL as the OpenCL device, the Arm cross compiler, qemu,
+# clang-format.
 packages_test=(
-  git clang-format libgtest-dev libgmock-dev librapidcheck-dev libeigen3-dev pocl-opencl-icd g++-aarch64-linux-gnu qemu-user-static
+  git clang-format libgtest-dev libgmock-dev librapidcheck-dev pocl-opencl-icd g++-aarch64-linux-gnu qemu-user-static
 )
 # What `test.sh --full` needs besides.
 packages_full=(clang)
