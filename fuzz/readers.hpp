@@ -5,6 +5,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/gguf.hpp"
+#include "bitnet/core/io/npy.hpp"
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/core/model/model_config.hpp"
 #include "bitnet/core/model/tensor_names.hpp"
@@ -64,6 +65,21 @@ inline bool read_model_config(const std::filesystem::path& path) {
   } catch (const Error&) {
     return false;
   }
+}
+
+/// From memory, as it is and narrowed. What is read has the strides that its shape says.
+inline bool read_npy(std::span<const std::byte> bytes) {
+  bool accepted = false;
+  for (const NpyWide wide : {NpyWide::kRefuse, NpyWide::kNarrow}) {
+    try {
+      const Tensor t = parse_npy(bytes, "fuzz", wide).contiguous();
+      volatile std::uint64_t sink = sum(t.bytes());
+      (void)sink;
+      accepted = true;
+    } catch (const Error&) {
+    }
+  }
+  return accepted;
 }
 
 }  // namespace bitnet::fuzzing
