@@ -70,8 +70,8 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
           kSequenceLimit);
   require(o.draft_rows >= 0 && o.draft_rows <= kRowLimit, "draft_rows", o.draft_rows, 0, kRowLimit);
   s.page_size = o.page_size;
-  s.kv_type = o.kv_type;
-  const std::size_t page = KvPool::page_bytes(model.config(), o.page_size, o.kv_type);
+  s.kv_type = model.kv_type(o.kv_type);
+  const std::size_t page = KvPool::page_bytes(model.config(), o.page_size, s.kv_type);
   const std::size_t budget =
       o.kv_memory_bytes != 0 ? o.kv_memory_bytes : model.backend().available_memory() / 2;
   const std::int64_t pages_per_sequence = (s.n_ctx + o.page_size - 1) / o.page_size;

@@ -22,6 +22,13 @@ BackendRegistry cpu_only() {
   return registry;
 }
 
+/// Refuses what no model can run in, before one is read for nothing.
+void check_precision(const EngineOptions& options) {
+  PrecisionPolicy policy = options.precision.value_or(PrecisionPolicy::inference());
+  if (options.kv_type) policy.set_kv_type(*options.kv_type);
+  policy.validate(Workload::kInference);
+}
+
 /// One pass over the tokens that the session has not seen, with drafts behind them while they fit into
 /// `chunk` rows. `ids`: reserved for both, where drafts can be.
 void decode(Generator& generator, Session& s, std::vector<TokenId>& ids, std::int64_t chunk) {
@@ -52,6 +59,7 @@ InferenceEngine::InferenceEngine(const EngineOptions& options, const BackendRegi
 InferenceEngine::~InferenceEngine() = default;
 
 void InferenceEngine::load(const BackendRegistry& registry) {
+  check_precision(options_);
   const DeviceRequest request{
       .name = options_.device, .policy = options_.device_policy, .fall_back = !options_.device_only};
   registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened); });
@@ -64,6 +72,7 @@ void InferenceEngine::load_on(OpenedDevice& opened) {
   backend = with_cpu_fallback(std::move(backend), make_cpu_backend(options_.context), options_.device_only);
   LoadOptions load_options;
   load_options.floats = options_.floats;
+  load_options.precision = options_.precision;
   load_options.head = options_.head;
   load_options.progress = options_.load_progress;
   model_ = Model::load(options_.model, std::move(backend), load_options);

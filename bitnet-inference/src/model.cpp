@@ -14,11 +14,37 @@
 
 namespace bitnet::inference {
 
+namespace {
+
+/// What a table that a valid policy stores so is called.
+HeadType table_type(const Precision& precision) noexcept {
+  if (!precision.storage) return HeadType::kStored;
+  return *precision.storage == DType::kI8 ? HeadType::kInt8 : HeadType::kF16;
+}
+
+/// The policy of a model: the options', else the default; checked before anything is read.
+PrecisionPolicy resolve_precision(const LoadOptions& options, bool ternary, bool tied) {
+  PrecisionPolicy policy = options.precision.value_or(PrecisionPolicy::inference(ternary));
+  if (options.head == HeadType::kInt8) policy.set_tables(DType::kI8);
+  if (options.head == HeadType::kF16) policy.set_tables(DType::kF16);
+  if (options.head == HeadType::kStored) policy.set_tables(std::nullopt);
+  policy.validate(Workload::kInference);
+  const Precision &embedding = policy.at(OpClass::kEmbedding), &head = policy.at(OpClass::kHead);
+  if (tied && embedding.storage != head.storage) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("precision of embedding: {}; of head: {}; in this model they are one table",
+                            to_string(embedding), to_string(head)));
+  }
+  return policy;
+}
+
+}  // namespace
+
 /// Turns tensors into weights; counts what it saw.
 class ModelBuilder {
  public:
-  ModelBuilder(const ModelConfig& config, Backend& backend, HeadType head)
-      : config_(config), backend_(backend), head_(head) {
+  ModelBuilder(const ModelConfig& config, Backend& backend, const PrecisionPolicy& precision)
+      : config_(config), backend_(backend), precision_(precision) {
     weights_.layers.resize(static_cast<std::size_t>(config.n_layers));
   }
 
@@ -78,9 +104,11 @@ class ModelBuilder {
   }
 
   PreparedPtr prepare_table(TensorId id, LinearWeights w) {
-    if (head_ == HeadType::kInt8) w.dense_form = DenseForm::kInt8;
-    if (head_ == HeadType::kF16) w.dense_form = DenseForm::kF16;
-    return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(id), to_string(head_)),
+    const bool embedding = id.role == TensorRole::kTokenEmbedding;
+    const HeadType type = table_type(precision_.at(embedding ? OpClass::kEmbedding : OpClass::kHead));
+    if (type == HeadType::kInt8) w.dense_form = DenseForm::kInt8;
+    if (type == HeadType::kF16) w.dense_form = DenseForm::kF16;
+    return with_context(fmt::format("tensor '{}' (head type {})", gguf_name(id), to_string(type)),
                         [&] { return backend_.prepare_embedding(w); });
   }
 
@@ -130,7 +158,7 @@ class ModelBuilder {
 
   const ModelConfig& config_;
   Backend& backend_;
-  const HeadType head_;  // never kAuto
+  const PrecisionPolicy precision_;
   ModelWeights weights_;
   bool ternary_ = false;
   std::int64_t n_parameters_ = 0;
@@ -203,15 +231,16 @@ std::string_view to_string(HeadType type) noexcept {
 }
 
 HeadType resolve_head(HeadType asked, bool ternary) noexcept {
-  if (asked != HeadType::kAuto) return asked;
-  return ternary ? HeadType::kInt8 : HeadType::kStored;
+  return asked != HeadType::kAuto ? asked
+                                  : table_type(PrecisionPolicy::inference(ternary).at(OpClass::kHead));
 }
 
 Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
-                                   std::shared_ptr<Backend> backend, HeadType head, const Feed& feed) {
+                                   std::shared_ptr<Backend> backend, const PrecisionPolicy& precision,
+                                   const Feed& feed) {
   check_config(config);
   std::shared_ptr<Model> model(new Model());
   if (tokenizer != nullptr) check_vocabulary(config, *tokenizer, model->notes_);
@@ -219,8 +248,8 @@ std::shared_ptr<Model> Model::make(const ModelConfig& config, std::shared_ptr<co
   model->tokenizer_ = std::move(tokenizer);
   model->backend_ = std::move(backend);
   model->eos_ = end_tokens(config, model->tokenizer_.get());
-  model->head_type_ = head;
-  ModelBuilder builder(model->config_, *model->backend_, model->head_type_);
+  model->precision_ = precision;
+  ModelBuilder builder(model->config_, *model->backend_, precision);
   for (const TensorId id : model_tensors(config)) feed(id, builder);
   model->weights_ = std::make_unique<const ModelWeights>(builder.finish());
   model->ternary_ = builder.ternary();
@@ -239,8 +268,9 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
     tensor.id = id;
     builder.add(tensor);
   };
-  const HeadType head = resolve_head(options.head, config.weights == WeightKind::kTernary);
-  return make(config, std::move(tokenizer), std::move(backend), head, feed);
+  const bool ternary = config.weights == WeightKind::kTernary;
+  const PrecisionPolicy precision = resolve_precision(options, ternary, config.tied_embeddings);
+  return make(config, std::move(tokenizer), std::move(backend), precision, feed);
 }
 
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std::shared_ptr<Backend> backend,
@@ -257,8 +287,9 @@ std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std:
         builder.add(reader->rows(id));
       if (options.progress) options.progress(++done, total);
     };
-    const HeadType head = resolve_head(options.head, has_ternary_linears(*reader));
-    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), head, feed);
+    const PrecisionPolicy precision =
+        resolve_precision(options, has_ternary_linears(*reader), reader->config().tied_embeddings);
+    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), precision, feed);
     const std::vector<std::string> notes = reader->notes();
     model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());
     model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -271,6 +302,15 @@ const Tokenizer& Model::require_tokenizer() const {
     throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: only token ids can be used");
   }
   return *tokenizer_;
+}
+
+HeadType Model::head_type() const noexcept { return table_type(precision_.at(OpClass::kHead)); }
+
+DType Model::kv_type(std::optional<DType> asked) const {
+  PrecisionPolicy policy = precision_;
+  if (asked) policy.set_kv_type(*asked);
+  policy.validate(Workload::kInference);
+  return *policy.at(OpClass::kAttention).storage;
 }
 
 bool Model::is_eos(TokenId token) const noexcept {

@@ -44,7 +44,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
           model_, n_ctx_, std::min(check_chunk(options.chunk_rows), n_ctx_), std::min(kMaxLogits, n_ctx_))),
       pool_(model_->backend(), model_->config(),
             (n_ctx_ + KvPool::kDefaultPageSize - 1) / KvPool::kDefaultPageSize, KvPool::kDefaultPageSize,
-            options.kv_type),
+            model_->kv_type(options.kv_type)),
       cache_(pool_, n_ctx_),
       logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
   tokens_.reserve(static_cast<std::size_t>(n_ctx_));

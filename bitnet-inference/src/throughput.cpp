@@ -106,7 +106,7 @@ ThroughputLimit throughput_limit(const ThroughputTest& test, const WeightCost& c
 
 struct ThroughputRunner::Impl {
   Impl(std::shared_ptr<const Model> m, std::span<const ThroughputTest> tests, CancellationToken token,
-       DType kv_type)
+       std::optional<DType> kv_type)
       : model(std::move(m)), cancellation(std::move(token)) {
     std::int64_t pages = 1, ids = 1;
     for (const ThroughputTest& test : tests) {
@@ -118,8 +118,8 @@ struct ThroughputRunner::Impl {
     }
     chunk = std::min(SessionOptions{}.chunk_rows, n_ctx);  // as a Session's
     // The largest first: what does not fit is refused before work is put into the rest.
-    pool =
-        std::make_unique<KvPool>(model->backend(), model->config(), pages, KvPool::kDefaultPageSize, kv_type);
+    pool = std::make_unique<KvPool>(model->backend(), model->config(), pages, KvPool::kDefaultPageSize,
+                                    model->kv_type(kv_type));
     forward = std::make_unique<ForwardPass>(model, n_ctx, std::max(chunk, sequences), sequences);
     const auto vocab = static_cast<std::uint64_t>(model->config().vocab_size);
     Rng random(0);
@@ -198,7 +198,7 @@ struct ThroughputRunner::Impl {
 };
 
 ThroughputRunner::ThroughputRunner(std::shared_ptr<const Model> model, std::span<const ThroughputTest> tests,
-                                   CancellationToken cancellation, DType kv_type) try
+                                   CancellationToken cancellation, std::optional<DType> kv_type) try
     : impl_(std::make_unique<Impl>(std::move(model), tests, std::move(cancellation), kv_type)) {
 } catch (const std::bad_alloc&) {
   throw_out_of_memory("a benchmark");

@@ -87,6 +87,44 @@ TEST_F(EngineTest, ASentencePieceTextGoesOnWithItsSpace) {
   EXPECT_GT(spaces, 0);
 }
 
+TEST_F(EngineTest, AKvTypeThatNoPolicyAllowsIsRefusedBeforeTheModelIsRead) {
+  EngineOptions o = options();
+  o.model = folder / "nowhere.gguf";
+  o.kv_type = DType::kBF16;
+  BITNET_EXPECT_ERROR(
+      InferenceEngine{o}, ErrorCode::kUnsupported,
+      "precision of attention in inference: storage bf16, compute f32, accumulate f32 asked for; there are");
+  o.kv_type.reset();
+  o.precision = PrecisionPolicy::training(DType::kBF16);
+  BITNET_EXPECT_ERROR(InferenceEngine{o}, ErrorCode::kUnsupported,
+                      "precision of ternary linear in inference");
+}
+
+TEST_F(EngineTest, ThePolicySaysWhatModelAndCacheAreStoredIn) {
+  const auto text = [&](auto change) {
+    EngineOptions o = options();
+    change(o);
+    InferenceEngine engine(o);
+    GenerationOptions g;
+    g.max_tokens = 12;
+    return engine.generate("the", g).text;
+  };
+  EngineOptions o = options();
+  o.precision = PrecisionPolicy::inference().set_kv_type(DType::kF32).set_tables(DType::kF16);
+  InferenceEngine engine(o);
+  EXPECT_EQ(engine.model()->precision(), *o.precision);
+  EXPECT_EQ(engine.model()->head_type(), HeadType::kF16);
+  EXPECT_EQ(engine.model()->kv_type(), DType::kF32);
+  EXPECT_EQ(engine.model()->kv_type(DType::kI8), DType::kI8);
+  EXPECT_EQ(text([&](EngineOptions& p) { p.precision = o.precision; }), text([](EngineOptions& p) {
+              p.head = HeadType::kF16;
+              p.kv_type = DType::kF32;
+            }));
+  // An option goes before the policy.
+  o.head = HeadType::kInt8;
+  EXPECT_EQ(InferenceEngine(o).model()->head_type(), HeadType::kInt8);
+}
+
 TEST_F(EngineTest, ASchedulerOfTheEngineGivesTheSameTokens) {
   InferenceEngine engine(options());
   GenerationOptions g;

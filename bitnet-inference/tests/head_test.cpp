@@ -213,6 +213,26 @@ TEST(Head, AModelKeepsATiedTableAsF16Once) {
   }
 }
 
+TEST(Head, APolicyMayStoreEmbeddingAndHeadDifferently) {
+  ModelConfig config = testing::tiny_config();
+  LoadOptions options;
+  options.precision =
+      PrecisionPolicy::inference().set(OpClass::kEmbedding, {DType::kF16, DType::kF32, DType::kF32});
+  const auto load = [&] {
+    const auto tensors = testing::random_model(config, 1, DType::kF32);
+    return Model::build(config, nullptr, make_cpu_backend(make_context(1)), tensors, options);
+  };
+  config.tied_embeddings = false;
+  EXPECT_EQ(load()->head_type(), HeadType::kInt8);
+  // An f16 table of 61 × 48 where the int8 one has 64 × 48 and 61 scales.
+  const auto int8 = make_model(testing::random_model(config, 1, DType::kF32));
+  EXPECT_EQ(load()->weight_bytes() - int8->weight_bytes(), 61u * 48 * 2 - (64 * 48 + 61 * 4));
+  config.tied_embeddings = true;
+  BITNET_EXPECT_ERROR(
+      load(), ErrorCode::kUnsupported,
+      "precision of embedding: storage f16, compute f32, accumulate f32; of head: storage i8");
+}
+
 TEST(Head, WeightsThatF16CannotHoldAreNamed) {
   auto tensors = testing::random_model(testing::tiny_config(), 1);
   const auto put = [&](float v) {

@@ -102,6 +102,7 @@ class Section {
   }
   static void assign(const YAML::Node& n, std::filesystem::path& v) { v = n.as<std::string>(); }
   static void assign(const YAML::Node& n, ScheduleKind& v) { v = schedule_from_string(n.as<std::string>()); }
+  static void assign(const YAML::Node& n, DType& v) { v = dtype_from_name(n.as<std::string>()); }
   static void assign(const YAML::Node& n, Quantization& v) {
     const auto s = n.as<std::string>();
     if (s == "ternary") {
@@ -184,6 +185,7 @@ void read_training(Section s, TrainConfig& c) {
   s.read("batch", c.batch);
   s.read("micro_batch", c.micro_batch);
   s.read("seed", c.seed);
+  s.read("compute", c.compute);
   s.refuse_unknown();
 }
 
@@ -260,6 +262,11 @@ void check(const TrainConfig& c, const Require& require) {
   require(c.batch % c.micro_batch == 0, "training.micro_batch", "must divide training.batch");
   require(c.micro_batch <= (std::int64_t{1} << 24) / c.length, "training.micro_batch",
           "is too large for this length");
+  try {
+    c.precision().validate(Workload::kTraining);
+  } catch (const Error& e) {
+    require(false, "training.compute", "cannot be " + std::string(to_string(c.compute)) + ": " + e.what());
+  }
   positive(c.validation_tokens, "data.validation_tokens");
   require(c.checkpoint_minutes > 0, "output.checkpoint_minutes", "must be positive");
   positive(c.log_every, "output.log_every");

@@ -34,7 +34,9 @@ Embedding::Embedding(std::string name, std::int64_t vocab, std::int64_t dim)
 Variable Embedding::forward(Tape& tape, std::span<const std::int32_t> ids) {
   return embedding(tape, weight_.variable(), ids);
 }
-Variable Embedding::logits(Tape& tape, Variable x) { return linear(tape, x, weight_.variable()); }
+Variable Embedding::logits(Tape& tape, Variable x) {
+  return linear(tape, x, weight_.variable(), OpClass::kHead);
+}
 
 struct LanguageModel::Layer {
   std::unique_ptr<Linear> q, k, v, o, gate, up, down;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 
+#include "bitnet/core/dtype.hpp"
 #include "ops_common.hpp"
 
 namespace bitnet::training {
@@ -61,22 +62,41 @@ Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids
   return out;
 }
 
-Variable linear(Tape& tape, Variable x, Variable w) {
+namespace {
+
+/// `count` factors of a product in the type that it is computed in: themselves in f32, else rounded to bf16
+/// and widened, in memory of the tape.
+const float* factors(Tape& tape, const float* x, std::int64_t count, DType compute) {
+  if (compute == DType::kF32) return x;
+  constexpr std::int64_t kPiece = 16384;
+  float* const rounded = tape.floats(static_cast<std::size_t>(count));
+  for_rows(tape, (count + kPiece - 1) / kPiece, 1, [&](std::int64_t piece) {
+    const std::int64_t end = std::min(count, (piece + 1) * kPiece);
+    for (std::int64_t i = piece * kPiece; i < end; ++i) rounded[i] = bf16_to_f32(f32_to_bf16(x[i]));
+  });
+  return rounded;
+}
+
+}  // namespace
+
+Variable linear(Tape& tape, Variable x, Variable w, OpClass op) {
   require_shape(x.cols() == w.cols(), "linear", "input " + dims(x) + " does not fit weights " + dims(w));
   const std::int64_t n = x.rows(), in = x.cols(), out_dim = w.rows();
+  const DType compute = tape.precision().at(op).compute;
+  const float* const xf = factors(tape, x.value().data(), n * in, compute);
+  const float* const wf = factors(tape, w.value().data(), out_dim * in, compute);
   Variable out = tape.make(n, out_dim, x.needs_grad() || w.needs_grad());
-  gemm(tape.context(), n, out_dim, in, x.value().data(), in, 1, w.value().data(), 1, in, out.value().data(),
-       out_dim, false);
+  gemm(tape.context(), n, out_dim, in, xf, in, 1, wf, 1, in, out.value().data(), out_dim, false);
   Tape* t = &tape;
-  tape.on_backward(out, [t, x, w, out, n, in, out_dim] {
-    const float* d = out.grad().data();
+  tape.on_backward(out, [t, x, w, out, n, in, out_dim, compute, xf, wf] {
+    const float* d = factors(*t, out.grad().data(), n * out_dim, compute);
     if (x.needs_grad()) {
       const auto [dx, accumulate] = t->grad_target(x);
-      gemm(t->context(), n, in, out_dim, d, out_dim, 1, w.value().data(), in, 1, dx, in, accumulate);
+      gemm(t->context(), n, in, out_dim, d, out_dim, 1, wf, in, 1, dx, in, accumulate);
     }
     if (w.needs_grad()) {
       const auto [dw, accumulate] = t->grad_target(w);
-      gemm(t->context(), out_dim, in, n, d, 1, out_dim, x.value().data(), in, 1, dw, in, accumulate);
+      gemm(t->context(), out_dim, in, n, d, 1, out_dim, xf, in, 1, dw, in, accumulate);
     }
   });
   return out;

@@ -81,8 +81,10 @@ struct Tape::Impl {
   std::vector<FreeGrad> free_grads;  // buffers whose node is done, for reuse within the backward pass
 };
 
-Tape::Tape(const ExecutionContext& context, bool record)
-    : context_(context), record_(record), impl_(std::make_unique<Impl>()) {}
+Tape::Tape(const ExecutionContext& context, bool record, const PrecisionPolicy& precision)
+    : context_(context), record_(record), precision_(precision), impl_(std::make_unique<Impl>()) {
+  precision_.validate(Workload::kTraining);
+}
 Tape::~Tape() = default;
 
 void* Tape::bytes(std::size_t size) {

@@ -82,6 +82,7 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<c
           {"training.length", std::to_string(c.length)},
           {"training.batch", std::to_string(c.batch)},
           {"training.micro_batch", std::to_string(c.micro_batch)},
+          {"training.compute", std::string(to_string(c.compute))},
           {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
 }
 
@@ -125,8 +126,8 @@ class Run {
         model_(model_of(config, *tokenizer_), config.quantization),
         optimizer_(model_.parameters(), config.adamw),
         sampler_(train_, config.length, bos_, config.seed),
-        tape_(context),
-        eval_tape_(context, false) {
+        tape_(context, true, config.precision()),
+        eval_tape_(context, false, config.precision()) {
     Rng rng(config.seed);
     model_.initialize(rng, static_cast<float>(config.init_deviation));
     state_.identity = identity_of(config, train_);
@@ -140,6 +141,7 @@ class Run {
 
   void resume(const std::filesystem::path& checkpoint) {
     TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
+    state.identity.try_emplace("training.compute", "f32");  // older checkpoints had no other
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
       const auto it = of.find(key);
       return it == of.end() ? std::string("not given") : it->second;

@@ -13,6 +13,7 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       "  context: 32\ndata:\n  train: a\n  validation: b\ntraining:\n  steps: 10\n  learning_rate: 1.0e-3\n"
       "output:\n  directory: c\n";
   EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").length, 32);
+  EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").precision(), PrecisionPolicy::training());
   const auto replaced = [&](const std::string& from, const std::string& to) {
     std::string s = good;
     s.replace(s.find(from), from.size(), to);
@@ -47,12 +48,18 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"output:", "[a]: 1\noutput:", "x.yaml:14: expected a word as key"},
       {"output:", "---\noutput:", "x.yaml:15: a second document"},
       {"data:\n  train: a\n  validation: b\n", "", "section 'data' needs the key 'train'"},
+      {"  steps: 10", "  steps: 10\n  compute: fp16",
+       "x.yaml:13: 'training.compute': dtype 'fp16': there are"},
+      {"  steps: 10", "  steps: 10\n  compute: f16",
+       "x.yaml:13: training.compute cannot be f16: precision of"},
       {"  directory: c", "  directory: [c]", "x.yaml:15: 'output.directory' must be a path"},
       {"  directory: c", "  directory:", "x.yaml:15: 'output.directory' must be a path"},
   };
   for (const auto& c : cases)
     BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
                         c.message);
+  EXPECT_EQ(TrainConfig::from_yaml(replaced("  steps: 10", "  steps: 10\n  compute: bf16"), "x.yaml").compute,
+            DType::kBF16);
   BITNET_EXPECT_ERROR(
       TrainConfig::from_yaml(replaced("heads: 4", "heads: " + std::string(5000, '[')), "x.yaml"),
       ErrorCode::kInvalidArgument, "lists or mappings within each other, too deep");

@@ -54,6 +54,44 @@ TEST(Gradient, Linear) {
   }
 }
 
+TEST(Gradient, LinearInBf16RoundsTheFactorsOfAllThreeProducts) {
+  const ExecutionContext context;
+  Tape tape(context, true, PrecisionPolicy::training(DType::kBF16));
+  Rng rng(11);
+  const Matrix x = random(rng, 5, 17), w = random(rng, 9, 17);
+  const auto rounded = [](Matrix m) {
+    for (double& v : m.v) v = static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(v))));
+    return m;
+  };
+  Parameter px("x", 5, 17, false), pw("w", 9, 17, false);
+  fill(px, x);
+  fill(pw, w);
+  const Variable y = linear(tape, px.variable(), pw.variable());
+  const Matrix expected = reference::linear(rounded(x), rounded(w));
+  EXPECT_LT(relative_error(y.value(), expected.v), kTolerance);
+  EXPECT_GT(relative_error(y.value(), reference::linear(x, w).v), 1e-4);  // bf16 has 8 bits
+  tape.backward(reference::weighted_sum(tape, y));
+  Matrix d = rounded(expected);
+  for (std::size_t i = 0; i < d.v.size(); ++i) d.v[i] = coefficient(i);
+  d = rounded(d);
+  Matrix dx = rounded(x), dw = rounded(w);
+  for (double& v : dx.v) v = 0;
+  for (double& v : dw.v) v = 0;
+  const Matrix xr = rounded(x), wr = rounded(w);
+  for (std::size_t r = 0; r < 5; ++r)
+    for (std::size_t o = 0; o < 9; ++o)
+      for (std::size_t i = 0; i < 17; ++i) {
+        dx.v[r * 17 + i] += d.v[r * 9 + o] * wr.v[o * 17 + i];
+        dw.v[o * 17 + i] += d.v[r * 9 + o] * xr.v[r * 17 + i];
+      }
+  EXPECT_LT(relative_error(px.grad(), dx.v), kTolerance);
+  EXPECT_LT(relative_error(pw.grad(), dw.v), kTolerance);
+  BITNET_EXPECT_ERROR(Tape(context, true, PrecisionPolicy::training(DType::kF16)), ErrorCode::kUnsupported,
+                      "precision of dense linear in training: storage f32, compute f16");
+  BITNET_EXPECT_ERROR(Tape(context, true, PrecisionPolicy::inference()), ErrorCode::kUnsupported,
+                      "precision of ternary linear in training: storage ternary");
+}
+
 TEST(Gradient, Add) {
   Rng rng(2);
   check({{random(rng, 7, 19), random(rng, 7, 19)},

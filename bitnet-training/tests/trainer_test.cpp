@@ -251,6 +251,17 @@ TEST(Trainer, HeldOutTextIsScoredOnceAfterTheLastStep) {
   EXPECT_EQ(run(c).final_evaluation.nll, r.held_out->nll);
 }
 
+TEST(Trainer, Bf16ProductsTrainAnotherModelAsWell) {
+  const Fixture f;
+  const TrainResult full = run(f.config("f32"));
+  TrainConfig c = f.config("bf16");
+  c.compute = DType::kBF16;
+  const TrainResult rounded = run(c);
+  EXPECT_NE(rounded.final_evaluation.nll, full.final_evaluation.nll);
+  // 2^-9 a factor in the head: far less than what a step changes.
+  EXPECT_NEAR(rounded.final_evaluation.nll / full.final_evaluation.nll, 1.0, 0.02);
+}
+
 TEST(Trainer, ThreadsChangeNoBit) {
   const Fixture f;
   run(f.config("one"), false, {}, 1);
@@ -402,6 +413,7 @@ TEST(Trainer, ResumeRefusesAnotherRunAndNotesNewSettings) {
   refused("training.length is 16 there and 8 now", [](TrainConfig& o) { o.length = 8; });
   refused("training.batch is 4 there and 2 now", [](TrainConfig& o) { o.batch = 2; });
   refused("training.micro_batch is 2 there and 4 now", [](TrainConfig& o) { o.micro_batch = 4; });
+  refused("training.compute is f32 there and bf16 now", [](TrainConfig& o) { o.compute = DType::kBF16; });
   refused("data.train is ", [&](TrainConfig& o) {
     // As many tokens in another order.
     const std::string text = read_file(o.train);

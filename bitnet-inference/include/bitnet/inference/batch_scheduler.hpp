@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,7 @@ struct SchedulerOptions {
   /// Drafts of one step at most, of all sequences that ask for them (GenerationOptions::draft); they take
   /// what is left of step_rows and of the pool, and 2 · vocabulary floats each are allocated for them.
   std::int64_t draft_rows = 16;
-  DType kv_type = DType::kF16;  ///< of the KV cache: kF16, kI8 or kF32
+  std::optional<DType> kv_type = {};  ///< of the KV cache; none: what the model's policy says (f16)
 };
 
 struct SchedulerStats {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,11 +30,12 @@ struct EngineOptions {
   std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
   std::int64_t n_ctx = 0;                                ///< 0: the model's own, at most 4096
   std::int64_t chunk_rows = 256;                         ///< rows of one forward pass
-  DType kv_type = DType::kF16;                           ///< of KV caches: kF16, kI8 or kF32
+  std::optional<DType> kv_type = {};                     ///< of KV caches; none: what the policy says (f16)
   std::size_t kv_memory_bytes = 0;                       ///< of schedulers; 0: from memory headroom
   std::int64_t max_sequences = 0;                        ///< of schedulers; 0: from memory headroom
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
-  HeadType head = HeadType::kAuto;  ///< of the embedding and the output head
+  std::optional<PrecisionPolicy> precision = {};  ///< see LoadOptions
+  HeadType head = HeadType::kAuto;                ///< of the embedding and the output head
   std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
 };
 
@@ -46,7 +48,8 @@ class InferenceEngine {
   /// The CPU only.
   explicit InferenceEngine(const EngineOptions& options);
   /// Devices of `registry`; ops that the device lacks run on the CPU (see fallback_ops()) unless device_only.
-  /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kUnsupported).
+  /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kUnsupported), also for a
+  /// policy or a kv_type that inference lacks, before the model is read.
   InferenceEngine(const EngineOptions& options, const BackendRegistry& registry);
   ~InferenceEngine();
 

@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "bitnet/core/device/backend.hpp"
 #include "bitnet/core/model/model_config.hpp"
+#include "bitnet/core/precision.hpp"
 #include "bitnet/core/text/tokenizer.hpp"
 #include "bitnet/quant/model_io.hpp"
 
@@ -30,24 +32,28 @@ std::string_view to_string(HeadType type) noexcept;  ///< "auto", "int8", "f16",
 
 struct LoadOptions {
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
-  HeadType head = HeadType::kAuto;
+  /// What the embedding, the head and by default the KV cache are stored in; none:
+  /// PrecisionPolicy::inference() of what the linears are.
+  std::optional<PrecisionPolicy> precision = {};
+  HeadType head = HeadType::kAuto;  ///< other than kAuto: in place of the policy's embedding and head
   /// Called after each tensor with what is done and the total.
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };
 
-/// `asked`, or what kAuto comes to beside linears that run on ternary weights or do not.
+/// `asked`, or what the default policy says beside linears that run on ternary weights or do not.
 HeadType resolve_head(HeadType asked, bool ternary) noexcept;
 
 /// Config, tokenizer and prepared weights. Thread-safe to read; ops of its backend are issued by one thread
 /// at a time (Backend), so sessions and schedulers of one Model take turns.
 class Model {
  public:
-  /// Throws Error with the path as context: what ModelReader::open and read throw, Error(kOutOfMemory).
+  /// Throws Error with the path as context: what ModelReader::open and read throw, Error(kOutOfMemory),
+  /// Error(kUnsupported) for a policy that inference does not implement, before any tensor is read.
   static std::shared_ptr<const Model> load(const std::filesystem::path& path,
                                            std::shared_ptr<Backend> backend, const LoadOptions& options = {});
   /// From tensors in memory: `source(id)` is called once for each of model_tensors(config). `tokenizer` may
-  /// be null. Of `options` only `head` counts. Throws Error(kInvalidArgument) on tensors whose shape or kind
-  /// does not fit.
+  /// be null. Of `options` only `precision` and `head` count. Throws Error(kInvalidArgument) on tensors whose
+  /// shape or kind does not fit.
   static std::shared_ptr<const Model> build(const ModelConfig& config,
                                             std::shared_ptr<const Tokenizer> tokenizer,
                                             std::shared_ptr<Backend> backend,
@@ -69,8 +75,12 @@ class Model {
   bool is_eos(TokenId token) const noexcept;
   /// True when the linears run on ternary weights, false for a dense model.
   bool ternary() const noexcept { return ternary_; }
-  /// Of the embedding and the head; never kAuto.
-  HeadType head_type() const noexcept { return head_type_; }
+  /// What the ops run in; valid for inference.
+  const PrecisionPolicy& precision() const noexcept { return precision_; }
+  /// Of the head, as precision() has it; never kAuto.
+  HeadType head_type() const noexcept;
+  /// Of KV caches: `asked`, or precision()'s. Throws Error(kUnsupported) listing the types for another one.
+  DType kv_type(std::optional<DType> asked = {}) const;
   std::int64_t n_parameters() const noexcept { return n_parameters_; }
   std::size_t weight_bytes() const noexcept { return weight_bytes_; }        ///< as prepared
   const std::vector<std::string>& notes() const noexcept { return notes_; }  ///< of the reader
@@ -81,14 +91,15 @@ class Model {
   using Feed = std::function<void(TensorId, ModelBuilder&)>;
   Model();
   static std::shared_ptr<Model> make(const ModelConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
-                                     std::shared_ptr<Backend> backend, HeadType head, const Feed& feed);
+                                     std::shared_ptr<Backend> backend, const PrecisionPolicy& precision,
+                                     const Feed& feed);
   ModelConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<Backend> backend_;
   std::unique_ptr<const ModelWeights> weights_;
   std::vector<TokenId> eos_;
   bool ternary_ = true;
-  HeadType head_type_ = HeadType::kStored;
+  PrecisionPolicy precision_ = PrecisionPolicy::inference();
   std::int64_t n_parameters_ = 0;
   std::size_t weight_bytes_ = 0;
   std::vector<std::string> notes_;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -13,10 +14,10 @@
 namespace bitnet::inference {
 
 struct PerplexityOptions {
-  std::int64_t n_ctx = 512;       ///< ≥ 4
-  std::int64_t chunk_rows = 256;  ///< rows of one forward pass; does not change the result
-  std::int64_t max_chunks = 0;    ///< 0: all
-  DType kv_type = DType::kF16;    ///< of the KV cache: kF16, kI8 or kF32
+  std::int64_t n_ctx = 512;           ///< ≥ 4
+  std::int64_t chunk_rows = 256;      ///< rows of one forward pass; does not change the result
+  std::int64_t max_chunks = 0;        ///< 0: all
+  std::optional<DType> kv_type = {};  ///< of the KV cache; none: what the model's policy says (f16)
   std::function<void(std::int64_t chunk, std::int64_t n_chunks, double perplexity_so_far)> progress = {};
   CancellationToken cancellation = {};
 };

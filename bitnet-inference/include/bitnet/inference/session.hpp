@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -15,9 +16,9 @@ namespace bitnet::inference {
 class ForwardPass;
 
 struct SessionOptions {
-  std::int64_t n_ctx = 0;         ///< tokens; 0: see resolve_context()
-  std::int64_t chunk_rows = 256;  ///< rows of one forward pass: longer inputs go in chunks
-  DType kv_type = DType::kF16;    ///< of the KV cache: kF16, kI8 or kF32
+  std::int64_t n_ctx = 0;             ///< tokens; 0: see resolve_context()
+  std::int64_t chunk_rows = 256;      ///< rows of one forward pass: longer inputs go in chunks
+  std::optional<DType> kv_type = {};  ///< of the KV cache; none: what the model's policy says (f16)
 };
 
 /// Context length to use: `requested`, or the model's own, at most 4096, when 0. Throws

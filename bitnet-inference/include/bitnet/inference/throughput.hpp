@@ -68,7 +68,7 @@ class ThroughputRunner {
   /// Allocates caches and workspace for the largest of `tests`. Throws Error(kInvalidArgument) on a test with
   /// tokens or sequences < 1, Error(kOutOfMemory).
   ThroughputRunner(std::shared_ptr<const Model> model, std::span<const ThroughputTest> tests,
-                   CancellationToken cancellation = {}, DType kv_type = DType::kF16);
+                   CancellationToken cancellation = {}, std::optional<DType> kv_type = {});
   ~ThroughputRunner();
   ThroughputRunner(const ThroughputRunner&) = delete;
   ThroughputRunner& operator=(const ThroughputRunner&) = delete;

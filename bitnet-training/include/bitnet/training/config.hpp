@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "bitnet/core/model/model_config.hpp"
+#include "bitnet/core/precision.hpp"
 #include "bitnet/training/modules.hpp"
 #include "bitnet/training/optimizer.hpp"
 #include "bitnet/training/schedule.hpp"
@@ -32,6 +33,7 @@ struct TrainConfig {
   std::int64_t batch = 8;        ///< sequences per optimiser step
   std::int64_t micro_batch = 2;  ///< sequences at once; divides batch
   std::uint64_t seed = 1;
+  DType compute = DType::kF32;  ///< of the products of dense linears and the head: kF32 or kBF16
 
   std::filesystem::path output;  ///< directory of checkpoint, log, tokenizer and exported model
   double checkpoint_minutes = 3;
@@ -44,6 +46,8 @@ struct TrainConfig {
   static TrainConfig from_yaml(std::string_view text, const std::string& name);
   /// Throws Error(kInvalidArgument) naming key and rule.
   void validate() const;
+  /// PrecisionPolicy::training(compute).
+  PrecisionPolicy precision() const { return PrecisionPolicy::training(compute); }
 };
 
 }  // namespace bitnet::training

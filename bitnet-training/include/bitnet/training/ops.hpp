@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "bitnet/core/precision.hpp"
 #include "bitnet/training/tape.hpp"
 
 namespace bitnet::training {
@@ -13,8 +14,9 @@ namespace bitnet::training {
 /// dim]. An id outside the table is an Error(kInvalidArgument).
 Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids);
 
-/// y = x·Wᵀ; x [n, in], w [out, in] → [n, out].
-Variable linear(Tape& tape, Variable x, Variable w);
+/// y = x·Wᵀ; x [n, in], w [out, in] → [n, out]. Where the tape's precision of `op` computes in bf16, both
+/// factors of all three products (y, dX = dY·W, dW = dYᵀ·X) are rounded to it; sums are f32.
+Variable linear(Tape& tape, Variable x, Variable w, OpClass op = OpClass::kDenseLinear);
 
 /// z = x + y, same shapes.
 Variable add(Tape& tape, Variable x, Variable y);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/precision.hpp"
 
 namespace bitnet::training {
 
@@ -76,14 +77,17 @@ class Parameter {
 /// Not thread-safe; ops use all threads of the context inside.
 class Tape {
  public:
-  /// With `record` false nothing is remembered and no gradient exists: evaluation.
-  explicit Tape(const ExecutionContext& context, bool record = true);
+  /// With `record` false nothing is remembered and no gradient exists: evaluation. Ops ask `precision` what
+  /// to compute in. Throws Error(kUnsupported) as PrecisionPolicy::validate().
+  explicit Tape(const ExecutionContext& context, bool record = true,
+                const PrecisionPolicy& precision = PrecisionPolicy::training());
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
   const ExecutionContext& context() const noexcept { return context_; }
   bool recording() const noexcept { return record_; }
+  const PrecisionPolicy& precision() const noexcept { return precision_; }
 
   /// A new [rows, cols] variable, values uninitialised.
   Variable make(std::int64_t rows, std::int64_t cols, bool needs_grad);
@@ -122,6 +126,7 @@ class Tape {
   struct Impl;
   const ExecutionContext& context_;
   bool record_;
+  PrecisionPolicy precision_;
   std::unique_ptr<Impl> impl_;
 };
 
