@@ -8,6 +8,8 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -124,6 +126,37 @@ TEST(DropCaches, ComesBeforeShrinkingWhenItIsNamedFirst) {
   EXPECT_TRUE(recovery.run("a step", [&] { memory.take(batch); }));  // nothing is cached any more
   EXPECT_EQ(batch, 5);
   EXPECT_EQ(monitor.count(ErrorCode::kOutOfMemory), 2u);
+}
+
+TEST(DropCaches, AFullPoolGivesUpItsCacheThenTheBatchShrinksAndNoItemIsLost) {
+  constexpr std::size_t kItem = std::size_t{200} << 10;
+  HybridMemoryPool pool({.name = "steps", .limit = std::size_t{5} << 20});
+  std::vector<MemoryBlock> cache;
+  for (int i = 0; i < 10; ++i) cache.emplace_back(pool, kItem);
+  const auto drop = [&] {
+    const std::size_t bytes = cache.size() * kItem;
+    cache.clear();
+    pool.trim();
+    return bytes;
+  };
+  std::vector<int> items(50), done;
+  std::iota(items.begin(), items.end(), 0);
+  std::int64_t batch = 32;  // 6.3 MiB: never fits; 16 do without the cache
+  std::vector<std::string> notes;
+  Recovery recovery({drop_caches(drop), shrink(batch)}, nullptr,
+                    [&](const std::string& note) { notes.push_back(note); });
+  while (done.size() < items.size()) {
+    EXPECT_TRUE(recovery.run("a step", [&] {
+      const auto n = std::min(static_cast<std::size_t>(batch), items.size() - done.size());
+      const MemoryBlock temporary(pool, n * kItem);
+      done.insert(done.end(), items.begin() + static_cast<std::ptrdiff_t>(done.size()),
+                  items.begin() + static_cast<std::ptrdiff_t>(done.size() + n));
+    }));
+  }
+  EXPECT_EQ(done, items);
+  EXPECT_EQ(batch, 16);
+  EXPECT_TRUE(cache.empty());
+  EXPECT_THAT(notes, ElementsAre(HasSubstr("drop caches (1): "), HasSubstr("shrink (1): ")));
 }
 
 TEST(FallBack, GoesThroughTheDevicesThereAre) {
