@@ -58,8 +58,9 @@ BITNET_INLINE F32::Reg log_reg(F32::Reg x) {
                  infinite = F32::broadcast(__builtin_inff());
   const F32::Int small = x < tiny;
   const F32::Reg scaled = select(small, x * F32::broadcast(0x1p23f), x);
-  // The exponent of the mantissa counted from √½ = 0x3f3504f3.
-  const F32::Int bits = reinterpret_cast<F32::Int>(scaled) - 0x3f3504f3;
+  // The exponent of the mantissa counted from √½ = 0x3f3504f3; of negatives it wraps, and is not used.
+  typedef std::uint32_t Wrapping __attribute__((vector_size(sizeof(F32::Int))));
+  const F32::Int bits = reinterpret_cast<F32::Int>(reinterpret_cast<Wrapping>(scaled) - 0x3f3504f3u);
   const F32::Int exponent = bits >> 23;
   const F32::Reg m = reinterpret_cast<F32::Reg>((bits & 0x7fffff) + 0x3f3504f3);
   const F32::Reg k = __builtin_convertvector(exponent, F32::Reg) - select(small, F32::broadcast(23.0f), zero);

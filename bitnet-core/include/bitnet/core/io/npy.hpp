@@ -1,6 +1,7 @@
 #pragma once
 // NumPy's .npy files, one array each: format versions 1.0 to 3.0 read, 1.0 written. Containers of many
 // tensors are safetensors.hpp and gguf.hpp. Format: numpy.lib.format (NumPy enhancement proposal 1).
+// Functions are thread-safe.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
