@@ -20,6 +20,7 @@
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "thread_team.hpp"
 
 // oneTBB's library is not instrumented, so ThreadSanitizer does not see that parallel_for() orders its caller
@@ -149,10 +150,17 @@ struct ForkBody {
 std::size_t usable_cores() { return std::min(cores_of(affinity()), kMaxThreads); }
 
 struct ExecutionContext::Impl {
-  Impl(std::size_t n, Isa i)
-      : threads(n), isa(i), team(make_team(n)), control(allow_threads()), arena(static_cast<int>(n)) {}
+  Impl(std::size_t n, Isa i, std::shared_ptr<HybridMemoryPool> pool)
+      : threads(n),
+        isa(i),
+        memory(std::move(pool)),
+        team(make_team(n)),
+        control(allow_threads()),
+        arena(static_cast<int>(n)) {}
   std::size_t threads;
   Isa isa;
+  std::once_flag memory_once;
+  std::shared_ptr<HybridMemoryPool> memory;
   std::shared_ptr<ThreadTeam> team;  // null: everything is the arena's
   std::shared_ptr<const tbb::global_control> control;
   mutable tbb::task_arena arena;
@@ -162,7 +170,8 @@ ExecutionContext::ExecutionContext() : ExecutionContext(Options{}) {}
 
 ExecutionContext::ExecutionContext(const Options& options)
     : impl_(std::make_unique<Impl>(choose_threads(options.threads),
-                                   options.isa ? isa_from_name(to_string(*options.isa)) : default_isa())) {
+                                   options.isa ? isa_from_name(to_string(*options.isa)) : default_isa(),
+                                   options.memory)) {
   static_cast<void>(log_level_from_env());  // a wrong name is an error here, as of the other variables
 }
 
@@ -170,6 +179,13 @@ ExecutionContext::~ExecutionContext() = default;
 
 std::size_t ExecutionContext::threads() const noexcept { return impl_->threads; }
 Isa ExecutionContext::isa() const noexcept { return impl_->isa; }
+
+const std::shared_ptr<HybridMemoryPool>& ExecutionContext::memory() const {
+  std::call_once(impl_->memory_once, [this] {
+    if (impl_->memory == nullptr) impl_->memory = std::make_shared<HybridMemoryPool>(host_pool_options());
+  });
+  return impl_->memory;
+}
 
 void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*, std::size_t, std::size_t),
                            void* body) const {

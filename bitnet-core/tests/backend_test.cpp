@@ -33,7 +33,9 @@ class CountingBackend final : public Backend {
   std::size_t available_memory() const override { return 0; }
 
  private:
-  BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<PlainBuffer>(bytes); }
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag) override {
+    return std::make_shared<PlainBuffer>(bytes);
+  }
   void do_upload(Buffer&, std::size_t, std::span<const std::byte>) override { ++calls; }
   void do_download(const Buffer&, std::size_t, std::span<std::byte>) override { ++calls; }
   PreparedPtr do_prepare(const LinearWeights& w) override {

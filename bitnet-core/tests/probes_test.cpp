@@ -34,7 +34,7 @@ TEST(BandwidthProbe, RefusesNothingAndMoreThanThereIs) {
   BITNET_EXPECT_ERROR(BandwidthProbe(make_context(1), 0), ErrorCode::kInvalidArgument, "0 bytes");
   BITNET_EXPECT_ERROR(BandwidthProbe(make_context(1), SIZE_MAX), ErrorCode::kOutOfMemory, "out of memory");
   BITNET_EXPECT_ERROR(BandwidthProbe(make_context(1), std::size_t{1} << 60), ErrorCode::kOutOfMemory,
-                      "out of memory");
+                      "memory pool 'host': asked for 1152921504606846976 bytes (bandwidth probe)");
 }
 
 TEST(CpuName, ReadsWhatKernelsWrite) {

@@ -25,6 +25,8 @@ class ClHandle {
     if (handle_ != nullptr) Release(handle_);
   }
   T get() const noexcept { return handle_; }
+  /// Gives the reference up without releasing it.
+  T release() noexcept { return std::exchange(handle_, nullptr); }
   explicit operator bool() const noexcept { return handle_ != nullptr; }
 
  private:

@@ -6,11 +6,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstring>
 #include <utility>
 
+#include "device_memory_pool.hpp"
 #include "kernels.hpp"
 #include "program_cache.hpp"
 
@@ -24,51 +24,19 @@ constexpr std::int64_t kChunkRows = 256;         // rows quantised at once: boun
 constexpr std::int64_t kBatchRows = 8;           // BN_ROWS of the program for batches
 constexpr std::size_t kPreferredWorkGroup = 64;  // the kernels' default
 
-using MemoryCount = std::shared_ptr<std::atomic<std::size_t>>;
-
-// Device memory that is counted while it lives.
-class CountedMem {
- public:
-  CountedMem() = default;
-  CountedMem(ClMem mem, std::size_t bytes, MemoryCount count)
-      : mem_(std::move(mem)), bytes_(bytes), count_(std::move(count)) {
-    *count_ += bytes_;
-  }
-  CountedMem(CountedMem&& other) noexcept
-      : mem_(std::move(other.mem_)),
-        bytes_(std::exchange(other.bytes_, 0)),
-        count_(std::move(other.count_)) {}
-  CountedMem& operator=(CountedMem&& other) noexcept {
-    std::swap(mem_, other.mem_);
-    std::swap(bytes_, other.bytes_);
-    std::swap(count_, other.count_);
-    return *this;
-  }
-  ~CountedMem() {
-    if (count_) *count_ -= bytes_;
-  }
-  cl_mem get() const noexcept { return mem_.get(); }
-  std::size_t bytes() const noexcept { return bytes_; }
-
- private:
-  ClMem mem_;
-  std::size_t bytes_ = 0;
-  MemoryCount count_;
-};
-
 class OpenClBuffer final : public Buffer {
  public:
-  OpenClBuffer(CountedMem mem, std::size_t bytes) : Buffer(bytes), mem_(std::move(mem)) {}
-  cl_mem mem() const noexcept { return mem_.get(); }
+  OpenClBuffer(PooledMem mem, std::size_t bytes) : Buffer(bytes), mem_(std::move(mem)) {}
+  cl_mem mem() const { return mem_.get(); }
 
  private:
-  CountedMem mem_;
+  PooledMem mem_;
 };
 
 // codes u32 [words, out_stride] and scales f32, as ternary_matmul.cl says.
 class OpenClTernary final : public PreparedWeights {
  public:
-  OpenClTernary(const LinearWeights& w, CountedMem codes_mem, CountedMem scales_mem, cl_uint n_words,
+  OpenClTernary(const LinearWeights& w, PooledMem codes_mem, PooledMem scales_mem, cl_uint n_words,
                 cl_uint stride)
       : PreparedWeights(w.out, w.in, true, codes_mem.bytes() + scales_mem.bytes()),
         codes(std::move(codes_mem)),
@@ -76,8 +44,8 @@ class OpenClTernary final : public PreparedWeights {
         words(n_words),
         out_stride(stride),
         rows_per_scale(static_cast<cl_uint>(w.rows_per_scale)) {}
-  const CountedMem codes;
-  const CountedMem scales;
+  const PooledMem codes;
+  const PooledMem scales;
   const cl_uint words;
   const cl_uint out_stride;
   const cl_uint rows_per_scale;
@@ -97,13 +65,14 @@ void launch(cl_command_queue queue, cl_kernel kernel, std::string_view name,
 
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const std::string& build_options)
-      : device_(device), count_(std::make_shared<std::atomic<std::size_t>>(0)) {
+  OpenClBackend(const ClDevice& device, const std::string& build_options) : device_(device) {
     const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
                                                 reinterpret_cast<cl_context_properties>(device.platform), 0};
     cl_int status = CL_SUCCESS;
     context_ = ClContext(clCreateContext(properties, 1, &device.id, nullptr, nullptr, &status));
     check(status, "clCreateContext");
+    memory_ = std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
+                                                 device.device.memory_bytes, device.max_allocation);
     queue_ = ClQueue(clCreateCommandQueue(context_.get(), device.id, 0, &status));
     check(status, "clCreateCommandQueue");
 
@@ -124,10 +93,8 @@ class OpenClBackend final : public Backend {
   std::string_view name() const noexcept override { return device_.device.name; }
   std::string description() const override { return device_.device.description; }
   bool supports(BackendOp op) const noexcept override { return op == BackendOp::kLinear; }
-  std::size_t available_memory() const override {
-    const std::size_t used = *count_;
-    return used < device_.device.memory_bytes ? device_.device.memory_bytes - used : 0;
-  }
+  std::size_t available_memory() const override { return memory_->free_bytes(); }
+  MemoryResource* memory() const noexcept override { return memory_.get(); }
 
  private:
   // The kernel's own reqd_work_group_size, so that a tunable is written down once.
@@ -139,20 +106,15 @@ class OpenClBackend final : public Backend {
     return size[0];
   }
 
-  // `from`: host memory to copy, or null. At least one byte: OpenCL has no empty buffers.
-  CountedMem create(std::size_t bytes, const void* from) {
-    const std::size_t size = std::max<std::size_t>(bytes, 1);
-    if (size > device_.max_allocation || size > available_memory())
-      throw Error(ErrorCode::kOutOfMemory,
-                  fmt::format("{}: a buffer of {} bytes exceeds what the device allows ({} at once, {} free)",
-                              name(), size, device_.max_allocation, available_memory()));
-    cl_int status = CL_SUCCESS;
-    const cl_mem_flags flags = CL_MEM_READ_WRITE | (from != nullptr && bytes > 0 ? CL_MEM_COPY_HOST_PTR : 0);
-    ClMem mem(clCreateBuffer(context_.get(), flags, size,
-                             (flags & CL_MEM_COPY_HOST_PTR) != 0 ? const_cast<void*>(from) : nullptr,
-                             &status));
-    check(status, fmt::format("{}: clCreateBuffer of {} bytes", name(), size));
-    return {std::move(mem), size, count_};
+  PooledMem create(std::size_t bytes, MemoryTag tag) { return {memory_, bytes, tag}; }
+
+  /// A buffer with a copy of host memory.
+  PooledMem copy(const void* from, std::size_t bytes, MemoryTag tag) {
+    PooledMem mem = create(bytes, tag);
+    if (bytes > 0)
+      check(clEnqueueWriteBuffer(queue_.get(), mem.get(), CL_TRUE, 0, bytes, from, 0, nullptr, nullptr),
+            "clEnqueueWriteBuffer");
+    return mem;
   }
 
   cl_mem mem_of(const Buffer& buffer) const {
@@ -177,8 +139,8 @@ class OpenClBackend final : public Backend {
     throw Error(ErrorCode::kUnsupported, fmt::format("{} does not run {}", name(), to_string(op)));
   }
 
-  BufferPtr do_allocate(std::size_t bytes) override {
-    CountedMem mem = create(bytes, nullptr);
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
+    PooledMem mem = create(bytes, tag);
     const cl_uchar zero = 0;
     check(
         clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr),
@@ -213,11 +175,11 @@ class OpenClBackend final : public Backend {
   // nothing.
   void reserve_rows(std::int64_t stride) {
     if (inv_scales_.get() == nullptr) {
-      inv_scales_ = create(kChunkRows * sizeof(float), nullptr);
-      sums_ = create(kChunkRows * sizeof(cl_int), nullptr);
+      inv_scales_ = create(kChunkRows * sizeof(float), "activations");
+      sums_ = create(kChunkRows * sizeof(cl_int), "activations");
     }
     const auto bytes = static_cast<std::size_t>(kChunkRows * stride);
-    if (rows_.bytes() < bytes) rows_ = create(bytes, nullptr);
+    if (rows_.bytes() < bytes) rows_ = create(bytes, "activations");
   }
 
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
@@ -243,15 +205,15 @@ class OpenClBackend final : public Backend {
   void do_sync() override { check_op(clFinish(queue_.get()), "clFinish"); }
 
   ClDevice device_;
-  MemoryCount count_;
   ClContext context_;
-  ClQueue queue_;  // in order
+  std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
+  ClQueue queue_;                             // in order
   ClKernel quantize_, matmul_one_, matmul_many_;
   std::size_t quantize_group_ = 0;
   std::size_t matmul_group_ = 0;
-  CountedMem rows_;        // i8 [kChunkRows, stride]
-  CountedMem inv_scales_;  // f32 [kChunkRows]
-  CountedMem sums_;        // i32 [kChunkRows]
+  PooledMem rows_;        // i8 [kChunkRows, stride]
+  PooledMem inv_scales_;  // f32 [kChunkRows]
+  PooledMem sums_;        // i32 [kChunkRows]
 };
 
 PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
@@ -279,8 +241,8 @@ PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
     }
   }
   reserve_rows(words * kTritsPerWord);
-  return std::make_shared<OpenClTernary>(w, create(codes.size() * sizeof codes[0], codes.data()),
-                                         create(w.scales.size_bytes(), w.scales.data()),
+  return std::make_shared<OpenClTernary>(w, copy(codes.data(), codes.size() * sizeof codes[0], "weights"),
+                                         copy(w.scales.data(), w.scales.size_bytes(), "weights"),
                                          static_cast<cl_uint>(words), static_cast<cl_uint>(stride));
 }
 

@@ -66,7 +66,8 @@ class ByteSet {
 /// A buffer on up to two sides. Both start as zeros; a side's memory is taken when it is first used.
 class MirrorBuffer final : public Buffer {
  public:
-  explicit MirrorBuffer(std::size_t bytes) : Buffer(bytes) {}
+  MirrorBuffer(std::size_t bytes, MemoryTag t) : Buffer(bytes), tag(t) {}
+  const MemoryTag tag;
   mutable std::array<BufferPtr, 2> side;
   mutable std::array<ByteSet, 2> newer;  // written on this side and not yet copied to the other
 };
@@ -100,10 +101,19 @@ Range range_of(const Matrix& m) {
   return {m.offset, m.offset + static_cast<std::size_t>(m.rows * m.cols) * sizeof(float)};
 }
 
+MemoryResource& host_memory(const Backend& cpu) {
+  if (cpu.memory() == nullptr)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("'{}' has no memory pool for staging: expected a CPU backend", cpu.name()));
+  return *cpu.memory();
+}
+
 class FallbackBackend final : public Backend {
  public:
   FallbackBackend(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu, bool device_only)
-      : sides_{std::move(device), std::move(cpu)}, device_only_(device_only) {}
+      : sides_{std::move(device), std::move(cpu)},
+        device_only_(device_only),
+        staging_memory_(host_memory(*sides_[kCpuSide]), "staging") {}
 
   std::string_view name() const noexcept override { return sides_[kDeviceSide]->name(); }
   std::string description() const override {
@@ -114,6 +124,7 @@ class FallbackBackend final : public Backend {
   std::size_t available_memory() const override {
     return at(side_of(BackendOp::kAttention)).available_memory();
   }
+  MemoryResource* memory() const noexcept override { return at(kCpuSide).memory(); }
 
  private:
   Backend& at(Side s) const noexcept { return *sides_[s]; }
@@ -123,7 +134,7 @@ class FallbackBackend final : public Backend {
 
   /// The buffer's memory on side `s`.
   Buffer& memory(const MirrorBuffer& b, Side s) {
-    if (b.side[s] == nullptr) b.side[s] = at(s).allocate(b.bytes());
+    if (b.side[s] == nullptr) b.side[s] = at(s).allocate(b.bytes(), b.tag);
     return *b.side[s];
   }
 
@@ -158,7 +169,19 @@ class FallbackBackend final : public Backend {
     return m;
   }
 
-  BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<MirrorBuffer>(bytes); }
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
+    return std::make_shared<MirrorBuffer>(bytes, tag);
+  }
+
+  std::size_t do_discard(Buffer& buffer, std::size_t offset, std::size_t bytes) override {
+    const MirrorBuffer& b = mirror(buffer);
+    std::size_t given = 0;
+    for (const Side s : {kDeviceSide, kCpuSide}) {
+      b.newer[s].remove({offset, offset + bytes});
+      if (b.side[s] != nullptr) given += at(s).discard(*b.side[s], offset, bytes);
+    }
+    return given;
+  }
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
     // Kept on the CPU until a device op asks for it.
@@ -282,7 +305,8 @@ class FallbackBackend final : public Backend {
   std::array<std::unique_ptr<Backend>, 2> sides_;
   bool device_only_;
   bool warned_ = false;
-  std::vector<std::byte> staging_;
+  PmrResource staging_memory_;
+  std::pmr::vector<std::byte> staging_{&staging_memory_};
   std::vector<const PreparedWeights*> weights_;  // of one side, in do_linear
   std::vector<Matrix> outs_;
 };

@@ -21,7 +21,7 @@ std::size_t KvPool::page_bytes(const ModelConfig& c, std::int64_t page_size, DTy
 
 KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std::int64_t page_size,
                DType type)
-    : n_pages_(n_pages), page_size_(page_size), type_(type) {
+    : backend_(&backend), n_pages_(n_pages), page_size_(page_size), type_(type) {
   const std::size_t page = kv_page_bytes(type, page_size, c.n_kv_heads, c.head_dim);
   std::size_t layer_bytes = 0, total = 0;
   if (n_pages <= 0 || n_pages > std::numeric_limits<std::int32_t>::max() ||
@@ -37,13 +37,34 @@ KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std
   }
   with_context(fmt::format("KV cache of {} tokens", n_pages * page_size), [&] {
     for (std::int64_t i = 0; i < c.n_layers; ++i) {
-      keys_.push_back(backend.allocate(layer_bytes));
-      values_.push_back(backend.allocate(layer_bytes));
+      keys_.push_back(backend.allocate(layer_bytes, "kv pages"));
+      values_.push_back(backend.allocate(layer_bytes, "kv pages"));
     }
   });
   bytes_ = total;
+  layer_page_bytes_ = page;
+  touched_.resize(static_cast<std::size_t>(n_pages));
   free_.reserve(static_cast<std::size_t>(n_pages));
   for (std::int64_t p = n_pages; p-- > 0;) free_.push_back(static_cast<std::int32_t>(p));
+}
+
+std::size_t KvPool::discard_free_pages() {
+  std::vector<bool> is_free(static_cast<std::size_t>(n_pages_));
+  for (const std::int32_t p : free_) is_free[static_cast<std::size_t>(p)] = true;
+  std::size_t given = 0;
+  // Neighbours at once: a page of the cache may be smaller than one of the system.
+  for (std::size_t begin = 0, end = 0; begin < is_free.size(); begin = end + 1) {
+    bool touched = false;
+    for (end = begin; end < is_free.size() && is_free[end]; ++end) {
+      touched = touched || touched_[end];
+      touched_[end] = false;
+    }
+    if (!touched) continue;
+    for (const auto* layers : {&keys_, &values_})
+      for (const BufferPtr& buffer : *layers)
+        given += backend_->discard(*buffer, begin * layer_page_bytes_, (end - begin) * layer_page_bytes_);
+  }
+  return given;
 }
 
 KvLayer KvPool::layer(std::int64_t index) const noexcept {
@@ -83,6 +104,7 @@ bool KvCache::reserve(std::int64_t n_tokens) {
   if (missing > pool_->free_pages()) return false;
   for (std::int64_t i = 0; i < missing; ++i) {
     pages_.push_back(pool_->free_.back());
+    pool_->touched_[static_cast<std::size_t>(pages_.back())] = true;
     pool_->free_.pop_back();
   }
   return true;

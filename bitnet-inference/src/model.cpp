@@ -114,7 +114,7 @@ class ModelBuilder {
 
   void upload(const quant::LogicalTensor& t) {
     const std::vector<float> values = t.to_f32();
-    BufferPtr buffer = backend_.allocate(values.size() * sizeof(float));
+    BufferPtr buffer = backend_.allocate(values.size() * sizeof(float), "weights");
     backend_.upload(*buffer, 0, std::as_bytes(std::span<const float>(values)));
     bytes_ += buffer->bytes();
     norm_slot(t.id) = std::move(buffer);

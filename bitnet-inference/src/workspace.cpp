@@ -11,18 +11,18 @@
 namespace bitnet::inference {
 namespace {
 
-BufferPtr matrix(Backend& backend, std::int64_t rows, std::int64_t cols) {
+BufferPtr matrix(Backend& backend, std::int64_t rows, std::int64_t cols, MemoryTag tag = "activations") {
   std::int64_t bytes = 0;
   if (rows <= 0 || cols <= 0 || __builtin_mul_overflow(rows, cols, &bytes) ||
       __builtin_mul_overflow(bytes, std::int64_t{sizeof(float)}, &bytes)) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("a workspace matrix of {} × {} floats", rows, cols));
   }
-  return backend.allocate(static_cast<std::size_t>(bytes));
+  return backend.allocate(static_cast<std::size_t>(bytes), tag);
 }
 
 /// Angle of pair i at position p: p · theta^(−2i / head_dim) (Su et al. 2021, section 3.4.2).
 BufferPtr make_rope_table(Backend& backend, const ModelConfig& c, std::int64_t n_ctx) {
-  BufferPtr table = matrix(backend, n_ctx, c.head_dim);
+  BufferPtr table = matrix(backend, n_ctx, c.head_dim, "rope table");
   const std::int64_t half = c.head_dim / 2;
   std::vector<double> frequency(static_cast<std::size_t>(half));
   for (std::int64_t i = 0; i < half; ++i) {

@@ -1,5 +1,5 @@
-// A decoded token allocates nothing, a waiting request little, and memory that is refused is an Error:
-// operator new of this executable counts and refuses.
+// A decoded token allocates nothing, neither from the heap nor from the memory pool, a waiting request
+// little, and memory that is refused is an Error: operator new of this executable counts and refuses.
 #include <atomic>
 #include <cstdlib>
 #include <limits>
@@ -57,6 +57,8 @@ ModelConfig config(WeightKind kind) {
   return c;
 }
 
+std::uint64_t pool_allocations(const Model& model) { return model.backend().memory()->stats().allocations; }
+
 TEST(Allocations, TheCounterCounts) {
   const long before = allocations;
   auto p = std::make_unique<int>(1);
@@ -77,12 +79,14 @@ TEST(Allocations, DecodingATokenAllocatesNothing) {
       for (Profiler* const p : {static_cast<Profiler*>(nullptr), &profiler}) {
         model->backend().set_profiler(p);
         session.truncate(0);
+        const std::uint64_t blocks = pool_allocations(*model);
         const long before = allocations;
         for (int i = 0; i < 100; ++i) {
           token = sampler.sample(session.evaluate({&token, 1}));
           sampler.accept(token);
         }
         EXPECT_EQ(allocations - before, 0) << threads << " threads" << (p != nullptr ? ", profiled" : "");
+        EXPECT_EQ(pool_allocations(*model), blocks);
       }
     }
   }
@@ -102,9 +106,11 @@ TEST(Allocations, AStepOfTheSchedulerThatDecodesAllocatesNothing) {
     scheduler.submit(std::move(r));
   }
   for (int i = 0; i < 5; ++i) scheduler.step();
+  const std::uint64_t blocks = pool_allocations(*model);
   const long before = allocations;
   for (int i = 0; i < 80; ++i) scheduler.step();
   EXPECT_EQ(allocations - before, 0);
+  EXPECT_EQ(pool_allocations(*model), blocks);
   EXPECT_EQ(scheduler.stats().running, 4);
 }
 

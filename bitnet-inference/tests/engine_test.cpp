@@ -274,7 +274,9 @@ class PartialDevice final : public Backend {
     ++runs;
     if (!supports(op)) throw Error(ErrorCode::kDevice, "an op that the device lacks");
   }
-  BufferPtr do_allocate(std::size_t n) override { return std::make_shared<Memory>(cpu_->allocate(n)); }
+  BufferPtr do_allocate(std::size_t n, MemoryTag tag) override {
+    return std::make_shared<Memory>(cpu_->allocate(n, tag));
+  }
   void do_upload(Buffer& to, std::size_t at, std::span<const std::byte> from) override {
     cpu_->upload(in(to), at, from);
   }

@@ -22,13 +22,14 @@ class FaultyBackend final : public Backend {
   std::string description() const override { return inner_->description(); }
   bool supports(BackendOp op) const noexcept override { return inner_->supports(op); }
   std::size_t available_memory() const override { return inner_->available_memory(); }
+  MemoryResource* memory() const noexcept override { return inner_->memory(); }
 
  private:
   static std::size_t rows(const Matrix& m) { return static_cast<std::size_t>(m.rows); }
 
-  BufferPtr do_allocate(std::size_t bytes) override {
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
     fault_("allocate", bytes);
-    return inner_->allocate(bytes);
+    return inner_->allocate(bytes, tag);
   }
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
     inner_->upload(to, offset, from);

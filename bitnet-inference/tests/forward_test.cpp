@@ -27,7 +27,7 @@ class RowCounter final : public Backend {
   std::size_t available_memory() const override { return std::size_t{1} << 30; }
 
  private:
-  BufferPtr do_allocate(std::size_t n) override { return cpu_->allocate(n); }
+  BufferPtr do_allocate(std::size_t n, MemoryTag tag) override { return cpu_->allocate(n, tag); }
   void do_upload(Buffer& to, std::size_t at, std::span<const std::byte> from) override {
     cpu_->upload(to, at, from);
   }

@@ -33,7 +33,7 @@ class CountingBackend final : public Backend {
   std::size_t available_memory() const override { return cpu_->available_memory(); }
 
  private:
-  BufferPtr do_allocate(std::size_t bytes) override { return cpu_->allocate(bytes); }
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override { return cpu_->allocate(bytes, tag); }
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
     cpu_->upload(to, offset, from);
   }

@@ -115,11 +115,8 @@ BitLinear::BitLinear(const ExecutionContext& context, std::int64_t out, std::int
   m.lines = tile_lines(m.code, in);
   m.tiles = ceil_div(out, kTileRows);
   m.tile_bytes = static_cast<std::size_t>(m.tiles * m.lines * kLineBytes);
-  m.packed = allocate_tiles(m.tile_bytes);
-  if (m.packed == nullptr) {
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("BitLinear: no {} bytes for a matrix of {} x {}", m.tile_bytes, out, in));
-  }
+  m.packed = with_context(fmt::format("BitLinear: a matrix of {} x {}", out, in),
+                          [&] { return allocate_tiles(context, m.tile_bytes); });
   m.scales.resize(static_cast<std::size_t>(out));
   for (std::int64_t o = 0; o < out; ++o)
     m.scales[static_cast<std::size_t>(o)] = scales[static_cast<std::size_t>(o / rows_per_scale)];

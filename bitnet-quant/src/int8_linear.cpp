@@ -90,11 +90,9 @@ Int8Linear::Int8Linear(const ExecutionContext& context, std::int64_t out, std::i
   m.lines = ceil_div(in, kInt8LineColumns);
   m.tiles = ceil_div(out, kInt8TileRows);
   m.tile_bytes = static_cast<std::size_t>(m.tiles * m.lines * kInt8LineBytes);
-  const std::shared_ptr<std::uint8_t> bytes = allocate_tiles(m.tile_bytes);
-  if (bytes == nullptr) {
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("Int8Linear: no {} bytes for a matrix of {} x {}", m.tile_bytes, out, in));
-  }
+  const std::shared_ptr<std::uint8_t> bytes =
+      with_context(fmt::format("Int8Linear: a matrix of {} x {}", out, in),
+                   [&] { return allocate_tiles(context, m.tile_bytes); });
   m.packed = {bytes, reinterpret_cast<std::int8_t*>(bytes.get())};
   m.scales.resize(static_cast<std::size_t>(out));
   tested_int8_kernels(context.isa());  // here, so that the first product does not do it

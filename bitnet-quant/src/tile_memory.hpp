@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "bitnet/core/execution.hpp"
+
 namespace bitnet::quant {
 
-/// Uninitialised bytes, aligned to 64. Weights that are prepared one after another lie one after another:
-/// several matrices share a mapping of 32 MB, which goes back to the system with the last of them. Null if
-/// the system refuses. Thread-safe.
-std::shared_ptr<std::uint8_t> allocate_tiles(std::size_t bytes);
+/// Uninitialised bytes of the context's memory pool, aligned to 64. Weights that are prepared one after
+/// another lie one after another: several matrices share a block of 32 MB, which goes back with the last of
+/// them. Throws what HybridMemoryPool::allocate throws. Thread-safe.
+std::shared_ptr<std::uint8_t> allocate_tiles(const ExecutionContext& context, std::size_t bytes);
 
 }  // namespace bitnet::quant

@@ -154,7 +154,7 @@ TEST(EmulatedTiles, Int8SumsThatWrapComeOutExact) {
           .stride = kInt8MaxColumns,
           .values = {},
           .inv_scales = {},
-          .sums = std::vector<std::int32_t>(9, static_cast<std::int32_t>(value * kInt8MaxColumns))};
+          .sums = std::pmr::vector<std::int32_t>(9, static_cast<std::int32_t>(value * kInt8MaxColumns))};
       x.values.assign(static_cast<std::size_t>(9 * x.stride), static_cast<std::int8_t>(value));
       const std::vector<std::int8_t> w(static_cast<std::size_t>(2 * x.cols),
                                        static_cast<std::int8_t>(weight));

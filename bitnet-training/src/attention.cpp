@@ -22,10 +22,10 @@ struct Operands {
   float inv_sqrt() const { return 1.0f / std::sqrt(static_cast<float>(s.head_dim)); }
 };
 
+/// `scratch`: gemm_scratch floats.
 void forward_item(const F32Kernels& f, const Operands& o, std::int64_t sequence, std::int64_t kv_head,
-                  float* out) {
+                  float* out, float* scratch) {
   const auto [length, n_heads, n_kv, dim] = o.s;
-  float* scratch = thread_scratch(f.gemm_scratch);
   const float* k = o.k + sequence * length * o.kv_stride + kv_head * dim;
   const float* v = o.v + sequence * length * o.kv_stride + kv_head * dim;
   for (std::int64_t h = kv_head * o.group(); h < (kv_head + 1) * o.group(); ++h) {
@@ -53,11 +53,10 @@ struct Gradients {
   Tape::GradTarget q, k, v;
 };
 
+/// `scratch`: gemm_scratch floats and kQueryBlock · length behind them.
 void backward_item(const F32Kernels& f, const TrainKernels& t, const Operands& o, const Gradients& g,
-                   std::int64_t sequence, std::int64_t kv_head) {
+                   std::int64_t sequence, std::int64_t kv_head, float* scratch) {
   const auto [length, n_heads, n_kv, dim] = o.s;
-  const auto block = static_cast<std::size_t>(kQueryBlock * length);
-  float* scratch = thread_scratch(f.gemm_scratch + block);
   float* ds = scratch + f.gemm_scratch;  // [kQueryBlock, length]
   const std::int64_t kv_at = sequence * length * o.kv_stride + kv_head * dim;
   if (!g.k.accumulate || !g.v.accumulate)
@@ -100,13 +99,18 @@ Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const 
   float* p = tape.floats(static_cast<std::size_t>(sequences * s.n_heads * s.length * s.length));
   const Operands o{s, q.value().data(), k.value().data(), v.value().data(), p, q.cols(), k.cols()};
   for_rows(tape, sequences * s.n_kv_heads, 1, [&](std::int64_t item) {
-    forward_item(f32_of(tape), o, item / s.n_kv_heads, item % s.n_kv_heads, out.value().data());
+    const Scratch scratch(tape, f32_of(tape).gemm_scratch);
+    forward_item(f32_of(tape), o, item / s.n_kv_heads, item % s.n_kv_heads, out.value().data(),
+                 scratch.data());
   });
   Tape* t = &tape;
   tape.on_backward(out, [t, q, k, v, out, o, sequences] {
     const Gradients g{out.grad().data(), t->grad_target(q), t->grad_target(k), t->grad_target(v)};
     for_rows(*t, sequences * o.s.n_kv_heads, 1, [&](std::int64_t item) {
-      backward_item(f32_of(*t), train_of(*t), o, g, item / o.s.n_kv_heads, item % o.s.n_kv_heads);
+      const auto block = static_cast<std::size_t>(kQueryBlock * o.s.length);
+      const Scratch scratch(*t, f32_of(*t).gemm_scratch + block);
+      backward_item(f32_of(*t), train_of(*t), o, g, item / o.s.n_kv_heads, item % o.s.n_kv_heads,
+                    scratch.data());
     });
   });
   return out;

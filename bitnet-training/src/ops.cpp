@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
 
 #include "bitnet/core/dtype.hpp"
 #include "ops_common.hpp"
@@ -15,23 +14,7 @@ namespace {
 /// Rows per partial sum where gradients are summed over rows: fixed, so that the order of additions is.
 constexpr std::int64_t kRowsPerPartial = 64;
 
-struct FreeFloats {
-  void operator()(float* p) const noexcept { std::free(p); }
-};
-
 }  // namespace
-
-float* thread_scratch(std::size_t count) {
-  thread_local std::unique_ptr<float, FreeFloats> memory;
-  thread_local std::size_t held = 0;
-  if (count > held) {
-    const std::size_t bytes = (count * sizeof(float) + 4095) / 4096 * 4096;
-    memory.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    held = memory ? bytes / sizeof(float) : 0;
-    if (!memory) throw Error(ErrorCode::kOutOfMemory, "no memory for a thread's scratch");
-  }
-  return memory.get();
-}
 
 Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids) {
   for (const std::int32_t id : ids)

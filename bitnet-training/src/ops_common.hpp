@@ -1,10 +1,12 @@
 #pragma once
-// What every op file needs: kernels of the context, work cut by rows, shape checks, per-thread scratch.
+// What every op file needs: kernels of the context, work cut by rows, shape checks, scratch memory.
 #include <cstdint>
 #include <string>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/training/tape.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -30,7 +32,17 @@ void for_rows(const Tape& tape, std::int64_t rows, std::int64_t grain, Body&& bo
                               });
 }
 
-/// At least `count` floats, 64-byte aligned, of this thread; valid until its next call. Grows, never shrinks.
-float* thread_scratch(std::size_t count);
+/// `count` floats of the context's memory pool, 64-byte aligned, uninitialised: a thread's own for a while.
+class Scratch {
+ public:
+  Scratch(const Tape& tape, std::size_t count)
+      : block_(*tape.context().memory(), count * sizeof(float), 64, "training scratch"),
+        data_(static_cast<float*>(block_.data())) {}
+  float* data() const noexcept { return data_; }
+
+ private:
+  MemoryBlock block_;
+  float* data_;
+};
 
 }  // namespace bitnet::training

@@ -2,13 +2,12 @@
 // attention.cpp.
 #include "bitnet/training/tape.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -17,24 +16,10 @@ constexpr std::size_t kBlock = std::size_t{1} << 21;  // one huge page
 
 std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
 
-struct FreeBlock {
-  void operator()(std::byte* p) const noexcept { std::free(p); }
-};
-
-struct Block {
-  std::unique_ptr<std::byte, FreeBlock> data;
-  std::size_t size = 0;
-};
-
-Block allocate_block(std::size_t size) {
+MemoryBlock allocate_block(HybridMemoryPool& pool, std::size_t size) {
   size = round_up(size, kBlock);
-  Block b{std::unique_ptr<std::byte, FreeBlock>(static_cast<std::byte*>(std::aligned_alloc(kBlock, size))),
-          size};
-  if (!b.data)
-    throw Error(ErrorCode::kOutOfMemory,
-                "training needs " + std::to_string(size >> 20) + " MiB more for activations");
-  ::madvise(b.data.get(), size, MADV_HUGEPAGE);  // advice only
-  return b;
+  return with_context("training needs " + std::to_string(size >> 20) + " MiB more for activations",
+                      [&] { return MemoryBlock(pool, size, kMaxAlignment, "training tape"); });
 }
 
 }  // namespace
@@ -75,7 +60,7 @@ struct Tape::Impl {
     std::size_t count;
     float* data;
   };
-  std::vector<Block> blocks;
+  std::vector<MemoryBlock> blocks;
   std::size_t block = 0, used = 0;  // the next byte of blocks[block]
   std::vector<Step> steps;
   std::vector<FreeGrad> free_grads;  // buffers whose node is done, for reuse within the backward pass
@@ -90,12 +75,13 @@ Tape::~Tape() = default;
 void* Tape::bytes(std::size_t size) {
   size = round_up(std::max<std::size_t>(size, 1), 64);
   Impl& m = *impl_;
-  while (m.block < m.blocks.size() && m.used + size > m.blocks[m.block].size) {
+  while (m.block < m.blocks.size() && m.used + size > m.blocks[m.block].size()) {
     ++m.block;
     m.used = 0;
   }
-  if (m.block == m.blocks.size()) m.blocks.push_back(allocate_block(std::max(size, 16 * kBlock)));
-  void* p = m.blocks[m.block].data.get() + m.used;
+  if (m.block == m.blocks.size())
+    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, 16 * kBlock)));
+  void* p = m.blocks[m.block].bytes().data() + m.used;
   m.used += size;
   return p;
 }
@@ -162,7 +148,7 @@ void Tape::reset() {
   if (m.blocks.size() > 1) {  // one block of the whole size from now on
     const std::size_t total = bytes_held();
     m.blocks.clear();
-    m.blocks.push_back(allocate_block(total));
+    m.blocks.push_back(allocate_block(*context_.memory(), total));
   }
   m.block = m.used = 0;
   m.steps.clear();
@@ -171,7 +157,7 @@ void Tape::reset() {
 
 std::size_t Tape::bytes_held() const noexcept {
   std::size_t total = 0;
-  for (const Block& b : impl_->blocks) total += b.size;
+  for (const MemoryBlock& b : impl_->blocks) total += b.size();
   return total;
 }
 

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "double_ops.hpp"
 
@@ -207,6 +210,29 @@ TEST(Tape, UnreachedParametersGetZeros) {
   unused.finish_grad();
   for (const float g : unused.grad()) EXPECT_EQ(g, 0.0f);
   EXPECT_NE(used.grad()[0], 0.0f);
+}
+
+TEST(Tape, ItsMemoryIsOfTheContextsPool) {
+  MemoryPoolOptions options;
+  options.tracking = TrackingLevel::kStandard;
+  const auto pool = std::make_shared<HybridMemoryPool>(options);
+  {
+    ExecutionContext::Options machine;
+    machine.memory = pool;
+    const ExecutionContext context(machine);
+    Tape tape(context);
+    Parameter q("q", 8, 16, false), kv("kv", 8, 8, false);
+    tape.backward(reference::weighted_sum(
+        tape, causal_attention(tape, q.variable(), kv.variable(), kv.variable(),
+                               {.length = 8, .n_heads = 2, .n_kv_heads = 1, .head_dim = 8})));
+    Parameter w("w", 4, 16, false);
+    static_cast<void>(linear(tape, q.variable(), w.variable()));
+    std::vector<std::string> tags;
+    for (const TagStats& tag : pool->tags()) tags.push_back(tag.tag);
+    EXPECT_EQ(tags, (std::vector<std::string>{"gemm panels", "training scratch", "training tape"}));
+    EXPECT_GE(pool->stats().used, tape.bytes_held());
+  }
+  EXPECT_EQ(pool->stats().used, 0u);
 }
 
 TEST(Tape, ASteadyStepTakesNoMoreMemory) {

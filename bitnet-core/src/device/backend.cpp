@@ -208,7 +208,13 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
   return static_cast<std::size_t>(bytes);
 }
 
-BufferPtr Backend::allocate(std::size_t bytes) { return do_allocate(bytes); }
+std::size_t Backend::discard(Buffer& buffer, std::size_t offset, std::size_t bytes) {
+  require(offset <= buffer.bytes() && bytes <= buffer.bytes() - offset, "discard",
+          "range is outside the buffer");
+  return bytes == 0 ? 0 : do_discard(buffer, offset, bytes);
+}
+
+BufferPtr Backend::allocate(std::size_t bytes, MemoryTag tag) { return do_allocate(bytes, tag); }
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
   require(offset <= to.bytes() && from.size() <= to.bytes() - offset, "upload",

@@ -3,7 +3,6 @@
 #include "bitnet/core/device/bandwidth.hpp"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +13,8 @@
 #include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/core/statistics.hpp"
 #include "kernels/read_table.hpp"
 
@@ -47,14 +48,13 @@ struct BandwidthProbe::Impl {
     if (asked > SIZE_MAX - unit) throw_out_of_memory(fmt::format("a bandwidth probe of {} bytes", asked));
     share = (asked + unit - 1) / unit * kReadUnit;
     bytes = share * context->threads();
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) throw_out_of_memory(fmt::format("a bandwidth probe of {} bytes", bytes));
-    madvise(p, bytes, MADV_HUGEPAGE);  // advice: failure changes only speed
-    data = static_cast<std::uint8_t*>(p);
+    block = with_context(fmt::format("a bandwidth probe of {} bytes", bytes), [&] {
+      return MemoryBlock(*context->memory(), bytes, kMaxAlignment, "bandwidth probe");
+    });
+    data = static_cast<std::uint8_t*>(block.data());
     // Written, or every page would be the one page of zeros; by the threads that read it, for NUMA's sake.
     each_thread([&](std::size_t t) { std::memset(data + t * share, 0x5A, share); });
   }
-  ~Impl() { munmap(data, bytes); }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
@@ -88,6 +88,7 @@ struct BandwidthProbe::Impl {
   std::shared_ptr<const ExecutionContext> context;
   const ReadLoop* loops;
   std::size_t share = 0, bytes = 0;  // of a thread, of all
+  MemoryBlock block;                 // of the context's pool
   std::uint8_t* data = nullptr;
   std::vector<double> rates[kReadLoops];
   std::atomic<std::uint32_t> sink{0};

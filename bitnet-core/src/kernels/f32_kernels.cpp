@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
-#include <new>
 
-#include "bitnet/core/error.hpp"
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/core/self_test.hpp"
 #include "kernels/self_test.hpp"
 
@@ -27,22 +26,6 @@ constexpr const F32Kernels* kTables[] = {
 #include "bitnet/simd/isa.def"
 #undef BITNET_ISA_ROW
 };
-
-/// Packing panels of the calling thread, kept for its life: a gemm allocates once a thread.
-float* thread_scratch(std::size_t floats) {
-  struct Free {
-    void operator()(float* p) const noexcept { ::operator delete (p, std::align_val_t{64}); }
-  };
-  thread_local std::unique_ptr<float, Free> buffer;
-  thread_local std::size_t size = 0;
-  if (size < floats) {
-    void* p = ::operator new (floats * sizeof(float), std::align_val_t{64}, std::nothrow);
-    if (p == nullptr) throw Error(ErrorCode::kOutOfMemory, "no memory for the packing panels of gemm");
-    buffer.reset(static_cast<float*>(p));
-    size = floats;
-  }
-  return buffer.get();
-}
 
 /// A cut of [m, n] into blocks of `rows` × `cols`.
 struct Cut {
@@ -101,7 +84,8 @@ void gemm(const ExecutionContext& context, std::int64_t m, std::int64_t n, std::
   // Blocks are taken, not dealt: a thread that the system holds up does not hold up the rest.
   std::atomic<std::int64_t> next{0};
   const auto run = [&](std::size_t, std::size_t) {
-    float* const scratch = thread_scratch(table.gemm_scratch);
+    const MemoryBlock panels(*context.memory(), table.gemm_scratch * sizeof(float), 64, "gemm panels");
+    auto* const scratch = static_cast<float*>(panels.data());
     for (std::int64_t block = next++; block < blocks; block = next++) {
       const std::int64_t i = block / blocks_n * cut.rows, j = block % blocks_n * cut.cols;
       table.gemm(std::min(cut.rows, m - i), std::min(cut.cols, n - j), k, a + i * a_row, a_row, a_col,

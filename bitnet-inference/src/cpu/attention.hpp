@@ -1,6 +1,7 @@
 #pragma once
 // Causal attention over the paged KV cache, on the CPU.
 #include <cstdint>
+#include <memory_resource>
 #include <vector>
 
 #include "bitnet/core/device/backend.hpp"
@@ -19,9 +20,10 @@ struct AttentionItem {
 /// threads, head_dim and the number of items, never on the length of the
 /// context.
 struct AttentionScratch {
+  explicit AttentionScratch(std::pmr::memory_resource* memory) : floats(memory) {}
   /// n floats that begin a cache line.
   float* aligned(std::size_t n);
-  std::vector<float> floats;
+  std::pmr::vector<float> floats;
   std::vector<AttentionItem> items;
 };
 

@@ -2,6 +2,7 @@
 // BitLinear. Attention, dense products and int8 heads have files of their own beside this one.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -56,7 +57,9 @@ std::size_t size(const Matrix& m) { return static_cast<std::size_t>(m.rows * m.c
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(std::shared_ptr<const ExecutionContext> context)
-      : context_(std::move(context)), kernels_(tested_f32_kernels(context_->isa())) {
+      : context_(std::move(context)),
+        memory_(context_->memory()),
+        kernels_(tested_f32_kernels(context_->isa())) {
     tested_attention_kernels(context_->isa());  // here, so that the first step does not do it
   }
 
@@ -66,10 +69,20 @@ class CpuBackend final : public Backend {
     return fmt::format("CPU, {}, {} thread{}", to_string(context_->isa()), n, n == 1 ? "" : "s");
   }
   bool supports(BackendOp) const noexcept override { return true; }
-  std::size_t available_memory() const override { return cpu::available_memory(); }
+  std::size_t available_memory() const override {
+    const std::size_t limit = memory_->options().limit;
+    return std::min(cpu::available_memory(), limit - std::min(limit, memory_->held()));
+  }
+  MemoryResource* memory() const noexcept override { return memory_.get(); }
 
  private:
-  BufferPtr do_allocate(std::size_t bytes) override { return std::make_shared<HostBuffer>(bytes); }
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
+    return std::make_shared<HostBuffer>(bytes, memory_, tag);
+  }
+
+  std::size_t do_discard(Buffer& buffer, std::size_t offset, std::size_t bytes) override {
+    return memory_->discard(host(buffer, "discard").data() + offset, bytes);
+  }
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
     std::memcpy(host(to, "upload").data() + offset, from.data(), from.size());
@@ -240,10 +253,12 @@ class CpuBackend final : public Backend {
   void do_sync() override {}
 
   std::shared_ptr<const ExecutionContext> context_;
+  std::shared_ptr<HybridMemoryPool> memory_;
   const F32Kernels& kernels_;
-  quant::QuantizedRows quantized_;
+  PmrResource scratch_{*memory_, "activations"};
+  quant::QuantizedRows quantized_ = quant::QuantizedRows::in(&scratch_);
   std::vector<quant::BitLinear::Product> products_;
-  AttentionScratch attention_scratch_;
+  AttentionScratch attention_scratch_{&scratch_};
 };
 
 }  // namespace

@@ -52,7 +52,7 @@ DenseWeights::DenseWeights(const ExecutionContext& context, const LinearWeights&
     : PreparedWeights(w.out, w.in, false, static_cast<std::size_t>(w.out) * kept_row_bytes(w)),
       type_(kept_type(w)),
       row_bytes_(kept_row_bytes(w)),
-      data_(bytes()) {
+      data_(bytes(), context.memory(), "weights") {
   const auto rows = static_cast<std::size_t>(w.out);
   const std::size_t parts = count_parts(context, rows, static_cast<std::size_t>(w.in));
   for_parts(context, rows, parts, [&](std::size_t, std::size_t begin, std::size_t end) {

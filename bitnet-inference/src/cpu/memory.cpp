@@ -3,17 +3,17 @@
 #include "cpu/memory.hpp"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <fstream>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 
 namespace bitnet::inference::cpu {
 namespace {
@@ -21,7 +21,6 @@ namespace {
 // Allocations from here on are compared with what is available: the kernel promises more than it has, and a
 // process that believes it is killed later.
 constexpr std::size_t kCheckedBytes = std::size_t{64} << 20;
-constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
 std::size_t system_headroom() {
   std::ifstream file("/proc/meminfo");
@@ -46,7 +45,8 @@ std::size_t total_memory() {
   return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 }
 
-HostBuffer::HostBuffer(std::size_t bytes) : Buffer(bytes), mapped_(std::max<std::size_t>(bytes, 1)) {
+HostBuffer::HostBuffer(std::size_t bytes, std::shared_ptr<HybridMemoryPool> pool, MemoryTag tag)
+    : Buffer(bytes), pool_(std::move(pool)) {
   if (bytes >= kCheckedBytes) {
     const std::size_t available = available_memory();
     if (bytes > available) {
@@ -54,14 +54,10 @@ HostBuffer::HostBuffer(std::size_t bytes) : Buffer(bytes), mapped_(std::max<std:
                   fmt::format("a buffer of {} bytes: only {} bytes are available", bytes, available));
     }
   }
-  void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) {
-    throw Error(ErrorCode::kOutOfMemory, fmt::format("the system refused a buffer of {} bytes", bytes));
-  }
-  if (bytes >= kHugePageBytes) madvise(p, mapped_, MADV_HUGEPAGE);  // advice: failure changes only speed
-  data_ = static_cast<std::byte*>(p);
+  data_ =
+      static_cast<std::byte*>(pool_->allocate_zeroed(std::max<std::size_t>(bytes, 1), kMaxAlignment, tag));
 }
 
-HostBuffer::~HostBuffer() { munmap(data_, mapped_); }
+HostBuffer::~HostBuffer() { detail::deallocate_or_log(*pool_, data_); }
 
 }  // namespace bitnet::inference::cpu

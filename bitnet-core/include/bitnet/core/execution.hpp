@@ -1,5 +1,6 @@
 #pragma once
-// The machine as the caller wants it used: how many threads, which instruction set. Passed, never global.
+// The machine as the caller wants it used: how many threads, which instruction set, from which memory.
+// Passed, never global.
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -8,6 +9,8 @@
 #include "bitnet/core/isa.hpp"
 
 namespace bitnet {
+
+class HybridMemoryPool;
 
 /// The whole cores that the affinity mask and the cgroup's CPU quota leave to this process, 1 to 1024.
 std::size_t usable_cores();
@@ -27,6 +30,8 @@ class ExecutionContext {
     std::size_t threads = 0;
     /// Empty: default_isa().
     std::optional<Isa> isa;
+    /// Null: a pool of its own, without a limit, whose blocks of 8 MiB and more go back as they are freed.
+    std::shared_ptr<HybridMemoryPool> memory = nullptr;
   };
 
   ExecutionContext();
@@ -39,6 +44,9 @@ class ExecutionContext {
 
   std::size_t threads() const noexcept;
   Isa isa() const noexcept;
+  /// Where what runs here takes its buffers and temporaries. Who keeps a block keeps the pool. May throw what
+  /// making a pool throws, at the first call.
+  const std::shared_ptr<HybridMemoryPool>& memory() const;
 
   /// Calls body(begin, end) on disjoint ranges that cover [0, n), each at least `grain` long except the last,
   /// and returns when all are done. The cut into ranges depends on n, grain and threads() only. An exception

@@ -27,6 +27,8 @@ class KvPool {
   DType type() const noexcept { return type_; }
   std::size_t bytes() const noexcept { return bytes_; }
   KvLayer layer(std::int64_t index) const noexcept;
+  /// Gives the memory of free pages that were in use back to the system; they stay free. Returns bytes.
+  std::size_t discard_free_pages();
   /// Pages that `n_tokens` need.
   std::int64_t pages_for(std::int64_t n_tokens) const noexcept {
     return (n_tokens + page_size_ - 1) / page_size_;
@@ -37,11 +39,13 @@ class KvPool {
 
  private:
   friend class KvCache;
+  Backend* backend_;
   std::int64_t n_pages_, page_size_;
   DType type_;
-  std::size_t bytes_ = 0;
+  std::size_t bytes_ = 0, layer_page_bytes_ = 0;
   std::vector<BufferPtr> keys_, values_;  // one a layer: n_pages of kv_page_bytes()
   std::vector<std::int32_t> free_;        // a stack; lowest page on top at first
+  std::vector<bool> touched_;             // [n_pages], handed out since the last discard_free_pages()
 };
 
 /// One sequence's pages; returns them to the pool at the end of its life. Movable. Must not outlive its pool.

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -19,11 +20,23 @@ namespace bitnet::quant {
 /// Rows quantised by absmax, shared by several BitLinears over the same input (q, k, v; gate, up).
 struct QuantizedRows {
   std::int64_t rows = 0, cols = 0;
-  std::int64_t stride = 0;          ///< bytes from row to row, quantized_stride(cols); padding zero
-  std::vector<std::int8_t> values;  // [rows, stride]
-  std::vector<float> inv_scales;    // [rows], 1 / a as f32
-  std::vector<std::int32_t> sums;   // [rows], Σ values (kernels multiply codes trit + 1 and subtract this)
-  std::vector<float> scratch{};     // of quantize_made_rows: a row a thread, from the first cache line on
+  std::int64_t stride = 0;               ///< bytes from row to row, quantized_stride(cols); padding zero
+  std::pmr::vector<std::int8_t> values;  // [rows, stride]
+  std::pmr::vector<float> inv_scales;    // [rows], 1 / a as f32
+  std::pmr::vector<std::int32_t>
+      sums;                           // [rows], Σ values (kernels multiply codes trit + 1 and subtract this)
+  std::pmr::vector<float> scratch{};  // of quantize_made_rows: a row a thread, from the first cache line on
+
+  /// None yet, whose memory will come from `memory`, which must outlive them.
+  static QuantizedRows in(std::pmr::memory_resource* memory) {
+    return {.rows = 0,
+            .cols = 0,
+            .stride = 0,
+            .values = std::pmr::vector<std::int8_t>(memory),
+            .inv_scales = std::pmr::vector<float>(memory),
+            .sums = std::pmr::vector<std::int32_t>(memory),
+            .scratch = std::pmr::vector<float>(memory)};
+  }
 };
 
 /// Bytes from row to row of QuantizedRows: at least `cols` rounded up to 16 and to 20 (whole lines of either

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bitnet/core/device/backend_types.hpp"
+#include "bitnet/core/memory/memory_resource.hpp"
 #include "bitnet/core/model/model_config.hpp"
 
 namespace bitnet {
@@ -47,8 +48,14 @@ class Backend {
   /// Free memory that caches may take, in bytes.
   virtual std::size_t available_memory() const = 0;
 
-  /// Zero-filled. Throws Error(kOutOfMemory).
-  BufferPtr allocate(std::size_t bytes);
+  /// Where its buffers come from, for reports and limits; null where a backend has no pool.
+  virtual MemoryResource* memory() const noexcept { return nullptr; }
+
+  /// Zero-filled; `tag` says in reports of memory what it is for. Throws Error(kOutOfMemory).
+  BufferPtr allocate(std::size_t bytes, MemoryTag tag = "buffers");
+  /// What lies in these bytes is not needed any more: the backend may give their memory back, and what is
+  /// read there before the next write is unspecified. Returns the bytes given back.
+  std::size_t discard(Buffer& buffer, std::size_t offset, std::size_t bytes);
   void upload(Buffer& to, std::size_t offset, std::span<const std::byte> from);
   void download(const Buffer& from, std::size_t offset, std::span<std::byte> to);
   /// Repacks a linear for this device.
@@ -100,7 +107,8 @@ class Backend {
                         const PreparedWeights& weights, Matrix out);
 
  private:
-  virtual BufferPtr do_allocate(std::size_t bytes) = 0;
+  virtual BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) = 0;
+  virtual std::size_t do_discard(Buffer&, std::size_t /*offset*/, std::size_t /*bytes*/) { return 0; }
   virtual void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) = 0;
   virtual void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) = 0;
   virtual PreparedPtr do_prepare(const LinearWeights& weights) = 0;

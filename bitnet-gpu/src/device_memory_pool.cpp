@@ -1,0 +1,189 @@
+// Live buffers by handle, spare ones by size, and what both add up to.
+#include "device_memory_pool.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <new>
+#include <utility>
+
+#include "bitnet/core/log.hpp"
+
+namespace bitnet::gpu {
+namespace {
+
+constexpr std::size_t kUnit = 256;
+
+/// Eight sizes to each doubling, so that buffers of about one size can take each other's place.
+std::size_t size_of(std::size_t bytes) {
+  const std::size_t step = std::max(kUnit, std::bit_ceil(bytes) / 16);
+  return (bytes + step - 1) / step * step;
+}
+
+bool is_memory(cl_int status) {
+  return status == CL_MEM_OBJECT_ALLOCATION_FAILURE || status == CL_OUT_OF_RESOURCES ||
+         status == CL_OUT_OF_HOST_MEMORY || status == CL_INVALID_BUFFER_SIZE;
+}
+
+}  // namespace
+
+DeviceMemoryPool::DeviceMemoryPool(std::string name, cl_context context, std::size_t limit,
+                                   std::size_t largest)
+    : name_(std::move(name)), limit_(limit), largest_(std::min(limit, largest)) {
+  check(clRetainContext(context), "clRetainContext");
+  context_ = ClContext(context);
+}
+
+DeviceMemoryPool::~DeviceMemoryPool() {
+  if (live_.empty()) return;
+  log(LogLevel::kWarning, fmt::format("memory pool '{}' ends with {} bytes in use", name_, used_));
+  for (const auto& [buffer, live] : live_) ClMem(static_cast<cl_mem>(buffer));  // releases it
+}
+
+std::size_t DeviceMemoryPool::release_spare() {
+  std::size_t bytes = 0;
+  for (const auto& [size, buffer] : spare_) bytes += size;
+  spare_.clear();
+  held_ -= bytes;
+  return bytes;
+}
+
+ClMem DeviceMemoryPool::make(std::size_t bytes, cl_int& status) {
+  if (held_ + bytes > limit_) release_spare();
+  status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  if (held_ + bytes > limit_) return {};
+  cl_mem buffer = clCreateBuffer(context_.get(), CL_MEM_READ_WRITE, bytes, nullptr, &status);
+  if (status != CL_SUCCESS && is_memory(status) && release_spare() != 0)
+    buffer = clCreateBuffer(context_.get(), CL_MEM_READ_WRITE, bytes, nullptr, &status);
+  if (status != CL_SUCCESS) return {};
+  held_ += bytes;
+  peak_held_ = std::max(peak_held_, held_);
+  return ClMem(buffer);
+}
+
+void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag tag, cl_int& status) {
+  if (bytes == 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("memory pool '{}': asked for 0 bytes, a block has at least 1", name_));
+  if (!std::has_single_bit(alignment) || alignment > kMaxAlignment)
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("memory pool '{}': asked for an alignment of {}: expected a power of two up to {}", name_,
+                    alignment, kMaxAlignment));
+  status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  if (bytes > largest_) {
+    ++refusals_;
+    return nullptr;
+  }
+  const std::size_t size = std::min(size_of(bytes), largest_);
+  TagStats& use = tags_.try_emplace(tag).first->second;
+  ClMem buffer;
+  if (const auto spare = spare_.find(size); spare != spare_.end()) {
+    buffer = std::move(spare->second);
+    spare_.erase(spare);
+  } else {
+    buffer = make(size, status);
+  }
+  if (!buffer) {
+    if (is_memory(status)) ++refusals_;
+    return nullptr;
+  }
+  try {
+    live_.emplace(buffer.get(), Live{bytes, size, tag});
+  } catch (const std::bad_alloc&) {
+    held_ -= size;
+    throw;
+  }
+  used_ += size;
+  peak_used_ = std::max(peak_used_, used_);
+  ++allocations_;
+  asked_ += bytes;
+  given_ += size;
+  ++use.allocations;
+  use.used += bytes;
+  use.peak = std::max(use.peak, use.used);
+  return buffer.release();
+}
+
+void* DeviceMemoryPool::allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {
+  const std::lock_guard lock(mutex_);
+  cl_int status = CL_SUCCESS;
+  void* buffer = with_context(name_, [&] { return take(bytes, alignment, tag, status); });
+  if (buffer != nullptr) return buffer;
+  if (!is_memory(status)) check(status, fmt::format("{}: clCreateBuffer of {} bytes", name_, bytes));
+  throw Error(
+      ErrorCode::kOutOfMemory,
+      fmt::format("memory pool '{}': asked for {} bytes ({}), {} used ({} held), limit {} bytes, {} of "
+                  "one buffer: {}",
+                  name_, bytes, tag, used_, held_, limit_, largest_, error_name(status)));
+}
+
+void* DeviceMemoryPool::try_allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {
+  const std::lock_guard lock(mutex_);
+  cl_int status = CL_SUCCESS;
+  void* buffer = with_context(name_, [&] { return take(bytes, alignment, tag, status); });
+  if (buffer == nullptr && !is_memory(status))
+    check(status, fmt::format("{}: clCreateBuffer of {} bytes", name_, bytes));
+  return buffer;
+}
+
+void DeviceMemoryPool::deallocate(void* buffer) {
+  if (buffer == nullptr) return;
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(buffer);
+  if (found == live_.end())
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("memory pool '{}': {} is no live buffer of it: free already, or another's", name_,
+                            fmt::ptr(buffer)));
+  const Live live = found->second;
+  live_.erase(found);
+  ClMem given(static_cast<cl_mem>(buffer));
+  try {
+    spare_.emplace(live.bytes, std::move(given));
+  } catch (const std::bad_alloc&) {  // then the driver gets it now
+    held_ -= live.bytes;
+  }
+  used_ -= live.bytes;
+  ++frees_;
+  tags_.at(live.tag).used -= live.asked;
+}
+
+TrimReport DeviceMemoryPool::trim() {
+  const std::lock_guard lock(mutex_);
+  return {.offered = release_spare(), .returned = 0};
+}
+
+std::size_t DeviceMemoryPool::free_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return limit_ - std::min(limit_, used_);
+}
+
+MemoryStats DeviceMemoryPool::stats() const {
+  const std::lock_guard lock(mutex_);
+  MemoryStats out;
+  out.name = name_;
+  out.used = used_;
+  out.held = held_;
+  out.limit = limit_;
+  out.peak_used = peak_used_;
+  out.peak_held = peak_held_;
+  out.allocations = allocations_;
+  out.frees = frees_;
+  out.refusals = refusals_;
+  out.large_asked = asked_;
+  out.large_given = given_;
+  out.free_bytes = held_ - used_;
+  out.largest_free = spare_.empty() ? 0 : spare_.rbegin()->first;
+  if (allocations_ != 0) out.size_classes.push_back({0, allocations_, allocations_ - frees_});
+  return out;
+}
+
+std::vector<TagStats> DeviceMemoryPool::tags() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<TagStats> out;
+  for (const auto& [tag, use] : tags_) out.push_back({std::string(tag), use.allocations, use.used, use.peak});
+  return out;
+}
+
+}  // namespace bitnet::gpu

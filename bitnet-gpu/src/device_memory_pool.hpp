@@ -1,0 +1,81 @@
+#pragma once
+// The memory of one OpenCL context as a bitnet::MemoryResource: its blocks are cl_mem handles. The host's
+// pool is bitnet-core's HybridMemoryPool.
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "bitnet/core/memory/memory_handle.hpp"
+#include "bitnet/core/memory/memory_resource.hpp"
+#include "cl_objects.hpp"
+
+namespace bitnet::gpu {
+
+/// Buffers that are given back wait for the next request of their size, since drivers take long to make one;
+/// trim(), or a request that needs the room, gives them back to the driver. All users of a pool must issue
+/// their work to one in-order queue: a buffer may be handed out again while work on it is still queued.
+/// Thread-safe.
+class DeviceMemoryPool final : public MemoryResource {
+ public:
+  /// `name`: of the device; `limit`: bytes of all buffers; `largest`: bytes of one. Keeps the context alive.
+  DeviceMemoryPool(std::string name, cl_context context, std::size_t limit, std::size_t largest);
+  ~DeviceMemoryPool() override;
+
+  /// A cl_mem, as large as asked for or up to an eighth larger. `alignment` is checked, but not heeded: the
+  /// driver aligns buffers for every type of OpenCL.
+  [[nodiscard]] void* allocate(std::size_t bytes, std::size_t alignment = kDefaultAlignment,
+                               MemoryTag tag = kUntagged) override;
+  [[nodiscard]] void* try_allocate(std::size_t bytes, std::size_t alignment = kDefaultAlignment,
+                                   MemoryTag tag = kUntagged) override;
+  void deallocate(void* buffer) override;
+
+  std::string_view name() const noexcept override { return name_; }
+  MemoryStats stats() const override;
+  /// `returned` stays 0: no driver says what it gave back to the system.
+  TrimReport trim() override;
+  std::vector<TagStats> tags() const;
+  /// Bytes that live buffers leave of the limit.
+  std::size_t free_bytes() const;
+
+ private:
+  struct Live {
+    std::size_t asked, bytes;
+    MemoryTag tag;
+  };
+  void* take(std::size_t bytes, std::size_t alignment, MemoryTag tag, cl_int& status);
+  ClMem make(std::size_t bytes, cl_int& status);
+  std::size_t release_spare();
+
+  const std::string name_;
+  ClContext context_;
+  const std::size_t limit_, largest_;
+  mutable std::mutex mutex_;  // everything below is under it
+  std::unordered_map<void*, Live> live_;
+  std::multimap<std::size_t, ClMem> spare_;  // by size
+  std::map<std::string_view, TagStats> tags_;
+  std::size_t used_ = 0, held_ = 0, peak_used_ = 0, peak_held_ = 0;
+  std::uint64_t allocations_ = 0, frees_ = 0, refusals_ = 0, asked_ = 0, given_ = 0;
+};
+
+/// A buffer of a pool that it keeps alive, or none.
+class PooledMem {
+ public:
+  PooledMem() = default;
+  /// At least one byte: OpenCL has no empty buffers. Throws what DeviceMemoryPool::allocate throws.
+  PooledMem(std::shared_ptr<DeviceMemoryPool> pool, std::size_t bytes, MemoryTag tag)
+      : pool_(std::move(pool)), block_(*pool_, bytes == 0 ? 1 : bytes, kDefaultAlignment, tag) {}
+  cl_mem get() const { return block_ ? static_cast<cl_mem>(block_.data()) : nullptr; }
+  std::size_t bytes() const noexcept { return block_ ? block_.size() : 0; }
+
+ private:
+  std::shared_ptr<DeviceMemoryPool> pool_;  // outlives the block
+  MemoryBlock block_;
+};
+
+}  // namespace bitnet::gpu
