@@ -6,10 +6,10 @@
 namespace bitnet::cli {
 
 std::span<const Command> commands() {
-  static const std::vector<Command> table = {kRunCommand,        kChatCommand,    kBatchCommand,
-                                             kPerplexityCommand, kBenchCommand,   kTokenizeCommand,
-                                             kInspectCommand,    kConvertCommand, kQuantizeCommand,
-                                             kTrainCommand,      kDevicesCommand, kSynthCommand};
+  static const std::vector<Command> table = {
+      kRunCommand,      kChatCommand,    kBatchCommand,   kPerplexityCommand, kBenchCommand,
+      kTokenizeCommand, kInspectCommand, kConvertCommand, kQuantizeCommand,   kTrainCommand,
+      kDevicesCommand,  kSynthCommand,   kProfileCommand};
   return table;
 }
 

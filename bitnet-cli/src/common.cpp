@@ -131,10 +131,12 @@ std::size_t thread_count(std::int64_t asked) {
   return asked == 0 ? usable_cores() : static_cast<std::size_t>(asked);
 }
 
-std::shared_ptr<const ExecutionContext> make_context(const Values& values) {
+std::shared_ptr<const ExecutionContext> make_context(const Values& values,
+                                                     std::shared_ptr<HybridMemoryPool> memory) {
   ExecutionContext::Options options;
   options.threads = thread_count(values.integer(opt::kThreads));
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
+  options.memory = std::move(memory);
   return std::make_shared<const ExecutionContext>(options);
 }
 

@@ -62,8 +62,9 @@ void check_out(Io& io);
 
 /// Of a value of --threads: 0 stands for all cores that this process may use, whatever the environment says.
 std::size_t thread_count(std::int64_t asked);
-/// Of --threads and --isa.
-std::shared_ptr<const ExecutionContext> make_context(const Values& values);
+/// Of --threads and --isa; without `memory`, with a pool of its own.
+std::shared_ptr<const ExecutionContext> make_context(const Values& values,
+                                                     std::shared_ptr<HybridMemoryPool> memory = nullptr);
 
 /// Largest resident memory of this process so far, in bytes.
 std::uint64_t peak_memory_bytes();

@@ -84,6 +84,8 @@ const Option kBenchGen{kInputGroup, "n-gen", 'n', Kind::kText, "N,…", "measure
 const Option kBenchBatch{kInputGroup, "batch", 'b', Kind::kText, "N,…", "decode N sequences at a time", "1,4,16", ""};
 const Option kBenchThreads{kModelGroup, "threads", 't', Kind::kText, "N,…", "worker threads; 0: as many as this process may use", "0", "", "BITNET_THREADS"};
 const Option kBenchRepetitions{kInputGroup, "repetitions", 'r', Kind::kInteger, "N", "samples of each test, after one that is not counted", "5", "", nullptr, 1, 1000};
+const Option kTracking{kInputGroup, "tracking", 0, Kind::kChoice, "none|basic|standard|detailed", "how much the memory pool writes down; detailed has a stack for each live block", "detailed", ""};
+const Option kProfileOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "write a page with charts (HTML)", "", ""};
 const Option kBenchOutput{kOutputGroup, "output", 'o', Kind::kChoice, "md|csv|json", "what to write to standard output: a table, or figures for programs", "md", ""};
 
 const Option kConfig{kCommonGroup, "config", 0, Kind::kText, "FILE", "yaml file with values for these options (top_k: 20); options and environment win over it", "", ""};

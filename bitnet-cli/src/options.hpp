@@ -52,6 +52,7 @@ extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, 
     kTrainResume;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
+extern const Option kTracking, kProfileOutput;
 extern const Option kConfig, kVerbose, kHelp;  // common
 }  // namespace opt
 

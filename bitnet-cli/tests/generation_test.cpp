@@ -361,5 +361,34 @@ TEST_F(PerplexityTest, WrongInput) {
                "from 8");
 }
 
+class ProfileTest : public CliTest {};
+
+TEST_F(ProfileTest, MemoryIsPrintedAndDrawn) {
+  const std::string page = file("memory.html");
+  const auto o =
+      call({"profile", "memory", "-m", model(), "-p", "hello", "-n", "4", "--seed", "1", "-o", page});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.out, ::testing::StartsWith("memory pool 'host'\n"));
+  for (const char* part :
+       {"fragmentation of it", "bytes of a block", "kv pages", "activations", "allocations/s"})
+    EXPECT_THAT(o.out, HasSubstr(part));
+  EXPECT_THAT(o.out, HasSubstr("nothing is left of"));
+  std::ifstream in(page);
+  const std::string html((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_THAT(html, HasSubstr("<svg"));
+  EXPECT_THAT(html, HasSubstr("Memory over time"));
+  const auto none =
+      call({"profile", "memory", "-m", model(), "-p", "hello", "-n", "4", "--tracking", "none"});
+  ASSERT_EQ(none.code, kOk) << none.err;
+  EXPECT_THAT(none.out, HasSubstr("not kept"));
+}
+
+TEST_F(ProfileTest, WrongUsageSaysWhatThereIs) {
+  EXPECT_FAILS(call({"profile", "time", "-m", model(), "-p", "a"}), kUsage, "only `bitnet profile memory`");
+  EXPECT_FAILS(call({"profile", "memory", "-p", "a"}), kUsage, "missing option -m (--model)");
+  EXPECT_FAILS(call({"profile", "memory", "-m", model(), "-p", "a", "--tracking", "all"}), kUsage,
+               "none, basic, standard, detailed");
+}
+
 }  // namespace
 }  // namespace bitnet::cli
