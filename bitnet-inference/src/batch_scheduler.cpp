@@ -12,6 +12,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
+#include "bitnet/core/memory/memory_pressure.hpp"
 #include "bitnet/inference/kv_cache.hpp"
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
@@ -96,9 +97,10 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
 }  // namespace
 
 struct BatchScheduler::Impl {
-  Impl(std::shared_ptr<const Model> m, const Sizes& s)
+  Impl(std::shared_ptr<const Model> m, const Sizes& s, std::shared_ptr<const PressureMonitor> p)
       : model(std::move(m)),
         sizes(s),
+        pressure(std::move(p)),
         forward(model, s.n_ctx, s.step_rows, s.logit_rows()),
         pool(model->backend(), model->config(), s.n_pages, s.page_size, s.kv_type) {
     logits.resize(static_cast<std::size_t>(s.logit_rows() * model->config().vocab_size));
@@ -122,8 +124,9 @@ struct BatchScheduler::Impl {
   SequencePtr pop_finished();
   void retire(Sequence& s);
   void drop_cancelled();
+  void heed_pressure();
   void admit();
-  void preempt_last();
+  void send_back_last();
   void make_room();
   void plan();
   std::int64_t room_in_pages(const Sequence& s) const;
@@ -136,6 +139,8 @@ struct BatchScheduler::Impl {
 
   std::shared_ptr<const Model> model;
   Sizes sizes;
+  std::shared_ptr<const PressureMonitor> pressure;
+  MemoryPressure level = MemoryPressure::kNone;  // as of this step
   ForwardPass forward;
   KvPool pool;
   std::deque<SequencePtr> waiting;
@@ -200,9 +205,24 @@ void BatchScheduler::Impl::drop_cancelled() {
   collect_finished();
 }
 
+/// What a rise of the monitor's level asks for; its hysteresis keeps this from happening all the time.
+void BatchScheduler::Impl::heed_pressure() {
+  if (pressure == nullptr) return;
+  const MemoryPressure before = std::exchange(level, pressure->level());
+  if (level <= before) return;
+  if (level == MemoryPressure::kCritical) {
+    const std::size_t keep = (running.size() + 1) / 2;
+    for (; running.size() > keep; ++counts.yielded) send_back_last();
+  }
+  counts.kv_discarded += pool.discard_free_pages();
+  MemoryResource* const memory = model->backend().memory();
+  if (level >= MemoryPressure::kHigh && memory != nullptr) memory->trim();
+}
+
 /// Lets the head of the queue join while there is a place and pages for all of its tokens.
 void BatchScheduler::Impl::admit() {
   while (!waiting.empty() && static_cast<std::int64_t>(running.size()) < sizes.max_sequences) {
+    if (level >= MemoryPressure::kHigh && !running.empty()) return;
     Sequence& s = *waiting.front();
     try {
       s.cache.emplace(pool, sizes.n_ctx);
@@ -220,11 +240,10 @@ void BatchScheduler::Impl::admit() {
   }
 }
 
-void BatchScheduler::Impl::preempt_last() {
+void BatchScheduler::Impl::send_back_last() {
   SequencePtr s = std::move(running.back());
   running.pop_back();
   s->cache.reset();
-  ++counts.preemptions;
   waiting.push_front(std::move(s));
 }
 
@@ -234,7 +253,8 @@ void BatchScheduler::Impl::make_room() {
   for (std::size_t i = 0; i < running.size(); ++i) {
     while (i < running.size() &&
            !running[i]->cache->reserve(static_cast<std::int64_t>(running[i]->generator.tokens().size()))) {
-      preempt_last();
+      send_back_last();
+      ++counts.preemptions;
     }
   }
 }
@@ -266,7 +286,7 @@ void BatchScheduler::Impl::plan() {
     s->rows = std::min(left, s->pending());
     left -= s->rows;
   }
-  left = std::min(left, sizes.draft_rows);
+  left = level == MemoryPressure::kNone ? std::min(left, sizes.draft_rows) : 0;
   std::int64_t sharing = std::count_if(running.begin(), running.end(),
                                        [](const SequencePtr& s) { return s->rows == s->pending(); });
   ids.clear();
@@ -351,7 +371,7 @@ void BatchScheduler::Impl::run_batch() {
 
 BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options) try {
   const Sizes sizes = choose_sizes(*model, options);
-  impl_ = std::make_unique<Impl>(std::move(model), sizes);
+  impl_ = std::make_unique<Impl>(std::move(model), sizes, options.pressure);
 } catch (const std::bad_alloc&) {
   throw_out_of_memory("a batch");
 }
@@ -388,6 +408,7 @@ bool BatchScheduler::step() {
   if (m.depth != 0) throw Error(ErrorCode::kInvalidArgument, "step() was called by a callback of step()");
   const Impl::Scope scope(m);
   m.drop_cancelled();
+  m.heed_pressure();
   m.make_room();
   m.admit();
   // A request for no tokens is done before it is evaluated.

@@ -152,6 +152,7 @@ std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler(std::int64_t max
   options.kv_memory_bytes = options_.kv_memory_bytes;
   options.step_rows = options_.chunk_rows;
   options.kv_type = options_.kv_type;
+  options.pressure = pressure_;
   return std::make_unique<BatchScheduler>(model_, options);
 }
 

@@ -1,6 +1,7 @@
 // `bitnet batch`: many prompts from a file through the continuous-batching scheduler, records to a file. The
 // formats are in batch_items.cpp and batch_records.cpp.
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <ostream>
@@ -8,6 +9,7 @@
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/memory/memory_pressure.hpp"
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/utf8.hpp"
@@ -30,6 +32,9 @@ constexpr std::int64_t kMostSequences = 64;
 /// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
 /// huge file is not tokenised all at once.
 constexpr std::int64_t kMaxWaiting = 64;
+
+/// Between two readings of memory pressure.
+constexpr std::chrono::milliseconds kPressureInterval{500};
 
 class Batch {
  public:
@@ -72,6 +77,8 @@ class Batch {
   std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
   std::int64_t new_tokens_ = 0;
   std::unique_ptr<inference::InferenceEngine> engine_;
+  std::shared_ptr<PressureMonitor> pressure_ =
+      std::make_shared<PressureMonitor>();  // reads while work() runs
   std::vector<std::string> other_devices_;  // of --device auto
   std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows
   ErrorMonitor faults_{{.report = [this](const std::string& line) { say_note(line); }}};  // of passes
@@ -322,6 +329,7 @@ bool Batch::next_device() {
 
 std::unique_ptr<inference::BatchScheduler> Batch::make_scheduler() {
   try {
+    engine_->set_pressure(pressure_);
     auto scheduler = engine_->make_scheduler(sequences_);
     sequences_ = scheduler->max_sequences();
     if (values_.flag(opt::kVerbose))
@@ -341,6 +349,7 @@ void Batch::work() {
   engine_ = load_engine(values_, io_);
   other_devices_ = engine_->selection().alternatives;
   if (!to_stdout()) open_journal(records_);
+  pressure_->start(kPressureInterval);
   Recovery recovery(rules(), &faults_, [this](const std::string& line) { say_note(line); });
   RecoveringScheduler scheduler([this] { return make_scheduler(); }, recovery);
   bar_ = std::make_unique<ProgressBar>(io_, "items");
@@ -370,6 +379,8 @@ void Batch::say_details(const RecoveringScheduler& scheduler) const {
   io_.err << "batch: prompts of " << s.shortest << " to " << grouped(s.longest)
           << " tokens, half of them up to " << grouped(s.median) << ", " << grouped(s.total) << " in all\n";
   const auto stats = scheduler.stats();
+  if (stats.yielded > 0)
+    io_.err << "batch: " << stats.yielded << " sequences waited because memory was short\n";
   if (stats.drafted_tokens > 0)
     io_.err << "batch: "
             << draft_text(static_cast<std::int64_t>(stats.drafted_tokens),

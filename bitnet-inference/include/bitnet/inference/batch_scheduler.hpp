@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bitnet/core/memory/memory_pressure.hpp"
 #include "bitnet/inference/generation.hpp"
 #include "bitnet/inference/model.hpp"
 
@@ -36,6 +37,10 @@ struct SchedulerOptions {
   /// what is left of step_rows and of the pool, and 2 · vocabulary floats each are allocated for them.
   std::int64_t draft_rows = 16;
   std::optional<DType> kv_type = {};  ///< of the KV cache; none: what the model's policy says (f16)
+  /// What each step heeds, or null. From kLow on nothing is drafted; from kHigh on nobody joins while others
+  /// run; when kCritical comes, the younger half goes back to the queue. Each time that the level rises, the
+  /// cache gives the memory of its free pages back, from kHigh on the backend's pool its free blocks, too.
+  std::shared_ptr<const PressureMonitor> pressure = {};
 };
 
 struct SchedulerStats {
@@ -46,6 +51,8 @@ struct SchedulerStats {
   std::uint64_t accepted_tokens = 0;  ///< of those, the ones that were also sampled
   std::uint64_t finished = 0;
   std::uint64_t preemptions = 0;  ///< sequences sent back to the queue because the pool was full
+  std::uint64_t yielded = 0;      ///< sequences sent back to the queue because of memory pressure
+  std::size_t kv_discarded = 0;   ///< bytes of free pages that went back to the system because of it
   std::int64_t max_running = 0;   ///< most sequences in one step
   std::int64_t running = 0, waiting = 0;
   std::int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_peak = 0;

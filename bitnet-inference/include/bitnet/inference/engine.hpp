@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/device/registry.hpp"
@@ -75,6 +76,10 @@ class InferenceEngine {
                                           const GenerationOptions& options = {},
                                           const TextCallback& on_text = {});
 
+  /// What schedulers made from now on heed (SchedulerOptions::pressure).
+  void set_pressure(std::shared_ptr<const PressureMonitor> monitor) noexcept {
+    pressure_ = std::move(monitor);
+  }
   /// A scheduler for many sequences on this model, with this engine's limits; `max_sequences` > 0 is another
   /// limit than the options'.
   std::unique_ptr<BatchScheduler> make_scheduler(std::int64_t max_sequences = 0) const;
@@ -86,6 +91,7 @@ class InferenceEngine {
   void load_on(OpenedDevice& opened);
   EngineOptions options_;
   Selection selection_;
+  std::shared_ptr<const PressureMonitor> pressure_;
   std::vector<BackendOp> fallback_ops_;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Session> session_;
