@@ -1,0 +1,164 @@
+// The memory pool beside malloc, oneTBB's scalable_malloc and mimalloc: allocating and freeing some blocks of
+// one size in turn on one thread, and two threads of which one allocates and the other frees. Reported is the
+// time of one call. mimalloc is loaded at run time, since linking it would replace malloc; without it at
+// configure time its rows are absent. Take medians: --benchmark_repetitions=9.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bench.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+
+// What is not instrumented hands memory from thread to thread in ways that ThreadSanitizer does not see.
+#if defined(__SANITIZE_THREAD__)
+#define BITNET_OWN_ONLY 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BITNET_OWN_ONLY 1
+#endif
+#endif
+#if !defined(BITNET_OWN_ONLY)
+#include <tbb/scalable_allocator.h>
+#endif
+
+namespace bitnet::benchmarks {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Allocator {
+  std::string name;
+  void* (*allocate)(std::size_t);
+  void (*free)(void*);
+};
+
+template <TrackingLevel Level>
+HybridMemoryPool& pool() {
+  static HybridMemoryPool made([] {
+    MemoryPoolOptions options;
+    options.tracking = Level;
+    return options;
+  }());
+  return made;
+}
+
+template <TrackingLevel Level>
+Allocator of_pool(std::string name) {
+  return {std::move(name), [](std::size_t bytes) { return pool<Level>().allocate(bytes); },
+          [](void* p) { pool<Level>().deallocate(p); }};
+}
+
+std::vector<Allocator> allocators() {
+  std::vector<Allocator> out{of_pool<TrackingLevel::kBasic>("pool"),
+                             of_pool<TrackingLevel::kNone>("pool_untracked"),
+                             of_pool<TrackingLevel::kStandard>("pool_standard"),
+                             of_pool<TrackingLevel::kDetailed>("pool_detailed"),
+                             {"malloc", std::malloc, std::free}};
+#if !defined(BITNET_OWN_ONLY)
+  out.push_back({"scalable_malloc", scalable_malloc, scalable_free});
+#if defined(BITNET_MIMALLOC)
+  if (void* library = dlopen(BITNET_MIMALLOC, RTLD_NOW | RTLD_LOCAL)) {
+    const auto allocate = reinterpret_cast<void* (*)(std::size_t)>(dlsym(library, "mi_malloc"));
+    const auto free = reinterpret_cast<void (*)(void*)>(dlsym(library, "mi_free"));
+    if (allocate != nullptr && free != nullptr) out.push_back({"mimalloc", allocate, free});
+  }
+#endif
+#endif
+  return out;
+}
+
+enum class Part { kAllocate, kFree };
+
+/// Of so many blocks at a time, in the order of allocation; the first byte of each is written in between.
+void alone(benchmark::State& state, const Allocator& a, std::size_t bytes, Part part) {
+  const std::size_t n = bytes <= 65536 ? 256 : 16;
+  std::vector<unsigned char*> blocks(n);
+  for (auto _ : state) {
+    const auto begin = Clock::now();
+    for (auto& block : blocks) block = static_cast<unsigned char*>(a.allocate(bytes));
+    const auto between = Clock::now();
+    for (auto* block : blocks) *block = 1;
+    const auto ready = Clock::now();
+    for (auto* block : blocks) a.free(block);
+    const auto end = Clock::now();
+    const std::chrono::duration<double> time = part == Part::kAllocate ? between - begin : end - ready;
+    state.SetIterationTime(time.count() / static_cast<double>(n));
+  }
+}
+
+/// A ring from one thread to another.
+class Ring {
+ public:
+  void push(void* p) {
+    const std::size_t at = written_.load(std::memory_order_relaxed);
+    while (at - read_.load(std::memory_order_acquire) == kPlaces) std::this_thread::yield();
+    places_[at % kPlaces] = p;
+    written_.store(at + 1, std::memory_order_release);
+  }
+  void* pop() {
+    const std::size_t at = read_.load(std::memory_order_relaxed);
+    while (written_.load(std::memory_order_acquire) == at) std::this_thread::yield();
+    void* p = places_[at % kPlaces];
+    read_.store(at + 1, std::memory_order_release);
+    return p;
+  }
+
+ private:
+  static constexpr std::size_t kPlaces = 256;
+  std::array<void*, kPlaces> places_{};
+  alignas(64) std::atomic<std::size_t> written_{0};
+  alignas(64) std::atomic<std::size_t> read_{0};
+};
+
+/// The time in which one block is allocated by one thread and freed by another, both at work at once.
+void passed(benchmark::State& state, const Allocator& a, std::size_t bytes) {
+  const std::size_t n = bytes <= 65536 ? 20000 : 2000;
+  for (auto _ : state) {
+    Ring ring;
+    std::atomic<bool> go{false};
+    std::thread other([&] {
+      while (!go) std::this_thread::yield();
+      for (std::size_t i = 0; i < n; ++i) a.free(ring.pop());
+    });
+    const auto begin = Clock::now();
+    go = true;
+    for (std::size_t i = 0; i < n; ++i) {
+      auto* block = static_cast<unsigned char*>(a.allocate(bytes));
+      *block = 1;
+      ring.push(block);
+    }
+    other.join();
+    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count() /
+                           static_cast<double>(n));
+  }
+}
+
+}  // namespace
+
+void register_benchmarks() {
+  for (const Allocator& a : allocators()) {
+    for (const std::size_t bytes : {16, 64, 256, 1024, 4096, 32768, 131072, 1048576, 8388608}) {
+      const std::string size =
+          "/" + std::string(bytes == 64 ? "tiny" : "bytes") + ":" + std::to_string(bytes);
+      const auto add = [&](const std::string& what, int iterations, auto body) {
+        benchmark::RegisterBenchmark((what + "/" + a.name + size).c_str(), body)
+            ->UseManualTime()
+            ->Iterations(iterations);
+      };
+      const int rounds = bytes <= 65536 ? 2000 : 500;
+      add("allocate", rounds, [=](benchmark::State& s) { alone(s, a, bytes, Part::kAllocate); });
+      add("free", rounds, [=](benchmark::State& s) { alone(s, a, bytes, Part::kFree); });
+      add("passed", 10, [=](benchmark::State& s) { passed(s, a, bytes); });
+    }
+  }
+}
+
+}  // namespace bitnet::benchmarks

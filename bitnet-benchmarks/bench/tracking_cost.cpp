@@ -1,0 +1,124 @@
+// What the tracking levels of the memory pool cost a training step of the shipped model
+// (configs/train/demo.yaml): one model a level, each on a context with a pool of that level, whose steps
+// alternate. Printed are the median step and, as the median over rounds, how much longer it took than the
+// step without tracking of the same round.
+//   bitnet_tracking_cost [rounds]
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/rng.hpp"
+#include "bitnet/core/statistics.hpp"
+#include "bitnet/training/modules.hpp"
+#include "bitnet/training/optimizer.hpp"
+
+namespace bitnet {
+namespace {
+
+constexpr std::array kLevels{TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kStandard,
+                             TrackingLevel::kDetailed};
+constexpr std::int64_t kSequences = 2, kLength = 512;
+
+ModelConfig shape() {
+  ModelConfig c;
+  c.architecture = "bitnet-b1.58";
+  c.vocab_size = 4096;
+  c.hidden_size = 512;
+  c.intermediate_size = 1024;
+  c.n_layers = 3;
+  c.n_heads = 8;
+  c.n_kv_heads = 4;
+  c.head_dim = 64;
+  c.max_position = kLength;
+  return c;
+}
+
+std::shared_ptr<HybridMemoryPool> make_pool(TrackingLevel level) {
+  MemoryPoolOptions options = host_pool_options();
+  options.tracking = level;
+  return std::make_shared<HybridMemoryPool>(options);
+}
+
+class Training {
+ public:
+  explicit Training(TrackingLevel level) : pool_(make_pool(level)), context_(machine(pool_)) {
+    Rng rng(1);
+    model_.initialize(rng, 0.02f);
+    model_.refresh(context_);
+    for (std::int64_t i = 0; i < kSequences * kLength; ++i) {
+      inputs_.push_back(static_cast<std::int32_t>(rng.below(4096)));
+      targets_.push_back(static_cast<std::int32_t>(rng.below(4096)));
+    }
+  }
+
+  /// Seconds of one step.
+  double step() {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto loss = training::cross_entropy(tape_, model_.forward(tape_, inputs_, kLength), targets_,
+                                              1.0f / static_cast<float>(targets_.size()));
+    tape_.backward(loss);
+    tape_.reset();
+    optimizer_.step(context_, 1e-3f, 0.1f, 1.0f);
+    model_.refresh(context_);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  std::uint64_t allocations() const { return pool_->stats().allocations; }
+
+ private:
+  static ExecutionContext::Options machine(std::shared_ptr<HybridMemoryPool> pool) {
+    ExecutionContext::Options options;
+    options.memory = std::move(pool);
+    return options;
+  }
+  std::shared_ptr<HybridMemoryPool> pool_;
+  ExecutionContext context_;
+  training::LanguageModel model_{shape(), training::Quantization::kTernary};
+  training::AdamW optimizer_{model_.parameters(), {}};
+  training::Tape tape_{context_};
+  std::vector<std::int32_t> inputs_, targets_;
+};
+
+int run(int rounds) {
+  std::array<std::unique_ptr<Training>, kLevels.size()> runs;
+  for (std::size_t i = 0; i < kLevels.size(); ++i) {
+    runs[i] = std::make_unique<Training>(kLevels[i]);
+    for (int warm = 0; warm < 2; ++warm) runs[i]->step();
+  }
+  const std::uint64_t before = runs[0]->allocations();
+  std::array<std::vector<double>, kLevels.size()> seconds, more;
+  for (int round = 0; round < rounds; ++round) {
+    std::array<double, kLevels.size()> took{};
+    for (std::size_t k = 0; k < kLevels.size(); ++k) {
+      const std::size_t i = (k + static_cast<std::size_t>(round)) % kLevels.size();
+      took[i] = runs[i]->step();
+    }
+    for (std::size_t i = 0; i < kLevels.size(); ++i) {
+      seconds[i].push_back(took[i]);
+      more[i].push_back(100 * (took[i] / took[0] - 1));
+    }
+  }
+  std::printf("%.0f allocations a step\n",
+              static_cast<double>(runs[0]->allocations() - before) / static_cast<double>(rounds));
+  for (std::size_t i = 0; i < kLevels.size(); ++i)
+    std::printf("%-8s %7.1f ms %+5.2f %%\n", std::string(to_string(kLevels[i])).c_str(),
+                1000 * median(seconds[i]), median(more[i]));
+  return 0;
+}
+
+}  // namespace
+}  // namespace bitnet
+
+int main(int argc, char** argv) {
+  try {
+    return bitnet::run(argc > 1 ? std::atoi(argv[1]) : 40);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+}
