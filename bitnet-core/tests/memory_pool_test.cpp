@@ -5,8 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <memory_resource>
 #include <string>
@@ -325,6 +328,69 @@ TEST(Pool, TrimReturnsWhatWasWrittenAndKeepsLiveBlocks) {
   std::memset(again.data(), 3, again.size());
 }
 
+TEST(Pool, WhatIsBeingTrimmedIsNotMissing) {
+  HybridMemoryPool pool(with_limit(256 * kMiB));
+  std::atomic<bool> done{false};
+  std::thread trims([&] {
+    while (!done) pool.trim();
+  });
+  for (int round = 0; round < 300; ++round) {  // of an empty pool, whose range is one free block
+    auto* p = static_cast<char*>(pool.try_allocate(100 * kMiB));
+    EXPECT_NE(p, nullptr) << "round " << round;
+    if (p == nullptr) break;
+    for (std::size_t i = 0; i < 100 * kMiB; i += kMiB) p[i] = 1;
+    pool.deallocate(p);
+    EXPECT_LE(pool.stats().used, pool.held());
+  }
+  done = true;
+  trims.join();
+}
+
+/// Locks all memory of the process, which the system then refuses to take back page by page.
+class LockedMemory : public testing::Test {
+ protected:
+  void SetUp() override {
+#ifdef BITNET_ASAN
+    GTEST_SKIP() << "AddressSanitizer locks nothing";
+#endif
+    if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+      GTEST_SKIP() << "this process may not lock its memory";
+  }
+  void TearDown() override { munlockall(); }
+};
+
+TEST_F(LockedMemory, IsZeroedAndTakenBackAllTheSame) {
+  MemoryPoolOptions options = unchecked();
+  options.release_from = kMiB;
+  HybridMemoryPool pool(options);
+  const auto all_zero = [](const unsigned char* p, std::size_t n) {
+    return std::all_of(p, p + n, [](unsigned char c) { return c == 0; });
+  };
+  const std::size_t bytes = 4 * kMiB;
+  for (int round = 0; round < 3; ++round) {
+    auto* p = static_cast<unsigned char*>(pool.allocate_zeroed(bytes));
+    ASSERT_TRUE(all_zero(p, bytes));
+    std::memset(p, 1, bytes);
+    EXPECT_EQ(pool.discard(p, kMiB), 0u);
+    EXPECT_TRUE(all_zero(p, kMiB));
+    pool.deallocate(p);
+    EXPECT_EQ(pool.trim().offered, 0u);
+  }
+  std::vector<void*> first;
+  for (int i = 0; i < 50; ++i) first.push_back(pool.allocate((1 + static_cast<std::size_t>(i) % 7) * 65537));
+  pool.reset();
+  std::vector<std::pair<char*, std::size_t>> blocks;
+  for (std::size_t i = 0; i < 200; ++i) {
+    const std::size_t n = 1000 + i * 7919 % 300000;
+    blocks.emplace_back(static_cast<char*>(pool.allocate(n)), n);
+    std::memset(blocks.back().first, static_cast<int>(i % 100), n);
+  }
+  for (std::size_t i = 0; i < blocks.size(); ++i) {  // none lies on another
+    const auto [p, n] = blocks[i];
+    ASSERT_TRUE(std::all_of(p, p + n, [&](char c) { return c == static_cast<char>(i % 100); })) << i;
+  }
+}
+
 TEST(Pool, DiscardGivesWholePagesOfALiveBlockBack) {
   HybridMemoryPool pool(unchecked());
   MemoryBlock block(pool, 4 * kMiB);
@@ -573,6 +639,29 @@ TEST(Handles, StandardContainersTakeAResource) {
     EXPECT_GE(pool.stats().used, 400000u);
   }
   EXPECT_EQ(pool.stats().used, 0u);
+}
+
+TEST(Handles, ContainersOutliveAResetAndDamage) {
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
+  HybridMemoryPool pool(checked_blocks());
+  {
+    PmrResource resource(pool);
+    std::pmr::vector<char> old(100, 'x', &resource), other(&resource);
+    pool.reset();
+    expect_error(ErrorCode::kInvalidArgument, {"stale"}, [&] { other.resize(10); });
+  }
+  EXPECT_TRUE(said.empty());
+  {
+    PmrResource resource(pool);
+    std::pmr::vector<char> damaged(100, 'x', &resource);
+    memory::unpoison(damaged.data() + 100, 1);
+    *(damaged.data() + 100) = 'y';
+  }
+  set_log_sink({});
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_THAT(said[0], HasSubstr("test"));
+  pool.reset();
 }
 
 TEST(Tracking, LevelsKeepWhatTheySay) {

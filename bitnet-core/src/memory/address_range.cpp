@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -64,8 +65,8 @@ std::size_t AddressRange::committed(std::size_t offset, std::size_t bytes) const
   return sum;
 }
 
-void AddressRange::release(std::size_t offset, std::size_t bytes) const noexcept {
-  madvise(base_ + offset, bytes, MADV_DONTNEED);
+bool AddressRange::release(std::size_t offset, std::size_t bytes) const noexcept {
+  return madvise(base_ + offset, bytes, MADV_DONTNEED) == 0;
 }
 
 std::size_t AddressRange::resident() const {
@@ -95,6 +96,12 @@ LazyTable::LazyTable(std::size_t bytes)
 
 LazyTable::~LazyTable() { munmap(data_, bytes_); }
 
-void LazyTable::clear() noexcept { madvise(data_, bytes_, MADV_DONTNEED); }
+void LazyTable::clear() noexcept {
+  if (madvise(data_, bytes_, MADV_DONTNEED) == 0) return;
+  // Locked memory (mlockall) can be mapped anew, but not given back.
+  if (mmap(data_, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+           0) == MAP_FAILED)
+    std::memset(data_, 0, bytes_);
+}
 
 }  // namespace bitnet::memory

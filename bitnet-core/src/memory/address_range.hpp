@@ -27,8 +27,9 @@ class AddressRange {
   bool commit(std::size_t offset, std::size_t bytes, bool huge) noexcept;
   /// Bytes of [offset, offset + bytes) that are committed.
   std::size_t committed(std::size_t offset, std::size_t bytes) const noexcept;
-  /// Gives the pages back; what is read there next is zero.
-  void release(std::size_t offset, std::size_t bytes) const noexcept;
+  /// Gives the pages back; what is read there next is zero. False, and nothing happens, where the system
+  /// refuses, as it does for locked memory (mlockall).
+  bool release(std::size_t offset, std::size_t bytes) const noexcept;
   /// Bytes of the range that are in memory: Rss in /proc/self/smaps, 0 where that is not readable.
   std::size_t resident() const;
   /// Keeps the mapping when this object ends.

@@ -242,11 +242,10 @@ void HybridMemoryPool::Impl::fill_zero(void* block, std::size_t bytes, bool is_z
   const auto offset = offset_of(block);
   const bool is_large =
       large.info(static_cast<std::uint32_t>(offset / kPageBytes)).kind() == PageKind::kLarge;
-  if (!is_large || (!is_zero && bytes < kZeroBySystem)) {
-    std::memset(block, 0, bytes);
-  } else if (!is_zero) {
-    large.range().release(offset, pages_of(bytes) * kPageBytes);
-  }
+  if (is_large && is_zero) return;
+  if (is_large && bytes >= kZeroBySystem && large.range().release(offset, pages_of(bytes) * kPageBytes))
+    return;
+  std::memset(block, 0, bytes);
 }
 
 void HybridMemoryPool::Impl::free_small(ThreadCache& cache, void* block, unsigned size_class) {
@@ -392,8 +391,9 @@ std::size_t HybridMemoryPool::discard(void* from, std::size_t bytes) {
   if (begin >= range || bytes > range - begin) impl_->refuse_block(from, "is not of this pool");
   const std::size_t first = pages_of(begin) * kPageBytes, last = (begin + bytes) / kPageBytes * kPageBytes;
   if (first >= last) return 0;
-  impl_->large.range().release(first, last - first);
-  return last - first;
+  if (impl_->large.range().release(first, last - first)) return last - first;
+  std::memset(impl_->large.range().base() + first, 0, last - first);
+  return 0;
 }
 
 std::string_view HybridMemoryPool::name() const noexcept { return impl_->options.name; }

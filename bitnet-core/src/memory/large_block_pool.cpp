@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <mutex>
+#include <thread>
 
 #include "bitnet/core/memory/memory_stats.hpp"
 #include "sanitizer.hpp"
@@ -94,14 +95,21 @@ void LargeBlockPool::insert_pages(std::uint32_t first, std::uint32_t end, bool d
 
 std::uint32_t LargeBlockPool::allocate(std::uint32_t pages, PageKind kind, std::uint32_t value,
                                        Outcome& outcome) noexcept {
-  const std::lock_guard guard(lock_);
+  const unsigned least = static_cast<unsigned>(std::bit_width(pages - 1));
+  std::unique_lock guard(lock_);
+  const auto orders_free = [&] { return least < kOrders ? has_free_ >> least : 0; };
+  std::uint64_t orders = orders_free();
+  while (orders == 0 && releasing_ > 0) {  // what is being released is free a moment later
+    guard.unlock();
+    std::this_thread::yield();
+    guard.lock();
+    orders = orders_free();
+  }
   const std::size_t held = held_.load(std::memory_order_relaxed) + pages;
   if (held > limit_ / kPageBytes) {
     outcome.why = Refusal::kLimit;
     return kNone;
   }
-  const unsigned least = static_cast<unsigned>(std::bit_width(pages - 1));
-  const std::uint64_t orders = least < kOrders ? has_free_ >> least : 0;
   if (orders == 0) {
     outcome.why = Refusal::kFragmented;
     return kNone;
@@ -138,13 +146,15 @@ std::uint32_t LargeBlockPool::free_large(std::uint32_t page, std::size_t release
   pages_[page].state.store(0, std::memory_order_relaxed);
   const std::size_t bytes = static_cast<std::size_t>(n) * kPageBytes;
   poison(address(page), bytes);
-  const bool release = bytes >= release_from;
-  if (release) {  // nobody's while the system works, so that others need not wait for it
+  bool released = false;
+  if (bytes >= release_from) {
+    ++releasing_;
     guard.unlock();
-    range_.release(static_cast<std::size_t>(page) * kPageBytes, bytes);
+    released = range_.release(static_cast<std::size_t>(page) * kPageBytes, bytes);
     guard.lock();
+    --releasing_;
   }
-  insert_pages(page, page + n, !release);
+  insert_pages(page, page + n, !released);
   held_.store(held_.load(std::memory_order_relaxed) - n, std::memory_order_relaxed);
   return n;
 }
@@ -159,18 +169,20 @@ void LargeBlockPool::free_span(std::uint32_t page, std::uint32_t pages) noexcept
 
 bool LargeBlockPool::release_one(unsigned order, std::size_t& offered) noexcept {
   const std::size_t bytes = kPageBytes << order;
-  std::uint32_t page = 0;
-  {
-    const std::lock_guard guard(lock_);
-    page = first_[order];
-    if (page == kNone || (pages_[page].state.load(std::memory_order_relaxed) & kDirty) == 0) return false;
-    unlink(page, order);  // nobody's while the system works, so that others need not wait for it
-    offered += range_.committed(static_cast<std::size_t>(page) * kPageBytes, bytes);
-  }
-  range_.release(static_cast<std::size_t>(page) * kPageBytes, bytes);
-  const std::lock_guard guard(lock_);
-  insert(page, order, false);
-  return true;
+  std::unique_lock guard(lock_);
+  const std::uint32_t page = first_[order];
+  if (page == kNone || (pages_[page].state.load(std::memory_order_relaxed) & kDirty) == 0) return false;
+  unlink(page, order);
+  const std::size_t offset = static_cast<std::size_t>(page) * kPageBytes;
+  const std::size_t committed = range_.committed(offset, bytes);
+  ++releasing_;
+  guard.unlock();
+  const bool released = range_.release(offset, bytes);
+  guard.lock();
+  --releasing_;
+  insert(page, order, !released);
+  if (released) offered += committed;
+  return released;
 }
 
 std::size_t LargeBlockPool::release_free() noexcept {

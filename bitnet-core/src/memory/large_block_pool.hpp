@@ -104,6 +104,9 @@ class LargeBlockPool {
   // Blocks that may hold memory stand at the front of their list: they are taken first, and released first.
   std::array<std::uint32_t, kOrders> first_{}, last_{};
   std::uint64_t has_free_ = 0;  // bit per order
+  // Free blocks that are on no list while the system takes their pages: nobody's, so that others need not
+  // wait for the system, but for those who find no other block.
+  unsigned releasing_ = 0;
   std::atomic<std::size_t> held_{0}, peak_{0}, touched_{0};
 };
 

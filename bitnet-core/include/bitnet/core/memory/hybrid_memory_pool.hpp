@@ -57,8 +57,9 @@ class HybridMemoryPool final : public MemoryResource {
                                       MemoryTag tag = kUntagged);
   void deallocate(void* block) override;
   /// What lies in these bytes of a live block is not needed any more: the system gets the whole pages among
-  /// them, which read as zeros from then on; the rest stays as it is. Returns their bytes. Throws
-  /// Error(kInvalidArgument) for bytes outside of the pool's range.
+  /// them, which read as zeros from then on; the rest stays as it is. Returns their bytes, 0 where the system
+  /// does not take them (locked memory). Throws Error(kInvalidArgument) for bytes outside of the pool's
+  /// range.
   std::size_t discard(void* from, std::size_t bytes);
 
   std::string_view name() const noexcept override;

@@ -15,9 +15,7 @@
 namespace bitnet {
 
 namespace detail {
-[[noreturn]] void throw_stale_handle(const MemoryResource* resource, std::uint64_t generation);
 [[noreturn]] void throw_array_too_long(std::size_t count, std::size_t element_bytes);
-void deallocate_or_log(MemoryResource& resource, void* block) noexcept;
 }  // namespace detail
 
 /// Bytes of a resource, which must outlive the handle. Not thread-safe itself; may end on another thread than

@@ -56,24 +56,36 @@ class MemoryResource {
   std::atomic<std::uint64_t> generation_{0};
 };
 
-/// A resource as a std::pmr::memory_resource, so that containers take it.
+namespace detail {
+[[noreturn]] void throw_stale_handle(const MemoryResource* resource, std::uint64_t generation);
+void deallocate_or_log(MemoryResource& resource, void* block) noexcept;
+}  // namespace detail
+
+/// A resource as a std::pmr::memory_resource, so that containers take it. Like a handle it belongs to one
+/// generation: after its resource's reset(), allocating with it throws Error(kInvalidArgument) and what its
+/// containers give back is left alone. Errors in giving back are logged: containers do it where none may
+/// throw.
 class PmrResource final : public std::pmr::memory_resource {
  public:
   explicit PmrResource(MemoryResource& resource, MemoryTag tag = kUntagged)
-      : resource_(&resource), tag_(tag) {}
+      : resource_(&resource), tag_(tag), generation_(resource.generation()) {}
 
  private:
   void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    if (resource_->generation() != generation_) detail::throw_stale_handle(resource_, generation_);
     return resource_->allocate(bytes == 0 ? 1 : bytes, alignment, tag_);
   }
-  void do_deallocate(void* block, std::size_t, std::size_t) override { resource_->deallocate(block); }
+  void do_deallocate(void* block, std::size_t, std::size_t) override {
+    if (resource_->generation() == generation_) detail::deallocate_or_log(*resource_, block);
+  }
   bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override {
     const auto* same = dynamic_cast<const PmrResource*>(&other);
-    return same != nullptr && same->resource_ == resource_;
+    return same != nullptr && same->resource_ == resource_ && same->generation_ == generation_;
   }
 
   MemoryResource* resource_;
   MemoryTag tag_;
+  std::uint64_t generation_;
 };
 
 }  // namespace bitnet
