@@ -28,8 +28,8 @@ struct MemoryPoolOptions {
   /// Asks for huge pages under blocks of 2 MiB and more.
   bool huge_pages = true;
   TrackingLevel tracking = TrackingLevel::kBasic;
-  /// A header before and a mark behind each block, checked when it comes back: 48 bytes more a
-  /// block.
+  /// A header before and a mark behind each block, checked when it comes back: 16 bytes and
+  /// its alignment, at least 32, more a block.
   bool check_blocks = checks_blocks_by_default();
 };
 

@@ -16,8 +16,8 @@ inline constexpr std::size_t kNoMemoryLimit = std::numeric_limits<std::size_t>::
 enum class TrackingLevel : std::uint8_t {
   kNone,      ///< what limits need: bytes held; counts by size class
   kBasic,     ///< bytes asked for in total, the peak of bytes in use (to 64 KiB a thread)
-  kStandard,  ///< use by tag, the peak exactly, samples over time
-  kDetailed,  ///< every live block with its tag, time and stack trace
+  kStandard,  ///< use by tag, every live block with its tag and time, the peak exactly, samples over time
+  kDetailed,  ///< the stack trace of every live block
 };
 
 /// "none", "basic", "standard", "detailed".
@@ -46,13 +46,13 @@ struct MemorySample {
   std::uint64_t allocations = 0;
 };
 
-/// At kDetailed.
+/// From kStandard on.
 struct LiveBlock {
   const void* address = nullptr;
   std::size_t bytes = 0;  ///< asked for
   std::string tag;
   double seconds = 0;              ///< when, since the pool was made
-  std::vector<std::string> stack;  ///< innermost call first; names where the executable exports them
+  std::vector<std::string> stack;  ///< at kDetailed; innermost call first; names where exported
 };
 
 struct MemoryStats {
