@@ -119,6 +119,13 @@ TEST(Npy, BadHeadersAreNamed) {
   corrupt(start + "(2, 99999999999999999999)}", 8, "64 bits");
   corrupt(start + "(4611686018427387904, 8)}", 8, "overflows 64 bits");
   corrupt(start + "(4611686018427387904, 8, 0)}", 0, "overflows 64 bits");
+  // Fits 64 bits without a sign, which Shape counts with.
+  corrupt("{'descr': '|i1', 'fortran_order': False, 'shape': (4611686018427387904, 3, 0)}", 0,
+          "overflows 64 bits");
+  EXPECT_EQ(parse(file(start + "(2L, 1L)}", 8)).shape(), (Shape{2, 1}));  // Python 2's
+  corrupt(start + "(L,)}", 8, "a number ≥ 0");
+  corrupt("{'\x1b[31m\r': 1}", 0, "key '\\x1b[31m\\x0d'");
+  corrupt("{'" + std::string(100, 'k') + "': 1}", 0, (std::string(40, 'k') + "…'").c_str());
   corrupt(start + "(2,)} x", 8, "follows the dictionary");
   corrupt(start + "(2,), 'more': 1}", 8, "key 'more'");
   corrupt(start + "(2,), 'shape': (2,)}", 8, "twice");

@@ -63,5 +63,13 @@ TEST(Statistics, AreWhatTheySay) {
   EXPECT_EQ(standard_deviation({odd, 1}), 0);
 }
 
+TEST(Statistics, RefuseWhatIsNoNumber) {
+  const double values[] = {1, std::nan(""), 3};
+  BITNET_EXPECT_ERROR((void)median(values), ErrorCode::kInvalidArgument,
+                      "median of 3 values: value 1 is NaN, numbers wanted");
+  BITNET_EXPECT_ERROR((void)mean(values), ErrorCode::kInvalidArgument, "mean of 3 values: value 1");
+  BITNET_EXPECT_ERROR((void)standard_deviation(values), ErrorCode::kInvalidArgument, "value 1 is NaN");
+}
+
 }  // namespace
 }  // namespace bitnet

@@ -27,6 +27,19 @@ constexpr std::size_t kMaxHeader = 1 << 16;  // numpy's own limit for readers is
 
 [[noreturn]] void corrupt(const std::string& message) { throw Error(ErrorCode::kCorruptFile, message); }
 
+/// A string of the file for a message: without what terminals and logs take for commands, and not endless.
+std::string shown(std::string_view text) {
+  constexpr std::size_t kMost = 40;
+  std::string s;
+  for (const char c : text.substr(0, kMost)) {
+    if (c >= ' ' && c <= '~')
+      s += c;
+    else
+      s += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return text.size() > kMost ? s + "…" : s;
+}
+
 struct Header {
   std::string descr;
   bool fortran = false;
@@ -46,7 +59,7 @@ class HeaderParser {
       const std::string key = string();
       expect(':');
       const auto once = [&](bool& seen) {
-        if (seen) corrupt(fmt::format("key '{}' stands twice in the header", key));
+        if (seen) corrupt(fmt::format("key '{}' stands twice in the header", shown(key)));
         seen = true;
       };
       if (key == "descr") {
@@ -60,7 +73,7 @@ class HeaderParser {
         once(shape);
         h.shape = tuple();
       } else {
-        corrupt(fmt::format("key '{}' in the header: descr, fortran_order and shape wanted", key));
+        corrupt(fmt::format("key '{}' in the header: descr, fortran_order and shape wanted", shown(key)));
       }
       if (!accept(',')) {
         expect('}');
@@ -130,6 +143,7 @@ class HeaderParser {
       if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, text_[at_] - '0', &v))
         corrupt("an axis of the shape does not fit 64 bits");
     if (at_ == begin) corrupt(fmt::format("a number ≥ 0 wanted at byte {} of the header", at_));
+    if (at_ < text_.size() && text_[at_] == 'L') ++at_;  // Python 2's long integers
     return v;
   }
 
@@ -146,7 +160,7 @@ struct Element {
 
 Element element_of(const std::string& descr) {
   const auto unsupported = [&](const char* why) {
-    throw Error(ErrorCode::kUnsupported, fmt::format("elements are '{}': {}", descr, why));
+    throw Error(ErrorCode::kUnsupported, fmt::format("elements are '{}': {}", shown(descr), why));
   };
   if (descr.size() != 3 || std::string_view("<>|=").find(descr[0]) == std::string_view::npos)
     unsupported("numbers like '<f4' wanted");
@@ -266,15 +280,15 @@ Tensor parse(std::span<const std::byte> bytes, NpyWide wide) {
   if (h.shape.size() > Shape::kMaxRank)
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("{} axes, at most {} are supported", h.shape.size(), Shape::kMaxRank));
-  std::uint64_t need = e.size;
+  auto need = static_cast<std::int64_t>(e.size);  // as Shape counts: signed, and axes of no size left out
   bool empty = false;
   for (const std::int64_t d : h.shape) {
     empty = empty || d == 0;
-    if (d != 0 && __builtin_mul_overflow(need, static_cast<std::uint64_t>(d), &need))
+    if (d != 0 && __builtin_mul_overflow(need, d, &need))
       corrupt(fmt::format("shape ({}) of '{}' overflows 64 bits", fmt::join(h.shape, ", "), h.descr));
   }
   if (empty) need = 0;
-  if (parts.data.size() != need)
+  if (parts.data.size() != static_cast<std::size_t>(need))
     corrupt(fmt::format("shape ({}) of '{}' takes {} bytes, {} follow the header", fmt::join(h.shape, ", "),
                         h.descr, need, parts.data.size()));
   // The elements of Fortran order are those of the reversed shape in C order.

@@ -1,5 +1,6 @@
 #pragma once
-// Of a few repeated measurements: mean, spread and median. Empty input gives 0.
+// Of a few repeated measurements: mean, spread and median. Empty input gives 0; a NaN is
+// Error(kInvalidArgument), which says where it stands. Functions are thread-safe.
 #include <span>
 
 namespace bitnet {
