@@ -9,17 +9,21 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "ops/convert.hpp"
 
 namespace bitnet {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+constexpr MemoryTag kTag = "tensor";
 
 [[noreturn]] void invalid(std::string message) {
   throw Error(ErrorCode::kInvalidArgument, std::move(message));
@@ -57,30 +61,63 @@ std::array<std::int64_t, Shape::kMaxRank> contiguous_strides(const Shape& shape)
   return strides;
 }
 
-}  // namespace
-
-Tensor::Tensor(DType dtype, Shape shape) {
-  *this = uninitialized(dtype, shape);
-  // Four codes of 1: trit 0.
-  std::memset(data_, dtype == DType::kTernary ? 0x55 : 0, bytes_for(dtype, shape));
+/// Never destroyed: tensors of static duration are made and end when they like.
+const Tensor::Memory& default_memory() {
+  static const auto& pool = *new Tensor::Memory(std::make_shared<HybridMemoryPool>(host_pool_options()));
+  return pool;
 }
 
-Tensor Tensor::uninitialized(DType dtype, Shape shape) {
+}  // namespace
+
+/// A block and who takes it back, unless a reset() did.
+struct Tensor::Storage {
+  Storage(Memory from, std::size_t bytes, bool zero)
+      : memory(std::move(from)), generation(memory->generation()) {
+    auto* const pool = zero ? dynamic_cast<HybridMemoryPool*>(memory.get()) : nullptr;
+    data = pool != nullptr ? pool->allocate_zeroed(bytes, kAlignment, kTag)
+                           : memory->allocate(bytes, kAlignment, kTag);
+    if (zero && pool == nullptr) std::memset(data, 0, bytes);
+  }
+  ~Storage() {
+    if (memory->generation() == generation) detail::deallocate_or_log(*memory, data);
+  }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  Memory memory;
+  std::uint64_t generation;
+  void* data;
+};
+
+Tensor Tensor::allocated(DType dtype, Shape shape, const Memory& memory, bool zero) {
   Tensor t;
   t.dtype_ = dtype;
   t.shape_ = shape;
   t.strides_ = contiguous_strides(shape);
-  const std::size_t bytes = bytes_for(dtype, shape);
-  // Zero bytes still get an allocation, so that data_ is never null for a made tensor.
-  void* p = ::operator new (std::max<std::size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
-  if (p == nullptr) {
-    throw Error(ErrorCode::kOutOfMemory,
-                fmt::format("tensor {} of {}: {} bytes", shape.to_string(), to_string(dtype), bytes));
+  // Zero bytes still get a block, so that data_ is never null for a made tensor.
+  const std::size_t bytes = std::max<std::size_t>(bytes_for(dtype, shape), 1);
+  const auto what = [&] { return fmt::format("tensor {} of {}", shape.to_string(), to_string(dtype)); };
+  try {
+    auto storage = std::make_shared<Storage>(memory == nullptr ? default_memory() : memory, bytes, zero);
+    t.data_ = static_cast<std::byte*>(storage->data);
+    t.owner_ = std::move(storage);
+  } catch (Error& e) {
+    e.add_context(what());
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw_out_of_memory(what());
   }
-  t.data_ = static_cast<std::byte*>(p);
-  t.owner_ = std::shared_ptr<const void>(
-      p, [](const void* q) { ::operator delete (const_cast<void*>(q), std::align_val_t{kAlignment}); });
   return t;
+}
+
+Tensor::Tensor(DType dtype, Shape shape, const Memory& memory) {
+  *this = allocated(dtype, shape, memory, dtype != DType::kTernary);
+  // Four codes of 1: trit 0.
+  if (dtype == DType::kTernary) std::memset(data_, 0x55, bytes_for(dtype, shape));
+}
+
+Tensor Tensor::uninitialized(DType dtype, Shape shape, const Memory& memory) {
+  return allocated(dtype, shape, memory, false);
 }
 
 Tensor::Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner)
@@ -267,16 +304,16 @@ Tensor Tensor::broadcast_to(const Shape& shape) const {
   return view;
 }
 
-Tensor Tensor::contiguous() const {
+Tensor Tensor::contiguous(const Memory& memory) const {
   if (is_contiguous()) return *this;
-  Tensor copy = uninitialized(dtype_, shape_);
+  Tensor copy = uninitialized(dtype_, shape_, memory);
   ops::copy_elements(ops::one_thread(), *this, copy);
   return copy;
 }
 
-Tensor Tensor::to(DType dtype) const {
-  Tensor copy =
-      dtype == DType::kTernary ? Tensor(dtype, shape_) : uninitialized(dtype, shape_);  // codes share bytes
+Tensor Tensor::to(DType dtype, const Memory& memory) const {
+  Tensor copy = dtype == DType::kTernary ? Tensor(dtype, shape_, memory)  // codes share bytes
+                                         : uninitialized(dtype, shape_, memory);
   ops::convert_elements(ops::one_thread(), *this, copy);
   return copy;
 }

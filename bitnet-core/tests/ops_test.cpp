@@ -124,6 +124,14 @@ TEST(Ops, ThreadsDoNotShow) {
       expect_equal(ops::reduce(one, op, x, {axis}), ops::reduce(three, op, x, {axis}));
   expect_equal(ops::softmax(one, x, 0), ops::softmax(three, x, 0));
   expect_equal(ops::matmul(one, x, w), ops::matmul(three, x, w));
+  const Tensor integers = ops::binary(one, Binary::kMul, x, 50).to(DType::kI8);
+  for (const std::int64_t axis : {0, 1})
+    for (const Reduction op : {Reduction::kSum, Reduction::kMax, Reduction::kMin}) {
+      expect_equal(ops::reduce(one, op, integers, {axis}), ops::reduce(three, op, integers, {axis}));
+      expect_equal(ops::reduce(one, op, integers, {axis}).to(DType::kF32),
+                   ops::reduce(one, op, integers.to(DType::kF32), {axis}));  // sums below 2^24: exact
+    }
+  expect_equal(ops::argmax(one, x, 1), ops::argmax(three, x, 1));
   const Tensor stack = random({50, 6, 9}, 8), more = random({50, 9, 4}, 9);
   expect_equal(ops::matmul(one, stack, more), ops::matmul(three, stack, more));
 }
@@ -165,6 +173,59 @@ TEST(Ops, IntegerProductsAreExact) {
   const Tensor b(DType::kI8, {1, k + 1});
   BITNET_EXPECT_ERROR((void)ops::matmul(context(), b, b.transpose(0, 1)), ErrorCode::kInvalidArgument,
                       "131072");
+}
+
+TEST(Ops, IntegerProductsAreThoseOfPlainLoops) {
+  const Tensor a = ops::binary(context(), Binary::kMul, random({3, 9, 2100}, 20), 64).to(DType::kI8),
+               b = ops::binary(context(), Binary::kMul, random({2100, 11}, 21), 64).to(DType::kI8);
+  const Tensor product = ops::matmul(context(), a, b);
+  ASSERT_EQ(product.shape(), (Shape{3, 9, 11}));
+  const auto x = a.span<std::int8_t>(), y = b.span<std::int8_t>();
+  for (std::size_t r = 0; r < 27; ++r)
+    for (std::size_t c = 0; c < 11; ++c) {
+      std::int32_t sum = 0;
+      for (std::size_t k = 0; k < 2100; ++k) sum += x[r * 2100 + k] * y[k * 11 + c];
+      ASSERT_EQ(product.span<std::int32_t>()[r * 11 + c], sum) << r << " " << c;
+    }
+  expect_equal(ops::matmul(context(), b.transpose(0, 1), a.slice(0, 1, 2).reshape({9, 2100}).transpose(0, 1)),
+               product.slice(0, 1, 2).reshape({9, 11}).transpose(0, 1));
+  expect_equal(ops::matmul(context(), a, b.slice(1, 4, 5).reshape({2100})),
+               product.slice(2, 4, 5).reshape({3, 9}));
+  expect_equal(ops::matmul(context(), a.slice(2, 0, 0), b.slice(0, 0, 0)), Tensor(DType::kI32, {3, 9, 11}));
+}
+
+TEST(Ops, ProductsWithVectorsAreColumnsOfTheWhole) {
+  const ExecutionContext one({.threads = 1, .isa = {}});
+  for (const std::int64_t n : {1, 7, 40, 1500})
+    for (const std::int64_t k : {1, 6, 333}) {
+      const Tensor m = random({n, k}, 22), v = random({k}, 23), both = random({k, 2}, 24);
+      const Tensor mt = copy(m.transpose(0, 1)).transpose(0, 1);
+      const Tensor whole = ops::matmul(one, m, ops::concat(one, std::vector{v.reshape({k, 1}), both}, 1));
+      const Tensor expected = copy(whole.slice(1, 0, 1)).reshape({n});
+      Tensor gaps = random({n, 2 * k}, 25).slice(1, 0, 2 * k, 2);
+      ops::binary_in_place(context(), Binary::kMul, gaps, 0.0);
+      ops::binary_in_place(context(), Binary::kAdd, gaps, m);
+      for (const Tensor& w : {m, mt, gaps}) {
+        expect_equal(ops::matmul(context(), w, v), expected);
+        expect_equal(ops::matmul(context(), v, w.transpose(0, 1)), expected);
+      }
+    }
+}
+
+TEST(Ops, NormsRefuseWhatIsNoEps) {
+  const Tensor x = random({2, 3}, 1), w = random({3}, 2);
+  Tensor y = copy(x);
+  for (const float bad : {-1e-5f, std::nanf(""), std::numeric_limits<float>::infinity()}) {
+    BITNET_EXPECT_ERROR((void)ops::rms_norm(context(), x, w, bad), ErrorCode::kInvalidArgument,
+                        "rms_norm of f32 [2, 3]: eps is");
+    BITNET_EXPECT_ERROR(ops::rms_norm_in_place(context(), y, w, bad), ErrorCode::kInvalidArgument, "eps");
+    BITNET_EXPECT_ERROR((void)ops::layer_norm(context(), x, w, w, bad), ErrorCode::kInvalidArgument,
+                        "layer_norm of f32 [2, 3]: eps is");
+    BITNET_EXPECT_ERROR(ops::layer_norm_in_place(context(), y, w, w, bad), ErrorCode::kInvalidArgument,
+                        "eps");
+  }
+  expect_equal(y, x);
+  EXPECT_NO_THROW((void)ops::rms_norm(context(), x, w, 0));
 }
 
 TEST(Ops, ShapesThatDoNotFitAreNamed) {

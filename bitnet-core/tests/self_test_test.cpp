@@ -230,6 +230,12 @@ TEST(KernelSelfTest, AWrongRowOrConversionIsAnErrorThatNamesTheKernel) {
   } while (false)
   BITNET_EXPECT_TENSOR_FAULT(max, (F x, std::size_t n), (x, n), return std::nextafter(result(), 1000.0f));
   BITNET_EXPECT_TENSOR_FAULT(min, (F x, std::size_t n), (x, n), return std::nextafter(result(), 1000.0f));
+  BITNET_EXPECT_TENSOR_FAULT(arg_max, (F x, std::size_t n), (x, n), return result() + 1);
+  BITNET_EXPECT_TENSOR_FAULT(arg_min, (F x, std::size_t n), (x, n),
+                             return n == 37 && result() == 11 ? 18 : result());  // the second of equals
+  BITNET_EXPECT_TENSOR_FAULT(
+      matvec, (F w, std::int64_t stride, std::int64_t rows, F x, std::int64_t n, float* y),
+      (w, stride, rows, x, n, y), (result(), spoil(y, static_cast<std::size_t>(rows) - 1)));
   BITNET_EXPECT_TENSOR_FAULT(sum_abs, (F x, std::size_t n), (x, n),
                              return std::nextafter(result(), 10000.0f));
   BITNET_EXPECT_TENSOR_FAULT(sum_deviations, (F x, float m, std::size_t n), (x, m, n),

@@ -126,6 +126,15 @@ std::uint64_t run_guarded(const TensorKernels& k, std::size_t n, Guard guard) {
   for (const float v :
        {k.max(x.data(), n), k.min(x.data(), n), k.sum_abs(x.data(), n), k.sum_deviations(x.data(), 0.3f, n)})
     hash.add(v);
+  for (const std::size_t i : {k.arg_max(x.data(), n), k.arg_min(x.data(), n)})
+    hash.add(static_cast<float>(i));
+  // y as as many rows as are in it, two floats apart.
+  for (const std::size_t columns : {std::size_t{1}, n / 2 + 1, n}) {
+    const std::size_t rows = (n - columns) / 2 + 1;
+    k.matvec(y.data(), 2, static_cast<std::int64_t>(rows), x.data(), static_cast<std::int64_t>(columns),
+             z.data());
+    hash.add(z.span().first(rows));
+  }
   k.normalize(x.data(), 0.1f, 0.7f, y.data(), x.data(), z.data(), n);
   hash.add(z.span());
   k.normalize(x.data(), 0.1f, 0.7f, nullptr, nullptr, z.data(), n);
@@ -142,6 +151,63 @@ std::uint64_t run_guarded(const TensorKernels& k, std::size_t n, Guard guard) {
   k.i32_to_f32(ints.data(), z.data(), n);
   hash.add(z.span());
   return hash.value();
+}
+
+/// First index of the largest or smallest by plain comparison, a NaN being it.
+std::size_t plain_place(std::span<const float> x, bool largest) {
+  std::size_t best = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (std::isnan(x[i])) return i;
+    if (largest ? x[i] > x[best] : x[i] < x[best]) best = i;
+  }
+  return best;
+}
+
+TEST(TensorKernels, ExtremesAndTheirPlacesAreThoseOfPlainLoops) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::size_t n : {1u, 2u, 7u, 16u, 31u, 64u, 65u, 511u, 512u, 513u, 1500u}) {
+    const auto random = test::random_floats(n, n);
+    std::vector<std::vector<float>> rows{random, std::vector<float>(n, -0.0f), std::vector<float>(n, -inf),
+                                         std::vector<float>(n, inf)};
+    for (std::size_t at = 0; at < n; at += n / 7 + 1) {
+      std::vector<float> v = random;
+      for (const std::size_t i : {at, n - 1}) v[i] = 2;  // a tie: the first one wins
+      rows.push_back(v);
+      v[at] = inf;
+      v[n / 2] = -inf;
+      rows.push_back(v);
+      v[at] = -nan;
+      v[n - 1] = nan;
+      rows.push_back(v);
+    }
+    for (const auto& row : rows) {
+      const std::size_t high = plain_place(row, true), low = plain_place(row, false);
+      EXPECT_EQ(kernels().arg_max(row.data(), n), high);
+      EXPECT_EQ(kernels().arg_min(row.data(), n), low);
+      const float pairs[][2] = {{kernels().max(row.data(), n), row[high]},
+                                {kernels().min(row.data(), n), row[low]}};
+      for (const auto& [got, right] : pairs) {
+        EXPECT_TRUE(std::isnan(right) ? std::isnan(got) : got == right) << got << " " << right << " " << n;
+        EXPECT_FALSE(got == 0 && std::signbit(got));
+      }
+    }
+  }
+}
+
+TEST(TensorKernels, VectorProductsAreGemms) {
+  const F32Kernels& floats = f32_kernels(default_isa());
+  std::vector<float> scratch(floats.gemm_scratch);
+  for (const std::int64_t rows : {1, 3, 8, 9, 15, 16, 17, 37, 64, 150})
+    for (const std::int64_t n : {1, 3, 4, 17, 300}) {
+      const std::int64_t stride = n + 3;
+      const auto w = test::random_floats(static_cast<std::size_t>(rows * stride), 1),
+                 x = test::random_floats(static_cast<std::size_t>(n), 2);
+      std::vector<float> got(static_cast<std::size_t>(rows)), expected(got);
+      kernels().matvec(w.data(), stride, rows, x.data(), n, got.data());
+      floats.gemm(1, rows, n, x.data(), n, 1, w.data(), 1, stride, expected.data(), rows, false,
+                  scratch.data());
+      EXPECT_EQ(got, expected) << rows << " " << n;
+    }
 }
 
 TEST(TensorKernels, NothingBeyondTheArraysIsTouched) {

@@ -161,13 +161,47 @@ class TensorTest {
     compare(k_.isa, "min", k_.min(x, kN), *std::ranges::min_element(x_));
     compare(k_.isa, "max", k_.max(special_.data(), kN), kNan);
     compare(k_.isa, "min", k_.min(special_.data(), kN), kNan);
+    const float zeros[] = {-0.0f, -0.0f};
+    compare(k_.isa, "max", k_.max(zeros, 2), 0.0f);
+    compare(k_.isa, "min", k_.min(zeros, 2), 0.0f);
+    arg_extremes();
     compare(k_.isa, "sum_abs", k_.sum_abs(x, kN),
             sixteen_lanes(kN, [&](float acc, std::size_t i) { return acc + std::fabs(x[i]); }));
     compare(k_.isa, "sum_deviations", k_.sum_deviations(x, 0.3f, kN),
             sixteen_lanes(kN, [&](float acc, std::size_t i) { return fma_(x[i] - 0.3f, x[i] - 0.3f, acc); }));
   }
 
+  /// The first of three largest and smallest, and the first NaN.
+  void arg_extremes() const {
+    std::vector<float> v = x_;
+    v[9] = v[20] = v[33] = 100;
+    v[11] = v[18] = v[36] = -100;
+    const auto expect = [&](const char* name, std::size_t got, std::int32_t expected) {
+      const auto place = static_cast<std::int32_t>(got);
+      compare(k_.isa, name, std::span(&place, 1), std::span(&expected, 1));
+    };
+    expect("arg_max", k_.arg_max(v.data(), kN), 9);
+    expect("arg_min", k_.arg_min(v.data(), kN), 11);
+    v[34] = v[35] = kNan;
+    expect("arg_max", k_.arg_max(v.data(), kN), 34);
+    expect("arg_min", k_.arg_min(v.data(), kN), 34);
+  }
+
+  /// kN rows of 7 of a matrix of kN + 6 floats, one float apart.
+  void vector_product() const {
+    constexpr std::int64_t kK = 7;
+    const std::vector<float> w = random_floats(kN + kK - 1, 23);
+    std::vector<float> got(kN), expected(kN);
+    k_.matvec(w.data(), 1, kN, y_.data(), kK, got.data());
+    for (std::size_t r = 0; r < kN; ++r)
+      for (std::size_t k = 0; k < kK; ++k) expected[r] = fma_(y_[k], w[r + k], expected[r]);
+    compare(k_.isa, "matvec", got, expected);
+    k_.matvec(w.data(), 1, 3, y_.data(), kK, got.data());
+    compare(k_.isa, "matvec", std::span(got).first(3), std::span(expected).first(3));
+  }
+
   void rows() const {
+    vector_product();
     std::vector<float> got(kN), expected(kN);
     k_.normalize(x_.data(), 0.3f, 0.7f, y_.data(), x_.data(), got.data(), kN);
     for (std::size_t i = 0; i < kN; ++i) expected[i] = fma_((x_[i] - 0.3f) * 0.7f, y_[i], x_[i]);

@@ -1,7 +1,7 @@
 // The tensor ops' kernels of one instruction set: compiled once per row of cmake/BitNetIsa.cmake with
 // -DBITNET_ISA=<name>. Everything but the table has internal linkage (cmake/check_isa_object.sh). The
-// algorithms are in generic/elementwise.inl.hpp and generic/tensor_rows.inl.hpp; the choice between tables is
-// in tensor_kernels.cpp.
+// algorithms are in generic/elementwise.inl.hpp, generic/tensor_rows.inl.hpp and generic/matvec.inl.hpp; the
+// choice between tables is in tensor_kernels.cpp.
 #include "kernels/tensor_table.hpp"
 
 #define BITNET_STR2(x) #x
@@ -12,6 +12,7 @@
 #include BITNET_SIMD_HEADER
 
 #include "kernels/generic/elementwise.inl.hpp"
+#include "kernels/generic/matvec.inl.hpp"
 #include "kernels/generic/tensor_rows.inl.hpp"
 
 namespace bitnet::kernels::BITNET_ISA {
@@ -28,9 +29,12 @@ constinit const TensorKernels kTensorKernels{
     .clamp = &clamp,
     .max = &row_max,
     .min = &row_min,
+    .arg_max = &arg_max,
+    .arg_min = &arg_min,
     .sum_abs = &sum_abs,
     .sum_deviations = &sum_deviations,
     .normalize = &normalize,
+    .matvec = &matvec,
     .f32_to_f16 = &f32_to_f16,
     .f32_to_bf16 = &f32_to_bf16,
     .f32_to_i8 = &f32_to_i8,

@@ -26,14 +26,23 @@ struct TensorKernels {
   /// out[i] = min(max(x[i], low), high); a NaN stays one.
   void (*clamp)(const float* x, float low, float high, float* out, std::size_t n) noexcept;
 
-  // Reductions over 16 lanes and the fold of F32Kernels. A NaN gives NaN.
-  float (*max)(const float* x, std::size_t n) noexcept;                      // −inf for n = 0
-  float (*min)(const float* x, std::size_t n) noexcept;                      // inf for n = 0
+  // A NaN gives NaN. Of zeros +0 comes out.
+  float (*max)(const float* x, std::size_t n) noexcept;  // −inf for n = 0
+  float (*min)(const float* x, std::size_t n) noexcept;  // inf for n = 0
+  /// Index of the first largest (smallest), a NaN being it; n > 0.
+  std::size_t (*arg_max)(const float* x, std::size_t n) noexcept;
+  std::size_t (*arg_min)(const float* x, std::size_t n) noexcept;
+  // Sums over 16 lanes and the fold of F32Kernels. A NaN gives NaN.
   float (*sum_abs)(const float* x, std::size_t n) noexcept;                  // Σ |x|
   float (*sum_deviations)(const float* x, float m, std::size_t n) noexcept;  // Σ (x − m)²
   /// y[i] = (x[i] − mean) · factor · w[i] + b[i]; w and b may each be null (1 and 0).
   void (*normalize)(const float* x, float mean, float factor, const float* w, const float* b, float* y,
                     std::size_t n) noexcept;
+
+  /// y[r] = Σ x[k]·w[r·stride + k] for r < rows, each one chain of multiply-adds in ascending k from 0, as
+  /// F32Kernels::gemm's.
+  void (*matvec)(const float* w, std::int64_t stride, std::int64_t rows, const float* x, std::int64_t n,
+                 float* y) noexcept;
 
   // Conversions, half to even. Integers saturate, and NaN becomes 0.
   void (*f32_to_f16)(const float* x, std::uint16_t* y, std::size_t n) noexcept;

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "bitnet/core/f32_kernels.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "ops/loops.hpp"
 
 namespace bitnet::ops {
@@ -133,6 +134,10 @@ const ExecutionContext& one_thread() {
 
 Tables tables(Isa isa) { return {tested_f32_kernels(isa), tested_tensor_kernels(isa)}; }
 
+Tensor make_tensor(const ExecutionContext& context, DType dtype, const Shape& shape) {
+  return Tensor::uninitialized(dtype, shape, context.memory());
+}
+
 void load_f32(const Tables& t, DType dtype, const std::byte* data, std::int64_t offset, std::int64_t stride,
               float* to, std::int64_t n) noexcept {
   switch (dtype) {
@@ -230,7 +235,7 @@ void copy_elements(const ExecutionContext& context, const Tensor& from, Tensor& 
 }
 
 Tensor copy_of(const ExecutionContext& context, const Tensor& from) {
-  Tensor copy = Tensor::uninitialized(from.dtype(), from.shape());
+  Tensor copy = make_tensor(context, from.dtype(), from.shape());
   copy_elements(context, from, copy);
   return copy;
 }
@@ -253,6 +258,16 @@ void convert_elements(const ExecutionContext& context, const Tensor& from, Tenso
       store_element(to.dtype(), to.data(), at[1] + i * loops.inner_stride(1),
                     load_element(from.dtype(), from.data(), at[0] + i * loops.inner_stride(0)));
   });
+}
+
+Tensor contiguous(const ExecutionContext& context, const Tensor& from) {
+  return from.is_contiguous() ? from : copy_of(context, from);
+}
+
+Tensor converted(const ExecutionContext& context, const Tensor& from, DType dtype) {
+  Tensor copy = make_tensor(context, dtype, from.shape());
+  convert_elements(context, from, copy);
+  return copy;
 }
 
 }  // namespace bitnet::ops

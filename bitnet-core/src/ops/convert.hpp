@@ -38,6 +38,9 @@ void store_f32(const Tables& t, const float* from, DType dtype, std::byte* data,
 double load_element(DType dtype, const std::byte* data, std::int64_t i) noexcept;
 void store_element(DType dtype, std::byte* data, std::int64_t i, double v) noexcept;
 
+/// Tensor::uninitialized() of the context's pool: what results and temporaries are.
+Tensor make_tensor(const ExecutionContext& context, DType dtype, const Shape& shape);
+
 /// One thread and default_isa(), for functions that are given no context.
 const ExecutionContext& one_thread();
 
@@ -47,5 +50,9 @@ void copy_elements(const ExecutionContext& context, const Tensor& from, Tensor& 
 Tensor copy_of(const ExecutionContext& context, const Tensor& from);
 /// to = from converted, same shape, any strides (kTernary: contiguous), no memory in common.
 void convert_elements(const ExecutionContext& context, const Tensor& from, Tensor& to);
+
+/// from.contiguous() and from.to(dtype) on the context's threads and of its pool; not to kTernary.
+Tensor contiguous(const ExecutionContext& context, const Tensor& from);
+Tensor converted(const ExecutionContext& context, const Tensor& from, DType dtype);
 
 }  // namespace bitnet::ops

@@ -184,9 +184,9 @@ Shape broadcast_for(std::string_view op, const Shape& a, const Shape& b) {
   return with_context(op, [&] { return broadcast_shapes(a, b); });
 }
 
-Tensor scalar_like(Binary op, const Tensor& x, double s) {
+Tensor scalar_like(const ExecutionContext& context, Binary op, const Tensor& x, double s) {
   refuse_ternary(to_string(op), x);
-  Tensor t(x.dtype(), Shape{});
+  Tensor t = make_tensor(context, x.dtype(), {});
   store_element(x.dtype(), t.data(), 0, s);
   if (!is_float(x.dtype()) && load_element(x.dtype(), t.data(), 0) != s)
     invalid(fmt::format("{}: {} and the number {}, which {} does not hold", to_string(op), describe(x), s,
@@ -249,7 +249,7 @@ Shape broadcast_shapes(const Shape& a, const Shape& b) {
 Tensor binary(const ExecutionContext& context, Binary op, const Tensor& x, const Tensor& y) {
   check_binary(op, x, y);
   const Shape shape = broadcast_for(to_string(op), x.shape(), y.shape());
-  Tensor out = Tensor::uninitialized(x.dtype(), shape);
+  Tensor out = make_tensor(context, x.dtype(), shape);
   run_binary(context, op, x.broadcast_to(shape), y.broadcast_to(shape), out);
   return out;
 }
@@ -263,17 +263,17 @@ void binary_in_place(const ExecutionContext& context, Binary op, Tensor& x, cons
 }
 
 Tensor binary(const ExecutionContext& context, Binary op, const Tensor& x, double s) {
-  return binary(context, op, x, scalar_like(op, x, s));
+  return binary(context, op, x, scalar_like(context, op, x, s));
 }
 
 void binary_in_place(const ExecutionContext& context, Binary op, Tensor& x, double s) {
-  binary_in_place(context, op, x, scalar_like(op, x, s));
+  binary_in_place(context, op, x, scalar_like(context, op, x, s));
 }
 
 Tensor compare(const ExecutionContext& context, Comparison op, const Tensor& x, const Tensor& y) {
   same_dtype(to_string(op), x, y);
   const Shape shape = broadcast_for(to_string(op), x.shape(), y.shape());
-  Tensor out = Tensor::uninitialized(DType::kI8, shape);
+  Tensor out = make_tensor(context, DType::kI8, shape);
   const Tensor bx = x.broadcast_to(shape), by = y.broadcast_to(shape);
   const auto loops = make_loops<3>(shape, {bx.strides(), by.strides(), out.strides()});
   const Tables t = tables(context.isa());
@@ -301,7 +301,7 @@ Tensor where(const ExecutionContext& context, const Tensor& condition, const Ten
     invalid(fmt::format("where: condition is {}, i8 wanted", describe(condition)));
   same_dtype("where", x, y);
   const Shape shape = broadcast_for("where", broadcast_for("where", condition.shape(), x.shape()), y.shape());
-  Tensor out = Tensor::uninitialized(x.dtype(), shape);
+  Tensor out = make_tensor(context, x.dtype(), shape);
   const Tensor c = condition.broadcast_to(shape), bx = x.broadcast_to(shape), by = y.broadcast_to(shape);
   const auto loops = make_loops<4>(shape, {c.strides(), bx.strides(), by.strides(), out.strides()});
   const auto choose = [&]<class T>(T) {
@@ -332,7 +332,7 @@ Tensor where(const ExecutionContext& context, const Tensor& condition, const Ten
 
 Tensor unary(const ExecutionContext& context, Unary op, const Tensor& x) {
   check_unary(op, x);
-  Tensor out = Tensor::uninitialized(x.dtype(), x.shape());
+  Tensor out = make_tensor(context, x.dtype(), x.shape());
   run_unary(context, op, x, out);
   return out;
 }
@@ -345,7 +345,7 @@ void unary_in_place(const ExecutionContext& context, Unary op, Tensor& x) {
 
 Tensor clamp(const ExecutionContext& context, const Tensor& x, float low, float high) {
   check_clamp(x, low, high);
-  Tensor out = Tensor::uninitialized(x.dtype(), x.shape());
+  Tensor out = make_tensor(context, x.dtype(), x.shape());
   run_clamp(context, x, low, high, out);
   return out;
 }

@@ -19,12 +19,12 @@ namespace {
 using Offsets = std::array<std::int64_t, 3>;
 
 /// The indices, contiguous, all within [0, size).
-Tensor checked_index(std::string_view op, const Tensor& x, const Tensor& index, std::int64_t size,
-                     std::int64_t axis) {
+Tensor checked_index(const ExecutionContext& context, std::string_view op, const Tensor& x,
+                     const Tensor& index, std::int64_t size, std::int64_t axis) {
   refuse_ternary(op, x);
   if (index.dtype() != DType::kI32)
     invalid(fmt::format("{} from {}: index is {}, i32 wanted", op, describe(x), describe(index)));
-  const Tensor c = index.contiguous();
+  const Tensor c = contiguous(context, index);
   const auto values = c.span<std::int32_t>();
   for (std::size_t i = 0; i < values.size(); ++i)
     if (values[i] < 0 || values[i] >= size)
@@ -70,8 +70,8 @@ struct Scatter {
   Tensor index, values;
   std::size_t axis;
 };
-Scatter plan_scatter(std::string_view op, const Tensor& x, const Tensor& index, const Tensor& values,
-                     std::int64_t axis) {
+Scatter plan_scatter(const ExecutionContext& context, std::string_view op, const Tensor& x,
+                     const Tensor& index, const Tensor& values, std::int64_t axis) {
   same_dtype(op, x, values);
   check_writable(op, x);
   const std::size_t a = axis_of(op, x, axis);
@@ -79,8 +79,8 @@ Scatter plan_scatter(std::string_view op, const Tensor& x, const Tensor& index, 
   if (!(values.shape() == index.shape()))
     invalid(
         fmt::format("{}: values {} for index {}: one shape wanted", op, describe(values), describe(index)));
-  Tensor checked = checked_index(op, x, index, x.shape().dims()[a], axis);
-  const auto apart = [&](const Tensor& t) { return may_overlap(x, t) ? copy_of(one_thread(), t) : t; };
+  Tensor checked = checked_index(context, op, x, index, x.shape().dims()[a], axis);
+  const auto apart = [&](const Tensor& t) { return may_overlap(x, t) ? copy_of(context, t) : t; };
   return {apart(checked), apart(values), a};
 }
 
@@ -89,13 +89,13 @@ Scatter plan_scatter(std::string_view op, const Tensor& x, const Tensor& index, 
 Tensor take(const ExecutionContext& context, const Tensor& x, const Tensor& index, std::int64_t axis) {
   const std::size_t a = axis_of("take", x, axis);
   const auto dims = x.shape().dims();
-  const Tensor checked = checked_index("take", x, index, dims[a], axis);
+  const Tensor checked = checked_index(context, "take", x, index, dims[a], axis);
   std::vector<std::int64_t> shape(dims.begin(), dims.begin() + static_cast<std::ptrdiff_t>(a));
   shape.insert(shape.end(), index.shape().dims().begin(), index.shape().dims().end());
   shape.insert(shape.end(), dims.begin() + static_cast<std::ptrdiff_t>(a) + 1, dims.end());
-  Tensor out = Tensor::uninitialized(x.dtype(), Shape(shape));
+  Tensor out = make_tensor(context, x.dtype(), Shape(shape));
   if (out.numel() == 0) return out;
-  const Tensor from = x.contiguous();
+  const Tensor from = contiguous(context, x);
   const auto product = [](std::span<const std::int64_t> d) {
     return static_cast<std::size_t>(
         std::accumulate(d.begin(), d.end(), std::int64_t{1}, std::multiplies<>()));
@@ -119,8 +119,8 @@ Tensor take(const ExecutionContext& context, const Tensor& x, const Tensor& inde
 Tensor gather(const ExecutionContext& context, const Tensor& x, const Tensor& index, std::int64_t axis) {
   const std::size_t a = axis_of("gather", x, axis);
   check_along("gather", x, index, a);
-  const Tensor checked = checked_index("gather", x, index, x.shape().dims()[a], axis);
-  Tensor out = Tensor::uninitialized(x.dtype(), index.shape());
+  const Tensor checked = checked_index(context, "gather", x, index, x.shape().dims()[a], axis);
+  Tensor out = make_tensor(context, x.dtype(), index.shape());
   const auto loops = loops_along(x, checked, out, a);
   const std::int64_t step = x.strides()[a];
   const auto* const picks = reinterpret_cast<const std::int32_t*>(checked.data());
@@ -136,9 +136,9 @@ Tensor gather(const ExecutionContext& context, const Tensor& x, const Tensor& in
   return out;
 }
 
-void scatter(const ExecutionContext&, Tensor& x, const Tensor& index, const Tensor& values,
+void scatter(const ExecutionContext& context, Tensor& x, const Tensor& index, const Tensor& values,
              std::int64_t axis) {
-  const Scatter s = plan_scatter("scatter", x, index, values, axis);
+  const Scatter s = plan_scatter(context, "scatter", x, index, values, axis);
   const auto loops = loops_along(x, s.index, s.values, s.axis);
   const std::int64_t step = x.strides()[s.axis];
   const auto* const picks = reinterpret_cast<const std::int32_t*>(s.index.data());
@@ -154,9 +154,9 @@ void scatter(const ExecutionContext&, Tensor& x, const Tensor& index, const Tens
   });
 }
 
-void scatter_add(const ExecutionContext&, Tensor& x, const Tensor& index, const Tensor& values,
+void scatter_add(const ExecutionContext& context, Tensor& x, const Tensor& index, const Tensor& values,
                  std::int64_t axis) {
-  const Scatter s = plan_scatter("scatter_add", x, index, values, axis);
+  const Scatter s = plan_scatter(context, "scatter_add", x, index, values, axis);
   const auto loops = loops_along(x, s.index, s.values, s.axis);
   const std::int64_t step = x.strides()[s.axis];
   const auto* const picks = reinterpret_cast<const std::int32_t*>(s.index.data());
@@ -206,7 +206,7 @@ Tensor concat(const ExecutionContext& context, std::span<const Tensor> tensors, 
       invalid(fmt::format("concat: axis {} of {} tensors like {} overflows", axis, tensors.size(),
                           describe(first)));
   }
-  Tensor out = Tensor::uninitialized(first.dtype(), Shape(dims));
+  Tensor out = make_tensor(context, first.dtype(), Shape(dims));
   std::int64_t at = 0;
   for (const Tensor& t : tensors) {
     const std::int64_t n = t.shape().dims()[a];

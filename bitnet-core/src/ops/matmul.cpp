@@ -1,5 +1,5 @@
 // Matrix products of tensors: axes and strides are sorted out here, the arithmetic is bitnet::gemm()'s
-// (f32_kernels.hpp) for floats and plain integer loops for i8.
+// (f32_kernels.hpp), a vector's through the kernels of rows. i8 goes through floats that hold its sums.
 #include <algorithm>
 #include <array>
 #include <vector>
@@ -90,8 +90,33 @@ void for_each_matrix(const ExecutionContext& context, const Product& p, bool par
     run(0, static_cast<std::size_t>(count));
 }
 
+/// How a product with a vector reads the matrix: `n` outputs that lie n_step apart in it, sums over k_step.
+struct VectorProduct {
+  const float* matrix;
+  std::int64_t n, n_step, k, k_step;
+};
+
+/// y[j] = Σ v[k]·matrix(k, j), gemm's chains without its panels; false for strides that it cannot read.
+bool vector_product(const ExecutionContext& context, const VectorProduct& p, const float* v, float* y) {
+  const bool columns = p.n_step == 1;
+  if (p.k == 0 || (!columns && p.k_step != 1)) return false;
+  const Tables t = tables(context.isa());
+  const auto grain = static_cast<std::size_t>(4 * kParallel / (p.k + 1) + 64);
+  context.parallel_for(static_cast<std::size_t>(p.n), grain, [&](std::size_t begin, std::size_t end) {
+    const auto first = static_cast<std::int64_t>(begin), count = static_cast<std::int64_t>(end - begin);
+    const float* const matrix = p.matrix + first * p.n_step;
+    if (!columns) return t.tensor.matvec(matrix, p.n_step, count, v, p.k, y + first);
+    std::fill_n(y + first, count, 0.0f);
+    constexpr std::int64_t kRows = 32;  // read side by side
+    for (std::int64_t k = 0; k < p.k; k += kRows)
+      t.f32.axpy_rows(v + k, matrix + k * p.k_step, p.k_step, std::min(kRows, p.k - k), y + first,
+                      end - begin);
+  });
+  return true;
+}
+
 Tensor float_product(const ExecutionContext& context, const Product& p) {
-  Tensor out = Tensor::uninitialized(DType::kF32, p.shape);
+  Tensor out = make_tensor(context, DType::kF32, p.shape);
   if (out.numel() == 0) return out;
   const auto* const a = reinterpret_cast<const float*>(p.a.data());
   const auto* const b = reinterpret_cast<const float*>(p.b.data());
@@ -100,7 +125,14 @@ Tensor float_product(const ExecutionContext& context, const Product& p) {
   // Below a million multiply-adds gemm() takes one thread: the batch is then what is cut.
   const bool small = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k) < 1e6;
   for_each_matrix(context, p, small, [&](std::int64_t oa, std::int64_t ob, std::int64_t oc) {
-    if (p.n == 1 && p.m > 1)  // (a·b)ᵀ = bᵀ·aᵀ: the same chains, in rows of registers instead of one column
+    // With one row or column: (a·b)ᵀ = bᵀ·aᵀ, the same chains either way.
+    if (p.n == 1 && lb.row == 1 &&
+        vector_product(context, {a + oa, p.m, la.row, p.k, la.col}, b + ob, c + oc))
+      return;
+    if (p.m == 1 && la.col == 1 &&
+        vector_product(context, {b + ob, p.n, lb.col, p.k, lb.row}, a + oa, c + oc))
+      return;
+    if (p.n == 1 && p.m > 1)  // rows of registers instead of one column
       gemm(context, 1, p.m, p.k, b + ob, lb.col, lb.row, a + oa, la.col, la.row, c + oc, p.m, false);
     else
       gemm(context, p.m, p.n, p.k, a + oa, la.row, la.col, b + ob, lb.row, lb.col, c + oc, p.n, false);
@@ -108,25 +140,23 @@ Tensor float_product(const ExecutionContext& context, const Product& p) {
   return out;
 }
 
-Tensor int_product(const ExecutionContext& context, const Product& p) {
+/// Through float products of up to 1024 columns: their sums, at most 1024 · 128 · 128 = 2^24, and all sums on
+/// the way are integers that a float holds, so that nothing is rounded.
+Tensor int_product(const ExecutionContext& context, const Tensor& a, const Tensor& b) {
   constexpr std::int64_t kMost = 131071;  // 128 · 128 · 131071 < 2^31
-  if (p.k > kMost)
+  constexpr std::int64_t kExact = 1024;
+  const std::int64_t size = a.shape()[-1], axis = b.shape().rank() == 1 ? 0 : -2;
+  if (size > kMost)
     invalid(fmt::format("matmul: {} and {}: sums of {} products of i8 may overflow i32, at most {} do not",
-                        describe(p.a), describe(p.b), p.k, kMost));
-  Tensor out(DType::kI32, p.shape);  // zeros: sums begin there
-  const auto* const a = reinterpret_cast<const std::int8_t*>(p.a.data());
-  const auto* const b = reinterpret_cast<const std::int8_t*>(p.b.data());
-  auto* const c = reinterpret_cast<std::int32_t*>(out.data());
-  const Layout la = p.layout(p.a), lb = p.layout(p.b);
-  for_each_matrix(context, p, true, [&](std::int64_t oa, std::int64_t ob, std::int64_t oc) {
-    for (std::int64_t i = 0; i < p.m; ++i)
-      for (std::int64_t k = 0; k < p.k; ++k) {
-        const std::int32_t x = a[oa + i * la.row + k * la.col];
-        const std::int8_t* const row = b + ob + k * lb.row;
-        std::int32_t* const to = c + oc + i * p.n;
-        for (std::int64_t j = 0; j < p.n; ++j) to[j] += x * row[j * lb.col];
-      }
-  });
+                        describe(a), describe(b), size, kMost));
+  const auto part = [&](std::int64_t begin) {
+    const std::int64_t end = std::min(begin + kExact, size);
+    const Product p = plan(converted(context, a.slice(-1, begin, end), DType::kF32),
+                           converted(context, b.slice(axis, begin, end), DType::kF32));
+    return converted(context, float_product(context, p), DType::kI32);
+  };
+  Tensor out = part(0);
+  for (std::int64_t k = kExact; k < size; k += kExact) binary_in_place(context, Binary::kAdd, out, part(k));
   return out;
 }
 
@@ -146,14 +176,17 @@ Tensor matmul(const ExecutionContext& context, const Tensor& a, const Tensor& b)
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("matmul: {} and {}: there are products of f32, f16, bf16 and i8", describe(a),
                             describe(b)));
+  const Product p = plan(a, b);  // errors name the operands as they were given
   Tensor out;
   if (a.dtype() == DType::kI8) {
-    out = int_product(context, plan(a, b));
+    out = int_product(context, a, b);
   } else {
-    (void)plan(a, b);  // errors name the operands as they were given
     out = a.dtype() == DType::kF32
-              ? float_product(context, plan(a, b))
-              : float_product(context, plan(a.to(DType::kF32), b.to(DType::kF32))).to(a.dtype());
+              ? float_product(context, p)
+              : converted(context,
+                          float_product(context, plan(converted(context, a, DType::kF32),
+                                                      converted(context, b, DType::kF32))),
+                          a.dtype());
   }
   return drop_axes(out, a.shape().rank() == 1, b.shape().rank() == 1);
 }

@@ -22,8 +22,8 @@ Tensor map_rows(const ExecutionContext& context, std::string_view op, const Tens
   floats_only(op, x);
   const std::size_t a[] = {axis_of(op, x, axis)};
   const AxisSplit split = split_axes(x.shape().rank(), a);
-  const Tensor rows = contiguous_rows(rows_last(x, split), DType::kF32);
-  Tensor out = Tensor::uninitialized(DType::kF32, rows.shape());
+  const Tensor rows = contiguous_rows(context, rows_last(x, split), DType::kF32);
+  Tensor out = make_tensor(context, DType::kF32, rows.shape());
   const auto n = static_cast<std::size_t>(x.shape().dims()[a[0]]);
   const auto from = rows.span<float>();
   const auto to = out.span<float>();
@@ -35,7 +35,7 @@ Tensor map_rows(const ExecutionContext& context, std::string_view op, const Tens
                          });
   }
   const Tensor back = rows_back(out, split);
-  return x.dtype() == DType::kF32 ? back.contiguous() : back.to(x.dtype());
+  return x.dtype() == DType::kF32 ? contiguous(context, back) : converted(context, back, x.dtype());
 }
 
 /// The same in x's own memory: rows of contiguous floats where they lie, others through a buffer of one row.
@@ -56,7 +56,7 @@ void map_rows_in_place(const ExecutionContext& context, std::string_view op, Ten
                        static_cast<std::size_t>(kParallel) / (4 * size) + 1,
                        [&](std::size_t begin, std::size_t end) {
                          const bool direct = x.dtype() == DType::kF32 && (step == 1 || n == 1);
-                         Tensor buffer = Tensor::uninitialized(DType::kF32, {direct ? 0 : n});
+                         Tensor buffer = make_tensor(context, DType::kF32, {direct ? 0 : n});
                          for (std::size_t r = begin; r < end; ++r) {
                            auto rest = static_cast<std::int64_t>(r);
                            std::int64_t at = 0;
@@ -78,13 +78,20 @@ void map_rows_in_place(const ExecutionContext& context, std::string_view op, Ten
 }
 
 /// A vector of the last axis' size, as floats; a copy if x's memory, which may be written, is its own.
-Tensor weights_of(std::string_view op, std::string_view name, const Tensor& x, const Tensor& w) {
+Tensor weights_of(const ExecutionContext& context, std::string_view op, std::string_view name,
+                  const Tensor& x, const Tensor& w) {
   if (w.dtype() != x.dtype() || w.shape().rank() != 1 || x.shape().rank() == 0 ||
       w.shape()[0] != x.shape()[-1])
     invalid(fmt::format("{}: {} is {} beside x {}: one {} for each element of its last axis wanted", op, name,
                         describe(w), describe(x), to_string(x.dtype())));
-  const Tensor floats = contiguous_rows(w, DType::kF32);
-  return may_overlap(x, floats) ? copy_of(one_thread(), floats) : floats;
+  const Tensor floats = contiguous_rows(context, w, DType::kF32);
+  return may_overlap(x, floats) ? copy_of(context, floats) : floats;
+}
+
+void check_eps(std::string_view op, const Tensor& x, float eps) {
+  floats_only(op, x);
+  if (!(eps >= 0) || std::isinf(eps))
+    invalid(fmt::format("{} of {}: eps is {}, a number ≥ 0 wanted", op, describe(x), eps));
 }
 
 // What the ops do with one row: (from, to, n), where `to` may be `from`.
@@ -137,31 +144,31 @@ Tensor log_softmax(const ExecutionContext& context, const Tensor& x, std::int64_
 }
 
 Tensor rms_norm(const ExecutionContext& context, const Tensor& x, const Tensor& w, float eps) {
-  floats_only("rms_norm", x);
+  check_eps("rms_norm", x, eps);
   return map_rows(context, "rms_norm", x, -1,
-                  rms_norm_row(tables(context.isa()), weights_of("rms_norm", "w", x, w), eps));
+                  rms_norm_row(tables(context.isa()), weights_of(context, "rms_norm", "w", x, w), eps));
 }
 
 void rms_norm_in_place(const ExecutionContext& context, Tensor& x, const Tensor& w, float eps) {
-  floats_only("rms_norm", x);
+  check_eps("rms_norm", x, eps);
   map_rows_in_place(context, "rms_norm", x, -1,
-                    rms_norm_row(tables(context.isa()), weights_of("rms_norm", "w", x, w), eps));
+                    rms_norm_row(tables(context.isa()), weights_of(context, "rms_norm", "w", x, w), eps));
 }
 
 Tensor layer_norm(const ExecutionContext& context, const Tensor& x, const Tensor& w, const Tensor& b,
                   float eps) {
-  floats_only("layer_norm", x);
+  check_eps("layer_norm", x, eps);
   return map_rows(context, "layer_norm", x, -1,
-                  layer_norm_row(tables(context.isa()), weights_of("layer_norm", "w", x, w),
-                                 weights_of("layer_norm", "b", x, b), eps));
+                  layer_norm_row(tables(context.isa()), weights_of(context, "layer_norm", "w", x, w),
+                                 weights_of(context, "layer_norm", "b", x, b), eps));
 }
 
 void layer_norm_in_place(const ExecutionContext& context, Tensor& x, const Tensor& w, const Tensor& b,
                          float eps) {
-  floats_only("layer_norm", x);
+  check_eps("layer_norm", x, eps);
   map_rows_in_place(context, "layer_norm", x, -1,
-                    layer_norm_row(tables(context.isa()), weights_of("layer_norm", "w", x, w),
-                                   weights_of("layer_norm", "b", x, b), eps));
+                    layer_norm_row(tables(context.isa()), weights_of(context, "layer_norm", "w", x, w),
+                                   weights_of(context, "layer_norm", "b", x, b), eps));
 }
 
 }  // namespace bitnet::ops

@@ -41,8 +41,8 @@ Tensor rows_back(const Tensor& x, const AxisSplit& split) {
   return x.permute(inverse);
 }
 
-Tensor contiguous_rows(const Tensor& view, DType dtype) {
-  return view.dtype() == dtype && view.is_contiguous() ? view : view.to(dtype);
+Tensor contiguous_rows(const ExecutionContext& context, const Tensor& view, DType dtype) {
+  return view.dtype() == dtype && view.is_contiguous() ? view : converted(context, view, dtype);
 }
 
 namespace {
@@ -73,13 +73,14 @@ float reduce_row(const Tables& t, Reduction op, const float* x, std::size_t n) {
       return t.tensor.sum_abs(x, n);
     case Reduction::kNormL2:
       return std::sqrt(t.f32.sum_squares(x, n));
-    case Reduction::kNormMax: {
-      const float high = t.tensor.max(x, n), low = t.tensor.min(x, n);
-      return n == 0 ? 0.0f : std::isnan(high) ? high : std::max(std::fabs(high), std::fabs(low));
-    }
+    case Reduction::kNormMax:
+      return t.f32.max_abs(x, n);
   }
   return 0;
 }
+
+/// As the row kernels give it: one NaN for all, and +0 of zeros.
+float extreme_of(float v) { return std::isnan(v) ? std::numeric_limits<float>::quiet_NaN() : v + 0.0f; }
 
 /// Sums or extremes over the axes that `view` [kept…, n_row axes] has last, where its last kept axis is
 /// columns of stride 1: blocks of columns, all rows of a block one after the other.
@@ -124,7 +125,9 @@ void reduce_columns(const ExecutionContext& context, Reduction op, const Tensor&
               combine(lanes[i], false, lanes[i + width], false, lanes[i], n);
           float* const to = out + block / blocks * cols + col;
           for (std::size_t i = 0; i < n; ++i)
-            to[i] = op == Reduction::kMean ? lanes[0][i] / static_cast<float>(rows.size()) : lanes[0][i];
+            to[i] = op == Reduction::kMean ? lanes[0][i] / static_cast<float>(rows.size())
+                    : sums                 ? lanes[0][i]
+                                           : extreme_of(lanes[0][i]);
         }
       });
 }
@@ -138,23 +141,29 @@ bool are_columns(Reduction op, const Tensor& view, std::size_t n_kept) {
 
 /// Sums as i32, which they must fit, extremes in x's own type.
 template <class T>
-void reduce_integers(Reduction op, const Tensor& rows, std::int64_t n, Tensor& out) {
-  const auto x = rows.span<T>();
-  for (std::int64_t r = 0; r < out.numel(); ++r) {
-    const auto row = x.subspan(static_cast<std::size_t>(r * n), static_cast<std::size_t>(n));
-    const auto at = static_cast<std::size_t>(r);
-    if (op == Reduction::kMax) {
-      out.span<T>()[at] = *std::ranges::max_element(row);
-    } else if (op == Reduction::kMin) {
-      out.span<T>()[at] = *std::ranges::min_element(row);
-    } else {
-      std::int64_t sum = 0;
-      for (const T v : row) sum += v;
-      if (sum != static_cast<std::int32_t>(sum))
-        invalid(fmt::format("sum of {}: a sum of {} is {}, which i32 does not hold", describe(rows), n, sum));
-      out.span<std::int32_t>()[at] = static_cast<std::int32_t>(sum);
-    }
-  }
+void reduce_integers(const ExecutionContext& context, Reduction op, const Tensor& rows, std::int64_t n,
+                     Tensor& out) {
+  const auto* const x = reinterpret_cast<const T*>(rows.data());
+  auto* const extremes = reinterpret_cast<T*>(out.data());
+  auto* const sums = reinterpret_cast<std::int32_t*>(out.data());
+  context.parallel_for(static_cast<std::size_t>(out.numel()), row_grain(n),
+                       [&](std::size_t begin, std::size_t end) {
+                         const auto count = static_cast<std::size_t>(n);
+                         for (std::size_t r = begin; r < end; ++r) {
+                           const T* const row = x + r * count;
+                           if (op == Reduction::kMax) {
+                             extremes[r] = *std::max_element(row, row + count);
+                           } else if (op == Reduction::kMin) {
+                             extremes[r] = *std::min_element(row, row + count);
+                           } else {
+                             const std::int64_t sum = std::accumulate(row, row + count, std::int64_t{0});
+                             if (sum != static_cast<std::int32_t>(sum))
+                               invalid(fmt::format("sum of {}: a sum of {} is {}, which i32 does not hold",
+                                                   describe(rows), n, sum));
+                             sums[r] = static_cast<std::int32_t>(sum);
+                           }
+                         }
+                       });
 }
 
 void check_reduction(Reduction op, const Tensor& x, std::int64_t n) {
@@ -176,15 +185,6 @@ std::int32_t extreme_index(std::span<const T> row, bool largest) {
   return static_cast<std::int32_t>(best);
 }
 
-/// The same through the vector kernels: the value, then where it first is.
-std::int32_t float_extreme_index(const Tables& t, std::span<const float> row, bool largest) {
-  const float value = largest ? t.tensor.max(row.data(), row.size()) : t.tensor.min(row.data(), row.size());
-  const bool nan = std::isnan(value);
-  std::size_t i = 0;
-  while (nan ? !std::isnan(row[i]) : row[i] != value) ++i;
-  return static_cast<std::int32_t>(i);
-}
-
 Tensor arg_extreme(const ExecutionContext& context, std::string_view op, const Tensor& x, std::int64_t axis,
                    bool largest) {
   refuse_ternary(op, x);
@@ -194,15 +194,16 @@ Tensor arg_extreme(const ExecutionContext& context, std::string_view op, const T
     invalid(fmt::format("{} of {}: axis {} has {} elements, 1 … 2^31 − 1 wanted", op, describe(x), axis, n));
   const AxisSplit split = split_axes(x.shape().rank(), a);
   const Tensor view = rows_last(x, split);
-  const Tensor rows = contiguous_rows(view, is_float(x.dtype()) ? DType::kF32 : x.dtype());
-  Tensor out = Tensor::uninitialized(DType::kI32, Shape(view.shape().dims().first(split.kept.size())));
+  const Tensor rows = contiguous_rows(context, view, is_float(x.dtype()) ? DType::kF32 : x.dtype());
+  Tensor out = make_tensor(context, DType::kI32, Shape(view.shape().dims().first(split.kept.size())));
   const auto to = out.span<std::int32_t>();
   const Tables t = tables(context.isa());
+  const auto float_index = largest ? t.tensor.arg_max : t.tensor.arg_min;
   context.parallel_for(to.size(), row_grain(n), [&](std::size_t begin, std::size_t end) {
     const auto count = static_cast<std::size_t>(n);
     for (std::size_t r = begin; r < end; ++r) {
       if (rows.dtype() == DType::kF32)
-        to[r] = float_extreme_index(t, rows.span<float>().subspan(r * count, count), largest);
+        to[r] = static_cast<std::int32_t>(float_index(rows.span<float>().data() + r * count, count));
       else if (rows.dtype() == DType::kI8)
         to[r] = extreme_index(rows.span<std::int8_t>().subspan(r * count, count), largest);
       else
@@ -247,20 +248,20 @@ Tensor reduce(const ExecutionContext& context, Reduction op, const Tensor& x, co
   const Shape shape = axes.keep_dims ? Shape(dims) : kept;
 
   if (!is_float(x.dtype())) {
-    Tensor out = Tensor::uninitialized(op == Reduction::kSum ? DType::kI32 : x.dtype(), kept);
-    const Tensor rows = contiguous_rows(view, x.dtype());
+    Tensor out = make_tensor(context, op == Reduction::kSum ? DType::kI32 : x.dtype(), kept);
+    const Tensor rows = contiguous_rows(context, view, x.dtype());
     if (x.dtype() == DType::kI8)
-      reduce_integers<std::int8_t>(op, rows, n, out);
+      reduce_integers<std::int8_t>(context, op, rows, n, out);
     else
-      reduce_integers<std::int32_t>(op, rows, n, out);
+      reduce_integers<std::int32_t>(context, op, rows, n, out);
     return out.reshape(shape);
   }
-  Tensor out = Tensor::uninitialized(DType::kF32, kept);
+  Tensor out = make_tensor(context, DType::kF32, kept);
   const auto to = out.span<float>();
   if (!to.empty() && n > 0 && are_columns(op, view, n_kept)) {
     reduce_columns(context, op, view, n_kept, to.data());
   } else if (!to.empty()) {
-    const Tensor rows = contiguous_rows(view, DType::kF32);
+    const Tensor rows = contiguous_rows(context, view, DType::kF32);
     const Tables t = tables(context.isa());
     const auto from = rows.span<float>();
     const auto count = static_cast<std::size_t>(n);
@@ -268,7 +269,7 @@ Tensor reduce(const ExecutionContext& context, Reduction op, const Tensor& x, co
       for (std::size_t r = begin; r < end; ++r) to[r] = reduce_row(t, op, from.data() + r * count, count);
     });
   }
-  return (x.dtype() == DType::kF32 ? out : out.to(x.dtype())).reshape(shape);
+  return (x.dtype() == DType::kF32 ? out : converted(context, out, x.dtype())).reshape(shape);
 } catch (const std::bad_alloc&) {
   throw_out_of_memory(fmt::format("{} of {}", to_string(op), describe(x)));
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "bitnet/core/execution.hpp"
 #include "bitnet/core/tensor.hpp"
 
 namespace bitnet::ops {
@@ -20,6 +21,6 @@ Tensor rows_last(const Tensor& x, const AxisSplit& split);
 Tensor rows_back(const Tensor& x, const AxisSplit& split);
 
 /// rows_last() as contiguous elements of `dtype`: x's own memory where it is so already.
-Tensor contiguous_rows(const Tensor& view, DType dtype);
+Tensor contiguous_rows(const ExecutionContext& context, const Tensor& view, DType dtype);
 
 }  // namespace bitnet::ops

@@ -39,7 +39,7 @@ struct F32Kernels {
                     std::size_t n) noexcept;
   float (*sum)(const float* x, std::size_t n) noexcept;
   float (*sum_squares)(const float* x, std::size_t n) noexcept;
-  float (*max)(const float* x, std::size_t n) noexcept;      // −inf for n = 0
+  float (*max)(const float* x, std::size_t n) noexcept;  // −inf for n = 0; passes over NaNs; of zeros +0
   float (*max_abs)(const float* x, std::size_t n) noexcept;  // 0 for n = 0, NaN if there is one in x
   /// y = x · (1 / sqrt(sum_squares(x)/n + eps)) · w
   void (*rms_norm)(const float* x, const float* w, float eps, float* y, std::size_t n) noexcept;

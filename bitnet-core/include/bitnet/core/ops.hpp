@@ -3,12 +3,13 @@
 // softmax and norms are reductions.hpp; moving elements (gather, scatter, concat) is indexing.hpp; solving is
 // linalg.hpp; views and conversions are Tensor's own.
 //
-// All functions: operands may have any strides; results are new and contiguous. Shapes broadcast as NumPy's
-// do (aligned from the last axis, size 1 repeats). Both operands have one dtype; f16 and bf16 are computed in
-// f32 and rounded once; i8 and i32 wrap modulo 2^8 and 2^32. Every result has the same bits for any number of
-// threads, and the classes of instruction sets of docs/numerics.md. Throw Error(kInvalidArgument) naming the
-// op and both operands' shapes or dtypes when they do not fit, for kTernary (convert it), and for a shape
-// that overflows; Error(kOutOfMemory). Reading one tensor from several threads is safe.
+// All functions: operands may have any strides; results are new and contiguous, and they and temporaries are
+// of the context's memory pool. Shapes broadcast as NumPy's do (aligned from the last axis, size 1 repeats).
+// Both operands have one dtype; f16 and bf16 are computed in f32 and rounded once; i8 and i32 wrap modulo 2^8
+// and 2^32. Every result has the same bits for any number of threads, and the classes of instruction sets of
+// docs/numerics.md. Throw Error(kInvalidArgument) naming the op and both operands' shapes or dtypes when they
+// do not fit, for kTernary (convert it), and for a shape that overflows; Error(kOutOfMemory). Reading one
+// tensor from several threads is safe.
 #include <cstdint>
 #include <string_view>
 

@@ -1,7 +1,8 @@
 #pragma once
 // Mixed precision: for each class of ops, the type that values are stored in, the type that products are
-// computed in, and the type that sums are kept in. A policy is data: inference and training ask it what to
-// do, and validate() says before anything runs whether they can. Conversions are Tensor::to.
+// computed in, and the type that sums are kept in. A policy is data: where there is a choice, inference and
+// training ask it what to do, and validate() says before anything runs whether they can. Conversions are
+// Tensor::to.
 #include <array>
 #include <cstddef>
 #include <cstdint>

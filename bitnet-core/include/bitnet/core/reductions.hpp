@@ -18,7 +18,7 @@ namespace bitnet::ops {
 enum class Reduction : std::uint8_t {
   kSum,      ///< 0 for no elements; integers → i32, an Error when the sum does not fit
   kMean,     ///< NaN for no elements
-  kMax,      ///< NaN if one is NaN; Error for no elements
+  kMax,      ///< NaN if one is NaN; of zeros +0; Error for no elements
   kMin,      ///< the same
   kVar,      ///< mean of (x − mean)², NaN for no elements
   kNormL1,   ///< Σ |x|
@@ -50,7 +50,7 @@ void softmax_in_place(const ExecutionContext& context, Tensor& x, std::int64_t a
 /// x − max − log Σ e^(x − max) along `axis`.
 Tensor log_softmax(const ExecutionContext& context, const Tensor& x, std::int64_t axis);
 
-/// x / sqrt(mean x² + eps) · w over the last axis; w [size of it] of x's dtype.
+/// x / sqrt(mean x² + eps) · w over the last axis; w [size of it] of x's dtype; eps ≥ 0 and finite.
 Tensor rms_norm(const ExecutionContext& context, const Tensor& x, const Tensor& w, float eps);
 void rms_norm_in_place(const ExecutionContext& context, Tensor& x, const Tensor& w, float eps);
 /// (x − mean) / sqrt(var + eps) · w + b over the last axis; w and b as above.

@@ -12,16 +12,23 @@
 
 namespace bitnet {
 
+class MemoryResource;
+
 /// Elements of `dtype` laid out by shape and strides over shared storage. Copying a Tensor copies the handle:
 /// both see the same elements. Reading from several threads is safe; writing needs the caller's order.
+///
+/// Elements are a block of a MemoryResource of the host, tagged "tensor", which the handles keep alive: the
+/// one given, else the process's default pool. They do not outlive a reset() of it.
 class Tensor {
  public:
+  using Memory = std::shared_ptr<MemoryResource>;
+
   Tensor() = default;
   /// Zero-filled, contiguous, 64-byte aligned. Throws Error(kOutOfMemory), Error(kInvalidArgument) for a
   /// kTernary tensor whose last dimension is no multiple of 4.
-  Tensor(DType dtype, Shape shape);
+  Tensor(DType dtype, Shape shape, const Memory& memory = nullptr);
   /// The same with elements of no particular value, for who writes them all.
-  static Tensor uninitialized(DType dtype, Shape shape);
+  static Tensor uninitialized(DType dtype, Shape shape, const Memory& memory = nullptr);
   /// A view of memory that `owner` keeps alive. Throws Error(kInvalidArgument) when `bytes` is too short or
   /// not aligned for dtype.
   Tensor(DType dtype, Shape shape, std::span<std::byte> bytes, std::shared_ptr<const void> owner);
@@ -62,13 +69,16 @@ class Tensor {
   Tensor broadcast_to(const Shape& shape) const;
 
   /// A contiguous copy (or itself when contiguous already).
-  Tensor contiguous() const;
+  Tensor contiguous(const Memory& memory = nullptr) const;
   /// A contiguous copy with elements converted, each rounded once, half to even. To f16 and bf16: what is too
   /// large becomes infinity, NaN stays a NaN. To i8, i32 and ternary: saturates (infinities too), NaN becomes
   /// 0. f32 kernels of default_isa(), one thread.
-  Tensor to(DType dtype) const;
+  Tensor to(DType dtype, const Memory& memory = nullptr) const;
 
  private:
+  struct Storage;
+  static Tensor allocated(DType dtype, Shape shape, const Memory& memory, bool zero);
+
   DType dtype_ = DType::kF32;
   Shape shape_{0};
   std::array<std::int64_t, Shape::kMaxRank> strides_{};

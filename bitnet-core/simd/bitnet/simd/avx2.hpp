@@ -17,6 +17,9 @@ struct F32 {
 
   static BITNET_INLINE Reg load(const float* p) { return *reinterpret_cast<const Mem*>(p); }
   static BITNET_INLINE void store(float* p, Reg v) { *reinterpret_cast<Mem*>(p) = v; }
+  static BITNET_INLINE Reg load_quads(const float* p, std::int64_t stride) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+  }
   static BITNET_INLINE Reg broadcast(float x) { return _mm256_set1_ps(x); }
   static BITNET_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static BITNET_INLINE float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }

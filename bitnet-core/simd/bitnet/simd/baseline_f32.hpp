@@ -15,6 +15,7 @@ struct F32 {
 
   static BITNET_INLINE Reg load(const float* p) { return *reinterpret_cast<const QuadMem*>(p); }
   static BITNET_INLINE void store(float* p, Reg v) { *reinterpret_cast<QuadMem*>(p) = v; }
+  static BITNET_INLINE Reg load_quads(const float* p, std::int64_t) { return load(p); }
   static BITNET_INLINE Reg broadcast(float x) { return Reg{x, x, x, x}; }
   static BITNET_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   static BITNET_INLINE float fma1(float a, float b, float c) { return a * b + c; }

@@ -16,6 +16,7 @@ struct F32 {
 
   static BITNET_INLINE Reg load(const float* p) { return *reinterpret_cast<const QuadMem*>(p); }
   static BITNET_INLINE void store(float* p, Reg v) { *reinterpret_cast<QuadMem*>(p) = v; }
+  static BITNET_INLINE Reg load_quads(const float* p, std::int64_t) { return load(p); }
   static BITNET_INLINE Reg broadcast(float x) { return reinterpret_cast<Reg>(vdupq_n_f32(x)); }
   static BITNET_INLINE Reg fma(Reg a, Reg b, Reg c) {
     return reinterpret_cast<Reg>(vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a),

@@ -27,8 +27,7 @@ BITNET_INLINE Block splat(float x) {
 }
 
 BITNET_INLINE F32::Reg select(F32::Int mask, F32::Reg a, F32::Reg b) {
-  return reinterpret_cast<F32::Reg>((mask & reinterpret_cast<F32::Int>(a)) |
-                                    (~mask & reinterpret_cast<F32::Int>(b)));
+  return mask ? a : b;  // as bits and, and-not, or, AVX-512 would make vectors of its masks
 }
 
 BITNET_INLINE F32::Reg absolute(F32::Reg x) {

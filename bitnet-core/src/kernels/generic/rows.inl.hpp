@@ -2,7 +2,7 @@
 // Row kernels, written once against simd::F32. Every reduction keeps 16 partial sums (lane = index mod 16;
 // the last block is padded with the neutral element) and folds them 16 → 8 → 4 → 2 → 1, so that all ISAs add
 // in one order. Included by f32_table.cpp only; the exponential and what rests on it are in exp.inl.hpp.
-#include "kernels/generic/block.inl.hpp"
+#include "kernels/generic/extreme.inl.hpp"
 
 namespace bitnet::kernels {
 namespace {
@@ -63,20 +63,26 @@ float sum_squares(const float* x, std::size_t n) noexcept {
       [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return F32::fma(v, v, a); }, kPlus);
 }
 
+/// NaNs are passed over; of zeros +0 comes out.
 float max(const float* x, std::size_t n) noexcept {
-  return reduce(
-      FromF32{x}, n, -__builtin_inff(), -__builtin_inff(),
-      [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return select(v > a, v, a); }, kLarger);
+  Best<F32::Reg, Larger> best(F32::broadcast(-__builtin_inff()));
+  for_each_register(
+      x, n, -__builtin_inff(), [&](int c, std::size_t, F32::Reg v) __attribute__((always_inline)) {
+        best.take(c, v);
+      });
+  return best_lane<simd::Quad>(best.chain, Larger()) + 0.0f;
 }
 
-/// Magnitudes are ordered as their bits are, those of NaNs last: compared as integers, a NaN stays.
 float max_abs(const float* x, std::size_t n) noexcept {
-  return reduce(
-      FromF32{x}, n, 0.0f, 0.0f, [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) {
-        const F32::Reg w = absolute(v);
-        return select(reinterpret_cast<F32::Int>(w) > reinterpret_cast<F32::Int>(a), w, a);
-      },
-      [](float a, float b) { return b > a || b != b ? b : a; });
+  Magnitudes magnitudes;
+  for_each_register(
+      x, n, 0.0f, [&](int c, std::size_t, F32::Reg v) __attribute__((always_inline)) {
+        magnitudes.take_float(c, v);
+      });
+  const std::int32_t most = magnitudes.most();
+  float result;
+  __builtin_memcpy(&result, &most, sizeof result);
+  return result;
 }
 
 /// out[i] = op(x[i]) register by register; op is also given the pad elements, whose results are dropped.

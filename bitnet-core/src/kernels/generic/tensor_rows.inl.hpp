@@ -3,6 +3,7 @@
 // written once against simd::F32. Reductions have the 16 lanes and the fold of rows.inl.hpp. Included by
 // tensor_table.cpp only.
 #include "kernels/generic/elementwise.inl.hpp"
+#include "kernels/generic/extreme.inl.hpp"
 
 namespace bitnet::kernels {
 namespace {
@@ -26,20 +27,65 @@ BITNET_INLINE float reduce_row(const float* x, std::size_t n, float start, float
   return fold(acc, fold_op);
 }
 
-float row_max(const float* x, std::size_t n) noexcept {
-  const float low = -__builtin_inff();
-  return reduce_row(
-      x, n, low, low,
-      [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return Maximum::apply(a, v); },
-      [](float a, float b) { return a >= b || a != a ? a : b; });
+/// The extreme of x; NaN if there is one; of zeros +0. NaNs win no comparison, so they are looked for beside
+/// it.
+template <class Better>
+BITNET_INLINE float extreme(const float* x, std::size_t n, float start) {
+  Best<F32::Reg, Better> best(F32::broadcast(start));
+  Magnitudes magnitudes;
+  for_each_register(
+      x, n, start, [&](int c, std::size_t, F32::Reg v) __attribute__((always_inline)) {
+        best.take(c, v);
+        magnitudes.take_float(c, v);
+      });
+  if (magnitudes.most() > 0x7f800000) return __builtin_nanf("");
+  return best_lane<simd::Quad>(best.chain, Better()) + 0.0f;
 }
 
-float row_min(const float* x, std::size_t n) noexcept {
-  const float high = __builtin_inff();
-  return reduce_row(
-      x, n, high, high,
-      [](F32::Reg a, F32::Reg v) __attribute__((always_inline)) { return Minimum::apply(a, v); },
-      [](float a, float b) { return a <= b || a != a ? a : b; });
+float row_max(const float* x, std::size_t n) noexcept { return extreme<Larger>(x, n, -__builtin_inff()); }
+float row_min(const float* x, std::size_t n) noexcept { return extreme<Smaller>(x, n, __builtin_inff()); }
+
+/// Index of the first of n ≤ 2^30 elements for which is(register) is true; n if there is none.
+template <class Is>
+BITNET_INLINE std::size_t first_where(const float* x, std::size_t n, Is is) {
+  F32::Int count;
+  for (int i = 0; i < F32::kLanes; ++i) count[i] = i;
+  const F32::Int none = F32::Int{} + static_cast<std::int32_t>(n);
+  Best<F32::Int, Smaller> first(none);
+  for_each_register(
+      x, n, 0.0f, [&](int c, std::size_t at, F32::Reg v) __attribute__((always_inline)) {
+        first.take(c, is(v) ? count + static_cast<std::int32_t>(at) : none);
+      });
+  return static_cast<std::size_t>(best_lane<simd::IntQuad>(first.chain, Smaller()));
+}
+
+/// Block by block: the extreme of each, and only the block of the best one is searched for its place.
+template <class Better>
+BITNET_INLINE std::size_t arg_extreme(const float* x, std::size_t n, float start) {
+  constexpr std::size_t kBlock = 512;
+  const auto size = [&](std::size_t block) { return n - block < kBlock ? n - block : kBlock; };
+  std::size_t at = 0;
+  float best = 0;
+  for (std::size_t block = 0; block < n; block += kBlock) {
+    const float v = extreme<Better>(x + block, size(block), start);
+    if (v != v)
+      return block +
+             first_where(
+                 x + block, size(block), [](F32::Reg r) __attribute__((always_inline)) { return r != r; });
+    if (block > 0 && !Better()(v, best)) continue;
+    at = block;
+    best = v;
+  }
+  const F32::Reg value = F32::broadcast(best);
+  return at + first_where(
+                  x + at, size(at), [&](F32::Reg r) __attribute__((always_inline)) { return r == value; });
+}
+
+std::size_t arg_max(const float* x, std::size_t n) noexcept {
+  return arg_extreme<Larger>(x, n, -__builtin_inff());
+}
+std::size_t arg_min(const float* x, std::size_t n) noexcept {
+  return arg_extreme<Smaller>(x, n, __builtin_inff());
 }
 
 float sum_abs(const float* x, std::size_t n) noexcept {
