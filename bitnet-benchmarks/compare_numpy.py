@@ -74,13 +74,18 @@ def matrices(n):
     a, b, side, vector = random(n, n), random(n, n), random(n, 4), random(n)
     spd = a @ a.T + n * np.eye(n, dtype=np.float32)
     batch, tall, tall_side = random(16, n // 4, n // 4), random(2 * n, n // 2), random(2 * n, 1)
+    integers = (random(n, n) * 40).astype(np.int8).astype(np.int32)  # NumPy's products of int8 are int8 and wrap
+    systems = np.ascontiguousarray(np.broadcast_to(spd[: n // 4, : n // 4], (16, n // 4, n // 4)))
     return {
         "matmul": lambda: a @ b,
         "matmul_transposed": lambda: a @ b.T,
         "matmul_batched": lambda: batch @ batch,
         "matmul_vector": lambda: a @ vector,
+        "vector_matmul": lambda: vector @ a,
+        "matmul_i8": lambda: integers @ integers,
         "solve": lambda: np.linalg.solve(spd, side),
         "cholesky": lambda: np.linalg.cholesky(spd),
+        "cholesky_batched": lambda: np.linalg.cholesky(systems),
         "qr": lambda: np.linalg.qr(a),
         "svd": lambda: np.linalg.svd(a, full_matrices=False),
         "symmetric_eigen": lambda: np.linalg.eigh(spd),

@@ -76,17 +76,22 @@ std::vector<Case> matrix_cases(std::int64_t n) {
   const Tensor batch = Tensor::of<float>({16, n / 4, n / 4}, random_rows(n, n, 8));
   const Tensor vector = random(n, 1, 10).reshape({n}), tall = random(2 * n, n / 2, 11);
   const Tensor tall_side = random(2 * n, 1, 12);
+  const Tensor bytes = ops::binary(*context(), ops::Binary::kMul, random(n, n, 13), 40).to(DType::kI8);
+  const Tensor systems = positive(n / 4).broadcast_to({16, n / 4, n / 4}).contiguous();
   return {
       {"matmul", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, a, b)); }},
       {"matmul_transposed", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, a, b.transpose(0, 1))); }},
       {"matmul_batched", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, batch, batch)); }},
       {"matmul_vector", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, a, vector)); }},
-      {"solve", [=](C) { benchmark::DoNotOptimize(linalg::solve(spd, side)); }},
-      {"cholesky", [=](C) { benchmark::DoNotOptimize(linalg::cholesky(spd)); }},
-      {"qr", [=](C) { benchmark::DoNotOptimize(linalg::qr(a)); }},
-      {"svd", [=](C) { benchmark::DoNotOptimize(linalg::svd(a)); }},
-      {"symmetric_eigen", [=](C) { benchmark::DoNotOptimize(linalg::symmetric_eigen(spd)); }},
-      {"least_squares", [=](C) { benchmark::DoNotOptimize(linalg::least_squares(tall, tall_side)); }},
+      {"vector_matmul", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, vector, a)); }},
+      {"matmul_i8", [=](C c) { benchmark::DoNotOptimize(ops::matmul(c, bytes, bytes)); }},
+      {"solve", [=](C c) { benchmark::DoNotOptimize(linalg::solve(c, spd, side)); }},
+      {"cholesky", [=](C c) { benchmark::DoNotOptimize(linalg::cholesky(c, spd)); }},
+      {"cholesky_batched", [=](C c) { benchmark::DoNotOptimize(linalg::cholesky(c, systems)); }},
+      {"qr", [=](C c) { benchmark::DoNotOptimize(linalg::qr(c, a)); }},
+      {"svd", [=](C c) { benchmark::DoNotOptimize(linalg::svd(c, a)); }},
+      {"symmetric_eigen", [=](C c) { benchmark::DoNotOptimize(linalg::symmetric_eigen(c, spd)); }},
+      {"least_squares", [=](C c) { benchmark::DoNotOptimize(linalg::least_squares(c, tall, tall_side)); }},
   };
 }
 

@@ -122,14 +122,14 @@ void add_moving(std::map<std::string, Op>& table) {
 
 void add_linalg(std::map<std::string, Op>& table) {
   using C = const ExecutionContext&;
-  table["solve"] = [](C, Tensors& x, const json&) { return linalg::solve(x[0], x[1]); };
-  table["inverse"] = [](C, Tensors& x, const json&) { return linalg::inverse(x[0]); };
-  table["cholesky"] = [](C, Tensors& x, const json&) { return linalg::cholesky(x[0]); };
-  table["eigenvalues"] = [](C, Tensors& x, const json&) { return linalg::symmetric_eigen(x[0]).values; };
-  table["singular_values"] = [](C, Tensors& x, const json&) { return linalg::svd(x[0]).s; };
-  table["qr_r"] = [](C, Tensors& x, const json&) { return linalg::qr(x[0]).r; };
-  table["least_squares"] = [](C, Tensors& x, const json& p) {
-    return linalg::least_squares(x[0], x[1], p.value("rcond", 0x1p-24)).x;
+  table["solve"] = [](C c, Tensors& x, const json&) { return linalg::solve(c, x[0], x[1]); };
+  table["inverse"] = [](C c, Tensors& x, const json&) { return linalg::inverse(c, x[0]); };
+  table["cholesky"] = [](C c, Tensors& x, const json&) { return linalg::cholesky(c, x[0]); };
+  table["eigenvalues"] = [](C c, Tensors& x, const json&) { return linalg::symmetric_eigen(c, x[0]).values; };
+  table["singular_values"] = [](C c, Tensors& x, const json&) { return linalg::svd(c, x[0]).s; };
+  table["qr_r"] = [](C c, Tensors& x, const json&) { return linalg::qr(c, x[0]).r; };
+  table["least_squares"] = [](C c, Tensors& x, const json& p) {
+    return linalg::least_squares(c, x[0], x[1], p.value("rcond", 0x1p-24)).x;
   };
   const auto scalar = [](double v) {
     return Tensor::of<float>({}, std::vector<float>{static_cast<float>(v)});

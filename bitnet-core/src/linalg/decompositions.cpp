@@ -4,8 +4,11 @@
 #include <Eigen/SVD>
 #include <algorithm>
 #include <limits>
+#include <string_view>
+#include <utility>
 
 #include "bitnet/core/linalg.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "linalg/matrices.hpp"
 
 namespace bitnet::linalg {
@@ -22,12 +25,14 @@ Decomposition decompose(std::string_view op, const Batch& a, std::int64_t i, uns
 
 }  // namespace
 
-Qr qr(const Tensor& a) {
+Qr qr(const ExecutionContext& context, const Tensor& a) {
   return with_context("qr", [&] {
-    const Batch batch("a = q·r", "a", a);
+    constexpr std::string_view kOp = "a = q·r";
+    const Batch batch(context, kOp, "a", a);
     const std::int64_t k = std::min(batch.rows(), batch.cols());
-    Result q(batch, {batch.rows(), k}), r(batch, {k, batch.cols()});
-    for (std::int64_t i = 0; k > 0 && i < batch.count(); ++i) {
+    Result q(context, kOp, "q", batch, {batch.rows(), k}), r(context, kOp, "r", batch, {k, batch.cols()});
+    for_each_matrix(context, batch, [&](std::int64_t i) {
+      if (k == 0) return;
       const Eigen::HouseholderQR<Matrix> h(batch.matrix(i));
       Matrix thin = h.householderQ() * Matrix::Identity(batch.rows(), k);
       Matrix upper = h.matrixQR().topRows(k).triangularView<Eigen::Upper>();
@@ -38,67 +43,74 @@ Qr qr(const Tensor& a) {
       }
       q.set(i, thin);
       r.set(i, upper);
-    }
+    });
     return Qr{q.take(), r.take()};
   });
 }
 
-Svd svd(const Tensor& a) {
+Svd svd(const ExecutionContext& context, const Tensor& a) {
   return with_context("svd", [&] {
-    const Batch batch("a = u·s·vᵀ", "a", a);
+    constexpr std::string_view kOp = "a = u·s·vᵀ";
+    const Batch batch(context, kOp, "a", a);
     const std::int64_t k = std::min(batch.rows(), batch.cols());
-    Result u(batch, {batch.rows(), k}), s(batch, {k}), vt(batch, {k, batch.cols()});
-    for (std::int64_t i = 0; k > 0 && i < batch.count(); ++i) {
-      const auto d = decompose("a = u·s·vᵀ", batch, i, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    Result u(context, kOp, "u", batch, {batch.rows(), k}), s(context, kOp, "s", batch, {k}),
+        vt(context, kOp, "vt", batch, {k, batch.cols()});
+    for_each_matrix(context, batch, [&](std::int64_t i) {
+      if (k == 0) return;
+      const auto d = decompose(kOp, batch, i, Eigen::ComputeThinU | Eigen::ComputeThinV);
       u.set(i, d.matrixU());
       s.set(i, d.singularValues());
       vt.set(i, Matrix(d.matrixV().transpose()));
-    }
+    });
     return Svd{u.take(), s.take(), vt.take()};
   });
 }
 
-SymmetricEigen symmetric_eigen(const Tensor& a) {
+SymmetricEigen symmetric_eigen(const ExecutionContext& context, const Tensor& a) {
   return with_context("symmetric_eigen", [&] {
-    const Batch batch("a·v = v·λ", "a", a);
-    require_square("a·v = v·λ", batch);
+    constexpr std::string_view kOp = "a·v = v·λ";
+    const Batch batch(context, kOp, "a", a);
+    require_square(kOp, batch);
     const std::int64_t n = batch.rows();
-    Result values(batch, {n}), vectors(batch, {n, n});
-    for (std::int64_t i = 0; n > 0 && i < batch.count(); ++i) {
+    Result values(context, kOp, "λ", batch, {n}), vectors(context, kOp, "v", batch, {n, n});
+    for_each_matrix(context, batch, [&](std::int64_t i) {
+      if (n == 0) return;
       const Matrix m = batch.matrix(i);
-      require_symmetric("a·v = v·λ", batch, i, m);
+      require_symmetric(kOp, batch, i, m);
       const Eigen::SelfAdjointEigenSolver<Matrix> solver(m);
       if (solver.info() != Eigen::Success)
         throw Error(ErrorCode::kInternal,
-                    fmt::format("a·v = v·λ: {}: the iteration did not converge", batch.which(i)));
+                    fmt::format("{}: {}: the iteration did not converge", kOp, batch.which(i)));
       values.set(i, solver.eigenvalues());
       vectors.set(i, solver.eigenvectors());
-    }
+    });
     return SymmetricEigen{values.take(), vectors.take()};
   });
 }
 
-LeastSquares least_squares(const Tensor& a, const Tensor& b, double rcond) {
+LeastSquares least_squares(const ExecutionContext& context, const Tensor& a, const Tensor& b, double rcond) {
   return with_context("least_squares", [&] {
-    const Batch left("‖a·x − b‖", "a", a), right("‖a·x − b‖", "b", b, a.shape().rank() == 2);
-    require_sides("‖a·x − b‖", left, right);
+    constexpr std::string_view kOp = "‖a·x − b‖";
+    const Batch left(context, kOp, "a", a), right(context, kOp, "b", b, a.shape().rank() == 2);
+    require_sides(kOp, left, right);
     if (!(rcond >= 0 && rcond < 1)) ops::invalid(fmt::format("rcond {}: 0 ≤ rcond < 1 wanted", rcond));
-    Result x = solution(left, right);
-    LeastSquares out;
-    for (std::int64_t i = 0; i < left.count() && left.rows() > 0 && left.cols() > 0; ++i) {
-      auto d = decompose("‖a·x − b‖", left, i, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    Result x = solution(context, kOp, left, right);
+    Tensor rank(DType::kI32, batch_shape(left, {}), context.memory());
+    auto* const ranks = reinterpret_cast<std::int32_t*>(rank.data());
+    for_each_matrix(context, left, [&](std::int64_t i) {
+      if (left.rows() == 0 || left.cols() == 0) return;
+      auto d = decompose(kOp, left, i, Eigen::ComputeThinU | Eigen::ComputeThinV);
       d.setThreshold(rcond);
-      out.rank = d.rank();
+      ranks[i] = static_cast<std::int32_t>(d.rank());
       x.set(i, Matrix(d.solve(right.matrix(i))));
-    }
-    out.x = x.take();
-    return out;
+    });
+    return LeastSquares{x.take(), std::move(rank)};
   });
 }
 
 double condition(const Tensor& a) {
   return with_context("condition", [&] {
-    const Batch batch("matrix", "a", a);
+    const Batch batch(ops::one_thread(), "matrix", "a", a);
     if (!batch.batch().empty())
       ops::invalid(fmt::format("matrix: {} is a batch; take one matrix of it", batch.description()));
     if (batch.rows() == 0 || batch.cols() == 0) return 0.0;

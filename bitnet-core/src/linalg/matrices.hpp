@@ -3,14 +3,18 @@
 // function of linalg.hpp makes. The only place, with the .cpp files beside it, where Eigen is seen.
 #include <Eigen/Core>
 #include <cmath>
+#include <exception>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "bitnet/core/execution.hpp"
 #include "bitnet/core/tensor.hpp"
 #include "ops/checks.hpp"
+#include "ops/convert.hpp"
 
 namespace bitnet::linalg {
 
@@ -21,7 +25,8 @@ using Matrix = Eigen::MatrixXd;
 class Batch {
  public:
   /// `vector`: whether one axis is allowed, as a column.
-  Batch(std::string_view op, std::string_view name, const Tensor& t, bool vector = false) {
+  Batch(const ExecutionContext& context, std::string_view op, std::string_view name, const Tensor& t,
+        bool vector = false) {
     ops::refuse_ternary(op, t);
     ops::floats_only(op, t);
     const std::size_t rank = t.shape().rank();
@@ -34,7 +39,8 @@ class Batch {
     const auto dims = t.shape().dims();
     batch_.assign(dims.begin(), dims.end() - (is_vector_ ? 1 : 2));
     count_ = Shape(batch_).numel();
-    values_ = t.dtype() == DType::kF32 ? t.contiguous() : t.to(DType::kF32);
+    values_ =
+        t.dtype() == DType::kF32 ? ops::contiguous(context, t) : ops::converted(context, t, DType::kF32);
     const auto v = std::as_const(values_).span<float>();
     for (std::size_t i = 0; i < v.size(); ++i)
       if (!std::isfinite(v[i]))
@@ -82,29 +88,70 @@ inline void require_symmetric(std::string_view op, const Batch& a, std::int64_t 
                                  a.which(i), r, c, m(r, c), c, r, m(c, r)));
 }
 
-/// An f32 tensor [batch…, dims…] to be filled matrix by matrix.
+/// [batch…, dims…]
+inline Shape batch_shape(const Batch& like, std::initializer_list<std::int64_t> dims) {
+  std::vector<std::int64_t> all = like.batch();
+  all.insert(all.end(), dims.begin(), dims.end());
+  return Shape(all);
+}
+
+/// An f32 tensor [batch…, dims…] to be filled matrix by matrix, from several threads.
 class Result {
  public:
-  Result(const Batch& like, std::initializer_list<std::int64_t> dims)
-      : size_(Shape(dims).numel()), values_(DType::kF32, shape_of(like, dims)) {}
-  /// Row-major; rounds to f32.
+  /// `of` must outlive it. `what` names the result in errors.
+  Result(const ExecutionContext& context, std::string_view op, std::string_view what, const Batch& of,
+         std::initializer_list<std::int64_t> dims)
+      : op_(op),
+        what_(what),
+        of_(of),
+        size_(Shape(dims).numel()),
+        values_(DType::kF32, batch_shape(of, dims), context.memory()) {}
+  /// Row-major; rounds to f32, which must hold every element.
   template <class Derived>
   void set(std::int64_t i, const Eigen::MatrixBase<Derived>& m) {
-    float* to = values_.span<float>().data() + i * size_;
+    float* to = reinterpret_cast<float*>(values_.data()) + i * size_;
     for (Eigen::Index r = 0; r < m.rows(); ++r)
-      for (Eigen::Index c = 0; c < m.cols(); ++c) *to++ = static_cast<float>(m(r, c));
+      for (Eigen::Index c = 0; c < m.cols(); ++c) {
+        *to = static_cast<float>(m(r, c));
+        if (!std::isfinite(*to++))
+          ops::invalid(fmt::format("{}: {}: element [{}, {}] of {} is {:.3g}, which f32 does not hold", op_,
+                                   of_.which(i), r, c, what_, m(r, c)));
+      }
   }
   Tensor take() { return std::move(values_); }
 
  private:
-  static Shape shape_of(const Batch& like, std::initializer_list<std::int64_t> dims) {
-    std::vector<std::int64_t> all = like.batch();
-    all.insert(all.end(), dims.begin(), dims.end());
-    return Shape(all);
-  }
+  std::string_view op_, what_;
+  const Batch& of_;
   std::int64_t size_;
   Tensor values_;
 };
+
+/// body(i) for every matrix of the batch, on all threads. Of several that throw, the first one's error.
+template <class Body>
+void for_each_matrix(const ExecutionContext& context, const Batch& batch, Body body) {
+  // About 20 µs of arithmetic for another thread: a factorisation takes some n³.
+  const double n = static_cast<double>(std::min(batch.rows(), batch.cols()));
+  const double work = n * static_cast<double>(batch.rows()) * static_cast<double>(batch.cols());
+  std::mutex mutex;
+  std::int64_t failed = batch.count();
+  std::exception_ptr error;
+  context.parallel_for(static_cast<std::size_t>(batch.count()),
+                       static_cast<std::size_t>(1 + 2e4 / (work + 1)),
+                       [&](std::size_t begin, std::size_t end) {
+                         auto i = static_cast<std::int64_t>(begin);
+                         try {
+                           for (; i < static_cast<std::int64_t>(end); ++i) body(i);
+                         } catch (...) {
+                           const std::lock_guard lock(mutex);
+                           if (i < failed) {
+                             failed = i;
+                             error = std::current_exception();
+                           }
+                         }
+                       });
+  if (error != nullptr) std::rethrow_exception(error);
+}
 
 /// Right-hand sides of a system with a: the same batch and a's number of rows.
 inline void require_sides(std::string_view op, const Batch& a, const Batch& b) {
@@ -114,8 +161,9 @@ inline void require_sides(std::string_view op, const Batch& a, const Batch& b) {
 }
 
 /// x of a system, [..., cols of a, cols of b], or a vector where b is one.
-inline Result solution(const Batch& a, const Batch& b) {
-  return b.is_vector() ? Result(a, {a.cols()}) : Result(a, {a.cols(), b.cols()});
+inline Result solution(const ExecutionContext& context, std::string_view op, const Batch& a, const Batch& b) {
+  return b.is_vector() ? Result(context, op, "x", a, {a.cols()})
+                       : Result(context, op, "x", a, {a.cols(), b.cols()});
 }
 
 }  // namespace bitnet::linalg

@@ -3,6 +3,7 @@
 #include <Eigen/LU>
 
 #include "bitnet/core/linalg.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "linalg/matrices.hpp"
 
 namespace bitnet::linalg {
@@ -19,13 +20,17 @@ double rcond_of(const Lu& lu) {
   return std::isfinite(rcond) ? rcond : 0;
 }
 
-Tensor solve_all(std::string_view op, const Batch& a, const Batch& b, const SolveOptions& options) {
+Tensor solve_all(const ExecutionContext& context, std::string_view op, const Batch& a, const Batch& b,
+                 const SolveOptions& options) {
   require_square(op, a);
   require_sides(op, a, b);
-  Result x = solution(a, b);
-  for (std::int64_t i = 0; i < a.count(); ++i) {
+  if (!(options.min_rcond >= 0 && options.min_rcond <= 1))
+    ops::invalid(fmt::format("{}: {}: min_rcond is {}, a number from 0 to 1 wanted", op, a.description(),
+                             options.min_rcond));
+  Result x = solution(context, op, a, b);
+  for_each_matrix(context, a, [&](std::int64_t i) {
     const Matrix m = a.matrix(i);
-    if (m.size() == 0) continue;
+    if (m.size() == 0) return;
     const Lu lu(m);
     const double rcond = rcond_of(lu);
     if (rcond == 0 || rcond < options.min_rcond)
@@ -34,7 +39,7 @@ Tensor solve_all(std::string_view op, const Batch& a, const Batch& b, const Solv
                       "at least {:.2g} wanted",
                       op, a.which(i), rcond, options.min_rcond));
     x.set(i, Matrix(lu.solve(b.matrix(i))));
-  }
+  });
   return x.take();
 }
 
@@ -51,49 +56,51 @@ Eigen::Index first_bad_block(const Matrix& m) {
 
 }  // namespace
 
-Tensor solve(const Tensor& a, const Tensor& b, const SolveOptions& options) {
+Tensor solve(const ExecutionContext& context, const Tensor& a, const Tensor& b, const SolveOptions& options) {
   return with_context("solve", [&] {
-    return solve_all("a·x = b", Batch("a·x = b", "a", a), Batch("a·x = b", "b", b, a.shape().rank() == 2),
-                     options);
+    constexpr std::string_view kOp = "a·x = b";
+    return solve_all(context, kOp, Batch(context, kOp, "a", a),
+                     Batch(context, kOp, "b", b, a.shape().rank() == 2), options);
   });
 }
 
-Tensor inverse(const Tensor& a, const SolveOptions& options) {
+Tensor inverse(const ExecutionContext& context, const Tensor& a, const SolveOptions& options) {
   return with_context("inverse", [&] {
-    const Batch batch("a·x = 1", "a", a);
-    require_square("a·x = 1", batch);
-    Tensor identity(DType::kF32, a.shape());
+    constexpr std::string_view kOp = "a·x = 1";
+    const Batch batch(context, kOp, "a", a);
+    require_square(kOp, batch);
+    Tensor identity(DType::kF32, a.shape(), context.memory());
     const auto values = identity.span<float>();
     const std::int64_t n = batch.rows();
     for (std::int64_t i = 0; i < batch.count(); ++i)
       for (std::int64_t d = 0; d < n; ++d) values[static_cast<std::size_t>((i * n + d) * n + d)] = 1;
-    return solve_all("a·x = 1", batch, Batch("a·x = 1", "1", identity), options);
+    return solve_all(context, kOp, batch, Batch(context, kOp, "1", identity), options);
   });
 }
 
-Tensor cholesky(const Tensor& a) {
+Tensor cholesky(const ExecutionContext& context, const Tensor& a) {
   return with_context("cholesky", [&] {
-    const Batch batch("l·lᵀ = a", "a", a);
-    require_square("l·lᵀ = a", batch);
-    Result l(batch, {batch.rows(), batch.cols()});
-    for (std::int64_t i = 0; i < batch.count(); ++i) {
+    constexpr std::string_view kOp = "l·lᵀ = a";
+    const Batch batch(context, kOp, "a", a);
+    require_square(kOp, batch);
+    Result l(context, kOp, "l", batch, {batch.rows(), batch.cols()});
+    for_each_matrix(context, batch, [&](std::int64_t i) {
       const Matrix m = batch.matrix(i);
-      if (m.size() == 0) continue;
-      require_symmetric("l·lᵀ = a", batch, i, m);
+      if (m.size() == 0) return;
+      require_symmetric(kOp, batch, i, m);
       const Eigen::LLT<Matrix> llt(m);
       if (llt.info() != Eigen::Success)
-        ops::invalid(
-            fmt::format("l·lᵀ = a: {} is not positive definite: its leading block of order {} is not",
-                        batch.which(i), first_bad_block(m)));
+        ops::invalid(fmt::format("{}: {} is not positive definite: its leading block of order {} is not", kOp,
+                                 batch.which(i), first_bad_block(m)));
       l.set(i, Matrix(llt.matrixL()));
-    }
+    });
     return l.take();
   });
 }
 
 double rcond_estimate(const Tensor& a) {
   return with_context("rcond_estimate", [&] {
-    const Batch batch("matrix", "a", a);
+    const Batch batch(ops::one_thread(), "matrix", "a", a);
     require_square("matrix", batch);
     if (!batch.batch().empty())
       ops::invalid(fmt::format("matrix: {} is a batch; take one matrix of it", batch.description()));
