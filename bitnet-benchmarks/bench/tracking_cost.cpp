@@ -60,7 +60,7 @@ class Training {
   /// Seconds of one step.
   double step() {
     const auto begin = std::chrono::steady_clock::now();
-    const auto loss = training::cross_entropy(tape_, model_.forward(tape_, inputs_, kLength), targets_,
+    const auto loss = training::cross_entropy(tape_, model_.forward(tape_, inputs_, {kLength}), targets_,
                                               1.0f / static_cast<float>(targets_.size()));
     tape_.backward(loss);
     tape_.reset();
@@ -78,8 +78,8 @@ class Training {
   }
   std::shared_ptr<HybridMemoryPool> pool_;
   ExecutionContext context_;
-  training::LanguageModel model_{shape(), training::Quantization::kTernary};
-  training::AdamW optimizer_{model_.parameters(), {}};
+  training::LanguageModel model_{context_, shape(), training::Quantization::kTernary};
+  training::AdamW optimizer_{context_, model_.parameters(), {}};
   training::Tape tape_{context_};
   std::vector<std::int32_t> inputs_, targets_;
 };

@@ -1,5 +1,6 @@
 // Causal attention: one work item per sequence and key-value head, in blocks of query rows so that the upper
-// triangle is never multiplied. Probabilities are kept for the backward pass. Other ops are ops.cpp.
+// triangle and the keys of earlier documents are never multiplied. Probabilities are kept for the backward
+// pass. Other ops are ops.cpp.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,10 +17,22 @@ constexpr std::int64_t kQueryBlock = 64;
 struct Operands {
   AttentionShape s;
   const float *q, *k, *v;
-  float* probabilities;  // [sequences, n_heads, length, length]; above the diagonal only within a block, zero
+  float* probabilities;  // [sequences, n_heads, length, length]; written from a block's first key to its last
   std::int64_t q_stride, kv_stride;
+  const std::int32_t* positions;  // [sequences · length] or null
   std::int64_t group() const { return s.n_heads / s.n_kv_heads; }
   float inv_sqrt() const { return 1.0f / std::sqrt(static_cast<float>(s.head_dim)); }
+  /// The first key that row r of a sequence sees, its last being r; r + 1: none, it is padding.
+  std::int64_t first_key(std::int64_t sequence, std::int64_t r) const {
+    return positions ? r - positions[sequence * s.length + r] : 0;
+  }
+  /// Of rows [begin, end): the documents of a sequence begin in order, so the first row that is no padding
+  /// has it. Rows of padding give keys behind their own.
+  std::int64_t first_key(std::int64_t sequence, std::int64_t begin, std::int64_t end) const {
+    std::int64_t first = end - 1;
+    for (std::int64_t r = begin; r < end; ++r) first = std::min(first, first_key(sequence, r));
+    return first;
+  }
 };
 
 /// `scratch`: gemm_scratch floats.
@@ -33,17 +46,22 @@ void forward_item(const F32Kernels& f, const Operands& o, std::int64_t sequence,
     float* p = o.probabilities + (sequence * n_heads + h) * length * length;
     for (std::int64_t i = 0; i < length; i += kQueryBlock) {
       const std::int64_t rows = std::min(kQueryBlock, length - i), cols = i + rows;
-      f.gemm(rows, cols, dim, o.q + at + i * o.q_stride, o.q_stride, 1, k, 1, o.kv_stride, p + i * length,
-             length, false, scratch);
+      const std::int64_t from = o.first_key(sequence, i, cols), keys = cols - from;
+      f.gemm(rows, keys, dim, o.q + at + i * o.q_stride, o.q_stride, 1, k + from * o.kv_stride, 1,
+             o.kv_stride, p + i * length + from, length, false, scratch);
       for (std::int64_t r = i; r < cols; ++r) {
         float* row = p + r * length;
-        const auto n = static_cast<std::size_t>(r + 1);
-        f.scale(o.inv_sqrt(), row, n);
-        f.scale(1.0f / f.exp_sum(row, f.max(row, n), n), row, n);
+        const std::int64_t first = o.first_key(sequence, r);
+        const auto n = static_cast<std::size_t>(r + 1 - first);
+        if (n > 0) {
+          f.scale(o.inv_sqrt(), row + first, n);
+          f.scale(1.0f / f.exp_sum(row + first, f.max(row + first, n), n), row + first, n);
+        }
+        std::fill(row + from, row + first, 0.0f);
         std::fill(row + r + 1, row + cols, 0.0f);
       }
-      f.gemm(rows, dim, cols, p + i * length, length, 1, v, o.kv_stride, 1, out + at + i * o.q_stride,
-             o.q_stride, false, scratch);
+      f.gemm(rows, dim, keys, p + i * length + from, length, 1, v + from * o.kv_stride, o.kv_stride, 1,
+             out + at + i * o.q_stride, o.q_stride, false, scratch);
     }
   }
 }
@@ -69,26 +87,33 @@ void backward_item(const F32Kernels& f, const TrainKernels& t, const Operands& o
     const float* p = o.probabilities + (sequence * n_heads + h) * length * length;
     for (std::int64_t i = 0; i < length; i += kQueryBlock) {
       const std::int64_t rows = std::min(kQueryBlock, length - i), cols = i + rows;
+      const std::int64_t from = o.first_key(sequence, i, cols), keys = cols - from;
+      const std::int64_t kv_from = kv_at + from * o.kv_stride;
       const float* d = g.d_out + at + i * o.q_stride;
-      f.gemm(rows, cols, dim, d, o.q_stride, 1, o.v + kv_at, 1, o.kv_stride, ds, length, false, scratch);
+      f.gemm(rows, keys, dim, d, o.q_stride, 1, o.v + kv_from, 1, o.kv_stride, ds + from, length, false,
+             scratch);
       for (std::int64_t r = 0; r < rows; ++r) {
-        const auto n = static_cast<std::size_t>(i + r + 1);
-        t.softmax_backward(p + (i + r) * length, ds + r * length, o.inv_sqrt(), n);
-        std::fill(ds + r * length + n, ds + r * length + cols, 0.0f);
+        const std::int64_t first = o.first_key(sequence, i + r), end = i + r + 1;
+        float* row = ds + r * length;
+        t.softmax_backward(p + (i + r) * length + first, row + first, o.inv_sqrt(),
+                           static_cast<std::size_t>(end - first));
+        std::fill(row + from, row + first, 0.0f);
+        std::fill(row + end, row + cols, 0.0f);
       }
-      f.gemm(cols, dim, rows, p + i * length, 1, length, d, o.q_stride, 1, g.v.data + kv_at, o.kv_stride,
-             true, scratch);
-      f.gemm(rows, dim, cols, ds, length, 1, o.k + kv_at, o.kv_stride, 1, g.q.data + at + i * o.q_stride,
-             o.q_stride, g.q.accumulate, scratch);
-      f.gemm(cols, dim, rows, ds, 1, length, o.q + at + i * o.q_stride, o.q_stride, 1, g.k.data + kv_at,
+      f.gemm(keys, dim, rows, p + i * length + from, 1, length, d, o.q_stride, 1, g.v.data + kv_from,
              o.kv_stride, true, scratch);
+      f.gemm(rows, dim, keys, ds + from, length, 1, o.k + kv_from, o.kv_stride, 1,
+             g.q.data + at + i * o.q_stride, o.q_stride, g.q.accumulate, scratch);
+      f.gemm(keys, dim, rows, ds + from, 1, length, o.q + at + i * o.q_stride, o.q_stride, 1,
+             g.k.data + kv_from, o.kv_stride, true, scratch);
     }
   }
 }
 
 }  // namespace
 
-Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& s) {
+Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& s,
+                          std::span<const std::int32_t> positions) {
   require_shape(
       s.length > 0 && s.n_kv_heads > 0 && s.head_dim > 0 && s.n_heads % s.n_kv_heads == 0 &&
           q.rows() % s.length == 0 && k.rows() == q.rows() && v.rows() == q.rows() &&
@@ -97,7 +122,14 @@ Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const 
   const std::int64_t sequences = q.rows() / s.length;
   Variable out = tape.make(q.rows(), q.cols(), q.needs_grad() || k.needs_grad() || v.needs_grad());
   float* p = tape.floats(static_cast<std::size_t>(sequences * s.n_heads * s.length * s.length));
-  const Operands o{s, q.value().data(), k.value().data(), v.value().data(), p, q.cols(), k.cols()};
+  const Operands o{s,
+                   q.value().data(),
+                   k.value().data(),
+                   v.value().data(),
+                   p,
+                   q.cols(),
+                   k.cols(),
+                   checked_positions("causal_attention", {s.length, positions}, q.rows())};
   for_rows(tape, sequences * s.n_kv_heads, 1, [&](std::int64_t item) {
     const Scratch scratch(tape, f32_of(tape).gemm_scratch);
     forward_item(f32_of(tape), o, item / s.n_kv_heads, item % s.n_kv_heads, out.value().data(),

@@ -85,6 +85,7 @@ void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Ad
     for (const auto& [key, value] : state.identity) fields[kIdentity + key] = value;
     for (const auto& [key, value] : state.settings) fields[kSetting + key] = value;
     fields["optimizer_steps"] = std::to_string(optimizer.steps());
+    fields["micro_batch"] = std::to_string(state.micro_batch);
     fields["data.position"] = std::to_string(state.data.position);
     fields["data.epoch"] = std::to_string(state.data.epoch);
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
@@ -125,6 +126,7 @@ TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& mod
       if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;
       if (key.starts_with(kSetting)) state.settings[key.substr(kSetting.size())] = value;
     }
+    if (fields.contains("micro_batch")) state.micro_batch = field<std::int64_t>(fields, "micro_batch");
     state.data.position = field<std::uint64_t>(fields, "data.position");
     state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)

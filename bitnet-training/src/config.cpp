@@ -164,6 +164,7 @@ void read_data(Section s, TrainConfig& c) {
   s.read("train", c.train, true);
   s.read("validation", c.validation, true);
   s.read("held_out", c.held_out);
+  s.read("document_separator", c.document_separator);
   s.read("tokenizer", c.tokenizer);
   s.read("validation_tokens", c.validation_tokens);
   s.refuse_unknown();

@@ -75,42 +75,35 @@ void append_window(std::span<const TokenId> tokens, std::int64_t at, std::int64_
   }
 }
 
-BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos,
-                           std::uint64_t seed)
-    : tokens_(tokens), length_(length), bos_(bos), rng_(seed) {
-  // One window is lost to the phase, and one token to the last target.
-  if (length <= 0 || static_cast<std::int64_t>(tokens.size()) < 2 * length + 1)
-    throw Error(ErrorCode::kInvalidArgument, "the training text has " + std::to_string(tokens.size()) +
-                                                 " tokens; sequences of " + std::to_string(length) +
-                                                 " need at least " + std::to_string(2 * length + 1));
-  if (tokens.size() / static_cast<std::size_t>(length) > std::numeric_limits<std::uint32_t>::max())
-    throw Error(ErrorCode::kUnsupported, "more than 2^32 training sequences");
-  begin_epoch();
+void Batch::clear() noexcept {
+  inputs.clear();
+  targets.clear();
+  positions.clear();
 }
 
-void BatchSampler::begin_epoch() {
+void Sampler::begin_epoch() {
   epoch_rng_ = rng_.state();
-  const auto phase = static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(length_)));
-  windows_.emplace(tokens_.first(tokens_.size() - 1), length_, phase);
-  order_.resize(static_cast<std::size_t>(windows_->size()));
+  const std::int64_t count = cut(rng_);
+  if (count > std::numeric_limits<std::uint32_t>::max())
+    throw Error(ErrorCode::kUnsupported, "more than 2^32 training sequences");
+  order_.resize(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<std::uint32_t>(i);
   for (std::size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[rng_.below(i)]);
   position_ = 0;
 }
 
-void BatchSampler::next(std::int64_t sequences, Batch& batch) {
-  batch.inputs.clear();
-  batch.targets.clear();
+void Sampler::next(std::int64_t sequences, Batch& batch) {
+  batch.clear();
   for (std::int64_t s = 0; s < sequences; ++s) {
     if (position_ == order_.size()) {
       ++epoch_;
       begin_epoch();
     }
-    append_window(tokens_, windows_->begin_of(order_[position_++]), length_, bos_, batch);
+    append(order_[position_++], batch);
   }
 }
 
-void BatchSampler::set_state(const State& state) {
+void Sampler::set_state(const SamplerState& state) {
   rng_.set_state(state.epoch_rng);
   begin_epoch();
   if (state.position > order_.size())
@@ -119,6 +112,27 @@ void BatchSampler::set_state(const State& state) {
                                                  " sequences: another training text");
   position_ = state.position;
   epoch_ = state.epoch;
+}
+
+BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos,
+                           std::uint64_t seed)
+    : Sampler(seed), tokens_(tokens), length_(length), bos_(bos) {
+  // One window is lost to the phase, and one token to the last target.
+  if (length <= 0 || static_cast<std::int64_t>(tokens.size()) < 2 * length + 1)
+    throw Error(ErrorCode::kInvalidArgument, "the training text has " + std::to_string(tokens.size()) +
+                                                 " tokens; sequences of " + std::to_string(length) +
+                                                 " need at least " + std::to_string(2 * length + 1));
+  begin_epoch();
+}
+
+std::int64_t BatchSampler::cut(Rng& rng) {
+  const auto phase = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(length_)));
+  windows_.emplace(tokens_.first(tokens_.size() - 1), length_, phase);
+  return windows_->size();
+}
+
+void BatchSampler::append(std::int64_t sequence, Batch& batch) const {
+  append_window(tokens_, windows_->begin_of(sequence), length_, bos_, batch);
 }
 
 }  // namespace bitnet::training

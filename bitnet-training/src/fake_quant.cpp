@@ -20,8 +20,10 @@ QuantizedVariable quantize_activations(Tape& tape, Variable x) {
   return {out, inv_scales};
 }
 
-TernaryCache::TernaryCache(std::int64_t out, std::int64_t in)
-    : trits_(static_cast<std::size_t>(out * in)), dequantized_(trits_.size()) {}
+TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in)
+    : memory_(context.memory()),
+      trits_(*memory_, static_cast<std::size_t>(out * in), "ternary weights", 64),
+      dequantized_(*memory_, trits_.size(), "ternary weights", 64) {}
 
 void TernaryCache::update(const ExecutionContext& context, std::span<const float> latent) {
   require_shape(latent.size() == trits_.size(), "ternarise", "the latent weights have another size");

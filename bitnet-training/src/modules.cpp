@@ -7,16 +7,16 @@
 
 namespace bitnet::training {
 
-Linear::Linear(std::string name, std::int64_t out, std::int64_t in)
-    : weight_(std::move(name), out, in, true) {}
+Linear::Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in)
+    : weight_(context, std::move(name), out, in, true) {}
 LinearInput Linear::prepare(Tape&, Variable x) const { return {x}; }
 Variable Linear::forward(Tape& tape, const LinearInput& x) {
   return linear(tape, x.rows, weight_.variable());
 }
 void Linear::refresh(const ExecutionContext&) {}
 
-BitLinear::BitLinear(std::string name, std::int64_t out, std::int64_t in)
-    : Linear(std::move(name), out, in), cache_(out, in) {}
+BitLinear::BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in)
+    : Linear(context, std::move(name), out, in), cache_(context, out, in) {}
 LinearInput BitLinear::prepare(Tape& tape, Variable x) const { return {x, quantize_activations(tape, x)}; }
 Variable BitLinear::forward(Tape& tape, const LinearInput& x) {
   return bit_linear(tape, x.quantized, weight_.variable(), cache_);
@@ -25,12 +25,12 @@ void BitLinear::refresh(const ExecutionContext& context) {
   with_context(weight_.name(), [&] { cache_.update(context, weight_.value()); });
 }
 
-RmsNorm::RmsNorm(std::string name, std::int64_t size, float eps)
-    : weight_(std::move(name), 1, size, false), eps_(eps) {}
+RmsNorm::RmsNorm(const ExecutionContext& context, std::string name, std::int64_t size, float eps)
+    : weight_(context, std::move(name), 1, size, false), eps_(eps) {}
 Variable RmsNorm::forward(Tape& tape, Variable x) { return rms_norm(tape, x, weight_.variable(), eps_); }
 
-Embedding::Embedding(std::string name, std::int64_t vocab, std::int64_t dim)
-    : weight_(std::move(name), vocab, dim, true) {}
+Embedding::Embedding(const ExecutionContext& context, std::string name, std::int64_t vocab, std::int64_t dim)
+    : weight_(context, std::move(name), vocab, dim, true) {}
 Variable Embedding::forward(Tape& tape, std::span<const std::int32_t> ids) {
   return embedding(tape, weight_.variable(), ids);
 }
@@ -42,27 +42,28 @@ struct LanguageModel::Layer {
   std::unique_ptr<Linear> q, k, v, o, gate, up, down;
   RmsNorm attn_norm, attn_sub_norm, ffn_norm, ffn_sub_norm;
 
-  Layer(const ModelConfig& c, Quantization quantization, std::int64_t index)
-      : q(make(c, quantization, TensorRole::kAttnQ, index)),
-        k(make(c, quantization, TensorRole::kAttnK, index)),
-        v(make(c, quantization, TensorRole::kAttnV, index)),
-        o(make(c, quantization, TensorRole::kAttnOutput, index)),
-        gate(make(c, quantization, TensorRole::kFfnGate, index)),
-        up(make(c, quantization, TensorRole::kFfnUp, index)),
-        down(make(c, quantization, TensorRole::kFfnDown, index)),
-        attn_norm(hf_name({TensorRole::kAttnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
-        attn_sub_norm(hf_name({TensorRole::kAttnSubNorm, index}, c.family), c.q_dim(), c.rms_norm_eps),
-        ffn_norm(hf_name({TensorRole::kFfnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
-        ffn_sub_norm(hf_name({TensorRole::kFfnSubNorm, index}, c.family), c.intermediate_size,
+  Layer(const ExecutionContext& context, const ModelConfig& c, Quantization quantization, std::int64_t index)
+      : q(make(context, c, quantization, TensorRole::kAttnQ, index)),
+        k(make(context, c, quantization, TensorRole::kAttnK, index)),
+        v(make(context, c, quantization, TensorRole::kAttnV, index)),
+        o(make(context, c, quantization, TensorRole::kAttnOutput, index)),
+        gate(make(context, c, quantization, TensorRole::kFfnGate, index)),
+        up(make(context, c, quantization, TensorRole::kFfnUp, index)),
+        down(make(context, c, quantization, TensorRole::kFfnDown, index)),
+        attn_norm(context, hf_name({TensorRole::kAttnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
+        attn_sub_norm(context, hf_name({TensorRole::kAttnSubNorm, index}, c.family), c.q_dim(),
+                      c.rms_norm_eps),
+        ffn_norm(context, hf_name({TensorRole::kFfnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
+        ffn_sub_norm(context, hf_name({TensorRole::kFfnSubNorm, index}, c.family), c.intermediate_size,
                      c.rms_norm_eps) {}
 
-  static std::unique_ptr<Linear> make(const ModelConfig& c, Quantization quantization, TensorRole role,
-                                      std::int64_t index) {
+  static std::unique_ptr<Linear> make(const ExecutionContext& context, const ModelConfig& c,
+                                      Quantization quantization, TensorRole role, std::int64_t index) {
     const TensorId id{role, index};
     const Shape shape = tensor_shape(id, c);
     if (quantization == Quantization::kTernary)
-      return std::make_unique<BitLinear>(hf_name(id, c.family), shape[0], shape[1]);
-    return std::make_unique<Linear>(hf_name(id, c.family), shape[0], shape[1]);
+      return std::make_unique<BitLinear>(context, hf_name(id, c.family), shape[0], shape[1]);
+    return std::make_unique<Linear>(context, hf_name(id, c.family), shape[0], shape[1]);
   }
 
   Linear* find(TensorRole role) const {
@@ -121,15 +122,17 @@ const ModelConfig& checked(const ModelConfig& c) {
 
 }  // namespace
 
-LanguageModel::LanguageModel(const ModelConfig& config, Quantization quantization)
+LanguageModel::LanguageModel(const ExecutionContext& context, const ModelConfig& config,
+                             Quantization quantization)
     : config_(checked(config)),
       quantization_(quantization),
-      embedding_(hf_name({TensorRole::kTokenEmbedding}, config.family), config.vocab_size,
+      embedding_(context, hf_name({TensorRole::kTokenEmbedding}, config.family), config.vocab_size,
                  config.hidden_size),
-      norm_(hf_name({TensorRole::kOutputNorm}, config.family), config.hidden_size, config.rms_norm_eps),
+      norm_(context, hf_name({TensorRole::kOutputNorm}, config.family), config.hidden_size,
+            config.rms_norm_eps),
       rope_(config.max_position, config.head_dim, config.rope_theta) {
   for (std::int64_t i = 0; i < config_.n_layers; ++i)
-    layers_.push_back(std::make_unique<Layer>(config_, quantization_, i));
+    layers_.push_back(std::make_unique<Layer>(context, config_, quantization_, i));
   for (const TensorId id : model_tensors(config_)) {
     Parameter* p = id.role == TensorRole::kTokenEmbedding ? &embedding_.weight()
                    : id.role == TensorRole::kOutputNorm
@@ -159,18 +162,18 @@ void LanguageModel::refresh(const ExecutionContext& context) {
   });
 }
 
-Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, std::int64_t length) {
+Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout) {
   Variable x = embedding_.forward(tape, ids);
-  for (auto& layer : layers_) x = layer_forward(tape, *layer, x, length);
+  for (auto& layer : layers_) x = layer_forward(tape, *layer, x, layout);
   return embedding_.logits(tape, norm_.forward(tape, x));
 }
 
-Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, std::int64_t length) {
-  const AttentionShape heads{length, config_.n_heads, config_.n_kv_heads, config_.head_dim};
+Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout) {
+  const AttentionShape heads{layout.length, config_.n_heads, config_.n_kv_heads, config_.head_dim};
   const LinearInput a = l.q->prepare(tape, l.attn_norm.forward(tape, x));
-  const Variable q = rope(tape, l.q->forward(tape, a), rope_, length);
-  const Variable k = rope(tape, l.k->forward(tape, a), rope_, length);
-  const Variable attended = causal_attention(tape, q, k, l.v->forward(tape, a), heads);
+  const Variable q = rope(tape, l.q->forward(tape, a), rope_, layout);
+  const Variable k = rope(tape, l.k->forward(tape, a), rope_, layout);
+  const Variable attended = causal_attention(tape, q, k, l.v->forward(tape, a), heads, layout.positions);
   x = add(tape, x, l.o->forward(tape, l.o->prepare(tape, l.attn_sub_norm.forward(tape, attended))));
 
   const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));

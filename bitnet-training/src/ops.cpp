@@ -185,18 +185,21 @@ RopeTable::RopeTable(std::int64_t position_count, std::int64_t head_dim, double 
     }
 }
 
-Variable rope(Tape& tape, Variable x, const RopeTable& table, std::int64_t length) {
-  const std::int64_t head_dim = 2 * table.half;
+Variable rope(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout) {
+  const std::int64_t head_dim = 2 * table.half, length = layout.length;
   require_shape(x.cols() % head_dim == 0 && length > 0 && length <= table.positions && x.rows() % length == 0,
                 "rope",
                 "input " + dims(x) + " for sequences of " + std::to_string(length) + ", table of " +
                     std::to_string(table.positions) + " positions");
+  const std::int32_t* positions = checked_positions("rope", layout, x.rows());
   Variable out = tape.make(x.rows(), x.cols(), x.needs_grad());
-  const auto turn = [length, head_dim](const Tape& t, const RopeTable& angles, const float* from, float* to,
-                                       std::int64_t rows, std::int64_t cols, float sign, bool accumulate) {
+  const auto turn = [length, positions, head_dim](const Tape& t, const RopeTable& angles, const float* from,
+                                                  float* to, std::int64_t rows, std::int64_t cols, float sign,
+                                                  bool accumulate) {
     for_rows(t, rows, 16, [&](std::int64_t r) {
-      const float* c = angles.cos.data() + (r % length) * angles.half;
-      const float* s = angles.sin.data() + (r % length) * angles.half;
+      const std::int64_t position = positions ? std::max(positions[r], 0) : r % length;
+      const float* c = angles.cos.data() + position * angles.half;
+      const float* s = angles.sin.data() + position * angles.half;
       for (std::int64_t h = 0; h < cols; h += head_dim)
         train_of(t).rotate(from + r * cols + h, c, s, sign, to + r * cols + h, accumulate,
                            static_cast<std::size_t>(angles.half));

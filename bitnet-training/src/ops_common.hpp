@@ -7,6 +7,7 @@
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
+#include "bitnet/training/ops.hpp"
 #include "bitnet/training/tape.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -21,6 +22,23 @@ inline void require_shape(bool holds, const char* op, const std::string& rule) {
 
 inline std::string dims(Variable x) {
   return "[" + std::to_string(x.rows()) + ", " + std::to_string(x.cols()) + "]";
+}
+
+/// layout.positions, or null where there are none. Throws Error(kInvalidArgument) for another number of them
+/// than `rows`, and where one within a sequence is neither −1 nor 0 nor one more than the one before.
+inline const std::int32_t* checked_positions(const char* op, const RowLayout& layout, std::int64_t rows) {
+  const std::span<const std::int32_t> p = layout.positions;
+  if (p.empty()) return nullptr;
+  require_shape(static_cast<std::int64_t>(p.size()) == rows, op,
+                std::to_string(p.size()) + " positions for " + std::to_string(rows) + " rows");
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int32_t at = p[static_cast<std::size_t>(r)];
+    const bool follows = r % layout.length != 0 && at == p[static_cast<std::size_t>(r) - 1] + 1;
+    require_shape(at == -1 || at == 0 || (at > 0 && follows), op,
+                  "position " + std::to_string(at) + " of row " + std::to_string(r) +
+                      " does not follow the one before");
+  }
+  return p.data();
 }
 
 /// Calls body(row) for every row, in parallel.

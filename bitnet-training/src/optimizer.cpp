@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bitnet/core/f32_kernels.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace bitnet::training {
@@ -14,12 +15,16 @@ constexpr std::size_t kChunk = 16384;  // floats per partial sum and per work it
 
 }  // namespace
 
-AdamW::AdamW(std::span<Parameter* const> parameters, const AdamWOptions& options)
-    : parameters_(parameters.begin(), parameters.end()), options_(options) {
+AdamW::AdamW(const ExecutionContext& context, std::span<Parameter* const> parameters,
+             const AdamWOptions& options)
+    : parameters_(parameters.begin(), parameters.end()), options_(options), memory_(context.memory()) {
+  std::size_t most = 0;
   for (const Parameter* p : parameters_) {
-    m_.emplace_back(p->value().size());
-    v_.emplace_back(p->value().size());
+    m_.emplace_back(*memory_, p->value().size(), "optimizer", 64);
+    v_.emplace_back(*memory_, p->value().size(), "optimizer", 64);
+    most = std::max(most, p->value().size());
   }
+  partials_ = MemoryArray<double>(*memory_, (most + kChunk - 1) / kChunk, "optimizer");
 }
 
 double AdamW::step(const ExecutionContext& context, float lr, float decay, float clip) {
@@ -28,12 +33,12 @@ double AdamW::step(const ExecutionContext& context, float lr, float decay, float
   for (Parameter* p : parameters_) {
     p->finish_grad();
     const std::span<const float> g = p->grad();
-    partials_.assign((g.size() + kChunk - 1) / kChunk, 0.0);
-    context.parallel_for(partials_.size(), 1, [&](std::size_t begin, std::size_t end) {
+    const auto partials = partials_.span().first((g.size() + kChunk - 1) / kChunk);
+    context.parallel_for(partials.size(), 1, [&](std::size_t begin, std::size_t end) {
       for (std::size_t c = begin; c < end; ++c)
-        partials_[c] = f.sum_squares(g.data() + c * kChunk, std::min(kChunk, g.size() - c * kChunk));
+        partials[c] = f.sum_squares(g.data() + c * kChunk, std::min(kChunk, g.size() - c * kChunk));
     });
-    for (const double s : partials_) squares += s;
+    for (const double s : partials) squares += s;
     p->zero_grad();
   }
   const double norm = std::sqrt(squares);

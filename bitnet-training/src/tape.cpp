@@ -30,13 +30,17 @@ std::span<float> Variable::grad() const noexcept {
   return {n->grad, size()};
 }
 
-Parameter::Parameter(std::string name, std::int64_t rows, std::int64_t cols, bool decay)
-    : name_(std::move(name)), decay_(decay) {
+Parameter::Parameter(const ExecutionContext& context, std::string name, std::int64_t rows, std::int64_t cols,
+                     bool decay)
+    : name_(std::move(name)), decay_(decay), memory_(context.memory()) {
   if (rows <= 0 || cols <= 0 || rows > (std::int64_t{1} << 40) / cols)
     throw Error(ErrorCode::kInvalidArgument, "parameter '" + name_ + "' cannot have " + std::to_string(rows) +
                                                  " x " + std::to_string(cols) + " elements");
-  value_.resize(static_cast<std::size_t>(rows * cols));
-  grad_.resize(value_.size());
+  const auto count = static_cast<std::size_t>(rows * cols);
+  with_context("parameter '" + name_ + "'", [&] {
+    value_ = MemoryArray<float>(*memory_, count, "parameters", 64);
+    grad_ = MemoryArray<float>(*memory_, count, "gradients", 64);
+  });
   node_.value = value_.data();
   node_.grad = grad_.data();
   node_.rows = rows;
@@ -46,7 +50,7 @@ Parameter::Parameter(std::string name, std::int64_t rows, std::int64_t cols, boo
 }
 
 void Parameter::finish_grad() noexcept {
-  if (!node_.grad_written) std::fill(grad_.begin(), grad_.end(), 0.0f);
+  if (!node_.grad_written) std::fill_n(node_.grad, size(), 0.0f);
   node_.grad_written = true;
 }
 
@@ -80,7 +84,7 @@ void* Tape::bytes(std::size_t size) {
     m.used = 0;
   }
   if (m.block == m.blocks.size())
-    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, 16 * kBlock)));
+    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, bytes_held())));
   void* p = m.blocks[m.block].bytes().data() + m.used;
   m.used += size;
   return p;
@@ -153,6 +157,14 @@ void Tape::reset() {
   m.block = m.used = 0;
   m.steps.clear();
   m.free_grads.clear();
+}
+
+void Tape::release() noexcept {
+  Impl& m = *impl_;
+  m.steps.clear();
+  m.free_grads.clear();
+  m.blocks.clear();
+  m.block = m.used = 0;
 }
 
 std::size_t Tape::bytes_held() const noexcept {

@@ -14,6 +14,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/recovery.hpp"
 #include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/export.hpp"
@@ -83,6 +84,7 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<c
           {"training.batch", std::to_string(c.batch)},
           {"training.micro_batch", std::to_string(c.micro_batch)},
           {"training.compute", std::string(to_string(c.compute))},
+          {"data.document_separator", c.document_separator},
           {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
 }
 
@@ -120,21 +122,26 @@ class Run {
         context_(context),
         tokenizer_(tokenizer_of(config, callbacks, resumed)),
         bos_(tokenizer_->adds_bos() && tokenizer_->bos() ? *tokenizer_->bos() : -1),
-        train_(tokenize_file(context, *tokenizer_, config.train)),
+        train_(tokens_of(config.train)),
         validation_(scored_text(config.validation)),
-        held_out_(config.held_out.empty() ? std::vector<TokenId>{} : scored_text(config.held_out)),
-        model_(model_of(config, *tokenizer_), config.quantization),
-        optimizer_(model_.parameters(), config.adamw),
-        sampler_(train_, config.length, bos_, config.seed),
+        held_out_(config.held_out.empty() ? Documents{} : scored_text(config.held_out)),
+        model_(context, model_of(config, *tokenizer_), config.quantization),
+        optimizer_(context, model_.parameters(), config.adamw),
+        sampler_(sampler_of(config)),
         tape_(context, true, config.precision()),
-        eval_tape_(context, false, config.precision()) {
+        eval_tape_(context, false, config.precision()),
+        micro_batch_(config.micro_batch),
+        steps_({shrink(micro_batch_)}, nullptr, callbacks.message),
+        saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
+               callbacks.message) {
     Rng rng(config.seed);
     model_.initialize(rng, static_cast<float>(config.init_deviation));
-    state_.identity = identity_of(config, train_);
+    state_.identity = identity_of(config, train_.tokens);
     state_.settings = settings_of(config);
-    state_.data = sampler_.state();
-    say(callbacks, std::to_string(train_.size()) + " training tokens, " + std::to_string(validation_.size()) +
-                       " of validation, " + std::to_string(held_out_.size()) + " held out, " +
+    state_.data = sampler_->state();
+    say(callbacks, std::to_string(train_.tokens.size()) + " training tokens, " +
+                       std::to_string(validation_.tokens.size()) + " of validation, " +
+                       std::to_string(held_out_.tokens.size()) + " held out, " +
                        std::to_string(model_.parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
   }
@@ -142,6 +149,7 @@ class Run {
   void resume(const std::filesystem::path& checkpoint) {
     TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
     state.identity.try_emplace("training.compute", "f32");  // older checkpoints had no other
+    state.identity.try_emplace("data.document_separator", "");
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
       const auto it = of.find(key);
       return it == of.end() ? std::string("not given") : it->second;
@@ -154,7 +162,8 @@ class Run {
     for (const auto& [key, ours] : state_.settings)
       if (const std::string theirs = stored(state.settings, key); theirs != ours)
         say(callbacks_, key + " was " + theirs + ", and is " + ours + " from here on");
-    sampler_.set_state(state.data);
+    sampler_->set_state(state.data);
+    if (state.micro_batch > 0) micro_batch_ = std::min(state.micro_batch, micro_batch_);
     state.settings = std::move(state_.settings);
     state_ = std::move(state);
     say(callbacks_, "resumed at step " + std::to_string(state_.step));
@@ -163,18 +172,31 @@ class Run {
   TrainResult loop(RunLog& log);
 
  private:
-  /// Tokens of a text to be scored: at least one window.
-  std::vector<TokenId> scored_text(const std::filesystem::path& path) const {
-    std::vector<TokenId> tokens = tokenize_file(context_, *tokenizer_, path);
-    if (static_cast<std::int64_t>(tokens.size()) < c_.length + 1)
-      throw Error(ErrorCode::kInvalidArgument,
-                  "'" + path.string() + "' has " + std::to_string(tokens.size()) +
-                      " tokens; one window needs " + std::to_string(c_.length + 1));
-    return tokens;
+  bool packs() const { return !c_.document_separator.empty(); }
+  /// A text's documents, or the whole as one.
+  Documents tokens_of(const std::filesystem::path& path) const {
+    if (packs()) return tokenize_documents(context_, *tokenizer_, path, c_.document_separator);
+    Documents all{tokenize_file(context_, *tokenizer_, path), {}};
+    all.ends.push_back(static_cast<std::int64_t>(all.tokens.size()));
+    return all;
   }
+  /// Tokens of a text to be scored: at least one window or packed row.
+  Documents scored_text(const std::filesystem::path& path) const {
+    Documents text = tokens_of(path);
+    const auto tokens = static_cast<std::int64_t>(text.tokens.size()), least = packs() ? 2 : c_.length + 1;
+    if (tokens < least)
+      throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "' has " + std::to_string(tokens) +
+                                                   " tokens; one window needs " + std::to_string(least));
+    return text;
+  }
+  std::unique_ptr<Sampler> sampler_of(const TrainConfig& c) const {
+    if (packs()) return std::make_unique<PackedSampler>(train_, c.length, bos_, c.seed);
+    return std::make_unique<BatchSampler>(train_.tokens, c.length, bos_, c.seed);
+  }
+  double batch_gradients(float scale);
   double one_step();
   void report(RunLog& log, double norm);
-  Evaluation evaluate(std::span<const TokenId> text, std::int64_t max_tokens);
+  Evaluation evaluate(const Documents& text, std::int64_t max_tokens);
   void save();
   void export_files();
   std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
@@ -184,11 +206,13 @@ class Run {
   const ExecutionContext& context_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int32_t bos_;
-  std::vector<TokenId> train_, validation_, held_out_;
+  Documents train_, validation_, held_out_;
   LanguageModel model_;
   AdamW optimizer_;
-  BatchSampler sampler_;
+  std::unique_ptr<Sampler> sampler_;
   Tape tape_, eval_tape_;
+  std::int64_t micro_batch_;  ///< sequences at once: as configured, or what memory has left of that
+  Recovery steps_, saves_;
   TrainState state_;
   Batch batch_;
   double seconds_before_ = 0;  ///< of earlier starts
@@ -197,19 +221,39 @@ class Run {
   std::int64_t since_report_ = 0;
 };
 
-/// Forward and backward of all micro-batches, then the update. Returns the gradient's norm.
-double Run::one_step() {
-  const std::int64_t micro_steps = c_.batch / c_.micro_batch;
-  const auto positions = static_cast<double>(c_.batch * c_.length);
+/// Loss and gradients of the sequences in batch_, in passes of micro_batch_. Begins anew after an Error.
+double Run::batch_gradients(float scale) {
   double loss = 0;
-  for (std::int64_t i = 0; i < micro_steps; ++i) {
-    sampler_.next(c_.micro_batch, batch_);
-    const Variable l = cross_entropy(tape_, model_.forward(tape_, batch_.inputs, c_.length), batch_.targets,
-                                     static_cast<float>(1.0 / positions));
-    loss += l.value()[0];
-    tape_.backward(l);
-    tape_.reset();
+  for (Parameter* p : model_.parameters()) p->zero_grad();
+  try {
+    for (std::int64_t done = 0; done < c_.batch; done += micro_batch_) {
+      const auto at = static_cast<std::size_t>(done * c_.length);
+      const auto count = static_cast<std::size_t>(std::min(micro_batch_, c_.batch - done) * c_.length);
+      const auto part = [&](const std::vector<std::int32_t>& of) {
+        return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
+      };
+      const Variable logits = model_.forward(tape_, part(batch_.inputs), {c_.length, part(batch_.positions)});
+      const Variable l = cross_entropy(tape_, logits, part(batch_.targets), scale);
+      loss += l.value()[0];
+      tape_.backward(l);
+      tape_.reset();
+    }
+  } catch (...) {
+    tape_.release();
+    throw;
   }
+  return loss;
+}
+
+/// A batch's gradients, then the update. Returns the gradient's norm.
+double Run::one_step() {
+  sampler_->next(c_.batch, batch_);
+  const auto targets =
+      std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
+  const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
+  double loss = 0;
+  steps_.run("step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_),
+             [&] { loss = batch_gradients(scale); });
   const double norm =
       optimizer_.step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
                       static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
@@ -220,8 +264,9 @@ double Run::one_step() {
                     "; resume from the last checkpoint with a lower learning rate");
   model_.refresh(context_);
   ++state_.step;
-  state_.tokens += c_.batch * c_.length;
-  state_.data = sampler_.state();
+  state_.tokens += targets;
+  state_.data = sampler_->state();
+  state_.micro_batch = micro_batch_;
   const auto trits = model_.trit_counts();
   loss_sum_ += loss;
   flips_sum_ += trits.all ? static_cast<double>(trits.flips) / static_cast<double>(trits.all) : 0.0;
@@ -253,26 +298,47 @@ void Run::report(RunLog& log, double norm) {
   last_report_ = Clock::now();
 }
 
-Evaluation Run::evaluate(std::span<const TokenId> text, std::int64_t max_tokens) {
+Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
   Evaluation e;
   std::uint64_t bytes = 0;
   double nll = 0;
   std::vector<float> losses;
   // scored_text() has seen that there is a window and a token behind it, its last target.
-  const TokenWindows all(text.first(text.size() - 1), c_.length);
-  const std::int64_t windows = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all.size()));
-  for (std::int64_t done = 0; done < windows; done += c_.micro_batch) {
-    batch_.inputs.clear();
-    batch_.targets.clear();
-    for (std::int64_t i = done; i < std::min(windows, done + c_.micro_batch); ++i)
-      append_window(text, all.begin_of(i), c_.length, bos_, batch_);
-    losses.resize(batch_.targets.size());
-    cross_entropy(eval_tape_, model_.forward(eval_tape_, batch_.inputs, c_.length), batch_.targets, 1.0f,
-                  losses);
-    eval_tape_.reset();
-    for (const float l : losses) nll += l;
-    for (const std::int32_t t : batch_.targets) bytes += tokenizer_->token_bytes(t).size();
-    e.tokens += static_cast<std::int64_t>(losses.size());
+  const TokenWindows windows(std::span(text.tokens).first(text.tokens.size() - 1), c_.length);
+  std::optional<PackedRows> rows;
+  if (packs()) rows.emplace(text, c_.length, bos_);
+  const std::int64_t all = rows ? rows->size() : windows.size();
+  const std::int64_t count = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all));
+  for (std::int64_t done = 0, next = 0; done < count; done = next) {
+    steps_.run("scoring sequences from " + std::to_string(done), [&] {
+      next = std::min(count, done + micro_batch_);
+      batch_.clear();
+      for (std::int64_t i = done; i < next; ++i) {
+        if (rows)
+          rows->append(i, batch_);
+        else
+          append_window(text.tokens, windows.begin_of(i), c_.length, bos_, batch_);
+      }
+      losses.resize(batch_.targets.size());
+      eval_tape_.reset();
+      try {
+        const Variable logits = model_.forward(eval_tape_, batch_.inputs, {c_.length, batch_.positions});
+        cross_entropy(eval_tape_, logits, batch_.targets, 1.0f, losses);
+      } catch (...) {
+        eval_tape_.release();
+        throw;
+      }
+    });
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      const std::int32_t target = batch_.targets[i];
+      if (target < 0) continue;
+      nll += losses[i];
+      ++e.tokens;
+      // The end-of-text tokens between documents are none of its bytes.
+      const auto eos = tokenizer_->eos();
+      if (!packs() || std::find(eos.begin(), eos.end(), target) == eos.end())
+        bytes += tokenizer_->token_bytes(target).size();
+    }
   }
   e.nll = nll / static_cast<double>(e.tokens);
   e.perplexity = std::exp(e.nll);
@@ -282,7 +348,8 @@ Evaluation Run::evaluate(std::span<const TokenId> text, std::int64_t max_tokens)
 
 void Run::save() {
   state_.seconds = seconds_before_ + seconds_since(start_);
-  save_checkpoint(checkpoint_path(), model_, optimizer_, state_);
+  saves_.run("writing the checkpoint",
+             [&] { save_checkpoint(checkpoint_path(), model_, optimizer_, state_); });
   last_save_ = Clock::now();
 }
 
@@ -327,9 +394,9 @@ TrainResult Run::loop(RunLog& log) {
   result.tokens = state_.tokens;
   result.seconds = seconds_before_ + seconds_since(start_);
   if (!result.cancelled) {
-    result.final_evaluation = evaluated(static_cast<std::int64_t>(validation_.size()));
-    if (!held_out_.empty()) {
-      result.held_out = evaluate(held_out_, static_cast<std::int64_t>(held_out_.size()));
+    result.final_evaluation = evaluated(static_cast<std::int64_t>(validation_.tokens.size()));
+    if (!held_out_.tokens.empty()) {
+      result.held_out = evaluate(held_out_, static_cast<std::int64_t>(held_out_.tokens.size()));
       log.write("held_out", state_.step, *result.held_out);
     }
     export_files();

@@ -1,6 +1,9 @@
 // Texts as tokens and the order in which a run sees them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/testing/testing.hpp"
@@ -106,6 +109,105 @@ TEST(BatchSampler, AWindowStartsWithBos) {
   append_window(tokens, 1, 3, 0, b);
   EXPECT_THAT(b.inputs, ::testing::ElementsAre(0, 11, 12));
   EXPECT_THAT(b.targets, ::testing::ElementsAre(11, 12, 13));
+}
+
+TEST(Documents, AreWhatLiesBetweenSeparatorsEachWithItsEnd) {
+  testing::TempDir dir;
+  BpeTrainer trainer(BpeTrainerOptions{320, {"<s>", "</s>"}, 2});
+  trainer.feed(sample_text(3, 200));
+  const auto tokenizer = Tokenizer::from_json(trainer.train());
+  const ExecutionContext context;
+  write_file(dir / "t.txt", "the first\n\nthe second one\n\n\n\nthe");
+  const Documents documents = tokenize_documents(context, *tokenizer, dir / "t.txt", "\n\n");
+  ASSERT_EQ(documents.ends.size(), 3u);
+  std::size_t begin = 0;
+  for (std::size_t i = 0; i < 3; ++i) {
+    auto expected =
+        tokenizer->encode(std::array{"the first", "the second one", "the"}[i], {.add_bos = false});
+    if (!tokenizer->eos().empty()) expected.push_back(tokenizer->eos()[0]);
+    const auto end = static_cast<std::size_t>(documents.ends[i]);
+    EXPECT_EQ(std::vector<TokenId>(documents.tokens.begin() + static_cast<std::ptrdiff_t>(begin),
+                                   documents.tokens.begin() + static_cast<std::ptrdiff_t>(end)),
+              expected);
+    begin = end;
+  }
+  BITNET_EXPECT_ERROR(tokenize_documents(context, *tokenizer, dir / "t.txt", ""), ErrorCode::kInvalidArgument,
+                      "separator");
+}
+
+/// Documents of these lengths; token i of all is i, from 1 on.
+Documents documents_of(const std::vector<std::int64_t>& lengths) {
+  Documents d;
+  for (const std::int64_t n : lengths) {
+    for (std::int64_t i = 0; i < n; ++i) d.tokens.push_back(static_cast<TokenId>(d.tokens.size()) + 1);
+    d.ends.push_back(static_cast<std::int64_t>(d.tokens.size()));
+  }
+  return d;
+}
+
+TEST(PackedRows, AreThoseOfPackWithBosAndTheNextTokenAsTarget) {
+  const Documents d = documents_of({3, 5, 2, 8, 1});
+  const PackedRows rows(d, 8, 0);
+  // The same with core's packing of whole sequences.
+  std::vector<std::vector<TokenId>> inputs, targets;
+  std::int64_t begin = 0;
+  for (const std::int64_t end : d.ends) {
+    targets.emplace_back(d.tokens.begin() + begin, d.tokens.begin() + end);
+    inputs.push_back(targets.back());
+    inputs.back().insert(inputs.back().begin(), 0);
+    inputs.back().pop_back();
+    begin = end;
+  }
+  const PackedBatch in = pack(inputs, 8, 0), out = pack(targets, 8, -1);
+  ASSERT_EQ(rows.size(), in.rows);
+  Batch b;
+  for (std::int64_t r = 0; r < rows.size(); ++r) rows.append(r, b);
+  EXPECT_EQ(b.inputs, in.ids);
+  EXPECT_EQ(b.targets, out.ids);
+  for (std::size_t i = 0; i < in.ids.size(); ++i)
+    EXPECT_EQ(b.positions[i], in.sequence[i] < 0 ? -1 : in.position[i]);
+}
+
+TEST(PackedRows, LongDocumentsAreCutAndWithoutBosTheFirstTokenIsNoTarget) {
+  const Documents d = documents_of({9, 1, 3});
+  const PackedRows rows(d, 4, -1);  // 8 positions of the first, none of the second, 2 of the third
+  ASSERT_EQ(rows.size(), 3);
+  Batch b;
+  for (std::int64_t r = 0; r < 3; ++r) rows.append(r, b);
+  EXPECT_THAT(b.inputs, ::testing::ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 0, 0));
+  EXPECT_THAT(b.targets, ::testing::ElementsAre(2, 3, 4, 5, 6, 7, 8, 9, 12, 13, -1, -1));
+  EXPECT_THAT(b.positions, ::testing::ElementsAre(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, -1, -1));
+}
+
+TEST(PackedSampler, DealsEveryTokenOnceAnEpochInAnotherOrderAndResumes) {
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < 60; ++i) lengths.push_back(1 + i * 7 % 23);
+  const Documents d = documents_of(lengths);
+  PackedSampler sampler(d, 10, 0, 5);
+  std::vector<std::vector<std::int32_t>> epochs(2);
+  Batch b;
+  while (true) {
+    sampler.next(1, b);
+    const std::uint64_t epoch = sampler.state().epoch;
+    if (epoch > 1) break;
+    for (const std::int32_t t : b.targets)
+      if (t >= 0) epochs[epoch].push_back(t);
+  }
+  EXPECT_NE(epochs[0], epochs[1]);
+  for (auto& targets : epochs) {
+    std::sort(targets.begin(), targets.end());
+    EXPECT_EQ(targets, d.tokens);
+  }
+  const SamplerState state = sampler.state();
+  Batch next, again;
+  sampler.next(30, next);
+  PackedSampler other(d, 10, 0, 99);
+  other.set_state(state);
+  other.next(30, again);
+  EXPECT_EQ(next.inputs, again.inputs);
+  EXPECT_EQ(next.positions, again.positions);
+  BITNET_EXPECT_ERROR(PackedSampler(documents_of({1, 1}), 10, -1, 1), ErrorCode::kInvalidArgument,
+                      "two tokens");
 }
 
 }  // namespace

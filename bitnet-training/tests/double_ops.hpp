@@ -62,14 +62,16 @@ inline Matrix relu2_gate(const Matrix& g, const Matrix& u) {
   return h;
 }
 
-inline Matrix rope(const Matrix& x, std::int64_t head_dim, double theta, std::int64_t length) {
+inline Matrix rope(const Matrix& x, std::int64_t head_dim, double theta, std::int64_t length,
+                   const std::vector<std::int32_t>& positions = {}) {
   Matrix y = x;
   const std::int64_t half = head_dim / 2;
   for (std::int64_t r = 0; r < x.rows; ++r)
     for (std::int64_t h = 0; h < x.cols; h += head_dim)
       for (std::int64_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(r % length) /
-                             std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+        const double angle =
+            static_cast<double>(positions.empty() ? r % length : positions[static_cast<std::size_t>(r)]) /
+            std::pow(theta, 2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
         const double a = x.at(r, h + i), b = x.at(r, h + half + i);
         y.at(r, h + i) = a * std::cos(angle) - b * std::sin(angle);
         y.at(r, h + half + i) = b * std::cos(angle) + a * std::sin(angle);
@@ -77,7 +79,9 @@ inline Matrix rope(const Matrix& x, std::int64_t head_dim, double theta, std::in
   return y;
 }
 
-inline Matrix attention(const Matrix& q, const Matrix& k, const Matrix& v, const AttentionShape& s) {
+/// `mask` [sequences, length, length]: may a row see a key; empty: every one up to itself.
+inline Matrix attention(const Matrix& q, const Matrix& k, const Matrix& v, const AttentionShape& s,
+                        const std::vector<std::uint8_t>& mask = {}) {
   Matrix out(q.rows, q.cols);
   for (std::int64_t r = 0; r < q.rows; ++r)
     for (std::int64_t h = 0; h < s.n_heads; ++h) {
@@ -85,6 +89,10 @@ inline Matrix attention(const Matrix& q, const Matrix& k, const Matrix& v, const
       std::vector<double> p;
       double sum = 0;
       for (std::int64_t j = first; j <= r; ++j) {
+        if (!mask.empty() && !mask[static_cast<std::size_t>(r * s.length + j - first)]) {
+          p.push_back(0);
+          continue;
+        }
         double dot = 0;
         for (std::int64_t d = 0; d < s.head_dim; ++d)
           dot += q.at(r, h * s.head_dim + d) * k.at(j, kv * s.head_dim + d);
@@ -94,7 +102,7 @@ inline Matrix attention(const Matrix& q, const Matrix& k, const Matrix& v, const
       for (std::int64_t j = first; j <= r; ++j)
         for (std::int64_t d = 0; d < s.head_dim; ++d)
           out.at(r, h * s.head_dim + d) +=
-              p[static_cast<std::size_t>(j - first)] / sum * v.at(j, kv * s.head_dim + d);
+              (sum > 0 ? p[static_cast<std::size_t>(j - first)] / sum : 0) * v.at(j, kv * s.head_dim + d);
     }
   return out;
 }

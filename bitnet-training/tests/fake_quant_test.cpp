@@ -28,7 +28,7 @@ TEST(TernaryCache, IsAbsmeanToTheBit) {
   Random random;
   for (const auto& [out, in] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 5}, {16, 48}, {33, 70}}) {
     const std::vector<float> w = random.values(out * in, 0.03);
-    TernaryCache cache(out, in);
+    TernaryCache cache(context, out, in);
     cache.update(context, w);
     const quant::TernaryWeights expected = quant::absmean(w, out, in);
     EXPECT_EQ(cache.scale(), invertible_scale(expected.scales.at(0)));
@@ -60,7 +60,7 @@ TEST(InvertibleScale, EveryMantissaSurvivesTwoInversionsWithinOneUlp) {
 TEST(TernaryCache, CountsFlips) {
   const ExecutionContext context;
   std::vector<float> w(40, 1.0f);
-  TernaryCache cache(2, 20);
+  TernaryCache cache(context, 2, 20);
   cache.update(context, w);
   w[0] = -1.0f;
   w[19] = 0.0f;
@@ -74,7 +74,7 @@ TEST(TernaryCache, CountsFlips) {
 
 TEST(TernaryCache, WeightsThatAreNotFiniteAreAnError) {
   const ExecutionContext context;
-  TernaryCache cache(1, 2);
+  TernaryCache cache(context, 1, 2);
   BITNET_EXPECT_ERROR(cache.update(context, std::vector<float>{1.0f, INFINITY}), ErrorCode::kInvalidArgument,
                       "finite");
   BITNET_EXPECT_ERROR(cache.update(context, std::vector<float>{1.0f}), ErrorCode::kInvalidArgument, "size");
@@ -85,7 +85,7 @@ TEST(QuantizeActivations, IsAbsmaxToTheBit) {
   Tape tape(context);
   Random random;
   for (const std::int64_t cols : {1, 7, 16, 45}) {
-    Parameter x("x", 5, cols, false);
+    Parameter x(context, "x", 5, cols, false);
     const std::vector<float> values = random.values(5 * cols, 3.0);
     std::copy(values.begin(), values.end(), x.value().begin());
     const auto n = static_cast<std::size_t>(cols);
@@ -105,7 +105,7 @@ TEST(QuantizeActivations, IsAbsmaxToTheBit) {
 TEST(QuantizeActivations, HalvesGoToEven) {
   const ExecutionContext context;
   Tape tape(context);
-  Parameter x("x", 1, 6, false);
+  Parameter x(context, "x", 1, 6, false);
   const float row[] = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f};  // a = 1
   std::copy(std::begin(row), std::end(row), x.value().begin());
   const QuantizedVariable q = quantize_activations(tape, x.variable());
@@ -136,10 +136,10 @@ TEST(BitLinear, FollowsTheStraightThroughFormulas) {
                 static_cast<double>(scale);
 
     Tape tape(context);
-    Parameter px("x", n, in, false), pw("w", out, in, true);
+    Parameter px(context, "x", n, in, false), pw(context, "w", out, in, true);
     reference::fill(px, x);
     reference::fill(pw, w);
-    TernaryCache cache(out, in);
+    TernaryCache cache(context, out, in);
     cache.update(context, pw.value());
     for (int pass = 1; pass <= 2; ++pass) {
       const Variable y = bit_linear(tape, quantize_activations(tape, px.variable()), pw.variable(), cache);
@@ -166,10 +166,10 @@ TEST(BitLinear, SharedInputCollectsBothGradients) {
   const ExecutionContext context;
   Rng rng(5);
   Tape tape(context);
-  Parameter x("x", 3, 8, false), w("w", 4, 8, true);
+  Parameter x(context, "x", 3, 8, false), w(context, "w", 4, 8, true);
   reference::fill(x, reference::random(rng, 3, 8));
   reference::fill(w, reference::random(rng, 4, 8));
-  TernaryCache cache(4, 8);
+  TernaryCache cache(context, 4, 8);
   cache.update(context, w.value());
   const auto run = [&](bool twice) {
     x.zero_grad();

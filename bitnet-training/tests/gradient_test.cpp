@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/text/sequences.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "double_ops.hpp"
 
@@ -25,7 +26,7 @@ void check(OpCase c) {
   std::vector<std::unique_ptr<Parameter>> parameters;
   std::vector<Variable> variables;
   for (const Matrix& m : c.inputs) {
-    parameters.push_back(std::make_unique<Parameter>("p", m.rows, m.cols, false));
+    parameters.push_back(std::make_unique<Parameter>(context, "p", m.rows, m.cols, false));
     fill(*parameters.back(), m);
     variables.push_back(parameters.back()->variable());
   }
@@ -66,7 +67,7 @@ TEST(Gradient, LinearInBf16RoundsTheFactorsOfAllThreeProducts) {
     for (double& v : m.v) v = static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(v))));
     return m;
   };
-  Parameter px("x", 5, 17, false), pw("w", 9, 17, false);
+  Parameter px(context, "x", 5, 17, false), pw(context, "w", 9, 17, false);
   fill(px, x);
   fill(pw, w);
   const Variable y = linear(tape, px.variable(), pw.variable());
@@ -130,7 +131,7 @@ TEST(Gradient, Rope) {
     Rng rng(6);
     const RopeTable table(8, head_dim, 10000.0);
     check({{random(rng, 10, 2 * head_dim)},
-           [&](Tape& t, const auto& v) { return rope(t, v[0], table, 5); },
+           [&](Tape& t, const auto& v) { return rope(t, v[0], table, {5}); },
            [&](const auto& m) { return reference::rope(m[0], head_dim, 10000.0, 5); }});
   }
 }
@@ -145,6 +146,42 @@ TEST(Gradient, CausalAttention) {
            [&](Tape& t, const auto& v) { return causal_attention(t, v[0], v[1], v[2], s); },
            [&](const auto& m) { return reference::attention(m[0], m[1], m[2], s); }});
   }
+}
+
+TEST(Gradient, AttentionAndRopeOfPackedDocumentsFollowTheMaskOfCore) {
+  // Documents of these lengths in rows of 70: more than one query block, documents that end within blocks,
+  // padding at the end, and a row of padding but for one token.
+  std::vector<std::vector<TokenId>> documents;
+  for (const std::size_t n : {30, 20, 17, 1, 70, 1}) documents.emplace_back(n, 1);
+  const PackedBatch packed = pack(documents, 70);
+  ASSERT_EQ(packed.rows, 2 + (packed.rows == 3));
+  std::vector<std::uint8_t> mask;
+  std::vector<std::int32_t> positions;
+  for (std::int64_t r = 0; r < packed.rows; ++r)
+    for (const std::uint8_t m : attention_mask(packed, r)) mask.push_back(m);
+  for (std::size_t i = 0; i < packed.ids.size(); ++i)
+    positions.push_back(packed.sequence[i] < 0 ? -1 : packed.position[i]);
+  const AttentionShape s{70, 2, 1, 2};
+  Rng rng(7);
+  const std::int64_t n = packed.rows * 70;
+  check({{random(rng, n, 4), random(rng, n, 2), random(rng, n, 2)},
+         [&](Tape& t, const auto& v) { return causal_attention(t, v[0], v[1], v[2], s, positions); },
+         [&](const auto& m) { return reference::attention(m[0], m[1], m[2], s, mask); }});
+  const RopeTable table(70, 2, 10000.0);
+  auto seen = positions;
+  std::replace(seen.begin(), seen.end(), -1, 0);
+  check({{random(rng, n, 4)},
+         [&](Tape& t, const auto& v) {
+           return rope(t, v[0], table, {70, positions});
+         },
+         [&](const auto& m) { return reference::rope(m[0], 2, 10000.0, 70, seen); }});
+  const ExecutionContext context;
+  Tape tape(context);
+  const Variable x = tape.make(3, 2, true);
+  const std::vector<std::int32_t> jumps = {0, 2, 3}, few = {0};
+  BITNET_EXPECT_ERROR(rope(tape, x, table, {3, jumps}), ErrorCode::kInvalidArgument, "position 2 of row 1");
+  BITNET_EXPECT_ERROR(causal_attention(tape, x, x, x, {3, 1, 1, 2}, few), ErrorCode::kInvalidArgument,
+                      "1 positions for 3 rows");
 }
 
 TEST(Gradient, Embedding) {
@@ -167,7 +204,7 @@ TEST(Gradient, CrossEntropy) {
   const double scale = 0.25;
   const ExecutionContext context(ExecutionContext::Options{2, {}});
   Tape tape(context);
-  Parameter px("x", 6, 11, false), pw("w", 23, 11, false);
+  Parameter px(context, "x", 6, 11, false), pw(context, "w", 23, 11, false);
   fill(px, x);
   fill(pw, w);
   std::vector<float> rows(6);
@@ -187,12 +224,12 @@ TEST(Gradient, CrossEntropyPassesItsOwnGradientOn) {
   const std::vector<std::int32_t> targets = {1, 2, 3};
   const ExecutionContext context;
   Tape tape(context);
-  Parameter p("x", 3, 4, false);
+  Parameter p(context, "x", 3, 4, false);
   fill(p, x);
-  Parameter identity("i", 4, 4, false);
+  Parameter identity(context, "i", 4, 4, false);
   for (std::size_t i = 0; i < 4; ++i) identity.value()[i * 4 + i] = 1.0f;
   const Variable once = cross_entropy(tape, linear(tape, p.variable(), identity.variable()), targets, 1.0f);
-  Parameter three("three", 1, 1, false);
+  Parameter three(context, "three", 1, 1, false);
   three.value()[0] = 3.0f;
   tape.backward(linear(tape, once, three.variable()));
   const auto value = [&] { return 3 * reference::cross_entropy(x, targets, 1.0); };
@@ -202,7 +239,7 @@ TEST(Gradient, CrossEntropyPassesItsOwnGradientOn) {
 TEST(Tape, UnreachedParametersGetZeros) {
   const ExecutionContext context;
   Tape tape(context);
-  Parameter used("used", 2, 2, false), unused("unused", 2, 2, false);
+  Parameter used(context, "used", 2, 2, false), unused(context, "unused", 2, 2, false);
   for (float& g : unused.grad()) g = 7;
   used.value()[0] = 1;
   linear(tape, used.variable(), unused.variable());  // recorded, but the loss does not depend on it
@@ -221,15 +258,16 @@ TEST(Tape, ItsMemoryIsOfTheContextsPool) {
     machine.memory = pool;
     const ExecutionContext context(machine);
     Tape tape(context);
-    Parameter q("q", 8, 16, false), kv("kv", 8, 8, false);
+    Parameter q(context, "q", 8, 16, false), kv(context, "kv", 8, 8, false);
     tape.backward(reference::weighted_sum(
         tape, causal_attention(tape, q.variable(), kv.variable(), kv.variable(),
                                {.length = 8, .n_heads = 2, .n_kv_heads = 1, .head_dim = 8})));
-    Parameter w("w", 4, 16, false);
+    Parameter w(context, "w", 4, 16, false);
     static_cast<void>(linear(tape, q.variable(), w.variable()));
     std::vector<std::string> tags;
     for (const TagStats& tag : pool->tags()) tags.push_back(tag.tag);
-    EXPECT_EQ(tags, (std::vector<std::string>{"gemm panels", "training scratch", "training tape"}));
+    EXPECT_EQ(tags, (std::vector<std::string>{"gemm panels", "gradients", "parameters", "training scratch",
+                                              "training tape"}));
     EXPECT_GE(pool->stats().used, tape.bytes_held());
   }
   EXPECT_EQ(pool->stats().used, 0u);
@@ -239,7 +277,8 @@ TEST(Tape, ASteadyStepTakesNoMoreMemory) {
   const ExecutionContext context;
   Tape tape(context);
   Rng rng(11);
-  Parameter x("x", 500, 300, false), w("w", 400, 300, false), v("v", 200, 400, false);
+  Parameter x(context, "x", 500, 300, false), w(context, "w", 400, 300, false),
+      v(context, "v", 200, 400, false);
   std::size_t held = 0;
   for (int step = 0; step < 4; ++step) {
     tape.backward(
@@ -255,7 +294,7 @@ TEST(Tape, ASteadyStepTakesNoMoreMemory) {
 TEST(Tape, EvaluationRecordsNothing) {
   const ExecutionContext context;
   Tape tape(context, false);
-  Parameter x("x", 3, 3, false);
+  Parameter x(context, "x", 3, 3, false);
   const Variable y = add(tape, x.variable(), x.variable());
   EXPECT_FALSE(y.needs_grad());
   BITNET_EXPECT_ERROR(tape.backward(tape.make(1, 1, true)), ErrorCode::kInvalidArgument, "recorded scalar");
@@ -274,7 +313,7 @@ TEST(Ops, ShapesThatDisagreeAreErrors) {
   BITNET_EXPECT_ERROR(embedding(tape, b, outside), ErrorCode::kInvalidArgument, "id 3");
   BITNET_EXPECT_ERROR(cross_entropy(tape, b, targets, 1.0f), ErrorCode::kInvalidArgument, "2 targets");
   BITNET_EXPECT_ERROR(cross_entropy(tape, a, outside, 1.0f), ErrorCode::kInvalidArgument, "target 3");
-  BITNET_EXPECT_ERROR(rope(tape, a, table, 2), ErrorCode::kInvalidArgument, "rope");
+  BITNET_EXPECT_ERROR(rope(tape, a, table, {2}), ErrorCode::kInvalidArgument, "rope");
   BITNET_EXPECT_ERROR(causal_attention(tape, a, a, a, {2, 3, 2, 1}), ErrorCode::kInvalidArgument, "heads");
   BITNET_EXPECT_ERROR(RopeTable(4, 3, 10000.0), ErrorCode::kInvalidArgument, "even");
 }

@@ -47,13 +47,14 @@ struct Golden {
 /// The step of the golden file, on our side.
 struct Step {
   Golden golden;
-  LanguageModel model{golden.config(), Quantization::kTernary};
-  AdamW optimizer{model.parameters(), {}};
+  ExecutionContext context;
+  LanguageModel model{context, golden.config(), Quantization::kTernary};
+  AdamW optimizer{context, model.parameters(), {}};
   double loss = 0, norm = 0;
   std::vector<std::vector<float>> gradients;
 
-  explicit Step(std::size_t threads, std::optional<Isa> isa = {}) {
-    const ExecutionContext context(ExecutionContext::Options{threads, isa});
+  explicit Step(std::size_t threads, std::optional<Isa> isa = {})
+      : context(ExecutionContext::Options{threads, isa}) {
     for (Parameter* p : model.parameters()) {
       const auto w = golden.values(p->name());
       if (w.size() != p->value().size()) throw Error(ErrorCode::kCorruptFile, p->name());
@@ -63,7 +64,7 @@ struct Step {
     const auto inputs = golden.values<std::int32_t>("inputs"),
                targets = golden.values<std::int32_t>("targets");
     Tape tape(context);
-    const Variable l = cross_entropy(tape, model.forward(tape, inputs, golden.number("length")), targets,
+    const Variable l = cross_entropy(tape, model.forward(tape, inputs, {golden.number("length")}), targets,
                                      1.0f / static_cast<float>(targets.size()));
     loss = l.value()[0];
     tape.backward(l);
@@ -130,9 +131,9 @@ TEST(Step, IsTheSameOnEveryInstructionSetWithFma) {
 
 TEST(AdamW, FollowsTheFormulas) {
   const ExecutionContext context;
-  Parameter decayed("w", 1, 5, true), plain("n", 1, 5, false);
+  Parameter decayed(context, "w", 1, 5, true), plain(context, "n", 1, 5, false);
   Parameter* const both[] = {&decayed, &plain};
-  AdamW optimizer(both, {.beta1 = 0.8f, .beta2 = 0.9f, .eps = 1e-6f});
+  AdamW optimizer(context, both, {.beta1 = 0.8f, .beta2 = 0.9f, .eps = 1e-6f});
   double w[2][5], m[2][5] = {}, v[2][5] = {};
   for (int p = 0; p < 2; ++p)
     for (int i = 0; i < 5; ++i)
@@ -164,9 +165,9 @@ TEST(AdamW, FollowsTheFormulas) {
 
 TEST(AdamW, AGradientThatIsNotFiniteChangesNothing) {
   const ExecutionContext context;
-  Parameter p("w", 1, 2, true);
+  Parameter p(context, "w", 1, 2, true);
   Parameter* const all[] = {&p};
-  AdamW optimizer(all, {});
+  AdamW optimizer(context, all, {});
   p.value()[0] = 1.0f;
   p.grad()[1] = NAN;
   p.variable().node()->grad_written = true;
@@ -176,27 +177,47 @@ TEST(AdamW, AGradientThatIsNotFiniteChangesNothing) {
 }
 
 TEST(LanguageModel, WhatCannotBeTrainedIsRefused) {
+  const ExecutionContext context;
   const ModelConfig good = Golden().config();
   const auto refuse = [&](auto change, const char* text) {
     ModelConfig c = good;
     change(c);
-    BITNET_EXPECT_ERROR(LanguageModel(c, Quantization::kTernary), ErrorCode::kUnsupported, text);
+    BITNET_EXPECT_ERROR(LanguageModel(context, c, Quantization::kTernary), ErrorCode::kUnsupported, text);
   };
   refuse([](ModelConfig& c) { c.activation = Activation::kSilu; }, "relu2");
   refuse([](ModelConfig& c) { c.tied_embeddings = false; }, "tied");
   refuse([](ModelConfig& c) { c.sub_norms = false; }, "sub_norms");
 }
 
-TEST(LanguageModel, FullPrecisionHasNoTrits) {
-  LanguageModel model(Golden().config(), Quantization::kNone);
-  EXPECT_EQ(model.trit_counts().all, 0);
+TEST(LanguageModel, APackedDocumentHasTheBitsThatItHasAlone) {
   const ExecutionContext context;
+  const ModelConfig config = Golden().config();
+  LanguageModel model(context, config, Quantization::kTernary);
+  Rng rng(2);
+  model.initialize(rng, 0.1f);
+  model.refresh(context);
+  Tape tape(context, false);
+  const std::vector<std::int32_t> first = {1, 2, 3}, second = {4, 1};
+  const std::vector<std::int32_t> row = {1, 2, 3, 4, 1, 0}, positions = {0, 1, 2, 0, 1, -1};
+  const auto vocab = static_cast<std::size_t>(config.vocab_size);
+  const auto together = model.forward(tape, row, {6, positions}).value();
+  const auto a = model.forward(tape, first, {3}).value(), b = model.forward(tape, second, {2}).value();
+  EXPECT_TRUE(std::equal(a.begin(), a.end(), together.begin()));
+  EXPECT_TRUE(std::equal(b.begin(), b.end(), together.begin() + static_cast<std::ptrdiff_t>(3 * vocab)));
+  const auto blind = model.forward(tape, row, {6}).value();  // as one document: the second sees the first
+  EXPECT_FALSE(std::equal(b.begin(), b.end(), blind.begin() + static_cast<std::ptrdiff_t>(3 * vocab)));
+}
+
+TEST(LanguageModel, FullPrecisionHasNoTrits) {
+  const ExecutionContext context;
+  LanguageModel model(context, Golden().config(), Quantization::kNone);
+  EXPECT_EQ(model.trit_counts().all, 0);
   Rng rng(1);
   model.initialize(rng, 0.1f);
   model.refresh(context);
   Tape tape(context, false);
   const std::vector<std::int32_t> ids = {1, 2, 3};
-  const Variable logits = model.forward(tape, ids, 3);
+  const Variable logits = model.forward(tape, ids, {3});
   EXPECT_EQ(logits.rows(), 3);
   EXPECT_EQ(logits.cols(), model.config().vocab_size);
 }

@@ -21,69 +21,15 @@
 #include "bitnet/training/fake_quant.hpp"
 #include "bitnet/training/trainer.hpp"
 #include "sample_text.hpp"
+#include "tiny_run.hpp"
 
 namespace bitnet::training {
 namespace {
-
-/// A run in `dir`, where the texts are, that writes to the folder `output` of it.
-TrainConfig config_in(const std::filesystem::path& dir, const std::string& output,
-                      const std::string& quantization = "ternary") {
-  return TrainConfig::from_yaml(
-      "model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4,\n"
-      "        kv_heads: 2, context: 32, quantization: " +
-          quantization +
-          "}\n"
-          "data: {train: " +
-          (dir / "train.txt").string() +
-          ",\n"
-          "       validation: " +
-          (dir / "heldout.txt").string() +
-          ", validation_tokens: 128}\n"
-          "training: {steps: 14, warmup: 2, learning_rate: 2.0e-3, length: 16, batch: 4,\n"
-          "           micro_batch: 2, seed: 7}\n"
-          "output: {directory: " +
-          (dir / output).string() +
-          ", log_every: 2,\n"
-          "         evaluate_every: 5, checkpoint_minutes: 1.0e-9}\n",
-      "test.yaml");
-}
-
-struct Fixture {
-  testing::TempDir dir;
-  Fixture() {
-    write_file(dir / "train.txt", sample_text(1, 2000));
-    write_file(dir / "heldout.txt", sample_text(2, 200));
-  }
-  TrainConfig config(const std::string& output, const std::string& quantization = "ternary") const {
-    return config_in(dir.path(), output, quantization);
-  }
-};
-
-TrainResult run(const TrainConfig& c, bool resume = false, const TrainCallbacks& callbacks = {},
-                std::size_t threads = 2) {
-  const ExecutionContext context(ExecutionContext::Options{threads, {}});
-  return train(c, callbacks, resume, context);
-}
 
 /// A run that is cancelled after `steps` more steps.
 void stop_after(const TrainConfig& c, int steps, bool resume = false, TrainCallbacks callbacks = {}) {
   callbacks.cancelled = [&steps] { return --steps == 0; };
   EXPECT_TRUE(run(c, resume, callbacks).cancelled);
-}
-
-/// Every tensor of two checkpoints, bit for bit (their metadata differs in the seconds spent).
-void expect_same_tensors(const std::filesystem::path& a, const std::filesystem::path& b) {
-  const auto x = SafeTensors::open(a), y = SafeTensors::open(b);
-  ASSERT_EQ(x->tensors().size(), y->tensors().size());
-  for (const SafeTensorInfo& t : x->tensors()) {
-    const SafeTensorInfo* other = y->find(t.name);
-    ASSERT_TRUE(other) << t.name;
-    const auto p = x->data(t), q = y->data(*other);
-    ASSERT_EQ(p.size(), q.size());
-    EXPECT_EQ(std::memcmp(p.data(), q.data(), p.size()), 0) << t.name;
-  }
-  for (const char* key : {"step", "tokens", "data.position", "data.epoch", "data.rng0", "optimizer_steps"})
-    EXPECT_EQ(x->metadata().at(key), y->metadata().at(key)) << key;
 }
 
 TEST(Trainer, LearnsAndWritesEverything) {
@@ -153,8 +99,9 @@ TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
   const auto checkpoint = SafeTensors::open(c.output / "checkpoint.safetensors");
   ModelConfig shape = c.model;
   shape.vocab_size = std::stoll(checkpoint->metadata().at("model.vocab_size"));
-  LanguageModel model(shape, Quantization::kNone);
-  AdamW optimizer(model.parameters(), {});
+  const ExecutionContext context;
+  LanguageModel model(context, shape, Quantization::kNone);
+  AdamW optimizer(context, model.parameters(), {});
   load_checkpoint(c.output / "checkpoint.safetensors", model, optimizer);
   BITNET_EXPECT_ERROR(export_model(f.dir / "x.gguf", model, nullptr, {}), ErrorCode::kUnsupported,
                       "full precision");
@@ -173,7 +120,8 @@ TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
 TEST(Export, LatentWeightsReadBackAsTheSameTernaryModel) {
   const Fixture f;
   ModelConfig shape = f.config("unused").model;
-  LanguageModel model(shape, Quantization::kTernary);
+  const ExecutionContext context;
+  LanguageModel model(context, shape, Quantization::kTernary);
   Rng rng(3);
   model.initialize(rng, 0.05f);
   quant::WriteOptions dense;
@@ -198,7 +146,8 @@ TEST(Export, EveryFormOfTheScaleIsTheSameModel) {
   const Fixture f;
   ModelConfig shape = f.config("unused").model;
   shape.n_layers = 2;
-  LanguageModel model(shape, Quantization::kTernary);
+  const ExecutionContext context;
+  LanguageModel model(context, shape, Quantization::kTernary);
   Rng rng(4);
   model.initialize(rng, 0.07f);  // mean|W| near 1.8 / 32: of small mantissas none is moved
   export_model(f.dir / "i2_s.gguf", model, nullptr, {});
@@ -267,6 +216,37 @@ TEST(Trainer, ThreadsChangeNoBit) {
   run(f.config("one"), false, {}, 1);
   run(f.config("three"), false, {}, 3);
   expect_same_tensors(f.dir / "one/checkpoint.safetensors", f.dir / "three/checkpoint.safetensors");
+}
+
+TEST(Trainer, PackedDocumentsTrainAndResumeToTheSameBits) {
+  const Fixture f;
+  std::string text = sample_text(1, 2000);
+  for (std::size_t at = text.find('\n'), n = 0; at != std::string::npos; at = text.find('\n', at + 2), ++n)
+    if (n % 3 == 0) text.insert(at, "\n");
+  write_file(f.dir / "documents.txt", text);
+  const auto config = [&](const std::string& output) {
+    TrainConfig c = f.config(output);
+    c.train = c.validation = c.held_out = f.dir / "documents.txt";
+    c.document_separator = "\n\n";
+    return c;
+  };
+  double first = 0, last = 0;
+  TrainCallbacks callbacks;
+  callbacks.progress = [&](const Progress& p) {
+    last = p.loss;
+    if (first == 0) first = p.loss;
+    EXPECT_LT(p.tokens, p.step * 64);  // padding is no token
+  };
+  const TrainResult r = run(config("whole"), false, callbacks);
+  EXPECT_LT(last, first - 0.3);
+  EXPECT_EQ(r.held_out->nll, r.final_evaluation.nll);
+  stop_after(config("stopped"), 6);
+  run(config("stopped"), true, {}, 1);
+  expect_same_tensors(f.dir / "whole/checkpoint.safetensors", f.dir / "stopped/checkpoint.safetensors");
+  // The same text as one stream is another run.
+  TrainConfig stream = config("stopped");
+  stream.document_separator.clear();
+  BITNET_EXPECT_ERROR(run(stream, true), ErrorCode::kInvalidArgument, "data.");
 }
 
 TEST(Trainer, AccumulationGivesTheGradientOfTheWholeBatch) {
@@ -487,8 +467,9 @@ TEST(Checkpoint, AnotherModelOrADamagedFileIsRefused) {
     const auto file = SafeTensors::open(path);
     m.vocab_size = std::stoll(file->metadata().at("model.vocab_size"));
     change(m);
-    LanguageModel model(m, quantization);
-    AdamW optimizer(model.parameters(), {});
+    const ExecutionContext context;
+    LanguageModel model(context, m, quantization);
+    AdamW optimizer(context, model.parameters(), {});
     return load_checkpoint(path, model, optimizer);
   };
   EXPECT_EQ(load_as([](ModelConfig&) {}).step, 14);

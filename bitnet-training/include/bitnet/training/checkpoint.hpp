@@ -17,7 +17,8 @@ struct TrainState {
   std::int64_t step = 0;    ///< optimiser steps done
   std::int64_t tokens = 0;  ///< trained on
   double seconds = 0;       ///< spent training, over all resumes
-  BatchSampler::State data;
+  SamplerState data;
+  std::int64_t micro_batch = 0;                 ///< in use; 0: as configured
   std::map<std::string, std::string> identity;  ///< what must be the same for the same bits, by name
   std::map<std::string, std::string> settings;  ///< what may change on the way, by name
 };

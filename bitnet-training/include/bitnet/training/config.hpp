@@ -23,8 +23,11 @@ struct TrainConfig {
 
   std::filesystem::path train, validation;  ///< text files
   std::filesystem::path held_out;           ///< text file, scored once after the last step; empty: none
-  std::filesystem::path tokenizer;          ///< empty: learn one from `train`
-  std::int64_t validation_tokens = 65536;   ///< scored at each evaluation; the last one scores the whole file
+  /// What lies between two documents of these texts, which are then packed into sequences and do not see
+  /// each other; empty: a text is one stream, cut into windows.
+  std::string document_separator;
+  std::filesystem::path tokenizer;         ///< empty: learn one from `train`
+  std::int64_t validation_tokens = 65536;  ///< scored at each evaluation; the last one scores the whole file
 
   Schedule schedule;
   AdamWOptions adamw;

@@ -1,5 +1,5 @@
 #pragma once
-// Text files as tokens, and the order in which a run sees them.
+// Text files as tokens, whole or as documents, and the order in which a run sees them.
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -20,41 +20,110 @@ namespace bitnet::training {
 std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
                                    const std::filesystem::path& path);
 
-/// One micro-batch: inputs and what should follow each.
+/// Tokens of documents one behind the other.
+struct Documents {
+  std::vector<TokenId> tokens;
+  std::vector<std::int64_t> ends;  ///< ascending: document i is tokens [ends[i − 1], ends[i])
+};
+
+/// The documents of a text file: what lies between `separator`s, empty ones left out, each followed by the
+/// tokenizer's end-of-text token where it has one. Throws like tokenize_file, and Error(kInvalidArgument) for
+/// an empty separator.
+Documents tokenize_documents(const ExecutionContext& context, const Tokenizer& tokenizer,
+                             const std::filesystem::path& path, std::string_view separator);
+
+/// Sequences of a step: inputs and what should follow each.
 struct Batch {
-  std::vector<std::int32_t> inputs, targets;  // [sequences, length]
+  std::vector<std::int32_t> inputs, targets;  // [sequences, length]; a target of −1 is padding
+  std::vector<std::int32_t> positions;        // the same, as in RowLayout; empty: one document a sequence
+  void clear() noexcept;
+};
+
+/// Where the order of a run's sequences stands, for checkpoints.
+struct SamplerState {
+  Rng::State epoch_rng{};  ///< generator before this epoch's shuffle
+  std::uint64_t position = 0, epoch = 0;
+};
+
+/// Deals sequences of a fixed length, each once an epoch in a new random order. Not thread-safe.
+class Sampler {
+ public:
+  virtual ~Sampler() = default;
+  /// Fills `batch` with the next `sequences`, reusing its memory.
+  void next(std::int64_t sequences, Batch& batch);
+  SamplerState state() const noexcept { return {epoch_rng_, position_, epoch_}; }
+  /// Throws Error(kInvalidArgument) for a position outside the epoch.
+  void set_state(const SamplerState& state);
+
+ protected:
+  explicit Sampler(std::uint64_t seed) : rng_(seed) {}
+  /// Cuts anew; returns the number of sequences.
+  virtual std::int64_t cut(Rng& rng) = 0;
+  virtual void append(std::int64_t sequence, Batch& batch) const = 0;
+  /// Constructors end with it.
+  void begin_epoch();
+
+ private:
+  Rng rng_;
+  Rng::State epoch_rng_{};
+  std::vector<std::uint32_t> order_;
+  std::uint64_t position_ = 0, epoch_ = 0;
 };
 
 /// Cuts tokens into windows of `length` and deals them in a new random order each epoch (with a new random
 /// phase, so that cuts fall elsewhere). A window's first input is BOS where there is one, as at the start of
 /// every prompt; its first target is the window's first token. Not thread-safe.
-class BatchSampler {
+class BatchSampler final : public Sampler {
  public:
   /// Throws Error(kInvalidArgument) when there is not one window. `bos` −1: inputs are the window, targets
   /// its successors.
   BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos, std::uint64_t seed);
-  /// Fills `batch` with the next `sequences` windows, reusing its memory.
-  void next(std::int64_t sequences, Batch& batch);
-
-  /// Where the order stands, for checkpoints.
-  struct State {
-    Rng::State epoch_rng{};  ///< generator before this epoch's shuffle
-    std::uint64_t position = 0, epoch = 0;
-  };
-  State state() const noexcept { return {epoch_rng_, position_, epoch_}; }
-  /// Throws Error(kInvalidArgument) for a position outside the epoch.
-  void set_state(const State& state);
 
  private:
-  void begin_epoch();
+  std::int64_t cut(Rng& rng) override;
+  void append(std::int64_t sequence, Batch& batch) const override;
   std::span<const TokenId> tokens_;
   std::int64_t length_;
   std::int32_t bos_;
-  Rng rng_;
-  Rng::State epoch_rng_{};
   std::optional<TokenWindows> windows_;  // of this epoch
-  std::vector<std::uint32_t> order_;
-  std::uint64_t position_ = 0, epoch_ = 0;
+};
+
+/// Documents packed into rows of `length` by pack_lengths(), padding at the end of a row. One that is longer
+/// than a row is cut, and each piece is a document to the model. A piece's first input is BOS as a window's
+/// is; without BOS a document gives one position less than it has tokens.
+class PackedRows {
+ public:
+  /// `documents` must outlive it. With `shuffle` documents of one length change places and long ones are cut
+  /// at a random phase.
+  PackedRows(const Documents& documents, std::int64_t length, std::int32_t bos, Rng* shuffle = nullptr);
+  std::int64_t size() const noexcept { return static_cast<std::int64_t>(rows_.size()); }
+  void append(std::int64_t row, Batch& batch) const;
+
+ private:
+  struct Piece {
+    std::int64_t begin, positions;
+  };
+  void add_pieces(std::int64_t begin, std::int64_t end, Rng* shuffle);
+  const Documents* documents_;
+  std::int64_t length_;
+  std::int32_t bos_;
+  std::vector<Piece> pieces_;
+  std::vector<std::vector<std::size_t>> rows_;  // of pieces
+};
+
+/// Deals packed rows, packed anew each epoch.
+class PackedSampler final : public Sampler {
+ public:
+  /// `documents` must outlive it. Throws Error(kInvalidArgument) when there is not one position to train on.
+  PackedSampler(const Documents& documents, std::int64_t length, std::int32_t bos, std::uint64_t seed);
+
+ private:
+  std::int64_t cut(Rng& rng) override;
+  void append(std::int64_t sequence, Batch& batch) const override;
+  const Documents* documents_;
+  std::int64_t length_;
+  std::int32_t bos_;
+  std::optional<PackedRows> rows_;  // of this epoch
 };
 
 /// Copies one window that begins at `at` to the end of `batch`, by the rule above.

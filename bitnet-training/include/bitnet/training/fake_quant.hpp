@@ -3,8 +3,8 @@
 // ternary weights (Ma et al. 2024 and its "Training Tips, Code, FAQ"). Definitions in
 // bitnet/quant/quantize.hpp; the forward product is the same exact integer that inference computes.
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "bitnet/training/tape.hpp"
 
@@ -22,21 +22,23 @@ QuantizedVariable quantize_activations(Tape& tape, Variable x);
 /// itself, at most one ulp away. A model with such scales is the same to the bit in files that keep 1 / m.
 inline float invertible_scale(float m) noexcept { return 1.0f / (1.0f / m); }
 
-/// The ternary form of a latent weight matrix, made once per optimiser step.
+/// The ternary form of a latent weight matrix, made once per optimiser step, in the context's memory pool
+/// (tag "ternary weights").
 class TernaryCache {
  public:
-  TernaryCache(std::int64_t out, std::int64_t in);
+  TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in);
   /// absmean of `latent`: trits bit-equal to those of quant::absmean, its scale made invertible.
   void update(const ExecutionContext& context, std::span<const float> latent);
-  std::span<const float> trits() const noexcept { return trits_; }              // [out, in]
-  std::span<const float> dequantized() const noexcept { return dequantized_; }  // [out, in], scale · trit
+  std::span<const float> trits() const { return trits_.span(); }              // [out, in]
+  std::span<const float> dequantized() const { return dequantized_.span(); }  // [out, in], scale · trit
   float scale() const noexcept { return scale_; }
   /// Of the last update: trits that are zero, and trits that changed (none counted in the first).
   std::int64_t zeros() const noexcept { return zeros_; }
   std::int64_t flips() const noexcept { return flips_; }
 
  private:
-  std::vector<float> trits_, dequantized_;
+  std::shared_ptr<HybridMemoryPool> memory_;
+  MemoryArray<float> trits_, dequantized_;
   float scale_ = 0;
   std::int64_t zeros_ = 0, flips_ = 0;
   bool fresh_ = true;

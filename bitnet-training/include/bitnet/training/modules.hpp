@@ -31,7 +31,7 @@ struct LinearInput {
 /// y = x·Wᵀ without bias.
 class Linear {
  public:
-  Linear(std::string name, std::int64_t out, std::int64_t in);
+  Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in);
   virtual ~Linear() = default;
   virtual LinearInput prepare(Tape& tape, Variable x) const;
   virtual Variable forward(Tape& tape, const LinearInput& x);
@@ -48,7 +48,7 @@ class Linear {
 /// y = BitLinear(x) of b1.58, trained through latent weights.
 class BitLinear final : public Linear {
  public:
-  BitLinear(std::string name, std::int64_t out, std::int64_t in);
+  BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in);
   LinearInput prepare(Tape& tape, Variable x) const override;
   Variable forward(Tape& tape, const LinearInput& x) override;
   void refresh(const ExecutionContext& context) override;
@@ -60,7 +60,7 @@ class BitLinear final : public Linear {
 
 class RmsNorm {
  public:
-  RmsNorm(std::string name, std::int64_t size, float eps);
+  RmsNorm(const ExecutionContext& context, std::string name, std::int64_t size, float eps);
   Variable forward(Tape& tape, Variable x);
   Parameter& weight() noexcept { return weight_; }
 
@@ -71,7 +71,7 @@ class RmsNorm {
 
 class Embedding {
  public:
-  Embedding(std::string name, std::int64_t vocab, std::int64_t dim);
+  Embedding(const ExecutionContext& context, std::string name, std::int64_t vocab, std::int64_t dim);
   Variable forward(Tape& tape, std::span<const std::int32_t> ids);
   Variable logits(Tape& tape, Variable x);  ///< the tied head
   Parameter& weight() noexcept { return weight_; }
@@ -84,13 +84,14 @@ class Embedding {
 class LanguageModel {
  public:
   /// Throws Error(kInvalidArgument | kUnsupported) naming the field that cannot be trained.
-  LanguageModel(const ModelConfig& config, Quantization quantization);
+  LanguageModel(const ExecutionContext& context, const ModelConfig& config, Quantization quantization);
   ~LanguageModel();
 
   /// Normal weights of standard deviation `deviation`, norms one; in the order of parameters().
   void initialize(Rng& rng, float deviation);
-  /// Logits [ids.size(), vocab] of sequences of `length` ids one after the other.
-  Variable forward(Tape& tape, std::span<const std::int32_t> ids, std::int64_t length);
+  /// Logits [ids.size(), vocab] of sequences of layout.length ids one after the other. Tokens attend within
+  /// their document only.
+  Variable forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout);
   /// Ternarises latent weights anew; call after they change. Nothing to do in full precision.
   void refresh(const ExecutionContext& context);
 
@@ -111,7 +112,7 @@ class LanguageModel {
 
  private:
   struct Layer;
-  Variable layer_forward(Tape& tape, Layer& layer, Variable x, std::int64_t length);
+  Variable layer_forward(Tape& tape, Layer& layer, Variable x, const RowLayout& layout);
   ModelConfig config_;
   Quantization quantization_;
   std::vector<std::unique_ptr<Layer>> layers_;

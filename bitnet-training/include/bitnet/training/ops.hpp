@@ -34,16 +34,27 @@ struct RopeTable {
   std::vector<float> cos, sin;  // [positions, half]
 };
 
-/// Rotate-half RoPE on every head of x [sequences · length, heads · head_dim]; the row's position is row mod
-/// length. `table` must outlive the tape's step.
-Variable rope(Tape& tape, Variable x, const RopeTable& table, std::int64_t length);
+/// Where rows stand that are sequences of `length` one after the other. `positions` (one a row, kept by the
+/// caller until the tape's reset) is for rows of several documents: the place of the row's token in its
+/// document, counted from 0, −1 in padding. Empty: each sequence is one document.
+struct RowLayout {
+  std::int64_t length;
+  std::span<const std::int32_t> positions = {};
+};
 
-/// Causal softmax(q·kᵀ / sqrt(head_dim))·v of each sequence of `length` rows, with grouped-query heads.
-/// q [n, n_heads · head_dim], k and v [n, n_kv_heads · head_dim] → [n, n_heads · head_dim].
+/// Rotate-half RoPE on every head of x [sequences · length, heads · head_dim] by each row's position in its
+/// document. `table` must outlive the tape's step.
+Variable rope(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout);
+
+/// Causal softmax(q·kᵀ / sqrt(head_dim))·v within each document, with grouped-query heads: what
+/// bitnet::attention_mask allows. The values of a document are the same bits wherever it lies in its row;
+/// rows of padding give zeros. q [n, n_heads · head_dim], k and v [n, n_kv_heads · head_dim] → [n, n_heads ·
+/// head_dim]. Throws Error(kInvalidArgument) for positions that do not count up from 0.
 struct AttentionShape {
   std::int64_t length, n_heads, n_kv_heads, head_dim;
 };
-Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& shape);
+Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& shape,
+                          std::span<const std::int32_t> positions = {});
 
 /// scale · Σ over rows of −log softmax(logits)[target] → [1, 1]; a target below 0 is left out. The logits'
 /// storage is overwritten by their gradient. Rows' own losses go to `row_losses` (unscaled) if it is not

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/core/precision.hpp"
 
 namespace bitnet::training {
@@ -46,10 +47,13 @@ class Variable {
   Node* node_ = nullptr;
 };
 
-/// A trainable matrix with its gradient. Gradients of several backward passes add up until zero_grad().
+/// A trainable matrix with its gradient, both in the context's memory pool (tags "parameters", "gradients").
+/// Gradients of several backward passes add up until zero_grad().
 class Parameter {
  public:
-  Parameter(std::string name, std::int64_t rows, std::int64_t cols, bool decay);
+  /// Zeros. Throws Error(kInvalidArgument) for sizes that are not positive or overflow, Error(kOutOfMemory).
+  Parameter(const ExecutionContext& context, std::string name, std::int64_t rows, std::int64_t cols,
+            bool decay);
   Parameter(const Parameter&) = delete;
   Parameter& operator=(const Parameter&) = delete;
 
@@ -57,18 +61,20 @@ class Parameter {
   std::int64_t rows() const noexcept { return node_.rows; }
   std::int64_t cols() const noexcept { return node_.cols; }
   bool decay() const noexcept { return decay_; }  ///< whether weight decay applies
-  std::span<float> value() noexcept { return value_; }
-  std::span<const float> value() const noexcept { return value_; }
-  std::span<float> grad() noexcept { return grad_; }
+  std::span<float> value() noexcept { return {node_.value, size()}; }
+  std::span<const float> value() const noexcept { return {node_.value, size()}; }
+  std::span<float> grad() noexcept { return {node_.grad, size()}; }
   Variable variable() noexcept { return Variable(&node_); }
   /// Writes zeros where no backward pass has written since zero_grad().
   void finish_grad() noexcept;
   void zero_grad() noexcept { node_.grad_written = false; }
 
  private:
+  std::size_t size() const noexcept { return static_cast<std::size_t>(node_.rows * node_.cols); }
   std::string name_;
   bool decay_;
-  std::vector<float> value_, grad_;
+  std::shared_ptr<HybridMemoryPool> memory_;
+  MemoryArray<float> value_, grad_;
   Node node_;
 };
 
@@ -117,6 +123,9 @@ class Tape {
   void backward(Variable loss);
   /// Forgets everything; variables of this tape become invalid.
   void reset();
+  /// The same, and gives the arena's memory back: after an Error in the middle of a step. Gradients of
+  /// parameters are then those of a part of the step.
+  void release() noexcept;
   /// Bytes that the arena holds.
   std::size_t bytes_held() const noexcept;
 
