@@ -15,7 +15,8 @@
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/rng.hpp"
 #include "bitnet/core/statistics.hpp"
-#include "bitnet/training/modules.hpp"
+#include "bitnet/training/language_model.hpp"
+#include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
 
 namespace bitnet {

@@ -114,7 +114,7 @@ void backward_item(const F32Kernels& f, const TrainKernels& t, const Operands& o
 
 Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& s,
                           std::span<const std::int32_t> positions) {
-  require_shape(
+  BITNET_REQUIRE(
       s.length > 0 && s.n_kv_heads > 0 && s.head_dim > 0 && s.n_heads % s.n_kv_heads == 0 &&
           q.rows() % s.length == 0 && k.rows() == q.rows() && v.rows() == q.rows() &&
           q.cols() == s.n_heads * s.head_dim && k.cols() == s.n_kv_heads * s.head_dim && v.cols() == k.cols(),

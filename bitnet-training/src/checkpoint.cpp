@@ -1,4 +1,5 @@
-// Checkpoints: one safetensors file, everything as f32 and the state as exact text in the metadata.
+// Checkpoints: one safetensors file, weights and moments as they are and the state as exact text in the
+// metadata.
 #include "bitnet/training/checkpoint.hpp"
 
 #include <array>
@@ -53,27 +54,32 @@ T field(const Fields& fields, const std::string& key) {
   return value;
 }
 
-struct Entry {
-  std::string name;
-  const Parameter* parameter;
-  std::span<float> values;
-};
-
-std::vector<Entry> entries_of(LanguageModel& model, AdamW& optimizer) {
-  std::vector<Entry> all;
-  const auto parameters = model.parameters();
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    Parameter* p = parameters[i];
-    all.push_back({"weights/" + p->name(), p, p->value()});
-    all.push_back({"moment1/" + p->name(), p, optimizer.first_moment(i)});
-    all.push_back({"moment2/" + p->name(), p, optimizer.second_moment(i)});
-  }
+std::vector<OptimizerState> entries_of(LanguageModel& model, Optimizer& optimizer) {
+  std::vector<OptimizerState> all;
+  for (Parameter* p : model.parameters())
+    all.push_back({"weights/" + p->name(), std::as_writable_bytes(p->value()), true, {p->rows(), p->cols()}});
+  for (OptimizerState& state : optimizer.state()) all.push_back(std::move(state));
   return all;
+}
+
+SafeDType dtype_of(const OptimizerState& e) { return e.floats ? SafeDType::kF32 : SafeDType::kU8; }
+
+/// Throws unless the file has every entry in its type and shape.
+void check_entries(const SafeTensors& file, const std::vector<OptimizerState>& entries) {
+  for (const OptimizerState& e : entries) {
+    const SafeTensorInfo* info = file.find(e.name);
+    if (!info) throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' is missing");
+    if (info->dtype == dtype_of(e) && info->shape == e.shape) continue;
+    std::string shape;
+    for (const std::int64_t n : e.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(n);
+    throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' has another type or shape than " +
+                                             (e.floats ? "F32 [" : "U8 [") + shape + "]");
+  }
 }
 
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer,
+void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer,
                      const TrainState& state) {
   with_context("writing checkpoint '" + path.string() + "'", [&] {
     Fields fields = architecture_of(model);
@@ -84,23 +90,23 @@ void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Ad
     fields["seconds"] = exact(state.seconds);
     for (const auto& [key, value] : state.identity) fields[kIdentity + key] = value;
     for (const auto& [key, value] : state.settings) fields[kSetting + key] = value;
+    fields["optimizer"] = optimizer.name();
     fields["optimizer_steps"] = std::to_string(optimizer.steps());
     fields["micro_batch"] = std::to_string(state.micro_batch);
     fields["data.position"] = std::to_string(state.data.position);
     fields["data.epoch"] = std::to_string(state.data.epoch);
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
       fields["data.rng" + std::to_string(i)] = std::to_string(state.data.epoch_rng[i]);
-    const std::vector<Entry> entries = entries_of(model, optimizer);
+    const std::vector<OptimizerState> entries = entries_of(model, optimizer);
     std::vector<SafeTensorInfo> infos;
-    for (const Entry& e : entries)
-      infos.push_back({e.name, SafeDType::kF32, {e.parameter->rows(), e.parameter->cols()}});
+    for (const OptimizerState& e : entries) infos.push_back({e.name, dtype_of(e), e.shape});
     SafeTensorsWriter writer(path, infos, fields);
-    for (const Entry& e : entries) writer.write(e.name, std::as_bytes(e.values));
+    for (const OptimizerState& e : entries) writer.write(e.name, e.bytes);
     writer.finish();
   });
 }
 
-TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer) {
+TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer) {
   return with_context("reading checkpoint '" + path.string() + "'", [&] {
     const auto file = SafeTensors::open(path);
     const Fields& fields = file->metadata();
@@ -131,20 +137,17 @@ TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& mod
     state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
       state.data.epoch_rng[i] = field<std::uint64_t>(fields, "data.rng" + std::to_string(i));
+    const auto of = fields.find("optimizer");
+    const std::string theirs = of == fields.end() ? "adamw" : of->second;  // older ones had no other
+    if (theirs != optimizer.name())
+      throw Error(ErrorCode::kInvalidArgument,
+                  "training.optimizer is " + theirs + " there and " + std::string(optimizer.name()) + " now");
     const auto optimizer_steps = field<std::int64_t>(fields, "optimizer_steps");
 
-    const std::vector<Entry> entries = entries_of(model, optimizer);
-    for (const Entry& e : entries) {
-      const SafeTensorInfo* info = file->find(e.name);
-      if (!info) throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' is missing");
-      if (info->dtype != SafeDType::kF32 ||
-          info->shape != std::vector{e.parameter->rows(), e.parameter->cols()})
-        throw Error(ErrorCode::kCorruptFile, "tensor '" + e.name + "' has another type or shape than F32 [" +
-                                                 std::to_string(e.parameter->rows()) + ", " +
-                                                 std::to_string(e.parameter->cols()) + "]");
-    }
-    for (const Entry& e : entries)
-      std::memcpy(e.values.data(), file->data(*file->find(e.name)).data(), e.values.size_bytes());
+    const std::vector<OptimizerState> entries = entries_of(model, optimizer);
+    check_entries(*file, entries);
+    for (const OptimizerState& e : entries)
+      std::memcpy(e.bytes.data(), file->data(*file->find(e.name)).data(), e.bytes.size());
     optimizer.set_steps(optimizer_steps);
     return state;
   });

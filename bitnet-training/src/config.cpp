@@ -102,6 +102,9 @@ class Section {
   }
   static void assign(const YAML::Node& n, std::filesystem::path& v) { v = n.as<std::string>(); }
   static void assign(const YAML::Node& n, ScheduleKind& v) { v = schedule_from_string(n.as<std::string>()); }
+  static void assign(const YAML::Node& n, OptimizerKind& v) {
+    v = optimizer_from_string(n.as<std::string>());
+  }
   static void assign(const YAML::Node& n, DType& v) { v = dtype_from_name(n.as<std::string>()); }
   static void assign(const YAML::Node& n, Quantization& v) {
     const auto s = n.as<std::string>();
@@ -177,6 +180,8 @@ void read_training(Section s, TrainConfig& c) {
   s.read("learning_rate", c.schedule.peak, true);
   s.read("second_learning_rate", c.schedule.second_peak);
   s.read("weight_decay", c.schedule.weight_decay);
+  s.read("optimizer", c.optimizer);
+  s.read("momentum", c.momentum);
   s.read("beta1", c.adamw.beta1);
   s.read("beta2", c.adamw.beta2);
   s.read("eps", c.adamw.eps);
@@ -254,6 +259,7 @@ void check(const TrainConfig& c, const Require& require) {
           "must not be negative, nor 1 / learning_rate");
   fraction(c.adamw.beta1, "training.beta1");
   fraction(c.adamw.beta2, "training.beta2");
+  fraction(c.momentum, "training.momentum");
   require(c.adamw.eps > 0, "training.eps", "must be positive");
   require(std::isfinite(c.clip) && c.clip >= 0, "training.clip", "must not be negative");
   positive(c.length, "training.length");
@@ -276,6 +282,28 @@ void check(const TrainConfig& c, const Require& require) {
 }
 
 }  // namespace
+
+std::string_view to_string(OptimizerKind kind) noexcept {
+  switch (kind) {
+    case OptimizerKind::kAdamW:
+      return "adamw";
+    case OptimizerKind::kAdamW8:
+      return "adamw8";
+    case OptimizerKind::kSgd:
+      return "sgd";
+    case OptimizerKind::kMuon:
+      return "muon";
+  }
+  return "unknown";
+}
+
+OptimizerKind optimizer_from_string(std::string_view name) {
+  for (const auto k :
+       {OptimizerKind::kAdamW, OptimizerKind::kAdamW8, OptimizerKind::kSgd, OptimizerKind::kMuon})
+    if (to_string(k) == name) return k;
+  throw Error(ErrorCode::kInvalidArgument,
+              "unknown optimizer '" + std::string(name) + "': expected adamw, adamw8, sgd or muon");
+}
 
 TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {
   return from_yaml(read_file(path, kMaxConfigBytes, FileKind::kAny), path.string());

@@ -19,8 +19,14 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool laten
   t.shape = tensor_shape(id, model.config());
   if (is_linear(id.role) && model.quantization() == Quantization::kTernary && !latent) {
     t.ternary = true;
-    t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
-    for (float& scale : t.weights.scales) scale = invertible_scale(scale);
+    const QuantizerOptions& q = model.quantizer();
+    if (q.granularity == ScaleGranularity::kTensor && q.statistic == ScaleStatistic::kMean &&
+        q.gradient != StraightThrough::kLearnedScale) {
+      t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
+      for (float& scale : t.weights.scales) scale = invertible_scale(scale);
+    } else {
+      t.weights = with_context(p.name(), [&] { return model.linear(id)->ternary()->weights(); });
+    }
   } else {
     t.dense.resize(p.value().size_bytes());
     std::memcpy(t.dense.data(), p.value().data(), t.dense.size());
@@ -33,6 +39,11 @@ void export_model(const std::filesystem::path& path, LanguageModel& model, const
   if (model.quantization() == Quantization::kNone && options.type != quant::LinearType::kDense)
     throw Error(ErrorCode::kUnsupported,
                 "this model was trained in full precision: export it dense, or quantise it afterwards");
+  const QuantizerOptions& q = model.quantizer();
+  if (model.quantization() == Quantization::kTernary && (q.hadamard || q.activation_bits != 8))
+    throw Error(
+        ErrorCode::kUnsupported,
+        "no file format says that activations have 4 bits or are transformed before they are quantised");
   const bool latent = options.type == quant::LinearType::kDense;
   quant::write_model(
       path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id, latent); },

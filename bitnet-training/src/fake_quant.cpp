@@ -8,74 +8,240 @@
 
 namespace bitnet::training {
 
-QuantizedVariable quantize_activations(Tape& tape, Variable x) {
+QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits, float lambda) {
+  BITNET_REQUIRE(bits == 8 || bits == 4, "quantize_activations",
+                 "activations of " + std::to_string(bits) + " bits: expected 8 or 4");
   Variable out = tape.make_straight_through(x);
   float* inv_scales = tape.floats(static_cast<std::size_t>(x.rows()));
   const auto cols = static_cast<std::size_t>(x.cols());
+  const float largest = bits == 8 ? 127.0f : 7.0f;
   const TrainKernels& k = train_of(tape);
   for_rows(tape, x.rows(), 16, [&](std::int64_t r) {
     const auto at = static_cast<std::size_t>(r) * cols;
-    inv_scales[r] = k.quantize_row(x.value().data() + at, out.value().data() + at, cols);
+    float* row = out.value().data() + at;
+    inv_scales[r] = k.quantize_row(x.value().data() + at, largest, row, cols);
+    if (lambda == 1) return;
+    k.scale_to(inv_scales[r], row, row, cols);
+    k.blend(lambda, x.value().data() + at, row, cols);
   });
-  return {out, inv_scales};
+  return {out, lambda == 1 ? inv_scales : nullptr};
 }
 
-TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in)
-    : memory_(context.memory()),
-      trits_(*memory_, static_cast<std::size_t>(out * in), "ternary weights", 64),
-      dequantized_(*memory_, trits_.size(), "ternary weights", 64) {}
+namespace {
 
-void TernaryCache::update(const ExecutionContext& context, std::span<const float> latent) {
-  require_shape(latent.size() == trits_.size(), "ternarise", "the latent weights have another size");
+std::size_t scales_of(ScaleGranularity granularity, std::int64_t out, std::int64_t in) {
+  switch (granularity) {
+    case ScaleGranularity::kTensor:
+      return 1;
+    case ScaleGranularity::kRow:
+      return static_cast<std::size_t>(out);
+    case ScaleGranularity::kGroup:
+      return static_cast<std::size_t>(out * ((in + kScaleGroup - 1) / kScaleGroup));
+  }
+  return 1;
+}
+
+}  // namespace
+
+TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in,
+                           const QuantizerOptions& options)
+    : out_(out),
+      in_(in),
+      options_(options),
+      memory_(context.memory()),
+      trits_(*memory_, static_cast<std::size_t>(out * in), "ternary weights", 64),
+      effective_(*memory_, trits_.size(), "ternary weights", 64),
+      scales_(*memory_, scales_of(options.granularity, out, in), "ternary weights", 64) {
+  options_.validate();
+}
+
+TernaryCache::Segment TernaryCache::segment(std::size_t i) const noexcept {
+  const auto in = static_cast<std::size_t>(in_), group = static_cast<std::size_t>(kScaleGroup);
+  switch (options_.granularity) {
+    case ScaleGranularity::kTensor:
+      break;
+    case ScaleGranularity::kRow:
+      return {i * in, in};
+    case ScaleGranularity::kGroup: {
+      const std::size_t groups = (in + group - 1) / group, first = i % groups * group;
+      return {i / groups * in + first, std::min(group, in - first)};
+    }
+  }
+  return {0, static_cast<std::size_t>(out_) * in};
+}
+
+/// `sorted`: room for |latent|, needed for medians.
+float TernaryCache::rule(const ExecutionContext& context, std::span<const float> latent,
+                         float* sorted) const {
+  const auto n = static_cast<std::ptrdiff_t>(latent.size());
+  if (options_.statistic == ScaleStatistic::kMedian) {
+    std::transform(latent.begin(), latent.end(), sorted, [](float w) { return std::abs(w); });
+    float* const middle = sorted + n / 2;
+    std::nth_element(sorted, middle, sorted + n);
+    return n % 2 ? *middle : 0.5f * (*middle + *std::max_element(sorted, middle));
+  }
+  return static_cast<float>(train_kernels(context.isa()).abs_sum(latent.data(), latent.size()) /
+                            static_cast<double>(n));
+}
+
+void TernaryCache::update(const ExecutionContext& context, std::span<const float> latent, float lambda,
+                          std::span<const float> learned) {
+  BITNET_REQUIRE(latent.size() == trits_.size(), "ternarise", "the latent weights have another size");
+  const bool learns = options_.gradient == StraightThrough::kLearnedScale && !learned.empty();
+  BITNET_REQUIRE(learned.empty() || learned.size() == scales_.size(), "ternarise",
+                 "the learned scales have another number");
   const TrainKernels& k = train_kernels(context.isa());
-  const double sum = k.abs_sum(latent.data(), latent.size());
-  if (!std::isfinite(sum))
+  if (!std::isfinite(k.abs_sum(latent.data(), latent.size())))
     throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
-  const float mean = std::max(static_cast<float>(sum / static_cast<double>(latent.size())), 1e-5f);
-  scale_ = invertible_scale(mean);
+  const bool sorts = !learns && options_.statistic == ScaleStatistic::kMedian;
+  const MemoryArray<float> room(*memory_, sorts ? segment(0).count : 0, "training scratch");
   zeros_ = flips_ = 0;
-  k.ternarize(latent.data(), 1.0f / mean, scale_, trits_.data(), dequantized_.data(), latent.size(), &zeros_,
-              &flips_);
+  lambda_ = lambda;
+  for (std::size_t i = 0; i < scales_.size(); ++i) {
+    const auto [begin, count] = segment(i);
+    const float s = std::max(
+        learns ? std::abs(learned[i]) : rule(context, latent.subspan(begin, count), room.data()), 1e-5f);
+    scales_[i] = invertible_scale(s);
+    k.ternarize(latent.data() + begin, 1.0f / s, scales_[i], trits_.data() + begin, effective_.data() + begin,
+                count, &zeros_, &flips_);
+    if (lambda != 1) k.blend(lambda, latent.data() + begin, effective_.data() + begin, count);
+  }
   if (fresh_) flips_ = 0;
   fresh_ = false;
 }
 
-Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache) {
+quant::TernaryWeights TernaryCache::weights() const {
+  if (options_.granularity == ScaleGranularity::kGroup)
+    throw Error(ErrorCode::kUnsupported,
+                "ternary weights with scales by group of inputs have no file format here");
+  quant::TernaryWeights w;
+  w.out = out_;
+  w.in = in_;
+  w.trits.assign(trits_.span().begin(), trits_.span().end());
+  w.scales.assign(scales_.span().begin(), scales_.span().end());
+  w.rows_per_scale = options_.granularity == ScaleGranularity::kRow ? 1 : out_;
+  return w;
+}
+
+void latent_from_ternary(const quant::TernaryWeights& w, const QuantizerOptions& options,
+                         std::span<float> latent) {
+  const std::size_t wanted = scales_of(options.granularity, w.out, w.in);
+  BITNET_REQUIRE(options.granularity != ScaleGranularity::kGroup && w.scales.size() == wanted &&
+                     w.trits.size() == latent.size() && !latent.empty(),
+                 "latent weights",
+                 std::to_string(w.scales.size()) + " scales of " + std::to_string(w.trits.size()) +
+                     " trits for " + std::to_string(latent.size()) + " weights with scales by " +
+                     std::string(to_string(options.granularity)));
+  const std::size_t count = latent.size() / wanted;
+  for (std::size_t i = 0; i < wanted; ++i) {
+    const auto trits = std::span(w.trits).subspan(i * count, count);
+    const auto zeros = static_cast<std::size_t>(std::count(trits.begin(), trits.end(), 0));
+    float magnitude = w.scales[i];
+    if (options.gradient != StraightThrough::kLearnedScale) {
+      if (options.statistic == ScaleStatistic::kMean) {
+        if (zeros < count)
+          magnitude = static_cast<float>(static_cast<double>(magnitude) * static_cast<double>(count) /
+                                         static_cast<double>(count - zeros));
+      } else if (2 * zeros >= count) {
+        throw Error(ErrorCode::kUnsupported,
+                    "half of the trits are zero: the median of such weights would be 0");
+      }
+    }
+    for (std::size_t k = 0; k < count; ++k) latent[i * count + k] = magnitude * static_cast<float>(trits[k]);
+  }
+}
+
+namespace {
+
+/// What one call of bit_linear needs in both passes.
+struct Product {
+  QuantizedVariable x;
+  Variable latent, scale, out;
+  const TernaryCache* cache;
+  std::int64_t n, in, out_dim;
+};
+
+/// Rows of `y` times what was divided out of the factors.
+void scale_rows(const Tape& tape, const Product& p, bool exact) {
+  const auto cols = static_cast<std::size_t>(p.out_dim);
+  const bool by_row = p.cache->scales().size() > 1;
+  if (!exact && !p.x.inv_scales) return;
+  for_rows(tape, p.n, 16, [&](std::int64_t r) {
+    float* y = p.out.value().data() + r * p.out_dim;
+    if (exact && by_row) f32_of(tape).mul(p.cache->scales().data(), y, cols);
+    f32_of(tape).scale(exact && !by_row ? p.cache->scale() * p.x.inv_scales[r] : p.x.inv_scales[r], y, cols);
+  });
+}
+
+/// From `d` [out, in], the gradient of the effective weights, those of the latent ones and of the scales. One
+/// work item a scale, so that threads change no bit.
+void straight_through(Tape& tape, const Product& p, const float* d) {
+  const TernaryCache& c = *p.cache;
+  const TrainKernels& k = train_of(tape);
+  const auto dw = tape.grad_target(p.latent);
+  const bool learns = p.scale && p.scale.needs_grad();
+  const Tape::GradTarget ds = learns ? tape.grad_target(p.scale) : Tape::GradTarget{nullptr, false};
+  const std::size_t segments = c.scales().size();
+  tape.context().parallel_for(segments, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto [at, count] = c.segment(i);
+      const float s = c.scales()[i];
+      const float* w = p.latent.value().data() + at;
+      k.clip_gradient(c.options().clip * s, c.lambda(), w, d + at, dw.data + at, dw.accumulate, count);
+      if (!learns) continue;
+      const double sum = k.scale_gradient(s, c.options().clip, w, c.trits().data() + at, d + at, count);
+      const auto g = static_cast<float>(c.lambda() * sum / std::sqrt(static_cast<double>(count)));
+      ds.data[i] = ds.accumulate ? ds.data[i] + g : g;
+    }
+  });
+}
+
+void backward(Tape& tape, const Product& p) {
+  float* d = p.out.grad().data();
+  const Variable integers = p.x.integers;
+  if (integers.needs_grad()) {
+    const auto dx = tape.grad_target(integers);
+    gemm(tape.context(), p.n, p.in, p.out_dim, d, p.out_dim, 1, p.cache->effective().data(), p.in, 1, dx.data,
+         p.in, dx.accumulate);
+  }
+  if (!p.latent.needs_grad()) return;
+  // dYᵀ·(integers · inv_scale): the scales go into dY, which nobody reads after this step.
+  if (p.x.inv_scales)
+    for_rows(tape, p.n, 16, [&](std::int64_t r) {
+      f32_of(tape).scale(p.x.inv_scales[r], d + r * p.out_dim, static_cast<std::size_t>(p.out_dim));
+    });
+  const bool identity = p.cache->options().gradient == StraightThrough::kIdentity;
+  const auto dw =
+      identity ? tape.grad_target(p.latent) : Tape::GradTarget{tape.floats(p.latent.value().size()), false};
+  gemm(tape.context(), p.out_dim, p.in, p.n, d, 1, p.out_dim, integers.value().data(), p.in, 1, dw.data, p.in,
+       dw.accumulate);
+  if (!identity) straight_through(tape, p, dw.data);
+}
+
+}  // namespace
+
+Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache,
+                    Variable scale) {
   const Variable integers = x.integers;
-  require_shape(integers.cols() == latent.cols(), "bit_linear",
-                "input " + dims(integers) + " does not fit weights " + dims(latent));
-  require_shape(cache.trits().size() == latent.value().size(), "bit_linear",
-                "the ternary form has another size");
+  BITNET_REQUIRE(integers.cols() == latent.cols(), "bit_linear",
+                 "input " + dims(integers) + " does not fit weights " + dims(latent));
+  BITNET_REQUIRE(cache.trits().size() == latent.value().size(), "bit_linear",
+                 "the ternary form has another size");
+  BITNET_REQUIRE(!scale || scale.value().size() == cache.scales().size(), "bit_linear",
+                 "the learned scales have another number");
   const std::int64_t n = integers.rows(), in = integers.cols(), out_dim = latent.rows();
-  Variable out = tape.make(n, out_dim, integers.needs_grad() || latent.needs_grad());
+  const bool learns = scale && scale.needs_grad();
+  const Variable out = tape.make(n, out_dim, integers.needs_grad() || latent.needs_grad() || learns);
   // |sum| ≤ 128 · in < 2^24 for in < 131072: floats hold every partial sum exactly.
-  require_shape(in < 131072, "bit_linear", "more than 131071 inputs would not be exact");
-  gemm(tape.context(), n, out_dim, in, integers.value().data(), in, 1, cache.trits().data(), 1, in,
-       out.value().data(), out_dim, false);
-  const float* inv_scales = x.inv_scales;
-  for_rows(tape, n, 16, [&](std::int64_t r) {
-    f32_of(tape).scale(cache.scale() * inv_scales[r], out.value().data() + r * out_dim,
-                       static_cast<std::size_t>(out_dim));
-  });
+  BITNET_REQUIRE(in < 131072, "bit_linear", "more than 131071 inputs would not be exact");
+  const bool exact =
+      x.inv_scales && cache.lambda() == 1 && cache.options().granularity != ScaleGranularity::kGroup;
+  gemm(tape.context(), n, out_dim, in, integers.value().data(), in, 1,
+       exact ? cache.trits().data() : cache.effective().data(), 1, in, out.value().data(), out_dim, false);
+  const Product p{x, latent, scale, out, &cache, n, in, out_dim};
+  scale_rows(tape, p, exact);
   Tape* t = &tape;
-  const TernaryCache* weights = &cache;
-  tape.on_backward(out, [t, integers, latent, weights, inv_scales, out, n, in, out_dim] {
-    float* d = out.grad().data();
-    if (integers.needs_grad()) {
-      const auto dx = t->grad_target(integers);
-      gemm(t->context(), n, in, out_dim, d, out_dim, 1, weights->dequantized().data(), in, 1, dx.data, in,
-           dx.accumulate);
-    }
-    if (latent.needs_grad()) {
-      // dYᵀ·(integers · inv_scale): the scales go into dY, which nobody reads after this step.
-      for_rows(*t, n, 16, [&](std::int64_t r) {
-        f32_of(*t).scale(inv_scales[r], d + r * out_dim, static_cast<std::size_t>(out_dim));
-      });
-      const auto dw = t->grad_target(latent);
-      gemm(t->context(), out_dim, in, n, d, 1, out_dim, integers.value().data(), in, 1, dw.data, in,
-           dw.accumulate);
-    }
-  });
+  tape.on_backward(out, [t, p] { backward(*t, p); });
   return out;
 }
 

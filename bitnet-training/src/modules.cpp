@@ -1,32 +1,82 @@
-// Layers and the decoder. layer_forward() reads as the paper; the arithmetic is in the op files.
+// Layers: parameters and which ops they go through; the arithmetic is in the op files.
 #include "bitnet/training/modules.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/training/attention.hpp"
+#include "bitnet/training/convolution.hpp"
+#include "ops_common.hpp"
 
 namespace bitnet::training {
 
-Linear::Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in)
-    : weight_(context, std::move(name), out, in, true) {}
-LinearInput Linear::prepare(Tape&, Variable x) const { return {x}; }
-Variable Linear::forward(Tape& tape, const LinearInput& x) {
-  return linear(tape, x.rows, weight_.variable());
+Linear::Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+               bool bias)
+    : weight_(context, name, out, in, true) {
+  if (bias) bias_ = std::make_unique<Parameter>(context, name + ".bias", 1, out, false);
 }
-void Linear::refresh(const ExecutionContext&) {}
+void Linear::initialize(Rng& rng, float deviation) {
+  if (deviation == 0) deviation = 1.0f / std::sqrt(static_cast<float>(weight_.cols()));
+  for (float& w : weight_.value()) w = static_cast<float>(rng.normal()) * deviation;
+}
+LinearInput Linear::prepare(Tape&, Variable x) { return {x}; }
+Variable Linear::forward(Tape& tape, const LinearInput& x) {
+  return with_bias(tape, linear(tape, x.rows, weight_.variable()));
+}
+Variable Linear::with_bias(Tape& tape, Variable y) {
+  return bias_ ? add_bias(tape, y, bias_->variable()) : y;
+}
+void Linear::parameters(std::vector<Parameter*>& all) {
+  all.push_back(&weight_);
+  if (bias_) all.push_back(bias_.get());
+}
 
-BitLinear::BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in)
-    : Linear(context, std::move(name), out, in), cache_(context, out, in) {}
-LinearInput BitLinear::prepare(Tape& tape, Variable x) const { return {x, quantize_activations(tape, x)}; }
+BitLinear::BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+                     const BitLinearOptions& options)
+    : Linear(context, name, out, in, options.bias), cache_(context, out, in, options.quantizer) {
+  if (options.shape == BlockShape::k2024)
+    norm_ = std::make_unique<RmsNorm>(context, name + ".norm", in, options.norm_eps);
+  if (options.quantizer.gradient == StraightThrough::kLearnedScale)
+    scale_ = std::make_unique<Parameter>(context, name + ".scale", 1,
+                                         static_cast<std::int64_t>(cache_.scales().size()), false);
+}
+LinearInput BitLinear::prepare(Tape& tape, Variable x) {
+  const QuantizerOptions& o = cache_.options();
+  if (norm_) x = norm_->forward(tape, x);
+  if (o.hadamard) x = hadamard(tape, x);
+  return {x, quantize_activations(tape, x, o.activation_bits, lambda_)};
+}
 Variable BitLinear::forward(Tape& tape, const LinearInput& x) {
-  return bit_linear(tape, x.quantized, weight_.variable(), cache_);
+  return with_bias(tape, bit_linear(tape, x.quantized, weight_.variable(), cache_,
+                                    scale_ ? scale_->variable() : Variable()));
+}
+void BitLinear::parameters(std::vector<Parameter*>& all) {
+  Linear::parameters(all);
+  if (norm_) norm_->parameters(all);
+  if (scale_) all.push_back(scale_.get());
 }
 void BitLinear::refresh(const ExecutionContext& context) {
-  with_context(weight_.name(), [&] { cache_.update(context, weight_.value()); });
+  with_context(weight_.name(), [&] {
+    if (scale_ &&
+        std::all_of(scale_->value().begin(), scale_->value().end(), [](float s) { return s == 0; })) {
+      cache_.update(context, weight_.value());
+      std::copy(cache_.scales().begin(), cache_.scales().end(), scale_->value().begin());
+    }
+    cache_.update(context, weight_.value(), lambda_,
+                  scale_ ? std::span<const float>(scale_->value()) : std::span<const float>());
+  });
+}
+void BitLinear::set_weights(const ExecutionContext& context, const quant::TernaryWeights& weights) {
+  with_context(weight_.name(), [&] { latent_from_ternary(weights, cache_.options(), weight_.value()); });
+  if (scale_) std::copy(weights.scales.begin(), weights.scales.end(), scale_->value().begin());
+  refresh(context);
 }
 
 RmsNorm::RmsNorm(const ExecutionContext& context, std::string name, std::int64_t size, float eps)
-    : weight_(context, std::move(name), 1, size, false), eps_(eps) {}
+    : weight_(context, std::move(name), 1, size, false), eps_(eps) {
+  std::fill(weight_.value().begin(), weight_.value().end(), 1.0f);
+}
 Variable RmsNorm::forward(Tape& tape, Variable x) { return rms_norm(tape, x, weight_.variable(), eps_); }
 
 Embedding::Embedding(const ExecutionContext& context, std::string name, std::int64_t vocab, std::int64_t dim)
@@ -38,168 +88,64 @@ Variable Embedding::logits(Tape& tape, Variable x) {
   return linear(tape, x, weight_.variable(), OpClass::kHead);
 }
 
-struct LanguageModel::Layer {
-  std::unique_ptr<Linear> q, k, v, o, gate, up, down;
-  RmsNorm attn_norm, attn_sub_norm, ffn_norm, ffn_sub_norm;
-
-  Layer(const ExecutionContext& context, const ModelConfig& c, Quantization quantization, std::int64_t index)
-      : q(make(context, c, quantization, TensorRole::kAttnQ, index)),
-        k(make(context, c, quantization, TensorRole::kAttnK, index)),
-        v(make(context, c, quantization, TensorRole::kAttnV, index)),
-        o(make(context, c, quantization, TensorRole::kAttnOutput, index)),
-        gate(make(context, c, quantization, TensorRole::kFfnGate, index)),
-        up(make(context, c, quantization, TensorRole::kFfnUp, index)),
-        down(make(context, c, quantization, TensorRole::kFfnDown, index)),
-        attn_norm(context, hf_name({TensorRole::kAttnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
-        attn_sub_norm(context, hf_name({TensorRole::kAttnSubNorm, index}, c.family), c.q_dim(),
-                      c.rms_norm_eps),
-        ffn_norm(context, hf_name({TensorRole::kFfnNorm, index}, c.family), c.hidden_size, c.rms_norm_eps),
-        ffn_sub_norm(context, hf_name({TensorRole::kFfnSubNorm, index}, c.family), c.intermediate_size,
-                     c.rms_norm_eps) {}
-
-  static std::unique_ptr<Linear> make(const ExecutionContext& context, const ModelConfig& c,
-                                      Quantization quantization, TensorRole role, std::int64_t index) {
-    const TensorId id{role, index};
-    const Shape shape = tensor_shape(id, c);
-    if (quantization == Quantization::kTernary)
-      return std::make_unique<BitLinear>(context, hf_name(id, c.family), shape[0], shape[1]);
-    return std::make_unique<Linear>(context, hf_name(id, c.family), shape[0], shape[1]);
-  }
-
-  Linear* find(TensorRole role) const {
-    switch (role) {
-      case TensorRole::kAttnQ:
-        return q.get();
-      case TensorRole::kAttnK:
-        return k.get();
-      case TensorRole::kAttnV:
-        return v.get();
-      case TensorRole::kAttnOutput:
-        return o.get();
-      case TensorRole::kFfnGate:
-        return gate.get();
-      case TensorRole::kFfnUp:
-        return up.get();
-      case TensorRole::kFfnDown:
-        return down.get();
-      default:
-        return nullptr;
-    }
-  }
-
-  Parameter* parameter(TensorRole role) {
-    switch (role) {
-      case TensorRole::kAttnNorm:
-        return &attn_norm.weight();
-      case TensorRole::kAttnSubNorm:
-        return &attn_sub_norm.weight();
-      case TensorRole::kFfnNorm:
-        return &ffn_norm.weight();
-      case TensorRole::kFfnSubNorm:
-        return &ffn_sub_norm.weight();
-      default: {
-        Linear* l = find(role);
-        return l ? &l->weight() : nullptr;
-      }
-    }
-  }
-};
-
-namespace {
-
-const ModelConfig& checked(const ModelConfig& c) {
-  c.validate();
-  const auto refuse = [](const std::string& what) {
-    throw Error(ErrorCode::kUnsupported, "training makes models of the 2B-4T architecture only: " + what);
+Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::move(layers)), heads_(heads) {
+  const auto fits = [](const std::unique_ptr<Linear>& l, std::int64_t out, std::int64_t in) {
+    return l && l->weight().rows() == out && l->weight().cols() == in;
   };
-  if (c.family != ModelFamily::kBitNet25) refuse("another model family");
-  if (c.activation != Activation::kRelu2) refuse("activation must be relu2");
-  if (!c.sub_norms) refuse("sub_norms must be on");
-  if (c.input_norms) refuse("input_norms must be off");
-  if (!c.tied_embeddings) refuse("the embedding must be tied");
-  return c;
+  const std::int64_t q = heads.n_heads * heads.head_dim, kv = heads.n_kv_heads * heads.head_dim;
+  const std::int64_t hidden = layers_.q ? layers_.q->weight().cols() : 0;
+  BITNET_REQUIRE(heads.n_kv_heads > 0 && heads.n_heads % heads.n_kv_heads == 0 &&
+                     fits(layers_.q, q, hidden) && fits(layers_.k, kv, hidden) &&
+                     fits(layers_.v, kv, hidden) && layers_.o && layers_.o->weight().cols() == q,
+                 "attention",
+                 "the layers are not those of " + std::to_string(heads.n_heads) + " heads over " +
+                     std::to_string(heads.n_kv_heads) + ", each of " + std::to_string(heads.head_dim));
+}
+Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout) {
+  const auto& [q_layer, k_layer, v_layer, o_layer, sub_norm] = layers_;
+  AttentionShape heads = heads_;
+  heads.length = layout.length;
+  const LinearInput input = q_layer->prepare(tape, x);
+  const bool shared = q_layer->shares_input() && k_layer->shares_input() && v_layer->shares_input();
+  const Variable q = rope(tape, q_layer->forward(tape, input), table, layout);
+  const Variable k =
+      rope(tape, k_layer->forward(tape, shared ? input : k_layer->prepare(tape, x)), table, layout);
+  const Variable v = v_layer->forward(tape, shared ? input : v_layer->prepare(tape, x));
+  Variable attended = causal_attention(tape, q, k, v, heads, layout.positions);
+  if (sub_norm) attended = sub_norm->forward(tape, attended);
+  return (*o_layer)(tape, attended);
+}
+void Attention::parameters(std::vector<Parameter*>& all) {
+  for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()}) l->parameters(all);
+  if (layers_.sub_norm) layers_.sub_norm->parameters(all);
+}
+void Attention::refresh(const ExecutionContext& context) {
+  for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()}) l->refresh(context);
+}
+void Attention::set_lambda(float lambda) {
+  for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()})
+    l->set_lambda(lambda);
 }
 
-}  // namespace
-
-LanguageModel::LanguageModel(const ExecutionContext& context, const ModelConfig& config,
-                             Quantization quantization)
-    : config_(checked(config)),
-      quantization_(quantization),
-      embedding_(context, hf_name({TensorRole::kTokenEmbedding}, config.family), config.vocab_size,
-                 config.hidden_size),
-      norm_(context, hf_name({TensorRole::kOutputNorm}, config.family), config.hidden_size,
-            config.rms_norm_eps),
-      rope_(config.max_position, config.head_dim, config.rope_theta) {
-  for (std::int64_t i = 0; i < config_.n_layers; ++i)
-    layers_.push_back(std::make_unique<Layer>(context, config_, quantization_, i));
-  for (const TensorId id : model_tensors(config_)) {
-    Parameter* p = id.role == TensorRole::kTokenEmbedding ? &embedding_.weight()
-                   : id.role == TensorRole::kOutputNorm
-                       ? &norm_.weight()
-                       : layers_[static_cast<std::size_t>(id.layer)]->parameter(id.role);
-    if (!p) throw Error(ErrorCode::kInternal, "no parameter for tensor " + hf_name(id, config_.family));
-    parameters_.push_back(p);
-    ids_.push_back(id);
-  }
+Conv2d::Conv2d(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+               const ImageWindow& window, bool bias)
+    : Conv2d(std::make_unique<Linear>(context, std::move(name), out, window.height * window.width * in, bias),
+             window) {}
+Conv2d::Conv2d(std::unique_ptr<Linear> linear, const ImageWindow& window)
+    : linear_(std::move(linear)), window_(window) {}
+Variable Conv2d::forward(Tape& tape, Variable x, ImageShape image) {
+  return (*linear_)(tape, patches(tape, x, image, window_));
 }
 
-LanguageModel::~LanguageModel() = default;
+BitConv2d::BitConv2d(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+                     const ImageWindow& window, const BitLinearOptions& options)
+    : Conv2d(std::make_unique<BitLinear>(context, std::move(name), out, window.height * window.width * in,
+                                         options),
+             window) {}
 
-void LanguageModel::initialize(Rng& rng, float deviation) {
-  for (std::size_t i = 0; i < parameters_.size(); ++i)
-    for (float& w : parameters_[i]->value())
-      w = is_norm(ids_[i].role) ? 1.0f : static_cast<float>(rng.normal()) * deviation;
-}
-
-void LanguageModel::refresh(const ExecutionContext& context) {
-  if (quantization_ == Quantization::kNone) return;
-  std::vector<Linear*> all;
-  for (const TensorId id : ids_)
-    if (Linear* l = linear(id)) all.push_back(l);
-  context.parallel_for(all.size(), 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) all[i]->refresh(context);
-  });
-}
-
-Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout) {
-  Variable x = embedding_.forward(tape, ids);
-  for (auto& layer : layers_) x = layer_forward(tape, *layer, x, layout);
-  return embedding_.logits(tape, norm_.forward(tape, x));
-}
-
-Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout) {
-  const AttentionShape heads{layout.length, config_.n_heads, config_.n_kv_heads, config_.head_dim};
-  const LinearInput a = l.q->prepare(tape, l.attn_norm.forward(tape, x));
-  const Variable q = rope(tape, l.q->forward(tape, a), rope_, layout);
-  const Variable k = rope(tape, l.k->forward(tape, a), rope_, layout);
-  const Variable attended = causal_attention(tape, q, k, l.v->forward(tape, a), heads, layout.positions);
-  x = add(tape, x, l.o->forward(tape, l.o->prepare(tape, l.attn_sub_norm.forward(tape, attended))));
-
-  const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));
-  const Variable h = relu2_gate(tape, l.gate->forward(tape, f), l.up->forward(tape, f));
-  return add(tape, x, l.down->forward(tape, l.down->prepare(tape, l.ffn_sub_norm.forward(tape, h))));
-}
-
-Linear* LanguageModel::linear(TensorId id) const noexcept {
-  return is_linear(id.role) ? layers_[static_cast<std::size_t>(id.layer)]->find(id.role) : nullptr;
-}
-
-std::int64_t LanguageModel::parameter_count() const noexcept {
-  std::int64_t n = 0;
-  for (const Parameter* p : parameters_) n += p->rows() * p->cols();
-  return n;
-}
-
-LanguageModel::TritCounts LanguageModel::trit_counts() const noexcept {
-  TritCounts counts;
-  for (const TensorId id : ids_)
-    if (const Linear* l = linear(id); l && l->ternary()) {
-      counts.zeros += l->ternary()->zeros();
-      counts.flips += l->ternary()->flips();
-      counts.all += static_cast<std::int64_t>(l->ternary()->trits().size());
-    }
-  return counts;
+Variable Dropout::forward(Tape& tape, Variable x) {
+  if (!tape.recording()) return x;
+  return dropout(tape, x, p_, Rng(seed_ + uses_++).next());
 }
 
 }  // namespace bitnet::training

@@ -1,4 +1,5 @@
-// Dense operations: forward and, in the closure beside it, backward. Attention is attention.cpp.
+// Dense operations: forward and, in the closure beside it, backward. Attention is attention.cpp, what works
+// value by value pointwise_ops.cpp.
 #include "bitnet/training/ops.hpp"
 
 #include <algorithm>
@@ -18,8 +19,9 @@ constexpr std::int64_t kRowsPerPartial = 64;
 
 Variable embedding(Tape& tape, Variable table, std::span<const std::int32_t> ids) {
   for (const std::int32_t id : ids)
-    require_shape(id >= 0 && id < table.rows(), "embedding",
-                  "id " + std::to_string(id) + " is outside a vocabulary of " + std::to_string(table.rows()));
+    BITNET_REQUIRE(
+        id >= 0 && id < table.rows(), "embedding",
+        "id " + std::to_string(id) + " is outside a vocabulary of " + std::to_string(table.rows()));
   const auto n = static_cast<std::int64_t>(ids.size());
   const std::int64_t dim = table.cols();
   Variable out = tape.make(n, dim, table.needs_grad());
@@ -63,7 +65,7 @@ const float* factors(Tape& tape, const float* x, std::int64_t count, DType compu
 }  // namespace
 
 Variable linear(Tape& tape, Variable x, Variable w, OpClass op) {
-  require_shape(x.cols() == w.cols(), "linear", "input " + dims(x) + " does not fit weights " + dims(w));
+  BITNET_REQUIRE(x.cols() == w.cols(), "linear", "input " + dims(x) + " does not fit weights " + dims(w));
   const std::int64_t n = x.rows(), in = x.cols(), out_dim = w.rows();
   const DType compute = tape.precision().at(op).compute;
   const float* const xf = factors(tape, x.value().data(), n * in, compute);
@@ -86,7 +88,7 @@ Variable linear(Tape& tape, Variable x, Variable w, OpClass op) {
 }
 
 Variable add(Tape& tape, Variable x, Variable y) {
-  require_shape(x.rows() == y.rows() && x.cols() == y.cols(), "add", dims(x) + " + " + dims(y));
+  BITNET_REQUIRE(x.rows() == y.rows() && x.cols() == y.cols(), "add", dims(x) + " + " + dims(y));
   Variable out = tape.make(x.rows(), x.cols(), x.needs_grad() || y.needs_grad());
   const auto cols = static_cast<std::size_t>(x.cols());
   const TrainKernels& k = train_of(tape);
@@ -113,8 +115,8 @@ Variable add(Tape& tape, Variable x, Variable y) {
 }
 
 Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
-  require_shape(w.rows() == 1 && w.cols() == x.cols(), "rms_norm",
-                "weight " + dims(w) + " for input " + dims(x));
+  BITNET_REQUIRE(w.rows() == 1 && w.cols() == x.cols(), "rms_norm",
+                 "weight " + dims(w) + " for input " + dims(x));
   const std::int64_t n = x.rows();
   const auto cols = static_cast<std::size_t>(x.cols());
   Variable out = tape.make(n, x.cols(), x.needs_grad() || w.needs_grad());
@@ -147,8 +149,8 @@ Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
 }
 
 Variable relu2_gate(Tape& tape, Variable gate, Variable up) {
-  require_shape(gate.rows() == up.rows() && gate.cols() == up.cols(), "relu2_gate",
-                dims(gate) + " with " + dims(up));
+  BITNET_REQUIRE(gate.rows() == up.rows() && gate.cols() == up.cols(), "relu2_gate",
+                 dims(gate) + " with " + dims(up));
   const auto cols = static_cast<std::size_t>(gate.cols());
   Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
   const F32Kernels& k = f32_of(tape);
@@ -172,8 +174,8 @@ Variable relu2_gate(Tape& tape, Variable gate, Variable up) {
 
 RopeTable::RopeTable(std::int64_t position_count, std::int64_t head_dim, double theta)
     : positions(position_count), half(head_dim / 2) {
-  require_shape(head_dim > 0 && head_dim % 2 == 0, "rope",
-                "head_dim must be even, got " + std::to_string(head_dim));
+  BITNET_REQUIRE(head_dim > 0 && head_dim % 2 == 0, "rope",
+                 "head_dim must be even, got " + std::to_string(head_dim));
   cos.resize(static_cast<std::size_t>(positions * half));
   sin.resize(cos.size());
   for (std::int64_t p = 0; p < positions; ++p)
@@ -187,10 +189,10 @@ RopeTable::RopeTable(std::int64_t position_count, std::int64_t head_dim, double 
 
 Variable rope(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout) {
   const std::int64_t head_dim = 2 * table.half, length = layout.length;
-  require_shape(x.cols() % head_dim == 0 && length > 0 && length <= table.positions && x.rows() % length == 0,
-                "rope",
-                "input " + dims(x) + " for sequences of " + std::to_string(length) + ", table of " +
-                    std::to_string(table.positions) + " positions");
+  BITNET_REQUIRE(
+      x.cols() % head_dim == 0 && length > 0 && length <= table.positions && x.rows() % length == 0, "rope",
+      "input " + dims(x) + " for sequences of " + std::to_string(length) + ", table of " +
+          std::to_string(table.positions) + " positions");
   const std::int32_t* positions = checked_positions("rope", layout, x.rows());
   Variable out = tape.make(x.rows(), x.cols(), x.needs_grad());
   const auto turn = [length, positions, head_dim](const Tape& t, const RopeTable& angles, const float* from,
@@ -211,52 +213,6 @@ Variable rope(Tape& tape, Variable x, const RopeTable& table, const RowLayout& l
   tape.on_backward(out, [t, x, out, turn, angles] {
     const auto dx = t->grad_target(x);
     turn(*t, *angles, out.grad().data(), dx.data, x.rows(), x.cols(), -1.0f, dx.accumulate);
-  });
-  return out;
-}
-
-Variable cross_entropy(Tape& tape, Variable logits, std::span<const std::int32_t> targets, float scale,
-                       std::span<float> row_losses) {
-  const std::int64_t n = logits.rows(), vocab = logits.cols();
-  require_shape(static_cast<std::int64_t>(targets.size()) == n, "cross_entropy",
-                std::to_string(targets.size()) + " targets for logits " + dims(logits));
-  require_shape(row_losses.empty() || row_losses.size() == targets.size(), "cross_entropy",
-                "row_losses has another size");
-  for (const std::int32_t id : targets)
-    require_shape(id < vocab, "cross_entropy", "target " + std::to_string(id) + " is outside the vocabulary");
-  Variable out = tape.make(1, 1, logits.needs_grad());
-  float* losses = row_losses.empty() ? tape.floats(static_cast<std::size_t>(n)) : row_losses.data();
-  float* values = logits.value().data();
-  const F32Kernels& k = f32_of(tape);
-  for_rows(tape, n, 8, [&](std::int64_t r) {
-    float* row = values + r * vocab;
-    const std::int32_t target = targets[static_cast<std::size_t>(r)];
-    if (target < 0) {
-      std::fill_n(row, vocab, 0.0f);
-      losses[r] = 0.0f;
-      return;
-    }
-    const auto count = static_cast<std::size_t>(vocab);
-    const float wanted = row[target], largest = k.max(row, count);
-    const float sum = k.exp_sum(row, largest, count);
-    losses[r] =
-        static_cast<float>(std::log(static_cast<double>(sum)) + (static_cast<double>(largest) - wanted));
-    k.scale(scale / sum, row, count);
-    row[target] -= scale;
-  });
-  double total = 0;
-  for (std::int64_t r = 0; r < n; ++r) total += losses[r];
-  out.value()[0] = static_cast<float>(total * scale);
-  Tape* t = &tape;
-  tape.on_backward(out, [t, logits, out, n, vocab] {
-    const float upstream = out.grad()[0];
-    Node* node = logits.node();
-    if (upstream != 1.0f)
-      for_rows(*t, n, 8, [&](std::int64_t r) {
-        f32_of(*t).scale(upstream, node->value + r * vocab, static_cast<std::size_t>(vocab));
-      });
-    node->grad = node->value;  // the storage holds the gradient since the forward pass
-    node->grad_written = true;
   });
   return out;
 }

@@ -16,9 +16,15 @@ namespace bitnet::training {
 inline const F32Kernels& f32_of(const Tape& tape) { return tested_f32_kernels(tape.context().isa()); }
 inline const TrainKernels& train_of(const Tape& tape) { return train_kernels(tape.context().isa()); }
 
-inline void require_shape(bool holds, const char* op, const std::string& rule) {
-  if (!holds) throw Error(ErrorCode::kInvalidArgument, std::string(op) + ": " + rule);
+[[noreturn]] inline void throw_shape(const char* op, const std::string& rule) {
+  throw Error(ErrorCode::kInvalidArgument, std::string(op) + ": " + rule);
 }
+
+/// A macro, so that `rule`, a string expression, costs nothing where it holds.
+#define BITNET_REQUIRE(holds, op, rule)      \
+  do {                                       \
+    if (!(holds)) throw_shape((op), (rule)); \
+  } while (false)
 
 inline std::string dims(Variable x) {
   return "[" + std::to_string(x.rows()) + ", " + std::to_string(x.cols()) + "]";
@@ -29,14 +35,14 @@ inline std::string dims(Variable x) {
 inline const std::int32_t* checked_positions(const char* op, const RowLayout& layout, std::int64_t rows) {
   const std::span<const std::int32_t> p = layout.positions;
   if (p.empty()) return nullptr;
-  require_shape(static_cast<std::int64_t>(p.size()) == rows, op,
-                std::to_string(p.size()) + " positions for " + std::to_string(rows) + " rows");
+  BITNET_REQUIRE(static_cast<std::int64_t>(p.size()) == rows, op,
+                 std::to_string(p.size()) + " positions for " + std::to_string(rows) + " rows");
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int32_t at = p[static_cast<std::size_t>(r)];
     const bool follows = r % layout.length != 0 && at == p[static_cast<std::size_t>(r) - 1] + 1;
-    require_shape(at == -1 || at == 0 || (at > 0 && follows), op,
-                  "position " + std::to_string(at) + " of row " + std::to_string(r) +
-                      " does not follow the one before");
+    BITNET_REQUIRE(at == -1 || at == 0 || (at > 0 && follows), op,
+                   "position " + std::to_string(at) + " of row " + std::to_string(r) +
+                       " does not follow the one before");
   }
   return p.data();
 }

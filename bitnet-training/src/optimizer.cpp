@@ -1,70 +1,115 @@
-// The optimiser's bookkeeping; the element loop is kernels/train_kernels.cpp.
+// What all optimisers share, AdamW and SGD. Muon and AdamW with 8-bit moments are muon.cpp and adamw8.cpp;
+// the element loop of AdamW is kernels/train_kernels.cpp.
 #include "bitnet/training/optimizer.hpp"
 
 #include <algorithm>
 #include <cmath>
 
+#include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "kernels/dispatch.hpp"
+#include "optimizer_common.hpp"
 
 namespace bitnet::training {
-namespace {
 
-constexpr std::size_t kChunk = 16384;  // floats per partial sum and per work item: fixed, so that sums are
-
-}  // namespace
-
-AdamW::AdamW(const ExecutionContext& context, std::span<Parameter* const> parameters,
-             const AdamWOptions& options)
-    : parameters_(parameters.begin(), parameters.end()), options_(options), memory_(context.memory()) {
+Optimizer::Optimizer(const ExecutionContext& context, std::span<Parameter* const> parameters)
+    : parameters_(parameters.begin(), parameters.end()), memory_(context.memory()) {
   std::size_t most = 0;
-  for (const Parameter* p : parameters_) {
-    m_.emplace_back(*memory_, p->value().size(), "optimizer", 64);
-    v_.emplace_back(*memory_, p->value().size(), "optimizer", 64);
-    most = std::max(most, p->value().size());
-  }
-  partials_ = MemoryArray<double>(*memory_, (most + kChunk - 1) / kChunk, "optimizer");
+  for (const Parameter* p : parameters_) most = std::max(most, p->value().size());
+  partials_ = MemoryArray<double>(*memory_, (most + kOptimizerChunk - 1) / kOptimizerChunk, "optimizer");
 }
 
-double AdamW::step(const ExecutionContext& context, float lr, float decay, float clip) {
+MemoryResource& Optimizer::memory() const noexcept { return *memory_; }
+
+MemoryArray<float> Optimizer::values_like(std::size_t i) const {
+  return MemoryArray<float>(*memory_, parameters_[i]->value().size(), "optimizer", 64);
+}
+
+OptimizerState Optimizer::state_of(const char* kind, std::size_t i, std::span<float> values) const {
+  const Parameter& p = *parameters_[i];
+  return {kind + ("/" + p.name()), std::as_writable_bytes(values), true, {p.rows(), p.cols()}};
+}
+
+double Optimizer::step(const ExecutionContext& context, float lr, float decay, float clip) {
   const F32Kernels& f = tested_f32_kernels(context.isa());
   double squares = 0;
   for (Parameter* p : parameters_) {
     p->finish_grad();
     const std::span<const float> g = p->grad();
-    const auto partials = partials_.span().first((g.size() + kChunk - 1) / kChunk);
-    context.parallel_for(partials.size(), 1, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t c = begin; c < end; ++c)
-        partials[c] = f.sum_squares(g.data() + c * kChunk, std::min(kChunk, g.size() - c * kChunk));
+    const auto partials = partials_.span().first((g.size() + kOptimizerChunk - 1) / kOptimizerChunk);
+    for_chunks(context, g.size(), [&](std::size_t at, std::size_t count) {
+      partials[at / kOptimizerChunk] = f.sum_squares(g.data() + at, count);
     });
     for (const double s : partials) squares += s;
     p->zero_grad();
   }
   const double norm = std::sqrt(squares);
   if (!std::isfinite(norm)) return norm;
-
   ++steps_;
-  const double bias1 = 1.0 - std::pow(options_.beta1, static_cast<double>(steps_));
-  const double bias2 = 1.0 - std::pow(options_.beta2, static_cast<double>(steps_));
-  TrainKernels::AdamW a{options_.beta1,
-                        options_.beta2,
-                        options_.eps,
-                        static_cast<float>(lr / bias1),
-                        static_cast<float>(1.0 / std::sqrt(bias2)),
-                        1.0f,
-                        clip > 0 && norm > clip ? static_cast<float>(clip / norm) : 1.0f};
-  const TrainKernels& k = train_kernels(context.isa());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    Parameter& p = *parameters_[i];
-    a.shrink = p.decay() ? 1.0f - lr * decay : 1.0f;
-    const std::size_t size = p.value().size();
-    context.parallel_for((size + kChunk - 1) / kChunk, 1, [&](std::size_t begin, std::size_t end) {
-      const std::size_t at = begin * kChunk, count = std::min(end * kChunk, size) - at;
-      k.adamw(a, p.grad().data() + at, p.value().data() + at, m_[i].data() + at, v_[i].data() + at, count);
-    });
-  }
+  const float g_scale = clip > 0 && norm > clip ? static_cast<float>(clip / norm) : 1.0f;
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    update(context, i, {lr, parameters_[i]->decay() ? 1.0f - lr * decay : 1.0f, g_scale});
   return norm;
+}
+
+AdamW::AdamW(const ExecutionContext& context, std::span<Parameter* const> parameters,
+             const AdamWOptions& options)
+    : Optimizer(context, parameters), options_(options) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    m_.push_back(values_like(i));
+    v_.push_back(values_like(i));
+  }
+}
+
+std::vector<OptimizerState> AdamW::state() {
+  std::vector<OptimizerState> all;
+  for (std::size_t i = 0; i < m_.size(); ++i) {
+    all.push_back(state_of("moment1", i, m_[i].span()));
+    all.push_back(state_of("moment2", i, v_[i].span()));
+  }
+  return all;
+}
+
+void AdamW::update(const ExecutionContext& context, std::size_t i, const Update& u) {
+  Parameter& p = *parameters()[i];
+  const TrainKernels& k = train_kernels(context.isa());
+  const TrainKernels::AdamW a = adamw_constants(options_, steps(), u.lr, u.shrink, u.g_scale);
+  float *g = p.grad().data(), *w = p.value().data(), *m = m_[i].data(), *v = v_[i].data();
+  for_chunks(context, p.value().size(),
+             [&](std::size_t at, std::size_t count) { k.adamw(a, g + at, w + at, m + at, v + at, count); });
+}
+
+Sgd::Sgd(const ExecutionContext& context, std::span<Parameter* const> parameters, const SgdOptions& options)
+    : Optimizer(context, parameters), options_(options) {
+  if (!(options.momentum >= 0 && options.momentum < 1))
+    throw Error(ErrorCode::kInvalidArgument,
+                "a momentum of " + std::to_string(options.momentum) + ": expected at least 0 and below 1");
+  for (std::size_t i = 0; i < parameters.size(); ++i) v_.push_back(values_like(i));
+}
+
+std::vector<OptimizerState> Sgd::state() {
+  std::vector<OptimizerState> all;
+  for (std::size_t i = 0; i < v_.size(); ++i) all.push_back(state_of("momentum", i, v_[i].span()));
+  return all;
+}
+
+void Sgd::update(const ExecutionContext& context, std::size_t i, const Update& u) {
+  Parameter& p = *parameters()[i];
+  const F32Kernels& f = tested_f32_kernels(context.isa());
+  const float mu = options_.momentum;
+  float *g = p.grad().data(), *w = p.value().data(), *v = v_[i].data();
+  for_chunks(context, p.value().size(), [&](std::size_t at, std::size_t count) {
+    f.scale(mu, v + at, count);
+    f.axpy(u.g_scale, g + at, v + at, count);
+    f.scale(u.shrink, w + at, count);
+    if (options_.nesterov) {
+      f.axpy(-u.lr * u.g_scale, g + at, w + at, count);
+      f.axpy(-u.lr * mu, v + at, w + at, count);
+    } else {
+      f.axpy(-u.lr, v + at, w + at, count);
+    }
+  });
 }
 
 }  // namespace bitnet::training

@@ -84,7 +84,7 @@ void* Tape::bytes(std::size_t size) {
     m.used = 0;
   }
   if (m.block == m.blocks.size())
-    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, bytes_held())));
+    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, bytes_held() / 4)));
   void* p = m.blocks[m.block].bytes().data() + m.used;
   m.used += size;
   return p;
@@ -105,6 +105,20 @@ Variable Tape::make_straight_through(Variable x) {
   Variable out = make(x.rows(), x.cols(), x.needs_grad());
   out.node()->grad_owner = x.node()->grad_owner ? x.node()->grad_owner : x.node();
   return out;
+}
+
+Variable Tape::make_view(Variable x, std::int64_t rows, std::int64_t cols) {
+  if (rows <= 0 || cols <= 0 || x.rows() * x.cols() != rows * cols)
+    throw Error(ErrorCode::kInvalidArgument, "a view of " + std::to_string(rows) + " x " +
+                                                 std::to_string(cols) + " values of a variable of " +
+                                                 std::to_string(x.rows()) + " x " + std::to_string(x.cols()));
+  Node* n = ::new (bytes(sizeof(Node))) Node();
+  n->value = x.node()->value;
+  n->rows = rows;
+  n->cols = cols;
+  n->needs_grad = x.needs_grad();
+  n->grad_owner = x.node()->grad_owner ? x.node()->grad_owner : x.node();
+  return Variable(n);
 }
 
 void Tape::push(Node* out, void* closure, void (*call)(void*)) {
@@ -149,8 +163,9 @@ void Tape::backward(Variable loss) {
 
 void Tape::reset() {
   Impl& m = *impl_;
-  if (m.blocks.size() > 1) {  // one block of the whole size from now on
-    const std::size_t total = bytes_held();
+  if (m.blocks.size() > 1) {  // one block of what this step took from now on
+    std::size_t total = m.used;
+    for (std::size_t b = 0; b < m.block; ++b) total += m.blocks[b].size();
     m.blocks.clear();
     m.blocks.push_back(allocate_block(*context_.memory(), total));
   }

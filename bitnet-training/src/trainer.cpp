@@ -18,6 +18,7 @@
 #include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/export.hpp"
+#include "bitnet/training/losses.hpp"
 #include "run_log.hpp"
 
 namespace bitnet::training {
@@ -99,7 +100,28 @@ std::map<std::string, std::string> settings_of(const TrainConfig& c) {
           {"training.beta1", exact(c.adamw.beta1)},
           {"training.beta2", exact(c.adamw.beta2)},
           {"training.eps", exact(c.adamw.eps)},
+          {"training.momentum", exact(c.momentum)},
           {"training.clip", exact(c.clip)}};
+}
+
+std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
+                                        LanguageModel& model) {
+  const auto all = model.parameters();
+  switch (c.optimizer) {
+    case OptimizerKind::kAdamW:
+      break;
+    case OptimizerKind::kAdamW8:
+      return std::make_unique<AdamW8>(context, all, c.adamw);
+    case OptimizerKind::kSgd:
+      return std::make_unique<Sgd>(context, all, SgdOptions{c.momentum, false});
+    case OptimizerKind::kMuon: {
+      std::vector<Parameter*> matrices;
+      for (const TensorId id : model.tensor_ids())
+        if (Linear* l = model.linear(id)) matrices.push_back(&l->weight());
+      return std::make_unique<Muon>(context, all, matrices, MuonOptions{c.momentum, 5, c.adamw});
+    }
+  }
+  return std::make_unique<AdamW>(context, all, c.adamw);
 }
 
 /// Gives a log that is about to be started anew another name, so that nobody's figures are lost.
@@ -126,7 +148,7 @@ class Run {
         validation_(scored_text(config.validation)),
         held_out_(config.held_out.empty() ? Documents{} : scored_text(config.held_out)),
         model_(context, model_of(config, *tokenizer_), config.quantization),
-        optimizer_(context, model_.parameters(), config.adamw),
+        optimizer_(optimizer_of(config, context, model_)),
         sampler_(sampler_of(config)),
         tape_(context, true, config.precision()),
         eval_tape_(context, false, config.precision()),
@@ -147,7 +169,7 @@ class Run {
   }
 
   void resume(const std::filesystem::path& checkpoint) {
-    TrainState state = load_checkpoint(checkpoint, model_, optimizer_);
+    TrainState state = load_checkpoint(checkpoint, model_, *optimizer_);
     state.identity.try_emplace("training.compute", "f32");  // older checkpoints had no other
     state.identity.try_emplace("data.document_separator", "");
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
@@ -208,7 +230,7 @@ class Run {
   std::int32_t bos_;
   Documents train_, validation_, held_out_;
   LanguageModel model_;
-  AdamW optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Sampler> sampler_;
   Tape tape_, eval_tape_;
   std::int64_t micro_batch_;  ///< sequences at once: as configured, or what memory has left of that
@@ -252,11 +274,19 @@ double Run::one_step() {
       std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
   const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
   double loss = 0;
-  steps_.run("step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_),
-             [&] { loss = batch_gradients(scale); });
+  for (std::vector<std::int64_t> tried;;) {  // as Recovery::run(), without its words where nothing fails
+    try {
+      loss = batch_gradients(scale);
+      break;
+    } catch (const Error& e) {
+      steps_.decide(
+          "step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_), e,
+          tried);
+    }
+  }
   const double norm =
-      optimizer_.step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
-                      static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
+      optimizer_->step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
+                       static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
   if (!std::isfinite(loss) || !std::isfinite(norm))
     throw Error(ErrorCode::kInvalidArgument,
                 "training diverged at step " + std::to_string(state_.step) + ": loss " +
@@ -309,9 +339,13 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
   if (packs()) rows.emplace(text, c_.length, bos_);
   const std::int64_t all = rows ? rows->size() : windows.size();
   const std::int64_t count = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all));
+  // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
+  tape_.release();
+  std::int64_t at_once = micro_batch_;
+  Recovery scoring({shrink(at_once)}, nullptr, callbacks_.message);
   for (std::int64_t done = 0, next = 0; done < count; done = next) {
-    steps_.run("scoring sequences from " + std::to_string(done), [&] {
-      next = std::min(count, done + micro_batch_);
+    scoring.run("scoring sequences from " + std::to_string(done), [&] {
+      next = std::min(count, done + at_once);
       batch_.clear();
       for (std::int64_t i = done; i < next; ++i) {
         if (rows)
@@ -340,6 +374,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
         bytes += tokenizer_->token_bytes(target).size();
     }
   }
+  eval_tape_.release();
   e.nll = nll / static_cast<double>(e.tokens);
   e.perplexity = std::exp(e.nll);
   e.bits_per_byte = nll / std::numbers::ln2 / static_cast<double>(std::max<std::uint64_t>(bytes, 1));
@@ -349,7 +384,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
 void Run::save() {
   state_.seconds = seconds_before_ + seconds_since(start_);
   saves_.run("writing the checkpoint",
-             [&] { save_checkpoint(checkpoint_path(), model_, optimizer_, state_); });
+             [&] { save_checkpoint(checkpoint_path(), model_, *optimizer_, state_); });
   last_save_ = Clock::now();
 }
 

@@ -35,7 +35,7 @@ TEST(TernaryCache, IsAbsmeanToTheBit) {
     std::int64_t zeros = 0;
     for (std::size_t i = 0; i < w.size(); ++i) {
       ASSERT_EQ(cache.trits()[i], static_cast<float>(expected.trits[i])) << i;
-      EXPECT_EQ(cache.dequantized()[i], cache.trits()[i] * cache.scale());
+      EXPECT_EQ(cache.effective()[i], cache.trits()[i] * cache.scale());
       zeros += expected.trits[i] == 0;
     }
     EXPECT_EQ(cache.zeros(), zeros);

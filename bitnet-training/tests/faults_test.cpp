@@ -97,6 +97,9 @@ TEST(TrainerFaults, AShrunkRunThatIsResumedGivesTheSameBits) {
   callbacks.cancelled = [] { return true; };
   ASSERT_TRUE(run(wide(f, "stopped"), false, callbacks, 2, pool_of((small + large) / 2)).cancelled);
   run(wide(f, "stopped"), true);  // with all the memory that it wants
+  EXPECT_LT(
+      std::stoll(SafeTensors::open(f.dir / "whole/checkpoint.safetensors")->metadata().at("micro_batch")),
+      128);
   expect_same_tensors(f.dir / "whole/checkpoint.safetensors", f.dir / "stopped/checkpoint.safetensors");
 }
 

@@ -83,19 +83,57 @@ void ternarize(const float* w, float inv, float scale, float* trits, float* dequ
   }
 }
 
-float quantize_row(const float* x, float* q, std::size_t n) noexcept {
+float quantize_row(const float* x, float levels, float* q, std::size_t n) noexcept {
   V m{};
   for_lanes(
       n, [&](std::size_t i) { m = max_of(m, abs_of(load(x + i))); },
       [&](std::size_t i, std::size_t c) { m = max_of(m, abs_of(load_tail(x + i, c))); });
   float largest = 1e-5f;
   for (std::size_t j = 0; j < kLanes; ++j) largest = m[j] > largest ? m[j] : largest;
-  const float a = 127.0f / largest;
-  const auto quantised = [&](V v) { return max_of(min_of(round_of(v * a), splat(127.0f)), splat(-128.0f)); };
+  const float a = levels / largest;
+  const auto quantised = [&](V v) {
+    return max_of(min_of(round_of(v * a), splat(levels)), splat(-levels - 1.0f));
+  };
   for_lanes(
       n, [&](std::size_t i) { store(q + i, quantised(load(x + i))); },
       [&](std::size_t i, std::size_t c) { store_tail(q + i, quantised(load_tail(x + i, c)), c); });
   return 1.0f / a;
+}
+
+void blend(float lambda, const float* x, float* y, std::size_t n) noexcept {
+  const auto at = [lambda](V a, V b) { return a + (b - a) * lambda; };
+  for_lanes(
+      n, [&](std::size_t i) { store(y + i, at(load(x + i), load(y + i))); },
+      [&](std::size_t i, std::size_t c) {
+        store_tail(y + i, at(load_tail(x + i, c), load_tail(y + i, c)), c);
+      });
+}
+
+void clip_gradient(float limit, float lambda, const float* w, const float* d, float* dw, bool accumulate,
+                   std::size_t n) noexcept {
+  const float rest = 1.0f - lambda;
+  const auto at = [limit, rest](V weight, V g) { return abs_of(weight) <= limit ? g : g * rest; };
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V g = at(load(w + i), load(d + i));
+        store(dw + i, accumulate ? load(dw + i) + g : g);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V g = at(load_tail(w + i, c), load_tail(d + i, c));
+        store_tail(dw + i, accumulate ? load_tail(dw + i, c) + g : g, c);
+      });
+}
+
+double scale_gradient(float s, float clip, const float* w, const float* trits, const float* d,
+                      std::size_t n) noexcept {
+  const float limit = clip * s, inv = 1.0f / s;
+  double sum = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float slope = __builtin_fabsf(w[i]) <= limit ? trits[i] - w[i] * inv : trits[i];
+    sum += static_cast<double>(d[i]) * static_cast<double>(slope);
+  }
+  return sum;
 }
 
 void scale_to(float a, const float* x, float* y, std::size_t n) noexcept {
@@ -206,6 +244,58 @@ void rotate(const float* x, const float* cos, const float* sin, float sin_sign, 
       });
 }
 
+void relu(const float* x, float* y, std::size_t n) noexcept {
+  for_lanes(
+      n, [&](std::size_t i) { store(y + i, max_of(load(x + i), V{})); },
+      [&](std::size_t i, std::size_t c) { store_tail(y + i, max_of(load_tail(x + i, c), V{}), c); });
+}
+
+void relu_backward(const float* x, const float* dy, float* dx, bool accumulate, std::size_t n) noexcept {
+  const auto at = [](V v, V d) { return v > 0.0f ? d : V{}; };
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V g = at(load(x + i), load(dy + i));
+        store(dx + i, accumulate ? load(dx + i) + g : g);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V g = at(load_tail(x + i, c), load_tail(dy + i, c));
+        store_tail(dx + i, accumulate ? load_tail(dx + i, c) + g : g, c);
+      });
+}
+
+/// Two rounds of multiply and shift ("lowbias32", C. Wellons) over the index and both halves of the key.
+inline std::uint32_t hash_of(std::uint64_t key, std::uint32_t i) {
+  std::uint32_t h = i * 0x9E3779B9u + static_cast<std::uint32_t>(key);
+  h = (h ^ (h >> 16)) * 0x7FEB352Du;
+  h = (h ^ (h >> 15)) * 0x846CA68Bu;
+  h = (h ^ (h >> 16)) + static_cast<std::uint32_t>(key >> 32);
+  h = (h ^ (h >> 16)) * 0x7FEB352Du;
+  h = (h ^ (h >> 15)) * 0x846CA68Bu;
+  return h ^ (h >> 16);
+}
+
+void dropout(std::uint64_t key, std::uint64_t first, double dropped, float scale, const float* x, float* y,
+             bool accumulate, std::size_t n) noexcept {
+  const auto threshold = static_cast<std::uint32_t>(dropped * 4294967296.0);
+  for (std::size_t i = 0; i < n; ++i) {
+    const bool kept = hash_of(key, static_cast<std::uint32_t>(first + i)) >= threshold;
+    const float v = kept ? x[i] * scale : 0.0f;
+    y[i] = accumulate ? y[i] + v : v;
+  }
+}
+
+void hadamard(float* x, float scale, std::size_t n) noexcept {
+  for (std::size_t half = 1; half < n; half *= 2)
+    for (std::size_t begin = 0; begin < n; begin += 2 * half)
+      for (std::size_t i = begin; i < begin + half; ++i) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+  scale_to(scale, x, x, n);
+}
+
 void adamw(const TrainKernels::AdamW& a, const float* g, float* w, float* m, float* v,
            std::size_t n) noexcept {
   const float rest1 = 1.0f - a.beta1, rest2 = 1.0f - a.beta2;
@@ -227,12 +317,19 @@ constinit const TrainKernels kKernels = {
     .abs_sum = abs_sum,
     .ternarize = ternarize,
     .quantize_row = quantize_row,
+    .blend = blend,
+    .clip_gradient = clip_gradient,
+    .scale_gradient = scale_gradient,
     .scale_to = scale_to,
     .add_to = add_to,
     .rms_norm_backward = rms_norm_backward,
     .relu2_gate_backward = relu2_gate_backward,
     .softmax_backward = softmax_backward,
     .rotate = rotate,
+    .relu = relu,
+    .relu_backward = relu_backward,
+    .dropout = dropout,
+    .hadamard = hadamard,
     .adamw = adamw,
 };
 

@@ -15,8 +15,17 @@ struct TrainKernels {
   /// that differ from what `trits` held before.
   void (*ternarize)(const float* w, float inv, float scale, float* trits, float* dequantised, std::size_t n,
                     std::int64_t* zeros, std::int64_t* flips) noexcept;
-  /// a = 127 / max(max|x|, 1e-5), q = clamp(round_half_even(x · a), −128, 127) as floats. Returns 1 / a.
-  float (*quantize_row)(const float* x, float* q, std::size_t n) noexcept;
+  /// a = largest / max(max|x|, 1e-5), q = clamp(round_half_even(x · a), −largest − 1, largest) as floats.
+  /// Returns 1 / a.
+  float (*quantize_row)(const float* x, float largest, float* q, std::size_t n) noexcept;
+  /// y = x + lambda · (y − x)
+  void (*blend)(float lambda, const float* x, float* y, std::size_t n) noexcept;
+  /// dw (=, or += if accumulate) d · (|w| ≤ limit ? 1 : 1 − lambda).
+  void (*clip_gradient)(float limit, float lambda, const float* w, const float* d, float* dw, bool accumulate,
+                        std::size_t n) noexcept;
+  /// Σ d · (|w| ≤ clip · s ? trit − w / s : trit), in index order in double.
+  double (*scale_gradient)(float s, float clip, const float* w, const float* trits, const float* d,
+                           std::size_t n) noexcept;
   /// y = x · a
   void (*scale_to)(float a, const float* x, float* y, std::size_t n) noexcept;
   /// z = x + y
@@ -32,6 +41,16 @@ struct TrainKernels {
   /// Rotates pairs (x[i], x[i+half]) of one head by the angle into y; += if accumulate.
   void (*rotate)(const float* x, const float* cos, const float* sin, float sin_sign, float* y,
                  bool accumulate, std::size_t half) noexcept;
+  /// y = max(x, 0)
+  void (*relu)(const float* x, float* y, std::size_t n) noexcept;
+  /// dx (=, or += if accumulate) dy where x > 0, else 0.
+  void (*relu_backward)(const float* x, const float* dy, float* dx, bool accumulate, std::size_t n) noexcept;
+  /// y (=, or += if accumulate) x · scale where hash(key, first + i) ≥ dropped · 2^32, else 0; first + i <
+  /// 2^32.
+  void (*dropout)(std::uint64_t key, std::uint64_t first, double dropped, float scale, const float* x,
+                  float* y, bool accumulate, std::size_t n) noexcept;
+  /// Walsh–Hadamard transform in place, n a power of two, then times `scale`.
+  void (*hadamard)(float* x, float scale, std::size_t n) noexcept;
   /// One AdamW step; `g` is multiplied by g_scale (clipping) first. step_size = lr / (1 − β1^t),
   /// inv_bias2 = 1 / sqrt(1 − β2^t), shrink = 1 − lr · decay.
   struct AdamW {

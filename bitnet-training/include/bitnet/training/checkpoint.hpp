@@ -7,7 +7,7 @@
 #include <string>
 
 #include "bitnet/training/data.hpp"
-#include "bitnet/training/modules.hpp"
+#include "bitnet/training/language_model.hpp"
 #include "bitnet/training/optimizer.hpp"
 
 namespace bitnet::training {
@@ -23,14 +23,14 @@ struct TrainState {
   std::map<std::string, std::string> settings;  ///< what may change on the way, by name
 };
 
-/// Writes weights ("weights/…"), AdamW moments ("moment1/…", "moment2/…") and the state as metadata,
-/// atomically: the old file stays whole until the new one is on disk. Throws Error(kIo).
-void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer,
+/// Writes weights ("weights/…"), the optimiser's state by its own names and the rest as metadata, atomically:
+/// the old file stays whole until the new one is on disk. Throws Error(kIo).
+void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer,
                      const TrainState& state);
 
 /// Fills model and optimiser from a checkpoint. Throws Error(kNotFound | kCorruptFile), and
 /// Error(kInvalidArgument) naming the first difference when it is of another architecture or quantisation;
 /// nothing is changed then. The caller refreshes the model.
-TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, AdamW& optimizer);
+TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer);
 
 }  // namespace bitnet::training

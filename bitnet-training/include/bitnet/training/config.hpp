@@ -7,11 +7,16 @@
 
 #include "bitnet/core/model/model_config.hpp"
 #include "bitnet/core/precision.hpp"
-#include "bitnet/training/modules.hpp"
+#include "bitnet/training/language_model.hpp"
 #include "bitnet/training/optimizer.hpp"
 #include "bitnet/training/schedule.hpp"
 
 namespace bitnet::training {
+
+enum class OptimizerKind : std::uint8_t { kAdamW, kAdamW8, kSgd, kMuon };
+std::string_view to_string(OptimizerKind kind) noexcept;  ///< "adamw", "adamw8", "sgd", "muon"
+/// Throws Error(kInvalidArgument) listing the kinds.
+OptimizerKind optimizer_from_string(std::string_view name);
 
 /// Everything that a run depends on. Paths are relative to the current directory. docs/guides/training.md
 /// explains each key.
@@ -30,7 +35,9 @@ struct TrainConfig {
   std::int64_t validation_tokens = 65536;  ///< scored at each evaluation; the last one scores the whole file
 
   Schedule schedule;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
   AdamWOptions adamw;
+  float momentum = 0.95f;  ///< of sgd and muon
   double clip = 1.0;
   std::int64_t length = 512;     ///< tokens of a training sequence, at most model.max_position
   std::int64_t batch = 8;        ///< sequences per optimiser step

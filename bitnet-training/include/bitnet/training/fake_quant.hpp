@@ -1,22 +1,27 @@
 #pragma once
-// Quantisers inside the training graph, with straight-through gradients: absmax int8 activations and absmean
-// ternary weights (Ma et al. 2024 and its "Training Tips, Code, FAQ"). Definitions in
-// bitnet/quant/quantize.hpp; the forward product is the same exact integer that inference computes.
+// Quantisers inside the training graph, with straight-through gradients: absmax int8 or int4 activations and
+// ternary weights (Ma et al. 2024 and its "Training Tips, Code, FAQ"; the variants of quantizer.hpp).
+// Definitions in bitnet/quant/quantize.hpp; with whole strength the forward product of a layer with a scale a
+// tensor or a row is the same exact integer that inference computes.
 #include <cstdint>
 #include <memory>
 #include <span>
 
+#include "bitnet/quant/quantize.hpp"
+#include "bitnet/training/quantizer.hpp"
 #include "bitnet/training/tape.hpp"
 
 namespace bitnet::training {
 
-/// Rows quantised by absmax. The variable's values are the integers −128 … 127 (as floats); its gradient is
-/// that of the rows themselves (straight through).
+/// Rows quantised by absmax. The variable's values are integers (as floats): −128 … 127, of 4 bits −8 … 7. At
+/// λ < 1 they are x + λ · (Q(x) − x), and inv_scales is null. Its gradient is that of the rows themselves
+/// (straight through).
 struct QuantizedVariable {
   Variable integers;        // [rows, cols]
   const float* inv_scales;  // [rows], 1 / a: row ≈ integers · inv_scale
 };
-QuantizedVariable quantize_activations(Tape& tape, Variable x);
+/// `bits` 8 or 4, else Error(kInvalidArgument).
+QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits = 8, float lambda = 1);
 
 /// The f32 next to an absmean scale m that survives 1 / (1 / m), which one float in six does not: 1 / (1 / m)
 /// itself, at most one ulp away. A model with such scales is the same to the bit in files that keep 1 / m.
@@ -26,27 +31,55 @@ inline float invertible_scale(float m) noexcept { return 1.0f / (1.0f / m); }
 /// (tag "ternary weights").
 class TernaryCache {
  public:
-  TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in);
-  /// absmean of `latent`: trits bit-equal to those of quant::absmean, its scale made invertible.
-  void update(const ExecutionContext& context, std::span<const float> latent);
-  std::span<const float> trits() const { return trits_.span(); }              // [out, in]
-  std::span<const float> dequantized() const { return dequantized_.span(); }  // [out, in], scale · trit
-  float scale() const noexcept { return scale_; }
+  TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in,
+               const QuantizerOptions& options = {});
+  /// Scales by the options' rule, or `learned` ones; by tensor and mean the trits are bit-equal to those of
+  /// quant::absmean. Scales are at least 1e-5 and made invertible. Throws Error(kInvalidArgument) for weights
+  /// that are not finite and for another number of them or of scales.
+  void update(const ExecutionContext& context, std::span<const float> latent, float lambda = 1,
+              std::span<const float> learned = {});
+
+  std::span<const float> trits() const { return trits_.span(); }          // [out, in]
+  std::span<const float> effective() const { return effective_.span(); }  // [out, in]: w + λ · (s · trit − w)
+  std::span<const float> scales() const { return scales_.span(); }        // 1, [out] or [out, groups]
+  float scale() const { return scales_[0]; }                              ///< of the tensor
+  float lambda() const noexcept { return lambda_; }
+  const QuantizerOptions& options() const noexcept { return options_; }
+  /// Weights that share scale i: `begin` counts from the matrix's first, row by row.
+  struct Segment {
+    std::size_t begin, count;
+  };
+  Segment segment(std::size_t i) const noexcept;
+  /// Trits and scales by themselves. Throws Error(kUnsupported) for scales by group.
+  quant::TernaryWeights weights() const;
   /// Of the last update: trits that are zero, and trits that changed (none counted in the first).
   std::int64_t zeros() const noexcept { return zeros_; }
   std::int64_t flips() const noexcept { return flips_; }
 
  private:
+  float rule(const ExecutionContext& context, std::span<const float> latent, float* sorted) const;
+  std::int64_t out_, in_;
+  QuantizerOptions options_;
   std::shared_ptr<HybridMemoryPool> memory_;
-  MemoryArray<float> trits_, dequantized_;
-  float scale_ = 0;
+  MemoryArray<float> trits_, effective_, scales_;
+  float lambda_ = 1;
   std::int64_t zeros_ = 0, flips_ = 0;
   bool fresh_ = true;
 };
 
-/// y = x_q · w_qᵀ: exact integers, scaled once. Backward: dX = dY·w_q, dW = dYᵀ·x_q, where both are the
-/// quantised values and no gradient is masked. `latent` receives dW; `cache` must hold its ternary form and
-/// outlive the step.
-Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache);
+/// Latent weights that ternarise to `weights`, trits exactly and scales within one rounding: s / (share of
+/// trits that are not zero) · trit where the scale is a mean, s · trit where it is learned or a median.
+/// Throws Error(kInvalidArgument) when the scales are not those of `options` and Error(kUnsupported) where a
+/// median would be 0.
+void latent_from_ternary(const quant::TernaryWeights& weights, const QuantizerOptions& options,
+                         std::span<float> latent);
+
+/// y = x_q · w_qᵀ. Where both are quantised in whole and a scale is the tensor's or the row's: exact
+/// integers, scaled once; else a product of floats. Backward: dX = dY·w_q, and of d = dYᵀ·x_q the latent
+/// weights' (and the scale's) share by the options' StraightThrough; λ mixes it with d itself. `latent`
+/// receives dW; `cache` must hold its ternary form and outlive the step; `scale` [1, scales] is the learned
+/// one's parameter.
+Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache,
+                    Variable scale = Variable());
 
 }  // namespace bitnet::training

@@ -1,14 +1,12 @@
 #pragma once
-// Layers with parameters, and the 2B-4T decoder made of them: pre-norms, sub-norms, rotary grouped-query
-// attention, squared-ReLU gated feed-forward, tied embedding. The arithmetic is ops.hpp and fake_quant.hpp.
+// Layers with parameters, to build networks of. The arithmetic is ops.hpp, image_ops.hpp and fake_quant.hpp;
+// a whole decoder is language_model.hpp.
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "bitnet/core/model/model_config.hpp"
-#include "bitnet/core/model/tensor_names.hpp"
 #include "bitnet/core/rng.hpp"
 #include "bitnet/training/fake_quant.hpp"
 #include "bitnet/training/ops.hpp"
@@ -16,10 +14,16 @@
 
 namespace bitnet::training {
 
-/// What the linear layers compute with.
-enum class Quantization : std::uint8_t {
-  kTernary,  ///< BitLinear: ternary weights, int8 activations, straight-through gradients
-  kNone,     ///< the same model in full precision
+/// What layers have in common. None is thread-safe; each must outlive the steps that used it.
+class Module {
+ public:
+  virtual ~Module() = default;
+  /// Appends its parameters, always in the same order.
+  virtual void parameters(std::vector<Parameter*>& all) = 0;
+  /// Makes ternary forms anew; called after weights have changed, and once before the first step.
+  virtual void refresh(const ExecutionContext&) {}
+  /// How strongly it quantises from the next refresh() on (QuantizerSchedule).
+  virtual void set_lambda(float) {}
 };
 
 /// Input of linear layers that share it: the rows, and their quantised form if any layer wants it.
@@ -28,40 +32,49 @@ struct LinearInput {
   QuantizedVariable quantized{};
 };
 
-/// y = x·Wᵀ without bias.
-class Linear {
+/// y = x·Wᵀ + b.
+class Linear : public Module {
  public:
-  Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in);
-  virtual ~Linear() = default;
-  virtual LinearInput prepare(Tape& tape, Variable x) const;
+  /// Weights "name" [out, in] and, if asked for, "name.bias", zeros.
+  Linear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+         bool bias = false);
+  /// Normal weights of this standard deviation; 0: 1 / sqrt(in).
+  void initialize(Rng& rng, float deviation = 0);
+  virtual LinearInput prepare(Tape& tape, Variable x);
   virtual Variable forward(Tape& tape, const LinearInput& x);
-  /// Called after weights have changed.
-  virtual void refresh(const ExecutionContext& context);
+  /// Whether what prepare() makes of x is the same for all layers of its kind: it has no norm of its own.
+  virtual bool shares_input() const noexcept { return true; }
+  Variable operator()(Tape& tape, Variable x) { return forward(tape, prepare(tape, x)); }
+  void parameters(std::vector<Parameter*>& all) override;
   /// The ternary form, or null.
   virtual const TernaryCache* ternary() const noexcept { return nullptr; }
   Parameter& weight() noexcept { return weight_; }
 
  protected:
+  Variable with_bias(Tape& tape, Variable y);
   Parameter weight_;
+  std::unique_ptr<Parameter> bias_;
 };
 
-/// y = BitLinear(x) of b1.58, trained through latent weights.
-class BitLinear final : public Linear {
- public:
-  BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in);
-  LinearInput prepare(Tape& tape, Variable x) const override;
-  Variable forward(Tape& tape, const LinearInput& x) override;
-  void refresh(const ExecutionContext& context) override;
-  const TernaryCache* ternary() const noexcept override { return &cache_; }
-
- private:
-  TernaryCache cache_;
+/// Where the norm before a quantiser stands.
+enum class BlockShape : std::uint8_t {
+  k2B4T,  ///< in the block: pre-norms and sub-norms of its own (BitNet b1.58 2B-4T)
+  k2024,  ///< in each BitLinear (Wang et al. 2023, Ma et al. 2024)
 };
 
-class RmsNorm {
+struct BitLinearOptions {
+  QuantizerOptions quantizer = {};
+  BlockShape shape = BlockShape::k2B4T;
+  float norm_eps = 1e-5f;  ///< of k2024
+  bool bias = false;
+};
+
+class RmsNorm final : public Module {
  public:
+  /// Weights "name" [1, size], ones.
   RmsNorm(const ExecutionContext& context, std::string name, std::int64_t size, float eps);
   Variable forward(Tape& tape, Variable x);
+  void parameters(std::vector<Parameter*>& all) override { all.push_back(&weight_); }
   Parameter& weight() noexcept { return weight_; }
 
  private:
@@ -69,58 +82,55 @@ class RmsNorm {
   float eps_;
 };
 
-class Embedding {
+/// y = BitLinear(x) of b1.58, trained through latent weights, which move to trits and scales and back at any
+/// time. k2024 adds "name.norm", learned scales "name.scale".
+class BitLinear final : public Linear {
+ public:
+  BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
+            const BitLinearOptions& options = {});
+  LinearInput prepare(Tape& tape, Variable x) override;
+  Variable forward(Tape& tape, const LinearInput& x) override;
+  bool shares_input() const noexcept override { return norm_ == nullptr; }
+  void parameters(std::vector<Parameter*>& all) override;
+  /// Learned scales that are still 0 begin with what the options' rule gives.
+  void refresh(const ExecutionContext& context) override;
+  void set_lambda(float lambda) override { lambda_ = lambda; }
+  const TernaryCache* ternary() const noexcept override { return &cache_; }
+  /// The learned scales, or null.
+  Parameter* scale() noexcept { return scale_.get(); }
+  /// Takes trits and scales as latent_from_ternary() does, and refreshes.
+  void set_weights(const ExecutionContext& context, const quant::TernaryWeights& weights);
+
+ private:
+  TernaryCache cache_;
+  std::unique_ptr<RmsNorm> norm_;
+  std::unique_ptr<Parameter> scale_;
+  float lambda_ = 1;
+};
+
+class Embedding final : public Module {
  public:
   Embedding(const ExecutionContext& context, std::string name, std::int64_t vocab, std::int64_t dim);
   Variable forward(Tape& tape, std::span<const std::int32_t> ids);
   Variable logits(Tape& tape, Variable x);  ///< the tied head
+  void parameters(std::vector<Parameter*>& all) override { all.push_back(&weight_); }
   Parameter& weight() noexcept { return weight_; }
 
  private:
   Parameter weight_;
 };
 
-/// A decoder of ModelConfig's shape (family kBitNet25, relu², tied embedding). Not thread-safe.
-class LanguageModel {
+/// dropout() with a new key each time it is used. Its count of uses is its whole state, for checkpoints.
+class Dropout {
  public:
-  /// Throws Error(kInvalidArgument | kUnsupported) naming the field that cannot be trained.
-  LanguageModel(const ExecutionContext& context, const ModelConfig& config, Quantization quantization);
-  ~LanguageModel();
-
-  /// Normal weights of standard deviation `deviation`, norms one; in the order of parameters().
-  void initialize(Rng& rng, float deviation);
-  /// Logits [ids.size(), vocab] of sequences of layout.length ids one after the other. Tokens attend within
-  /// their document only.
-  Variable forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout);
-  /// Ternarises latent weights anew; call after they change. Nothing to do in full precision.
-  void refresh(const ExecutionContext& context);
-
-  const ModelConfig& config() const noexcept { return config_; }
-  Quantization quantization() const noexcept { return quantization_; }
-  /// In the order of model_tensors(config()), names as in Hugging Face files.
-  std::span<Parameter* const> parameters() const noexcept { return parameters_; }
-  /// The same order.
-  std::span<const TensorId> tensor_ids() const noexcept { return ids_; }
-  /// The linear layer that holds `id`, or null.
-  Linear* linear(TensorId id) const noexcept;
-  std::int64_t parameter_count() const noexcept;
-  /// Trits of all linears that are zero, that changed in the last refresh, and all (0 in full precision).
-  struct TritCounts {
-    std::int64_t zeros = 0, flips = 0, all = 0;
-  };
-  TritCounts trit_counts() const noexcept;
+  Dropout(double p, std::uint64_t seed) noexcept : p_(p), seed_(seed) {}
+  Variable forward(Tape& tape, Variable x);
+  std::uint64_t uses() const noexcept { return uses_; }
+  void set_uses(std::uint64_t uses) noexcept { uses_ = uses; }
 
  private:
-  struct Layer;
-  Variable layer_forward(Tape& tape, Layer& layer, Variable x, const RowLayout& layout);
-  ModelConfig config_;
-  Quantization quantization_;
-  std::vector<std::unique_ptr<Layer>> layers_;
-  Embedding embedding_;
-  RmsNorm norm_;
-  RopeTable rope_;
-  std::vector<Parameter*> parameters_;
-  std::vector<TensorId> ids_;
+  double p_;
+  std::uint64_t seed_, uses_ = 0;
 };
 
 }  // namespace bitnet::training

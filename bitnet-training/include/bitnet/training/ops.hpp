@@ -1,6 +1,7 @@
 #pragma once
 // Differentiable operations on a Tape, dense ones; each adds to the gradients of its inputs what calculus
-// says. Quantising operations with straight-through gradients are fake_quant.hpp. All throw
+// says. Losses are losses.hpp, images image_ops.hpp, quantising operations with straight-through gradients
+// fake_quant.hpp. All throw
 // Error(kInvalidArgument) when shapes disagree; all give the same bits for any number of threads.
 #include <cstdint>
 #include <span>
@@ -56,10 +57,20 @@ struct AttentionShape {
 Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& shape,
                           std::span<const std::int32_t> positions = {});
 
-/// scale · Σ over rows of −log softmax(logits)[target] → [1, 1]; a target below 0 is left out. The logits'
-/// storage is overwritten by their gradient. Rows' own losses go to `row_losses` (unscaled) if it is not
-/// empty.
-Variable cross_entropy(Tape& tape, Variable logits, std::span<const std::int32_t> targets, float scale,
-                       std::span<float> row_losses = {});
+/// y = max(x, 0).
+Variable relu(Tape& tape, Variable x);
+
+/// y = x + b on every row; b [1, cols].
+Variable add_bias(Tape& tape, Variable x, Variable b);
+
+/// Each value is 0 with probability `p`, else x / (1 − p): decided by a hash of `key` and its index, the same
+/// for any number of threads. On a tape that does not record: x itself. Throws Error(kInvalidArgument) unless
+/// 0 ≤ p < 1, and for 2^32 values or more.
+Variable dropout(Tape& tape, Variable x, double p, std::uint64_t key);
+
+/// Orthonormal Walsh–Hadamard transform of each row, in blocks of the largest power of two that divides cols:
+/// its own inverse, and its own gradient. Spreads outliers before a 4-bit quantiser (BitNet v2,
+/// arXiv:2504.18415, for whole powers of two).
+Variable hadamard(Tape& tape, Variable x);
 
 }  // namespace bitnet::training

@@ -99,6 +99,8 @@ class Tape {
   Variable make(std::int64_t rows, std::int64_t cols, bool needs_grad);
   /// The same, whose gradient is x's own: d(out) = d(x).
   Variable make_straight_through(Variable x);
+  /// x's own values and gradient as [rows, cols]. Throws Error(kInvalidArgument) for another number of them.
+  Variable make_view(Variable x, std::int64_t rows, std::int64_t cols);
   /// `count` floats, 64-byte aligned, uninitialised, valid until reset().
   float* floats(std::size_t count);
 

@@ -1,0 +1,193 @@
+// The decoder. layer_forward() reads as the paper.
+#include "bitnet/training/language_model.hpp"
+
+#include <algorithm>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::training {
+
+struct LanguageModel::Layer {
+  Attention attention;
+  std::unique_ptr<Linear> gate, up, down;
+  RmsNorm attn_norm, ffn_norm, ffn_sub_norm;
+
+  /// Makes the layer's parts.
+  struct Maker {
+    const ExecutionContext& context;
+    const ModelConfig& c;
+    Quantization quantization;
+    QuantizerOptions quantizer;
+    std::int64_t index;
+
+    std::unique_ptr<Linear> linear(TensorRole role) const {
+      const TensorId id{role, index};
+      const Shape shape = tensor_shape(id, c);
+      if (quantization == Quantization::kNone)
+        return std::make_unique<Linear>(context, hf_name(id, c.family), shape[0], shape[1]);
+      BitLinearOptions options;
+      options.quantizer = quantizer;
+      options.quantizer.hadamard =
+          quantizer.hadamard && (role == TensorRole::kAttnOutput || role == TensorRole::kFfnDown);
+      return std::make_unique<BitLinear>(context, hf_name(id, c.family), shape[0], shape[1], options);
+    }
+    RmsNorm norm(TensorRole role, std::int64_t size) const {
+      return {context, hf_name({role, index}, c.family), size, c.rms_norm_eps};
+    }
+    std::unique_ptr<RmsNorm> attn_sub_norm() const {
+      return std::make_unique<RmsNorm>(context, hf_name({TensorRole::kAttnSubNorm, index}, c.family),
+                                       c.q_dim(), c.rms_norm_eps);
+    }
+  };
+
+  explicit Layer(const Maker& m)
+      : attention({m.linear(TensorRole::kAttnQ), m.linear(TensorRole::kAttnK), m.linear(TensorRole::kAttnV),
+                   m.linear(TensorRole::kAttnOutput), m.attn_sub_norm()},
+                  {0, m.c.n_heads, m.c.n_kv_heads, m.c.head_dim}),
+        gate(m.linear(TensorRole::kFfnGate)),
+        up(m.linear(TensorRole::kFfnUp)),
+        down(m.linear(TensorRole::kFfnDown)),
+        attn_norm(m.norm(TensorRole::kAttnNorm, m.c.hidden_size)),
+        ffn_norm(m.norm(TensorRole::kFfnNorm, m.c.hidden_size)),
+        ffn_sub_norm(m.norm(TensorRole::kFfnSubNorm, m.c.intermediate_size)) {}
+
+  Linear* find(TensorRole role) const {
+    switch (role) {
+      case TensorRole::kAttnQ:
+        return attention.layers().q.get();
+      case TensorRole::kAttnK:
+        return attention.layers().k.get();
+      case TensorRole::kAttnV:
+        return attention.layers().v.get();
+      case TensorRole::kAttnOutput:
+        return attention.layers().o.get();
+      case TensorRole::kFfnGate:
+        return gate.get();
+      case TensorRole::kFfnUp:
+        return up.get();
+      case TensorRole::kFfnDown:
+        return down.get();
+      default:
+        return nullptr;
+    }
+  }
+
+  Parameter* parameter(TensorRole role) {
+    switch (role) {
+      case TensorRole::kAttnNorm:
+        return &attn_norm.weight();
+      case TensorRole::kAttnSubNorm:
+        return &attention.layers().sub_norm->weight();
+      case TensorRole::kFfnNorm:
+        return &ffn_norm.weight();
+      case TensorRole::kFfnSubNorm:
+        return &ffn_sub_norm.weight();
+      default: {
+        Linear* l = find(role);
+        return l ? &l->weight() : nullptr;
+      }
+    }
+  }
+};
+
+namespace {
+
+const ModelConfig& checked(const ModelConfig& c) {
+  c.validate();
+  const auto refuse = [](const std::string& what) {
+    throw Error(ErrorCode::kUnsupported, "training makes models of the 2B-4T architecture only: " + what);
+  };
+  if (c.family != ModelFamily::kBitNet25) refuse("another model family");
+  if (c.activation != Activation::kRelu2) refuse("activation must be relu2");
+  if (!c.sub_norms) refuse("sub_norms must be on");
+  if (c.input_norms) refuse("input_norms must be off");
+  if (!c.tied_embeddings) refuse("the embedding must be tied");
+  return c;
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(const ExecutionContext& context, const ModelConfig& config,
+                             Quantization quantization, const QuantizerOptions& quantizer)
+    : config_(checked(config)),
+      quantization_(quantization),
+      quantizer_(quantizer),
+      embedding_(context, hf_name({TensorRole::kTokenEmbedding}, config.family), config.vocab_size,
+                 config.hidden_size),
+      norm_(context, hf_name({TensorRole::kOutputNorm}, config.family), config.hidden_size,
+            config.rms_norm_eps),
+      rope_(config.max_position, config.head_dim, config.rope_theta) {
+  for (std::int64_t i = 0; i < config_.n_layers; ++i)
+    layers_.push_back(std::make_unique<Layer>(Layer::Maker{context, config_, quantization_, quantizer_, i}));
+  for (const TensorId id : model_tensors(config_)) {
+    Parameter* p = id.role == TensorRole::kTokenEmbedding ? &embedding_.weight()
+                   : id.role == TensorRole::kOutputNorm
+                       ? &norm_.weight()
+                       : layers_[static_cast<std::size_t>(id.layer)]->parameter(id.role);
+    if (!p) throw Error(ErrorCode::kInternal, "no parameter for tensor " + hf_name(id, config_.family));
+    parameters_.push_back(p);
+    ids_.push_back(id);
+  }
+  for (const TensorId id : ids_)
+    if (auto* l = dynamic_cast<BitLinear*>(linear(id)); l && l->scale()) parameters_.push_back(l->scale());
+}
+
+LanguageModel::~LanguageModel() = default;
+
+void LanguageModel::initialize(Rng& rng, float deviation) {
+  for (std::size_t i = 0; i < ids_.size(); ++i)
+    for (float& w : parameters_[i]->value())
+      w = is_norm(ids_[i].role) ? 1.0f : static_cast<float>(rng.normal()) * deviation;
+  for (std::size_t i = ids_.size(); i < parameters_.size(); ++i)  // refresh() begins learned scales anew
+    std::fill(parameters_[i]->value().begin(), parameters_[i]->value().end(), 0.0f);
+}
+
+void LanguageModel::set_lambda(const QuantizerSchedule& schedule, std::int64_t step) {
+  for (const TensorId id : ids_)
+    if (Linear* l = linear(id)) l->set_lambda(schedule.lambda(step, id.layer, config_.n_layers));
+}
+
+void LanguageModel::refresh(const ExecutionContext& context) {
+  if (quantization_ == Quantization::kNone) return;
+  context.parallel_for(ids_.size(), 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i)
+      if (Linear* l = linear(ids_[i])) l->refresh(context);
+  });
+}
+
+Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout) {
+  Variable x = embedding_.forward(tape, ids);
+  for (auto& layer : layers_) x = layer_forward(tape, *layer, x, layout);
+  return embedding_.logits(tape, norm_.forward(tape, x));
+}
+
+Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout) {
+  x = add(tape, x, l.attention.forward(tape, l.attn_norm.forward(tape, x), rope_, layout));
+
+  const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));
+  const Variable h = relu2_gate(tape, l.gate->forward(tape, f), l.up->forward(tape, f));
+  return add(tape, x, (*l.down)(tape, l.ffn_sub_norm.forward(tape, h)));
+}
+
+Linear* LanguageModel::linear(TensorId id) const noexcept {
+  return is_linear(id.role) ? layers_[static_cast<std::size_t>(id.layer)]->find(id.role) : nullptr;
+}
+
+std::int64_t LanguageModel::parameter_count() const noexcept {
+  std::int64_t n = 0;
+  for (const Parameter* p : parameters_) n += p->rows() * p->cols();
+  return n;
+}
+
+LanguageModel::TritCounts LanguageModel::trit_counts() const noexcept {
+  TritCounts counts;
+  for (const TensorId id : ids_)
+    if (const Linear* l = linear(id); l && l->ternary()) {
+      counts.zeros += l->ternary()->zeros();
+      counts.flips += l->ternary()->flips();
+      counts.all += static_cast<std::int64_t>(l->ternary()->trits().size());
+    }
+  return counts;
+}
+
+}  // namespace bitnet::training

@@ -1,0 +1,97 @@
+// A steady step allocates nothing: operator new of this executable counts, and the pool does not grow.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/training/language_model.hpp"
+#include "bitnet/training/losses.hpp"
+#include "bitnet/training/optimizer.hpp"
+
+namespace {
+
+std::atomic<std::size_t> allocations{0};
+
+void* counted(std::size_t n, std::size_t alignment) {
+  ++allocations;
+  void* p = nullptr;
+  if (posix_memalign(&p, alignment < sizeof(void*) ? sizeof(void*) : alignment, n == 0 ? 1 : n) != 0)
+    throw std::bad_alloc();
+  return p;
+}
+
+}  // namespace
+
+void* operator new(std::size_t n) { return counted(n, alignof(std::max_align_t)); }
+void* operator new[](std::size_t n) { return counted(n, alignof(std::max_align_t)); }
+void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace bitnet::training {
+namespace {
+
+ModelConfig shape() {
+  ModelConfig c;
+  c.architecture = "bitnet-b1.58";
+  c.vocab_size = 300;
+  c.hidden_size = c.intermediate_size = 128;
+  c.n_layers = 2;
+  c.n_heads = 4;
+  c.n_kv_heads = 2;
+  c.head_dim = 32;
+  c.max_position = 32;
+  return c;
+}
+
+TEST(Allocations, ASteadyStepMakesNone) {
+  QuantizerOptions learned;
+  learned.gradient = StraightThrough::kLearnedScale;
+  learned.granularity = ScaleGranularity::kRow;
+  for (const std::size_t threads : {1, 2})
+    for (const QuantizerOptions& quantizer : {QuantizerOptions{}, learned})
+      for (const int kind : {0, 1, 2, 3}) {
+        const ExecutionContext context(ExecutionContext::Options{threads, {}});
+        LanguageModel model(context, shape(), Quantization::kTernary, quantizer);
+        Rng rng(1);
+        model.initialize(rng, 0.05f);
+        model.refresh(context);
+        std::unique_ptr<Optimizer> optimizer;
+        const auto all = model.parameters();
+        if (kind == 0) optimizer = std::make_unique<AdamW>(context, all, AdamWOptions{});
+        if (kind == 1) optimizer = std::make_unique<AdamW8>(context, all, AdamWOptions{});
+        if (kind == 2) optimizer = std::make_unique<Sgd>(context, all, SgdOptions{});
+        if (kind == 3) optimizer = std::make_unique<Muon>(context, all, all.subspan(2, 2), MuonOptions{});
+        Tape tape(context);
+        std::vector<std::int32_t> ids(64, 7), targets(64, 8), positions(64);
+        for (std::int32_t i = 0; i < 64; ++i) positions[static_cast<std::size_t>(i)] = i % 16;
+        std::size_t before = 0, held = 0;
+        for (int step = 0; step < 6; ++step) {
+          if (step == 4) {
+            before = allocations;
+            held = context.memory()->held();
+          }
+          const Variable logits = model.forward(tape, ids, {32, positions});
+          tape.backward(cross_entropy(tape, logits, targets, 1.0f / 64));
+          tape.reset();
+          optimizer->step(context, 1e-3f, 0.1f, 1.0f);
+          model.refresh(context);
+        }
+        EXPECT_EQ(allocations - before, 0u) << optimizer->name() << " on " << threads << " threads";
+        EXPECT_EQ(context.memory()->held(), held) << optimizer->name();
+      }
+}
+
+}  // namespace
+}  // namespace bitnet::training
