@@ -102,6 +102,18 @@ class Section {
   }
   static void assign(const YAML::Node& n, std::filesystem::path& v) { v = n.as<std::string>(); }
   static void assign(const YAML::Node& n, ScheduleKind& v) { v = schedule_from_string(n.as<std::string>()); }
+  static void assign(const YAML::Node& n, ScaleGranularity& v) {
+    v = scale_granularity_from_string(n.as<std::string>());
+  }
+  static void assign(const YAML::Node& n, ScaleStatistic& v) {
+    v = scale_statistic_from_string(n.as<std::string>());
+  }
+  static void assign(const YAML::Node& n, StraightThrough& v) {
+    v = straight_through_from_string(n.as<std::string>());
+  }
+  static void assign(const YAML::Node& n, QuantizerScheduleKind& v) {
+    v = quantizer_schedule_from_string(n.as<std::string>());
+  }
   static void assign(const YAML::Node& n, OptimizerKind& v) {
     v = optimizer_from_string(n.as<std::string>());
   }
@@ -121,6 +133,8 @@ class Section {
     v = n.as<T>();
   }
   static std::string expectation(const std::int64_t&) { return "a whole number"; }
+  static std::string expectation(const int&) { return "a whole number"; }
+  static std::string expectation(const bool&) { return "true or false"; }
   static std::string expectation(const std::uint64_t&) { return "a whole number, not negative"; }
   static std::string expectation(const double&) { return "a number"; }
   static std::string expectation(const float&) { return "a number"; }
@@ -158,6 +172,12 @@ void read_model(Section s, TrainConfig& c) {
   m.rope_theta = static_cast<float>(m.rope_theta);  // what the files of the trained model hold
   s.read("rms_norm_eps", m.rms_norm_eps);
   s.read("quantization", c.quantization);
+  s.read("scales", c.quantizer.granularity);
+  s.read("scale_statistic", c.quantizer.statistic);
+  s.read("straight_through", c.quantizer.gradient);
+  s.read("straight_through_clip", c.quantizer.clip);
+  s.read("activation_bits", c.quantizer.activation_bits);
+  s.read("hadamard", c.quantizer.hadamard);
   s.read("init_deviation", c.init_deviation);
   m.weights = c.quantization == Quantization::kTernary ? WeightKind::kTernary : WeightKind::kDense;
   s.refuse_unknown();
@@ -180,6 +200,9 @@ void read_training(Section s, TrainConfig& c) {
   s.read("learning_rate", c.schedule.peak, true);
   s.read("second_learning_rate", c.schedule.second_peak);
   s.read("weight_decay", c.schedule.weight_decay);
+  s.read("quantizer_schedule", c.quantizer_schedule.kind);
+  s.read("quantizer_steps", c.quantizer_schedule.steps);
+  s.read("quantizer_layer_by_layer", c.quantizer_schedule.layer_by_layer);
   s.read("optimizer", c.optimizer);
   s.read("momentum", c.momentum);
   s.read("beta1", c.adamw.beta1);
@@ -248,7 +271,21 @@ void check(const TrainConfig& c, const Require& require) {
     require(v >= 0 && v < 1, key, "must be at least 0 and below 1");
   };
   check_model(c, require);
+  try {
+    c.quantizer.validate();
+  } catch (const Error& e) {
+    require(false,
+            c.quantizer.activation_bits == 8 || c.quantizer.activation_bits == 4
+                ? "model.straight_through_clip"
+                : "model.activation_bits",
+            "cannot be used: " + std::string(e.what()));
+  }
   const Schedule& schedule = c.schedule;
+  if (c.quantizer_schedule.kind != QuantizerScheduleKind::kAbrupt) {
+    positive(c.quantizer_schedule.steps, "training.quantizer_steps");
+    require(c.quantizer_schedule.steps <= schedule.steps, "training.quantizer_steps",
+            "must not be above training.steps: the model would end half quantised");
+  }
   positive(schedule.steps, "training.steps");
   require(schedule.warmup >= 0 && schedule.warmup < schedule.steps, "training.warmup",
           "must be below training.steps");
@@ -303,6 +340,11 @@ OptimizerKind optimizer_from_string(std::string_view name) {
     if (to_string(k) == name) return k;
   throw Error(ErrorCode::kInvalidArgument,
               "unknown optimizer '" + std::string(name) + "': expected adamw, adamw8, sgd or muon");
+}
+
+bool TrainConfig::exports() const noexcept {
+  return quantization == Quantization::kTernary && quantizer.granularity == ScaleGranularity::kTensor &&
+         quantizer.activation_bits == 8 && !quantizer.hadamard;
 }
 
 TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {

@@ -2,7 +2,6 @@
 #include "bitnet/training/trainer.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -19,6 +18,7 @@
 #include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/losses.hpp"
+#include "run_identity.hpp"
 #include "run_log.hpp"
 
 namespace bitnet::training {
@@ -67,43 +67,6 @@ ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
   return m;
 }
 
-std::string exact(double v) {
-  char text[64];
-  return {text, std::to_chars(text, text + sizeof text, v).ptr};
-}
-
-/// Without these a resumed run would not be the run that was stopped.
-std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<const TokenId> tokens) {
-  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
-  for (const TokenId t : tokens)
-    for (int shift = 0; shift < 32; shift += 8)
-      hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
-  char hex[17];
-  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
-  return {{"training.seed", std::to_string(c.seed)},
-          {"training.length", std::to_string(c.length)},
-          {"training.batch", std::to_string(c.batch)},
-          {"training.micro_batch", std::to_string(c.micro_batch)},
-          {"training.compute", std::string(to_string(c.compute))},
-          {"data.document_separator", c.document_separator},
-          {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
-}
-
-/// What somebody may want to change in the middle of a run.
-std::map<std::string, std::string> settings_of(const TrainConfig& c) {
-  return {{"training.steps", std::to_string(c.schedule.steps)},
-          {"training.warmup", std::to_string(c.schedule.warmup)},
-          {"training.schedule", std::string(to_string(c.schedule.kind))},
-          {"training.learning_rate", exact(c.schedule.peak)},
-          {"training.second_learning_rate", exact(c.schedule.second_peak)},
-          {"training.weight_decay", exact(c.schedule.weight_decay)},
-          {"training.beta1", exact(c.adamw.beta1)},
-          {"training.beta2", exact(c.adamw.beta2)},
-          {"training.eps", exact(c.adamw.eps)},
-          {"training.momentum", exact(c.momentum)},
-          {"training.clip", exact(c.clip)}};
-}
-
 std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
                                         LanguageModel& model) {
   const auto all = model.parameters();
@@ -147,7 +110,7 @@ class Run {
         train_(tokens_of(config.train)),
         validation_(scored_text(config.validation)),
         held_out_(config.held_out.empty() ? Documents{} : scored_text(config.held_out)),
-        model_(context, model_of(config, *tokenizer_), config.quantization),
+        model_(context, model_of(config, *tokenizer_), config.quantization, config.quantizer),
         optimizer_(optimizer_of(config, context, model_)),
         sampler_(sampler_of(config)),
         tape_(context, true, config.precision()),
@@ -170,8 +133,7 @@ class Run {
 
   void resume(const std::filesystem::path& checkpoint) {
     TrainState state = load_checkpoint(checkpoint, model_, *optimizer_);
-    state.identity.try_emplace("training.compute", "f32");  // older checkpoints had no other
-    state.identity.try_emplace("data.document_separator", "");
+    add_older_identity(state.identity);
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
       const auto it = of.find(key);
       return it == of.end() ? std::string("not given") : it->second;
@@ -292,8 +254,9 @@ double Run::one_step() {
                 "training diverged at step " + std::to_string(state_.step) + ": loss " +
                     std::to_string(loss) + ", gradient norm " + std::to_string(norm) +
                     "; resume from the last checkpoint with a lower learning rate");
-  model_.refresh(context_);
   ++state_.step;
+  model_.set_lambda(c_.quantizer_schedule, state_.step);
+  model_.refresh(context_);
   state_.tokens += targets;
   state_.data = sampler_->state();
   state_.micro_batch = micro_batch_;
@@ -389,9 +352,12 @@ void Run::save() {
 }
 
 void Run::export_files() {
-  if (model_.quantization() == Quantization::kNone) {
-    // Readers ternarise float linears of this architecture, which would destroy this model.
-    say(callbacks_, "trained in full precision: no model file is written, the checkpoint holds the weights");
+  if (!c_.exports()) {
+    // Readers ternarise float linears of this architecture, which would destroy a model in full precision.
+    const std::string what = model_.quantization() == Quantization::kNone
+                                 ? "trained in full precision"
+                                 : "no file format here knows this quantiser";
+    say(callbacks_, what + ": no model file is written, the checkpoint holds the weights");
     return;
   }
   quant::WriteOptions hf;
@@ -405,6 +371,7 @@ void Run::export_files() {
 
 TrainResult Run::loop(RunLog& log) {
   seconds_before_ = state_.seconds;
+  model_.set_lambda(c_.quantizer_schedule, state_.step);
   model_.refresh(context_);
   log.start(c_, state_.step, model_.parameter_count());
   start_ = last_report_ = last_save_ = Clock::now();

@@ -68,6 +68,39 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
                       "/nowhere/x.yaml");
 }
 
+TEST(Config, QuantiserOptimizerAndDocuments) {
+  const std::string text =
+      R"(model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32,
+        scales: row, scale_statistic: median, straight_through: clipped, activation_bits: 4, hadamard: true}
+data: {train: a, validation: b, document_separator: "\\n\\n"}
+training: {steps: 100, learning_rate: 1.0e-3, optimizer: muon, momentum: 0.9, quantizer_schedule: sigmoid,
+           quantizer_steps: 50, quantizer_layer_by_layer: true}
+output: {directory: out}
+)";
+  const TrainConfig c = TrainConfig::from_yaml(text, "t.yaml");
+  EXPECT_EQ(c.quantizer.granularity, ScaleGranularity::kRow);
+  EXPECT_EQ(c.quantizer.statistic, ScaleStatistic::kMedian);
+  EXPECT_EQ(c.quantizer.gradient, StraightThrough::kClipped);
+  EXPECT_EQ(c.quantizer.activation_bits, 4);
+  EXPECT_TRUE(c.quantizer.hadamard);
+  EXPECT_FALSE(c.exports());
+  EXPECT_EQ(c.optimizer, OptimizerKind::kMuon);
+  EXPECT_EQ(c.quantizer_schedule.kind, QuantizerScheduleKind::kSigmoid);
+  EXPECT_TRUE(c.quantizer_schedule.layer_by_layer);
+  EXPECT_EQ(c.document_separator, "\n\n");
+  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
+    std::string other = text;
+    other.replace(other.find(from), from.size(), to);
+    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  };
+  refuse("scales: row", "scales: block", "expected one of tensor, row, group");
+  refuse("activation_bits: 4", "activation_bits: 5", "t.yaml:2: model.activation_bits cannot be used");
+  refuse("optimizer: muon", "optimizer: lion", "expected adamw, adamw8, sgd or muon");
+  refuse("momentum: 0.9", "momentum: 1", "training.momentum");
+  refuse("quantizer_steps: 50", "quantizer_steps: 101", "half quantised");
+  refuse("sigmoid", "step", "expected one of abrupt, linear, exponential, sigmoid");
+}
+
 TEST(Config, TheShippedOnesAreValid) {
   for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
     EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();

@@ -56,6 +56,12 @@ inline TrainResult run(const TrainConfig& c, bool resume = false, const TrainCal
   return train(c, callbacks, resume, context);
 }
 
+/// A run that is cancelled after `steps` more steps.
+inline void stop_after(const TrainConfig& c, int steps, bool resume = false, TrainCallbacks callbacks = {}) {
+  callbacks.cancelled = [&steps] { return --steps == 0; };
+  EXPECT_TRUE(run(c, resume, callbacks).cancelled);
+}
+
 /// Every tensor of two checkpoints, bit for bit (their metadata differs in the seconds spent).
 inline void expect_same_tensors(const std::filesystem::path& a, const std::filesystem::path& b) {
   const auto x = SafeTensors::open(a), y = SafeTensors::open(b);

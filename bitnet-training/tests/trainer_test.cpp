@@ -26,12 +26,6 @@
 namespace bitnet::training {
 namespace {
 
-/// A run that is cancelled after `steps` more steps.
-void stop_after(const TrainConfig& c, int steps, bool resume = false, TrainCallbacks callbacks = {}) {
-  callbacks.cancelled = [&steps] { return --steps == 0; };
-  EXPECT_TRUE(run(c, resume, callbacks).cancelled);
-}
-
 TEST(Trainer, LearnsAndWritesEverything) {
   const Fixture f;
   int progress = 0, evaluations = 0;
@@ -247,32 +241,6 @@ TEST(Trainer, PackedDocumentsTrainAndResumeToTheSameBits) {
   TrainConfig stream = config("stopped");
   stream.document_separator.clear();
   BITNET_EXPECT_ERROR(run(stream, true), ErrorCode::kInvalidArgument, "data.");
-}
-
-TEST(Trainer, EveryOptimizerLearnsAndResumesToTheSameBits) {
-  const Fixture f;
-  for (const auto kind : {OptimizerKind::kAdamW8, OptimizerKind::kSgd, OptimizerKind::kMuon}) {
-    const std::string name(to_string(kind));
-    SCOPED_TRACE(name);
-    const auto config = [&](const std::string& output) {
-      TrainConfig c = f.config(name + output);
-      c.optimizer = kind;
-      if (kind == OptimizerKind::kSgd) c.schedule.peak = 0.1;
-      return c;
-    };
-    double first = 0, last = 0;
-    TrainCallbacks callbacks;
-    callbacks.progress = [&](const Progress& p) { (first == 0 ? first : last) = p.loss; };
-    run(config("whole"), false, callbacks);
-    EXPECT_LT(last, first - 0.1);
-    stop_after(config("stopped"), 5);
-    run(config("stopped"), true, {}, 3);
-    expect_same_tensors(f.dir / (name + "whole/checkpoint.safetensors"),
-                        f.dir / (name + "stopped/checkpoint.safetensors"));
-    TrainConfig other = config("stopped");
-    other.optimizer = OptimizerKind::kAdamW;
-    BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, "training.optimizer is " + name);
-  }
 }
 
 TEST(Trainer, AccumulationGivesTheGradientOfTheWholeBatch) {

@@ -9,6 +9,7 @@
 #include "bitnet/core/precision.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/optimizer.hpp"
+#include "bitnet/training/quantizer.hpp"
 #include "bitnet/training/schedule.hpp"
 
 namespace bitnet::training {
@@ -24,6 +25,8 @@ struct TrainConfig {
   ModelConfig
       model;  ///< vocab_size is what is asked for; a tokenizer that is given or learnt may set a smaller one
   Quantization quantization = Quantization::kTernary;
+  QuantizerOptions quantizer;            ///< of a ternary model
+  QuantizerSchedule quantizer_schedule;  ///< λ over the steps
   double init_deviation = 0.02;
 
   std::filesystem::path train, validation;  ///< text files
@@ -56,6 +59,8 @@ struct TrainConfig {
   static TrainConfig from_yaml(std::string_view text, const std::string& name);
   /// Throws Error(kInvalidArgument) naming key and rule.
   void validate() const;
+  /// Whether files can hold the trained model: ternary, one scale a tensor, 8-bit activations as they are.
+  bool exports() const noexcept;
   /// PrecisionPolicy::training(compute).
   PrecisionPolicy precision() const { return PrecisionPolicy::training(compute); }
 };

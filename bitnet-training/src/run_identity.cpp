@@ -1,0 +1,66 @@
+// The identity of a run as exact text.
+#include "run_identity.hpp"
+
+#include <charconv>
+#include <cstdint>
+#include <cstdio>
+
+namespace bitnet::training {
+namespace {
+
+std::string exact(double v) {
+  char text[64];
+  return {text, std::to_chars(text, text + sizeof text, v).ptr};
+}
+
+std::string describe(const QuantizerOptions& o) {
+  std::string text = "scales by " + std::string(to_string(o.granularity)) + " (" +
+                     std::string(to_string(o.statistic)) + "), straight through " +
+                     std::string(to_string(o.gradient));
+  if (o.gradient != StraightThrough::kIdentity) text += " up to " + exact(o.clip);
+  return text + ", " + std::to_string(o.activation_bits) + " bits" + (o.hadamard ? ", hadamard" : "");
+}
+
+}  // namespace
+
+std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<const TokenId> tokens) {
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (const TokenId t : tokens)
+    for (int shift = 0; shift < 32; shift += 8)
+      hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
+  char hex[17];
+  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
+  return {{"training.seed", std::to_string(c.seed)},
+          {"training.length", std::to_string(c.length)},
+          {"training.batch", std::to_string(c.batch)},
+          {"training.micro_batch", std::to_string(c.micro_batch)},
+          {"training.compute", std::string(to_string(c.compute))},
+          {"data.document_separator", c.document_separator},
+          {"model's quantiser", describe(c.quantizer)},
+          {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
+}
+
+std::map<std::string, std::string> settings_of(const TrainConfig& c) {
+  return {{"training.quantizer_schedule", std::string(to_string(c.quantizer_schedule.kind))},
+          {"training.quantizer_steps", std::to_string(c.quantizer_schedule.steps)},
+          {"training.quantizer_layer_by_layer", c.quantizer_schedule.layer_by_layer ? "true" : "false"},
+          {"training.steps", std::to_string(c.schedule.steps)},
+          {"training.warmup", std::to_string(c.schedule.warmup)},
+          {"training.schedule", std::string(to_string(c.schedule.kind))},
+          {"training.learning_rate", exact(c.schedule.peak)},
+          {"training.second_learning_rate", exact(c.schedule.second_peak)},
+          {"training.weight_decay", exact(c.schedule.weight_decay)},
+          {"training.beta1", exact(c.adamw.beta1)},
+          {"training.beta2", exact(c.adamw.beta2)},
+          {"training.eps", exact(c.adamw.eps)},
+          {"training.momentum", exact(c.momentum)},
+          {"training.clip", exact(c.clip)}};
+}
+
+void add_older_identity(std::map<std::string, std::string>& identity) {
+  identity.try_emplace("training.compute", "f32");
+  identity.try_emplace("data.document_separator", "");
+  identity.try_emplace("model's quantiser", describe({}));
+}
+
+}  // namespace bitnet::training
