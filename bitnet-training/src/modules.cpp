@@ -45,7 +45,7 @@ LinearInput BitLinear::prepare(Tape& tape, Variable x) {
   const QuantizerOptions& o = cache_.options();
   if (norm_) x = norm_->forward(tape, x);
   if (o.hadamard) x = hadamard(tape, x);
-  return {x, quantize_activations(tape, x, o.activation_bits, lambda_)};
+  return {x, quantize_activations(tape, x, o.activation_bits, cache_.lambda())};
 }
 Variable BitLinear::forward(Tape& tape, const LinearInput& x) {
   return with_bias(tape, bit_linear(tape, x.quantized, weight_.variable(), cache_,
@@ -88,6 +88,18 @@ Variable Embedding::logits(Tape& tape, Variable x) {
   return linear(tape, x, weight_.variable(), OpClass::kHead);
 }
 
+namespace {
+
+/// Whether what `first` prepares can be given to `other`.
+bool takes_input_of(const Linear& first, const Linear& other) {
+  const TernaryCache *a = first.ternary(), *b = other.ternary();
+  if (!first.shares_input() || !other.shares_input() || (a == nullptr) != (b == nullptr)) return false;
+  return !a || (a->options().activation_bits == b->options().activation_bits && a->lambda() == b->lambda() &&
+                a->options().hadamard == b->options().hadamard);
+}
+
+}  // namespace
+
 Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::move(layers)), heads_(heads) {
   const auto fits = [](const std::unique_ptr<Linear>& l, std::int64_t out, std::int64_t in) {
     return l && l->weight().rows() == out && l->weight().cols() == in;
@@ -106,11 +118,12 @@ Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, cons
   AttentionShape heads = heads_;
   heads.length = layout.length;
   const LinearInput input = q_layer->prepare(tape, x);
-  const bool shared = q_layer->shares_input() && k_layer->shares_input() && v_layer->shares_input();
+  const auto project = [&](Linear& layer) {
+    return layer.forward(tape, takes_input_of(*q_layer, layer) ? input : layer.prepare(tape, x));
+  };
   const Variable q = rope(tape, q_layer->forward(tape, input), table, layout);
-  const Variable k =
-      rope(tape, k_layer->forward(tape, shared ? input : k_layer->prepare(tape, x)), table, layout);
-  const Variable v = v_layer->forward(tape, shared ? input : v_layer->prepare(tape, x));
+  const Variable k = rope(tape, project(*k_layer), table, layout);
+  const Variable v = project(*v_layer);
   Variable attended = causal_attention(tape, q, k, v, heads, layout.positions);
   if (sub_norm) attended = sub_norm->forward(tape, attended);
   return (*o_layer)(tape, attended);

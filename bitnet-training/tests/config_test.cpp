@@ -72,7 +72,7 @@ TEST(Config, QuantiserOptimizerAndDocuments) {
   const std::string text =
       R"(model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32,
         scales: row, scale_statistic: median, straight_through: clipped, activation_bits: 4, hadamard: true}
-data: {train: a, validation: b, document_separator: "\\n\\n"}
+data: {train: a, validation: b, document_separator: "\n\n"}
 training: {steps: 100, learning_rate: 1.0e-3, optimizer: muon, momentum: 0.9, quantizer_schedule: sigmoid,
            quantizer_steps: 50, quantizer_layer_by_layer: true}
 output: {directory: out}

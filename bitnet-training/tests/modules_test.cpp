@@ -197,6 +197,29 @@ TEST(Attention, LayersWithNormsOfTheirOwnPrepareTheirOwnInputs) {
       ErrorCode::kInvalidArgument, "2 heads over 1");
 }
 
+TEST(Attention, LayersOfDifferentKindsGoTogether) {
+  const ExecutionContext context;
+  Rng rng(8);
+  auto k = std::make_unique<BitLinear>(context, "k", 4, 16);
+  k->initialize(rng);
+  k->refresh(context);
+  Attention attention(
+      {std::make_unique<Linear>(context, "q", 8, 16), std::move(k),
+       std::make_unique<Linear>(context, "v", 4, 16), std::make_unique<Linear>(context, "o", 16, 8), nullptr},
+      {0, 2, 1, 4});
+  const auto& l = attention.layers();
+  for (Linear* layer : {l.q.get(), l.v.get(), l.o.get()}) layer->initialize(rng);
+  const RopeTable table(3, 4, 10000.0);
+  Parameter x(context, "x", 3, 16, false);
+  fill(x, random(rng, 3, 16));
+  Tape tape(context, false);
+  const auto ours = copy_of(attention.forward(tape, x.variable(), table, {3}).value());
+  const Variable query = rope(tape, (*l.q)(tape, x.variable()), table, {3});
+  const Variable key = rope(tape, (*l.k)(tape, x.variable()), table, {3});
+  const Variable value = (*l.v)(tape, x.variable());
+  EXPECT_EQ(ours, copy_of((*l.o)(tape, causal_attention(tape, query, key, value, {3, 2, 1, 4})).value()));
+}
+
 /// A convolution by its definition; weights [out, ky, kx, in].
 Matrix convolution(const Matrix& x, const Matrix& w, const Matrix& b, ImageShape s, const ImageWindow& k) {
   const ImageShape places = k.places(s);
