@@ -161,15 +161,18 @@ struct Product {
   std::int64_t n, in, out_dim;
 };
 
-/// Rows of `y` times what was divided out of the factors.
+/// Each value times its weights' scale and its row's: one factor, rounded once, as inference has it.
 void scale_rows(const Tape& tape, const Product& p, bool exact) {
   const auto cols = static_cast<std::size_t>(p.out_dim);
-  const bool by_row = p.cache->scales().size() > 1;
-  if (!exact && !p.x.inv_scales) return;
+  const std::span<const float> scales = p.cache->scales();
+  if (!p.x.inv_scales) return;
   for_rows(tape, p.n, 16, [&](std::int64_t r) {
     float* y = p.out.value().data() + r * p.out_dim;
-    if (exact && by_row) f32_of(tape).mul(p.cache->scales().data(), y, cols);
-    f32_of(tape).scale(exact && !by_row ? p.cache->scale() * p.x.inv_scales[r] : p.x.inv_scales[r], y, cols);
+    const float inv = p.x.inv_scales[r];
+    if (exact && scales.size() > 1)
+      for (std::size_t c = 0; c < cols; ++c) y[c] *= scales[c] * inv;
+    else
+      f32_of(tape).scale(exact ? scales[0] * inv : inv, y, cols);
   });
 }
 

@@ -193,7 +193,7 @@ TEST(Quantizer, ProductsOfAScaleARowAreThoseOfIntegers) {
       for (std::size_t i = 0; i < 300; ++i)
         sum += static_cast<std::int64_t>(q.integers.value()[r * 300 + i]) *
                static_cast<std::int64_t>(cache.trits()[c * 300 + i]);
-      EXPECT_EQ(y[r * 6 + c], static_cast<float>(sum) * cache.scales()[c] * q.inv_scales[r]);
+      EXPECT_EQ(y[r * 6 + c], static_cast<float>(sum) * (cache.scales()[c] * q.inv_scales[r]));
     }
 }
 
