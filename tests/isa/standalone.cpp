@@ -373,6 +373,16 @@ void check_int8(std::int64_t rows, std::int64_t out, std::int64_t in) {
   }
 }
 
+/// Rows of w, one float apart, times the first elements of x: chains like axpy's.
+void check_matvec(const std::vector<float>& w, const std::vector<float>& x) {
+  const std::size_t n = w.size() / 3 + 1, rows = w.size() - n + 1;
+  std::vector<float> y(rows), expected(rows);
+  tensor_ops.matvec(w.data(), 1, static_cast<std::int64_t>(rows), x.data(), static_cast<std::int64_t>(n),
+                    y.data());
+  for (std::size_t k = 0; k < n; ++k) floats.axpy(x[k], w.data() + k, expected.data(), rows);
+  for (std::size_t r = 0; r < rows; ++r) expect(y[r] == expected[r], "matvec", static_cast<long>(r));
+}
+
 /// The tensor ops' table: functions of one float against double, everything into the hash.
 void check_tensor_ops(Hash& hash, std::size_t n) {
   const auto x = random_floats(n, 10), y = random_floats(n, 11);
@@ -409,6 +419,9 @@ void check_tensor_ops(Hash& hash, std::size_t n) {
   const float rows[] = {tensor_ops.max(wide.data(), n), tensor_ops.min(wide.data(), n),
                         tensor_ops.sum_abs(wide.data(), n), tensor_ops.sum_deviations(wide.data(), 0.2f, n)};
   hash.add(rows, sizeof rows);
+  expect(wide[tensor_ops.arg_max(wide.data(), n)] == rows[0], "arg max", static_cast<long>(n));
+  expect(wide[tensor_ops.arg_min(wide.data(), n)] == rows[1], "arg min", static_cast<long>(n));
+  check_matvec(x, y);
   tensor_ops.f32_to_f16(wide.data(), halves.data(), n);
   hash.add(halves.data(), n * sizeof(std::uint16_t));
   tensor_ops.f32_to_bf16(wide.data(), halves.data(), n);
