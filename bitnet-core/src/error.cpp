@@ -54,7 +54,12 @@ Error& Error::add_context(std::string_view context) {
 }
 
 void throw_out_of_memory(std::string_view doing, SourceLocation where) {
-  throw Error(ErrorCode::kOutOfMemory, std::string(doing) + ": out of memory", where);
+  std::string message = "out of memory";  // fits into the string itself
+  try {
+    message.insert(0, std::string(doing) + ": ");
+  } catch (const std::bad_alloc&) {
+  }
+  throw Error(ErrorCode::kOutOfMemory, std::move(message), where);
 }
 
 Severity Error::severity() const noexcept {

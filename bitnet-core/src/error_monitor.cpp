@@ -52,15 +52,17 @@ struct ErrorMonitor::Impl {
     if (!options.report) options.report = [](const std::string& line) { log(LogLevel::kWarning, line); };
   }
 
-  /// The place of this error; forgets another one if there are too many.
-  Place& place_for(const Error& error, double now) {
+  /// The place of this error; forgets another one if there are too many, and tells its final number.
+  Place& place_for(const Error& error, double now, std::vector<std::string>& lines) {
     std::string name = place_of(error);
     for (Place& p : places)
       if (p.pattern.code == error.code() && p.pattern.place == name) return p;
     if (places.size() == options.max_places) {
-      places.erase(std::min_element(places.begin(), places.end(), [](const Place& a, const Place& b) {
-        return a.last_seen < b.last_seen;
-      }));
+      const auto quietest =
+          std::min_element(places.begin(), places.end(),
+                           [](const Place& a, const Place& b) { return a.last_seen < b.last_seen; });
+      close(*quietest, now, lines);
+      places.erase(quietest);
     }
     places.push_back({});
     Place& p = places.back();
@@ -95,7 +97,7 @@ bool ErrorMonitor::record(const Error& error) {
     const std::scoped_lock lock(m.mutex);
     const double now = m.options.clock();
     ++m.counts[static_cast<std::size_t>(error.code())];
-    Place& p = m.place_for(error, now);
+    Place& p = m.place_for(error, now, lines);
     if (now - p.window_begin > m.options.window_seconds) {
       m.close(p, now, lines);
       p.window_begin = now;

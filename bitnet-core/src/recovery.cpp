@@ -2,13 +2,15 @@
 #include "bitnet/core/recovery.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
-#include <memory>
 #include <thread>
 
+#include "bitnet/core/log.hpp"
 #include "bitnet/core/rng.hpp"
 
 namespace bitnet {
@@ -22,15 +24,23 @@ bool is_of_the_device(const Error& e) {
 
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
+constexpr double kDay = 24 * 60 * 60;
+
+std::uint64_t seed_of(const RetryOptions& o) {
+  if (o.seed != 0) return o.seed;
+  static std::atomic<std::uint64_t> serial{0};
+  const auto now = static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  return now ^ static_cast<std::uint64_t>(getpid()) << 40 ^ serial.fetch_add(1) << 56;
+}
+
 void check(const RetryOptions& o) {
   const bool sane = o.limit >= 0 && o.first_delay >= 0 && o.factor >= 1 && o.longest_delay >= 0 &&
-                    o.jitter >= 0 && o.jitter <= 1 && std::isfinite(o.first_delay) &&
-                    std::isfinite(o.longest_delay);
+                    o.jitter >= 0 && o.jitter <= 1 && std::isfinite(o.first_delay) && o.longest_delay <= kDay;
   if (!sane) {
     throw Error(
         ErrorCode::kInvalidArgument,
-        fmt::format("retry {} times from {} s by {} to {} s with jitter {}: expected limits and delays "
-                    "≥ 0, a factor ≥ 1 and a jitter of 0 … 1",
+        fmt::format("retry {} times from {} s by {} to {} s with jitter {}: expected a limit and delays "
+                    "≥ 0, none longer than a day, a factor ≥ 1 and a jitter of 0 … 1",
                     o.limit, o.first_delay, o.factor, o.longest_delay, o.jitter));
   }
 }
@@ -45,11 +55,10 @@ RecoveryRule retry(RetryOptions options) {
   rule.per_run = options.limit;
   rule.applies = options.applies ? options.applies : [](const Error& e) { return e.is_transient(); };
   if (!options.sleep) options.sleep = sleep_for;
-  rule.act = [o = std::move(options), rng = std::make_shared<Rng>(options.seed)](const Error&,
-                                                                                 std::int64_t nth) {
+  rule.act = [rng = Rng(seed_of(options)), o = std::move(options)](const Error&, std::int64_t nth) mutable {
     const double whole =
         std::min(o.longest_delay, o.first_delay * std::pow(o.factor, static_cast<double>(nth - 1)));
-    o.sleep(whole * (1 - o.jitter * rng->uniform()));
+    o.sleep(whole * (1 - o.jitter * rng.uniform()));
     return RecoveryStep::kAgain;
   };
   return rule;
@@ -66,7 +75,8 @@ RecoveryRule fall_back(std::function<bool(const Error&)> next) {
 }
 
 RecoveryRule shrink(std::int64_t& size, std::int64_t least) {
-  if (least < 1) throw Error(ErrorCode::kInvalidArgument, fmt::format("shrinking down to {}", least));
+  if (least < 1)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("shrinking down to {}: expected 1 or more", least));
   RecoveryRule rule;
   rule.name = "shrink";
   rule.applies = is_out_of_memory;
@@ -141,6 +151,24 @@ std::int64_t Recovery::times(std::string_view rule) const noexcept {
   for (std::size_t i = 0; i < rules_.size(); ++i)
     if (rules_[i].name == rule) sum += totals_[i];
   return sum;
+}
+
+void retry_io(std::string_view doing, const std::function<void()>& body) {
+  RetryOptions options;
+  options.factor = 4;
+  const auto warn = [](const std::string& line) { log(LogLevel::kWarning, line); };
+  Recovery recovery({retry(options)}, nullptr, warn);
+  std::vector<std::int64_t> tried;
+  while (true) {
+    std::optional<Error> error;
+    try {
+      return body();
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kIo) throw;
+      error = e;
+    }
+    recovery.decide(doing, *error, tried);
+  }
 }
 
 }  // namespace bitnet

@@ -85,6 +85,19 @@ TEST_F(MonitorTest, ForgetsTheQuietestPlace) {
   EXPECT_EQ(monitor.total(), 4u);
 }
 
+TEST_F(MonitorTest, TellsTheFinalNumberOfAPlaceThatItForgets) {
+  auto o = options(2);
+  o.max_places = 1;
+  ErrorMonitor monitor(o);
+  for (int i = 0; i < 5; ++i) monitor.record(at_line(1));
+  EXPECT_THAT(lines, ElementsAre(HasSubstr("2 times")));
+  monitor.record(at_line(2));
+  EXPECT_THAT(lines,
+              ElementsAre(HasSubstr("2 times"), AllOf(HasSubstr("5 times"), HasSubstr("reader.cpp:1"))));
+  monitor.flush();
+  EXPECT_EQ(lines.size(), 2u);
+}
+
 TEST_F(MonitorTest, CountsFromManyThreads) {
   ErrorMonitor monitor(options());
   std::vector<std::thread> threads;

@@ -66,11 +66,56 @@ TEST(Retry, WaitsLongerEachTimeWithJitter) {
   }));
 }
 
+TEST(Retry, RulesWaitDifferentlyUnlessTheySayWhichSeed) {
+  std::vector<double> delays;
+  RetryOptions options;
+  options.jitter = 1;
+  options.sleep = [&](double s) { delays.push_back(s); };
+  const auto first_delay = [&](RecoveryRule rule) {
+    int calls = 0;
+    Recovery recovery({std::move(rule)});
+    EXPECT_TRUE(recovery.run("x", [&] {
+      if (++calls == 1) throw Error(ErrorCode::kIo, "torn");
+    }));
+    return delays.back();
+  };
+  EXPECT_NE(first_delay(retry(options)), first_delay(retry(options)));
+  options.seed = 7;
+  const RecoveryRule rule = retry(options);
+  const double delay = first_delay(rule);
+  EXPECT_EQ(first_delay(rule), delay);  // a copy has its own generator
+  EXPECT_EQ(first_delay(retry(options)), delay);
+}
+
+TEST(RetryIo, TriesReadsAndWritesAgainAndNothingElse) {
+  int calls = 0;
+  const auto failing = [&](int n, ErrorCode code) {
+    calls = 0;
+    return [&calls, n, code] {
+      if (++calls <= n) throw Error(code, "the cable is loose");
+    };
+  };
+  retry_io("writing 'x'", failing(2, ErrorCode::kIo));
+  EXPECT_EQ(calls, 3);
+  BITNET_EXPECT_ERROR(retry_io("writing 'x'", failing(9, ErrorCode::kIo)), ErrorCode::kIo,
+                      "writing 'x' (after retry × 3): the cable is loose");
+  EXPECT_EQ(calls, 4);
+  for (const ErrorCode code : {ErrorCode::kNotFound, ErrorCode::kOutOfMemory, ErrorCode::kCancelled}) {
+    try {
+      retry_io("writing 'x'", failing(1, code));
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_STREQ(e.what(), "the cable is loose");
+    }
+    EXPECT_EQ(calls, 1);
+  }
+}
+
 TEST(Retry, GivesUpWithTheWholeStory) {
   RetryOptions options;
   options.sleep = [](double) {};
   Recovery recovery({retry(options)});
-  BITNET_EXPECT_ERROR(recovery.run("reading 'x'", [] { throw Error(ErrorCode::kIo, "torn"); }),
+  BITNET_EXPECT_ERROR((void)recovery.run("reading 'x'", [] { throw Error(ErrorCode::kIo, "torn"); }),
                       ErrorCode::kIo, "reading 'x' (after retry × 3): torn");
   int calls = 0;
   const auto fails_with = [&](ErrorCode code) {
@@ -82,11 +127,14 @@ TEST(Retry, GivesUpWithTheWholeStory) {
   // Neither what was asked for, nor a bug, nor what stays wrong is tried again.
   for (const ErrorCode code : {ErrorCode::kCancelled, ErrorCode::kInternal, ErrorCode::kInvalidArgument}) {
     calls = 0;
-    BITNET_EXPECT_ERROR(recovery.run("x", fails_with(code)), code, "x: no");
+    BITNET_EXPECT_ERROR((void)recovery.run("x", fails_with(code)), code, "x: no");
     EXPECT_EQ(calls, 1);
   }
   options.jitter = 2;
   BITNET_EXPECT_ERROR(retry(options), ErrorCode::kInvalidArgument, "jitter 2");
+  options.jitter = 0;
+  options.longest_delay = 1e300;
+  BITNET_EXPECT_ERROR(retry(options), ErrorCode::kInvalidArgument, "none longer than a day");
 }
 
 TEST(Shrink, AFailingAllocatorLosesNoItem) {
@@ -96,18 +144,18 @@ TEST(Shrink, AFailingAllocatorLosesNoItem) {
   std::int64_t batch = 16;
   Recovery recovery({shrink(batch)});
   while (done.size() < items.size()) {
-    recovery.run("a batch", [&] {
+    EXPECT_TRUE(recovery.run("a batch", [&] {
       const auto n = std::min<std::size_t>(static_cast<std::size_t>(batch), items.size() - done.size());
       memory.take(static_cast<std::int64_t>(n));
       for (std::size_t i = 0; i < n; ++i) done.push_back(items[done.size()]);
-    });
+    }));
   }
   EXPECT_EQ(done, items);
   EXPECT_EQ(batch, 4);
   EXPECT_EQ(memory.refusals, 2);  // 16 and 8
   EXPECT_EQ(recovery.times("shrink"), 2);
   memory.free = 0;
-  BITNET_EXPECT_ERROR(recovery.run("a batch", [&] { memory.take(batch); }), ErrorCode::kOutOfMemory,
+  BITNET_EXPECT_ERROR((void)recovery.run("a batch", [&] { memory.take(batch); }), ErrorCode::kOutOfMemory,
                       "a batch (after shrink × 2): out of memory");
   BITNET_EXPECT_ERROR(shrink(batch, 0), ErrorCode::kInvalidArgument, "down to 0");
 }
@@ -173,7 +221,7 @@ TEST(FallBack, GoesThroughTheDevicesThereAre) {
   EXPECT_THAT(done, ElementsAre("cpu"));
   devices = {"gpu0"};
   at = 0;
-  BITNET_EXPECT_ERROR(recovery.run("a step", work), ErrorCode::kDevice, "a step: queue lost");
+  BITNET_EXPECT_ERROR((void)recovery.run("a step", work), ErrorCode::kDevice, "a step: queue lost");
 }
 
 TEST(Skip, LeavesBadItemsOutUpToALimit) {

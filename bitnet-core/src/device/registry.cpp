@@ -76,7 +76,7 @@ OpenedDevice BackendRegistry::open(const DeviceRequest& request,
     opened.selection.alternatives = others;
     return true;
   };
-  Recovery({fall_back(go_on)}).run("device 'auto'", attempt);
+  static_cast<void>(Recovery({fall_back(go_on)}).run("device 'auto'", attempt));  // no rule of it skips
   return opened;
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <new>
 #include <optional>
 
 #include "allocation_tracker.hpp"
@@ -358,10 +359,14 @@ std::string HybridMemoryPool::Impl::leak_report(std::size_t used) const {
 }
 
 HybridMemoryPool::~HybridMemoryPool() {
-  const std::size_t used = impl_->used(impl_->small.counts());
-  if (used == 0) return;
-  log(LogLevel::kWarning, impl_->leak_report(used));
-  impl_->large.range().leak();
+  try {
+    const std::size_t used = impl_->used(impl_->small.counts());
+    if (used == 0) return;
+    impl_->large.range().leak();
+    log(LogLevel::kWarning, impl_->leak_report(used));
+  } catch (const std::bad_alloc&) {  // of the counting or its report: nobody knows whether blocks are in use
+    impl_->large.range().leak();
+  }
 }
 
 void* HybridMemoryPool::allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {

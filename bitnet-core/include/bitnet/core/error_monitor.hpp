@@ -14,14 +14,17 @@ namespace bitnet {
 /// Errors of one code that were made at one place of the source.
 struct ErrorPattern {
   ErrorCode code{};
-  std::string place;        ///< "generator.cpp:31"
-  std::uint64_t count = 0;  ///< since the monitor was made
-  std::uint64_t in_window = 0;
-  std::string last;  ///< what() of the latest
+  std::string place;            ///< "generator.cpp:31"
+  std::uint64_t count = 0;      ///< since the monitor was made
+  std::uint64_t in_window = 0;  ///< in the window that is open now
+  std::string last;             ///< what() of the latest
 };
 
-/// Thread-safe. An Error that comes `threshold` times from one place within `window_seconds` is reported
-/// once, and once more with the final number when the window has passed and there were more.
+/// Counts by code and place, in windows of time: a window begins with the first Error of a place and ends
+/// `window_seconds` later, and the next Error begins another one (so a burst across the end of a window
+/// counts in two). An Error that comes `threshold` times within a window is reported once, and once more with
+/// the final number if there were more: when the next Error of that place comes after the window, when the
+/// place is forgotten, or at flush(). Thread-safe.
 class ErrorMonitor {
  public:
   struct Options {

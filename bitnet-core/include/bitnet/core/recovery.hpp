@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,8 +33,8 @@ struct RecoveryRule {
   std::function<RecoveryStep(const Error&, std::int64_t nth)> act = {};
   std::int64_t per_run = kNoLimit;   ///< times within one run()
   std::int64_t in_total = kNoLimit;  ///< times altogether
-  /// Its steps change nothing for what comes after: they are not noted while the monitor reports many equal
-  /// Errors as one.
+  /// Its steps change nothing for what comes after (a retry does not, a smaller batch does): they are not
+  /// noted while the monitor reports many equal Errors as one.
   bool routine = false;
 };
 
@@ -40,13 +42,14 @@ struct RetryOptions {
   std::int64_t limit = 3;     ///< times within one run()
   double first_delay = 0.05;  ///< seconds
   double factor = 2;          ///< from one delay to the next
-  double longest_delay = 5;   ///< seconds
+  double longest_delay = 5;   ///< seconds; at most a day
   double jitter = 0.5;        ///< 0 … 1: a delay is shortened by up to this share of it, at random
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;     ///< of that; 0: another one for every rule, so that processes do not wait alike
   std::function<bool(const Error&)> applies = {};  ///< empty: Error::is_transient()
   std::function<void(double seconds)> sleep = {};  ///< empty: this thread sleeps
 };
-/// Waits, then lets the work be done again; routine. Throws Error(kInvalidArgument) on options out of range.
+/// Waits, then lets the work be done again; routine. Copies of the rule are independent of each other. Throws
+/// Error(kInvalidArgument) on options out of range.
 RecoveryRule retry(RetryOptions options = {});
 
 /// Asks `next` to go over to another device (it returns false when there is none left) after kDevice,
@@ -74,10 +77,11 @@ class Recovery {
                     std::function<void(const std::string&)> note = {});
 
   /// Calls `body()` until it returns without an Error (true), a rule skips it (false), or no rule helps: the
-  /// Error is rethrown, with `doing` and what was tried as context. std::bad_alloc counts as
-  /// Error(kOutOfMemory). `body` must be able to begin anew: what a failed call did must not count twice.
+  /// Error is rethrown, with `doing` and what was tried as context. std::bad_alloc and std::length_error
+  /// count as Error(kOutOfMemory). `body` must be able to begin anew: what a failed call did must not count
+  /// twice.
   template <class Body>
-  bool run(std::string_view doing, Body&& body) {
+  [[nodiscard]] bool run(std::string_view doing, Body&& body) {
     std::vector<std::int64_t> tried(rules_.size(), 0);
     while (true) {
       std::optional<Error> error;
@@ -87,6 +91,8 @@ class Recovery {
       } catch (Error& e) {
         error = std::move(e);
       } catch (const std::bad_alloc&) {
+        error.emplace(ErrorCode::kOutOfMemory, "out of memory");
+      } catch (const std::length_error&) {
         error.emplace(ErrorCode::kOutOfMemory, "out of memory");
       }
       if (decide(doing, *error, tried) == RecoveryStep::kSkip) return false;
@@ -106,5 +112,12 @@ class Recovery {
   ErrorMonitor* monitor_;
   std::function<void(const std::string&)> note_;
 };
+
+/// Calls `body()`, and again up to three times, after growing delays (a second in all), while it throws
+/// Error(kIo): for reading or writing a file that one hiccup of its storage should not cost the run. Each
+/// retry is a warning of the log; the last Error leaves with `doing` and the number of retries as context,
+/// any other exception as it is. `body` must be able to begin anew, as a file that is written aside and
+/// renamed does.
+void retry_io(std::string_view doing, const std::function<void()>& body);
 
 }  // namespace bitnet
