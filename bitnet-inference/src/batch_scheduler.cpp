@@ -17,6 +17,7 @@
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
 #include "generator.hpp"
+#include "scarce_memory.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -39,7 +40,7 @@ struct Sequence {
 
   RequestId id;
   Generator generator;
-  std::function<void(RequestId, const GenerationResult&)> on_done;
+  std::function<void(RequestId, GenerationResult)> on_done;
   std::optional<KvCache> cache;  // while running
   std::int64_t rows = 0;         // in the step that is being made, without drafts
   std::int64_t drafts = 0;       // in that step, behind the rows
@@ -183,7 +184,7 @@ void BatchScheduler::Impl::retire(Sequence& s) {
   ++counts.finished;
   if (!s.on_done) return;
   try {
-    s.on_done(s.id, s.generator.result());
+    s.on_done(s.id, std::move(s.generator.result()));
   } catch (...) {
     if (!closing) throw;
     log(LogLevel::kWarning, fmt::format("request {}: on_done threw while the scheduler ended", s.id));
@@ -214,9 +215,12 @@ void BatchScheduler::Impl::heed_pressure() {
     const std::size_t keep = (running.size() + 1) / 2;
     for (; running.size() > keep; ++counts.yielded) send_back_last();
   }
-  counts.kv_discarded += pool.discard_free_pages();
-  MemoryResource* const memory = model->backend().memory();
-  if (level >= MemoryPressure::kHigh && memory != nullptr) memory->trim();
+  try {
+    counts.kv_discarded += pool.discard_free_pages();
+    MemoryResource* const memory = model->backend().memory();
+    if (level >= MemoryPressure::kHigh && memory != nullptr) memory->trim();
+  } catch (const std::bad_alloc&) {  // for their own lists: then they keep what they have
+  }
 }
 
 /// Lets the head of the queue join while there is a place and pages for all of its tokens.
@@ -227,7 +231,8 @@ void BatchScheduler::Impl::admit() {
     try {
       s.cache.emplace(pool, sizes.n_ctx);
     } catch (const std::bad_alloc&) {
-      s.generator.fail(Error(ErrorCode::kOutOfMemory, "the list of a request's KV pages: out of memory"));
+      s.generator.fail(error_or_short(
+          [] { return Error(ErrorCode::kOutOfMemory, "the list of a request's KV pages: out of memory"); }));
       return;  // the next step goes on behind it
     }
     if (!s.cache->reserve(static_cast<std::int64_t>(s.generator.tokens().size()))) {
@@ -240,11 +245,19 @@ void BatchScheduler::Impl::admit() {
   }
 }
 
+/// A sequence for which the queue has no memory ends.
 void BatchScheduler::Impl::send_back_last() {
   SequencePtr s = std::move(running.back());
   running.pop_back();
   s->cache.reset();
-  waiting.push_front(std::move(s));
+  try {
+    waiting.emplace_front();
+  } catch (const std::bad_alloc&) {
+    s->generator.fail(error_or_short(
+        [] { return Error(ErrorCode::kOutOfMemory, "sending a request back to the queue: out of memory"); }));
+    return retire(*s);
+  }
+  waiting.front() = std::move(s);
 }
 
 /// Pages for every running sequence's tokens; those that joined last give way. The first always fits:
@@ -329,7 +342,7 @@ void BatchScheduler::Impl::evaluate() {
 void BatchScheduler::Impl::fail_batch(const Error& error) {
   for (std::size_t i = 0; i < running.size(); ++i) {
     Sequence& s = *running[i];
-    if (s.rows != 0 && !s.generator.finished()) s.generator.fail(error);
+    if (s.rows != 0 && !s.generator.finished()) s.generator.fail(copy_of(error), true);
   }
 }
 
@@ -356,16 +369,20 @@ void BatchScheduler::Impl::sample() {
 }
 
 void BatchScheduler::Impl::run_batch() {
-  plan();
+  const auto step_failed = [this](ErrorCode code, const char* why) {
+    fail_batch(
+        error_or_short([&] { return Error(code, fmt::format("a step of {} rows: {}", ids.size(), why)); }));
+  };
   try {
+    plan();
     evaluate();
     sample();
   } catch (const Error& e) {
     fail_batch(e);
   } catch (const std::bad_alloc&) {
-    fail_batch(Error(ErrorCode::kOutOfMemory, fmt::format("a step of {} rows: out of memory", ids.size())));
+    step_failed(ErrorCode::kOutOfMemory, "out of memory");
   } catch (const std::exception& e) {
-    fail_batch(Error(ErrorCode::kInternal, fmt::format("a step of {} rows: {}", ids.size(), e.what())));
+    step_failed(ErrorCode::kInternal, e.what());
   }
 }
 

@@ -12,6 +12,7 @@
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/register.hpp"
 #include "generator.hpp"
+#include "scarce_memory.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -138,9 +139,10 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
       }
     }
   } catch (const Error& e) {
-    generator.fail(e);
+    generator.fail(copy_of(e), true);
   } catch (const std::bad_alloc&) {
-    generator.fail(Error(ErrorCode::kOutOfMemory, "a forward pass: out of memory"));
+    generator.fail(
+        error_or_short([] { return Error(ErrorCode::kOutOfMemory, "a forward pass: out of memory"); }), true);
   }
   return std::move(generator.result());
 }

@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/profiler.hpp"
+#include "scarce_memory.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -86,12 +87,15 @@ void Generator::guard(Body&& body) {
   try {
     body();
   } catch (const Error& e) {
-    fail(e);
+    fail(copy_of(e));
   } catch (const std::bad_alloc&) {
-    fail(Error(ErrorCode::kOutOfMemory,
-               fmt::format("a generation of up to {} tokens: out of memory", max_length_)));
+    fail(error_or_short([&] {
+      return Error(ErrorCode::kOutOfMemory,
+                   fmt::format("a generation of up to {} tokens: out of memory", max_length_));
+    }));
   } catch (const std::exception& e) {  // of the callback
-    fail(Error(ErrorCode::kInternal, fmt::format("text callback: {}", e.what())));
+    fail(error_or_short(
+        [&] { return Error(ErrorCode::kInternal, fmt::format("text callback: {}", e.what())); }));
   }
 }
 
@@ -173,8 +177,11 @@ void Generator::finish(FinishReason reason) {
   guard([&] { emit(stream_.finish()); });
 }
 
-void Generator::fail(const Error& error) {
-  if (!result_.error) result_.error = error;
+void Generator::fail(Error error, bool of_the_pass) {
+  if (!result_.error) {
+    result_.error = std::move(error);
+    result_.of_the_pass = of_the_pass;
+  }
   finish(FinishReason::kError);
   result_.finish_reason = FinishReason::kError;
 }

@@ -47,7 +47,8 @@ class Generator {
 
   /// Ends the generation and emits what was held back. Does nothing when it is finished already.
   void finish(FinishReason reason);
-  void fail(const Error& error);
+  /// finish() with an Error; of_the_pass: see GenerationResult.
+  void fail(Error error, bool of_the_pass = false);
   bool finished() const noexcept { return finished_; }
   GenerationResult& result() noexcept { return result_; }
 

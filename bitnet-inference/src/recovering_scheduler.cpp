@@ -1,20 +1,48 @@
 // Requests that are kept until their result is final, and given to a new scheduler when one has failed; see
-// recovering_scheduler.hpp.
+// recovering_scheduler.hpp. Whatever memory is refused here, each request ends once: what must not fail moves
+// instead of copying (scarce_memory.hpp).
 #include "bitnet/inference/recovering_scheduler.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <map>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "scarce_memory.hpp"
 
 namespace bitnet::inference {
 namespace {
 
-/// Failures of the pass, not of the request.
-bool is_of_the_pass(const GenerationResult& r) {
-  return r.error && (r.error->code() == ErrorCode::kOutOfMemory || r.error->code() == ErrorCode::kDevice);
+GenerationResult ended_by(Error error) noexcept {
+  GenerationResult result;
+  if (error.code() == ErrorCode::kCancelled) {
+    result.finish_reason = FinishReason::kCancelled;
+  } else {
+    result.error = std::move(error);
+  }
+  return result;
+}
+
+/// `sum` with what `more`, of a later scheduler, counted; what is of the moment is that one's.
+SchedulerStats added(const SchedulerStats& sum, SchedulerStats more) noexcept {
+  more.steps += sum.steps;
+  more.prompt_tokens += sum.prompt_tokens;
+  more.generated_tokens += sum.generated_tokens;
+  more.drafted_tokens += sum.drafted_tokens;
+  more.accepted_tokens += sum.accepted_tokens;
+  more.finished += sum.finished;
+  more.preemptions += sum.preemptions;
+  more.yielded += sum.yielded;
+  more.kv_discarded += sum.kv_discarded;
+  more.max_running = std::max(more.max_running, sum.max_running);
+  more.kv_pages_peak = std::max(more.kv_pages_peak, sum.kv_pages_peak);
+  more.step_seconds += sum.step_seconds;
+  return more;
 }
 
 }  // namespace
@@ -25,94 +53,164 @@ struct RecoveringScheduler::Impl {
   /// A request that has no final result.
   struct Kept {
     Request request;
-    std::optional<GenerationResult> failed;  // of the pass that failed under it
+    std::optional<GenerationResult> failed = {};  // of the pass that failed under it
+    bool given = false;                           // to the present scheduler
+    std::int64_t failures = 0;                    // passes that failed under it
   };
 
   void make();
   void give(RequestId id, Kept& kept);
-  void done(RequestId id, const GenerationResult& result);
-  void finish(RequestId id, const GenerationResult& result);
-  void recover(const Error& error);
+  void give_all();
+  void done(RequestId id, GenerationResult result);
+  void finish(RequestId id, GenerationResult result);
+  void pass();
+  void discard() noexcept;
+  void recover();
+  template <class Which>
+  void end(const Which& which, const Error& error);
 
   Factory factory;
   Recovery& recovery;
   std::unique_ptr<BatchScheduler> scheduler;
   std::map<RequestId, Kept> kept;  // ascending: the order of submission
   std::vector<std::int64_t> tried;
+  SchedulerStats earlier;  // of the schedulers that are gone
   RequestId next_id = 1;
   std::int64_t sequences = 0;
   bool discarding = false;  // the scheduler is being destroyed: cancelled requests are kept
   bool failed = false;      // since the last recovery
 };
 
-/// A scheduler with all that is kept; asks the rules until there is one.
+/// A scheduler; asks the rules until there is one, or throws the Error.
 void RecoveringScheduler::Impl::make() {
   while (scheduler == nullptr) {
+    std::optional<Error> error;
     try {
       scheduler = factory();
-    } catch (const Error& e) {
-      if (recovery.decide("making a batch", e, tried) == RecoveryStep::kSkip) throw;
+      if (scheduler == nullptr) throw Error(ErrorCode::kInternal, "the factory made no scheduler");
+    } catch (...) {
+      error = current_error();
     }
+    if (error && recovery.decide("making a batch", *error, tried) == RecoveryStep::kSkip) throw *error;
   }
   sequences = scheduler->max_sequences();
-  std::vector<std::pair<RequestId, Error>> refused;  // a smaller scheduler may lack room for one
-  for (auto& [id, one] : kept) {
-    try {
-      give(id, one);
-    } catch (const Error& e) {
-      refused.emplace_back(id, e);
-    }
-  }
-  for (auto& [id, error] : refused) {
-    GenerationResult result;
-    result.finish_reason = FinishReason::kError;
-    result.error = std::move(error);
-    finish(id, result);
-  }
 }
 
 void RecoveringScheduler::Impl::give(RequestId id, Kept& one) {
   Request copy{one.request.prompt, one.request.options, {}, {}};
-  copy.on_done = [this, id](RequestId, const GenerationResult& r) { done(id, r); };
+  copy.on_done = [this, id](RequestId, GenerationResult r) { done(id, std::move(r)); };
   scheduler->submit(std::move(copy));
+  one.given = true;
 }
 
-/// Called by the scheduler, also while it is destroyed.
-void RecoveringScheduler::Impl::done(RequestId id, const GenerationResult& result) {
-  Kept& one = kept.at(id);
+/// What a new scheduler refuses (a smaller one may lack room) ends here.
+void RecoveringScheduler::Impl::give_all() {
+  for (auto next = kept.begin(); next != kept.end();) {
+    const auto present = next++;
+    if (present->second.given) continue;
+    try {
+      give(present->first, present->second);
+    } catch (...) {
+      finish(present->first, ended_by(current_error()));
+    }
+  }
+}
+
+/// Called by the scheduler, also while it is destroyed. Must not throw.
+void RecoveringScheduler::Impl::done(RequestId id, GenerationResult result) {
   if (discarding) return;
-  if (!is_of_the_pass(result)) return finish(id, result);
-  one.failed = result;
+  if (!result.error || !result.of_the_pass) return finish(id, std::move(result));
+  kept.at(id).failed = std::move(result);
   failed = true;
 }
 
-void RecoveringScheduler::Impl::finish(RequestId id, const GenerationResult& result) {
-  tried.clear();
+void RecoveringScheduler::Impl::finish(RequestId id, GenerationResult result) {
+  if (result.finish_reason == FinishReason::kStop || result.finish_reason == FinishReason::kLength)
+    tried.clear();
   auto node = kept.extract(id);
-  if (node.mapped().request.on_done) node.mapped().request.on_done(id, result);
+  if (node.mapped().request.on_done) node.mapped().request.on_done(id, std::move(result));
 }
 
-void RecoveringScheduler::Impl::recover(const Error& error) {
-  failed = false;
-  std::optional<Error> last;
-  try {
-    if (recovery.decide("a batch", error, tried) == RecoveryStep::kAgain) {
-      for (auto& [id, one] : kept) one.failed.reset();
-      discarding = true;
-      scheduler.reset();
-      discarding = false;
-      return;
+/// Ends the requests of which which(kept) holds.
+template <class Which>
+void RecoveringScheduler::Impl::end(const Which& which, const Error& error) {
+  for (auto next = kept.begin(); next != kept.end();) {
+    const auto present = next++;
+    Kept& one = present->second;
+    if (!which(one)) continue;
+    GenerationResult result = ended_by(copy_of(error));
+    if (one.failed) {  // with the text until then
+      one.failed->finish_reason = result.finish_reason;
+      one.failed->error = std::move(result.error);
+      result = std::move(*one.failed);
     }
-  } catch (const Error& e) {
-    last = e;
+    finish(present->first, std::move(result));
   }
-  std::vector<std::pair<RequestId, GenerationResult>> over;
+}
+
+void RecoveringScheduler::Impl::discard() noexcept {
+  if (scheduler == nullptr) return;
+  SchedulerStats gone = scheduler->stats();
+  gone.running = gone.waiting = gone.kv_pages = gone.kv_pages_used = 0;
+  gone.kv_bytes = 0;
+  earlier = added(earlier, gone);
+  discarding = true;
+  scheduler.reset();
+  discarding = false;
+  for (auto& [id, one] : kept) one.given = false;
+}
+
+/// One pass; what it took with it is recovered or ends.
+void RecoveringScheduler::Impl::pass() {
+  std::optional<Error> error;
+  bool more = false;
+  try {
+    more = scheduler->step();
+  } catch (...) {
+    error = current_error();
+  }
+  if (!error && !failed && !more)  // for requests that it lost, if there are any
+    error =
+        error_or_short([] { return Error(ErrorCode::kInternal, "the batch ended without this request"); });
+  if (error) {  // nobody knows whose it is
+    for (auto& [id, one] : kept) {
+      if (!one.given || one.failed) continue;
+      one.failed.emplace().error = copy_of(*error);
+      failed = true;
+    }
+  }
+  if (failed) recover();
+}
+
+/// The scheduler goes first: what it holds may be what is missing, and the cache of a device that failed
+/// cannot be trusted.
+void RecoveringScheduler::Impl::recover() {
+  failed = false;
+  discard();
+  const auto is_failed = [](const Kept& one) { return one.failed.has_value(); };
+  Error cause = out_of_memory();
+  for (const auto& [id, one] : kept) {
+    if (!is_failed(one)) continue;
+    cause = copy_of(*one.failed->error);
+    break;
+  }
+  bool again = false;
+  try {
+    again = recovery.decide("a batch", cause, tried) == RecoveryStep::kAgain;
+  } catch (...) {
+    cause = current_error();
+  }
+  if (!again) {
+    tried.clear();
+    return end(is_failed, cause);
+  }
   for (auto& [id, one] : kept)
-    if (one.failed) over.emplace_back(id, std::move(*one.failed));
-  for (auto& [id, result] : over) {
-    if (last) result.error = last;
-    finish(id, result);
-  }
+    if (one.failed && ++one.failures < kMostFailures) one.failed.reset();
+  end(is_failed, error_or_short([&] {
+        Error last = cause;
+        last.add_context(fmt::format("a request that {} passes failed under", kMostFailures));
+        return last;
+      }));
 }
 
 RecoveringScheduler::RecoveringScheduler(Factory factory, Recovery& recovery)
@@ -122,20 +220,17 @@ RecoveringScheduler::RecoveringScheduler(Factory factory, Recovery& recovery)
 
 RecoveringScheduler::~RecoveringScheduler() {
   Impl& m = *impl_;
-  m.discarding = true;
-  m.scheduler.reset();
-  GenerationResult cancelled;
-  cancelled.finish_reason = FinishReason::kCancelled;
-  while (!m.kept.empty()) m.finish(m.kept.begin()->first, cancelled);
+  m.discard();
+  m.end([](const Impl::Kept&) { return true; }, Error(ErrorCode::kCancelled, ""));
 }
 
-RequestId RecoveringScheduler::submit(Request request) {
+RequestId RecoveringScheduler::submit(Request request) try {
   Impl& m = *impl_;
   if (request.on_text)
     throw Error(ErrorCode::kInvalidArgument, "a request that may start anew cannot stream its text");
-  if (m.scheduler == nullptr) m.make();
   const RequestId id = m.next_id++;
-  const auto it = m.kept.emplace(id, Impl::Kept{std::move(request), {}}).first;
+  const auto it = m.kept.emplace(id, Impl::Kept{.request = std::move(request)}).first;
+  if (m.scheduler == nullptr) return id;
   try {
     m.give(id, it->second);
   } catch (...) {
@@ -143,26 +238,30 @@ RequestId RecoveringScheduler::submit(Request request) {
     throw;
   }
   return id;
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory("queueing a request");
 }
 
-bool RecoveringScheduler::step() {
+bool RecoveringScheduler::step() noexcept {
   Impl& m = *impl_;
-  if (m.scheduler == nullptr) {
-    if (m.kept.empty()) return false;
+  if (m.kept.empty()) return false;
+  try {
     m.make();
+  } catch (...) {
+    m.tried.clear();
+    m.end([](const Impl::Kept&) { return true; }, current_error());
+    return false;
   }
-  m.scheduler->step();
-  if (m.failed) {
-    std::optional<Error> first;
-    for (const auto& [id, one] : m.kept)
-      if (!first && one.failed) first = one.failed->error;
-    m.recover(*first);
-  }
+  m.give_all();
+  m.pass();
   return !m.kept.empty();
 }
 
 SchedulerStats RecoveringScheduler::stats() const noexcept {
-  return impl_->scheduler != nullptr ? impl_->scheduler->stats() : SchedulerStats{};
+  const Impl& m = *impl_;
+  SchedulerStats stats = m.scheduler != nullptr ? added(m.earlier, m.scheduler->stats()) : m.earlier;
+  stats.waiting = static_cast<std::int64_t>(m.kept.size()) - stats.running;
+  return stats;
 }
 
 std::int64_t RecoveringScheduler::max_sequences() const noexcept { return impl_->sequences; }

@@ -1,51 +1,20 @@
 // A decoded token allocates nothing, neither from the heap nor from the memory pool, a waiting request
 // little, and memory that is refused is an Error: operator new of this executable counts and refuses.
-#include <atomic>
-#include <cstdlib>
-#include <limits>
+#include <array>
 #include <new>
 
 #include "bitnet/core/profiler.hpp"
-#include "bitnet/inference/batch_scheduler.hpp"
+#include "bitnet/inference/recovering_scheduler.hpp"
+#include "bitnet/testing/refusing_new.hpp"
 #include "support.hpp"
-
-namespace {
-std::atomic<long> allocations{0}, allocated_bytes{0};
-std::atomic<std::size_t> refused_from{std::numeric_limits<std::size_t>::max()};
-
-/// While it lives, single allocations of `bytes` and more fail.
-struct Refuse {
-  explicit Refuse(std::size_t bytes) { refused_from = bytes; }
-  ~Refuse() { refused_from = std::numeric_limits<std::size_t>::max(); }
-  Refuse(const Refuse&) = delete;
-  Refuse& operator=(const Refuse&) = delete;
-};
-
-void* counted(std::size_t bytes, std::size_t alignment) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  allocated_bytes.fetch_add(static_cast<long>(bytes), std::memory_order_relaxed);
-  if (bytes >= refused_from) throw std::bad_alloc();
-  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  if (void* p = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded)) return p;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-void* operator new(std::size_t n) { return counted(n, alignof(std::max_align_t)); }
-void* operator new[](std::size_t n) { return counted(n, alignof(std::max_align_t)); }
-void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace bitnet::inference {
 namespace {
+
+using testing::allocated_bytes;
+using testing::allocations;
+using testing::Refuse;
+using testing::RefuseNth;
 
 ModelConfig config(WeightKind kind) {
   ModelConfig c = testing::tiny_config();
@@ -209,6 +178,146 @@ TEST(Allocations, RefusedMemoryIsAnError) {
                                  scheduler.submit(std::move(r));
                                }),
                       ErrorCode::kOutOfMemory, "queueing a request");
+}
+
+/// A small batch with rules, in memory that is refused now and then.
+struct SmallBatch {
+  static constexpr std::size_t kRequests = 5;
+  std::shared_ptr<const Model> model =
+      make_model(testing::random_model(text_config(), 1, DType::kF16), 1, byte_tokenizer());
+  std::vector<std::vector<TokenId>> expected = std::vector<std::vector<TokenId>>(kRequests);
+  std::int64_t sequences = 3;
+
+  /// How each request ended; those that submit() refused are not in it.
+  struct Outcome {
+    bool made = false;
+    int accepted = 0, done = 0, wrong = 0, lost = 0, twice = 0, others = 0;
+  };
+
+  /// Touches no memory of its own where some may be refused, but for what it calls.
+  Outcome run() {
+    Outcome o;
+    std::array<int, kRequests> ends{};
+    std::array<bool, kRequests> accepted{};
+    sequences = 3;
+    const auto factory = [this] {
+      SchedulerOptions options;
+      options.n_ctx = 24;
+      options.max_sequences = sequences;
+      options.page_size = 4;
+      options.step_rows = 8;
+      options.kv_memory_bytes = 8 * KvPool::page_bytes(model->config(), 4);  // preempts
+      return std::make_unique<BatchScheduler>(model, options);
+    };
+    try {
+      Recovery recovery({shrink(sequences)});
+      RecoveringScheduler scheduler(factory, recovery);
+      o.made = true;
+      for (std::size_t i = 0; i < kRequests; ++i) accepted[i] = submit(scheduler, i, ends, o);
+      while (scheduler.step()) {
+      }
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kOutOfMemory) ++o.others;
+    } catch (const std::bad_alloc&) {
+      if (o.made) ++o.others;  // the rules themselves are the caller's
+    }
+    for (std::size_t i = 0; i < kRequests; ++i) {
+      o.accepted += accepted[i] ? 1 : 0;
+      if (accepted[i] && ends[i] == 0) ++o.lost;
+      if (ends[i] > 1 || (!accepted[i] && ends[i] != 0)) ++o.twice;
+    }
+    return o;
+  }
+
+  bool submit(RecoveringScheduler& scheduler, std::size_t i, std::array<int, kRequests>& ends, Outcome& o) {
+    try {
+      Request r;
+      for (std::size_t t = 0; t < 2 + 2 * i; ++t) r.prompt.push_back(static_cast<TokenId>(40 + 3 * t + i));
+      r.options.max_tokens = static_cast<std::int64_t>(4 + i);
+      r.options.sampling.seed = i;
+      r.options.stop.emplace_back("a text longer than a string holds by itself");
+      r.on_done = [this, &ends, &o, i](RequestId, const GenerationResult& result) {
+        ++ends[i];
+        if (result.error) {
+          if (result.error->code() != ErrorCode::kOutOfMemory) ++o.others;
+          return;
+        }
+        ++o.done;
+        if (expected[i].empty()) expected[i] = result.tokens;
+        if (result.tokens != expected[i]) ++o.wrong;
+      };
+      scheduler.submit(std::move(r));
+      return true;
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kOutOfMemory) ++o.others;
+    } catch (const std::bad_alloc&) {  // of the prompt itself
+    }
+    return false;
+  }
+};
+
+// With n = 1, 2, … until nothing is refused any more: every request ends once, with its tokens or an Error.
+TEST(Allocations, ARefusalAnywhereInABatchLosesNoRequest) {
+  SmallBatch batch;
+  ASSERT_EQ(batch.run().done, static_cast<int>(SmallBatch::kRequests));
+  for (const long in_a_row : {1, 2, 3, 10, 100}) {
+    long nth = 1;
+    int whole = 0;
+    for (bool happened = true; happened; ++nth) {
+      SmallBatch::Outcome o;
+      {
+        const RefuseNth refuse(nth, in_a_row);
+        o = batch.run();
+        happened = refuse.happened();
+      }
+      EXPECT_EQ(o.lost, 0) << nth << ", " << in_a_row;
+      EXPECT_EQ(o.twice, 0) << nth << ", " << in_a_row;
+      EXPECT_EQ(o.wrong, 0) << nth << ", " << in_a_row;
+      EXPECT_EQ(o.others, 0) << nth << ", " << in_a_row;
+      whole += o.done == static_cast<int>(SmallBatch::kRequests) ? 1 : 0;
+      ASSERT_LT(nth, 100000);
+    }
+    EXPECT_GT(nth, 100) << "allocations of such a batch";
+    EXPECT_GT(whole, 0);
+    RecordProperty("allocations_" + std::to_string(in_a_row), static_cast<int>(nth));
+  }
+}
+
+TEST(Allocations, OneRequestThatGetsNoMemoryDoesNotShrinkTheBatch) {
+  const auto model = make_model(testing::random_model(config(WeightKind::kTernary), 1, DType::kF16));
+  std::int64_t sequences = 4;
+  int made = 0;
+  Recovery recovery({shrink(sequences)});
+  RecoveringScheduler scheduler(
+      [&] {
+        ++made;
+        SchedulerOptions options;
+        options.max_sequences = sequences;
+        return std::make_unique<BatchScheduler>(model, options);
+      },
+      recovery);
+  std::vector<FinishReason> ends;
+  const auto submit = [&] {
+    Request r;
+    r.prompt = {1, 2, 3};
+    r.options.max_tokens = 4;
+    r.options.sampling.top_k = 0;
+    r.on_done = [&](RequestId, const GenerationResult& result) { ends.push_back(result.finish_reason); };
+    scheduler.submit(std::move(r));
+  };
+  submit();
+  scheduler.step();
+  submit();
+  {
+    const Refuse refuse(kCandidates);
+    scheduler.step();
+  }
+  EXPECT_EQ(ends, std::vector{FinishReason::kError});
+  while (scheduler.step()) {
+  }
+  EXPECT_EQ(ends, (std::vector{FinishReason::kError, FinishReason::kLength}));
+  EXPECT_EQ(made, 1);
+  EXPECT_EQ(sequences, 4);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "bitnet/inference/fallback_backend.hpp"
-#include "faulty_backend.hpp"
+#include "bitnet/testing/forwarding_backend.hpp"
 #include "support.hpp"
 
 namespace bitnet::inference {
@@ -372,9 +372,10 @@ TEST_F(EngineTest, AutoGoesOnToTheNextDeviceAndANameDoesNot) {
   registry.add({"dead", DeviceKind::kGpu, "test", 2 << 20, false},
                [](auto) -> std::unique_ptr<Backend> { throw Error(ErrorCode::kDevice, "no answer"); });
   registry.add({"full", DeviceKind::kGpu, "test", 1 << 20, false}, [](auto context) {
-    return std::make_unique<FaultyBackend>(context, [](std::string_view what, std::size_t) {
-      if (what == "allocate") throw Error(ErrorCode::kOutOfMemory, "the device is full");
-    });
+    return std::make_unique<testing::FaultyBackend>(
+        make_cpu_backend(context), [](std::string_view what, std::size_t) {
+          if (what == "allocate") throw Error(ErrorCode::kOutOfMemory, "the device is full");
+        });
   });
   EngineOptions o = options();
   o.device = "auto";

@@ -8,6 +8,7 @@
 
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "bitnet/inference/kv_cache.hpp"
+#include "bitnet/testing/forwarding_backend.hpp"
 #include "model_weights.hpp"
 #include "support.hpp"
 
@@ -17,50 +18,21 @@ namespace {
 using RowCounts = std::map<const PreparedWeights*, std::int64_t>;
 
 /// The CPU's single ops, counting the rows that each weight meets.
-class RowCounter final : public Backend {
+class RowCounter final : public testing::ForwardingBackend {
  public:
   explicit RowCounter(std::shared_ptr<RowCounts> counts)
-      : cpu_(make_cpu_backend(make_context(1))), counts_(std::move(counts)) {}
-  std::string_view name() const noexcept override { return "counter"; }
-  std::string description() const override { return "counts rows"; }
-  bool supports(BackendOp) const noexcept override { return true; }
-  std::size_t available_memory() const override { return std::size_t{1} << 30; }
+      : ForwardingBackend(make_cpu_backend(make_context(1))), counts_(std::move(counts)) {}
 
  private:
-  BufferPtr do_allocate(std::size_t n, MemoryTag tag) override { return cpu_->allocate(n, tag); }
-  void do_upload(Buffer& to, std::size_t at, std::span<const std::byte> from) override {
-    cpu_->upload(to, at, from);
-  }
-  void do_download(const Buffer& from, std::size_t at, std::span<std::byte> to) override {
-    cpu_->download(from, at, to);
-  }
-  PreparedPtr do_prepare(const LinearWeights& w) override { return cpu_->prepare(w); }
-  PreparedPtr do_prepare_embedding(const LinearWeights& w) override { return cpu_->prepare_embedding(w); }
   void do_linear(std::span<const PreparedWeights* const> w, Matrix x, std::span<const Matrix> outs) override {
     for (const PreparedWeights* const one : w) (*counts_)[one] += x.rows;
-    cpu_->linear(w, x, outs);
+    ForwardingBackend::do_linear(w, x, outs);
   }
-  void do_embed(const PreparedWeights& t, std::span<const std::int32_t> ids, Matrix out) override {
-    cpu_->embed(t, ids, out);
-  }
-  void do_rms_norm(Matrix x, const Buffer& w, float eps, Matrix out) override {
-    cpu_->rms_norm(x, w, eps, out);
-  }
-  void do_rope(Matrix x, std::span<const std::int32_t> p, const Buffer& t, std::int64_t d) override {
-    cpu_->rope(x, p, t, d);
-  }
-  void do_attention(const AttentionArgs& args) override { cpu_->attention(args); }
-  void do_gated_activation(Activation f, Matrix g, Matrix u, Matrix out) override {
-    cpu_->gated_activation(f, g, u, out);
-  }
-  void do_add(Matrix x, Matrix y) override { cpu_->add(x, y); }
   void do_logits(const PreparedWeights& h, Matrix x, std::span<const std::int32_t> r, Matrix out) override {
     (*counts_)[&h] += out.rows;
-    cpu_->logits(h, x, r, out);
+    ForwardingBackend::do_logits(h, x, r, out);
   }
-  void do_sync() override {}
 
-  std::unique_ptr<Backend> cpu_;
   std::shared_ptr<RowCounts> counts_;
 };
 

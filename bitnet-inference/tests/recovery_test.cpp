@@ -3,11 +3,13 @@
 #include <map>
 
 #include "bitnet/inference/recovering_scheduler.hpp"
-#include "faulty_backend.hpp"
+#include "bitnet/testing/forwarding_backend.hpp"
 #include "support.hpp"
 
 namespace bitnet::inference {
 namespace {
+
+using testing::FaultyBackend;
 
 constexpr std::size_t kRequests = 9;
 
@@ -17,7 +19,7 @@ struct RecoveryTest : ::testing::Test {
   FaultyBackend::Fault fault = [](std::string_view, std::size_t) {};
   std::shared_ptr<const Model> model = Model::build(
       tensors.config, nullptr,
-      std::make_shared<FaultyBackend>(make_context(1),
+      std::make_shared<FaultyBackend>(make_cpu_backend(make_context(1)),
                                       [this](std::string_view what, std::size_t size) { fault(what, size); }),
       tensors);
   std::map<std::size_t, GenerationResult> results;
@@ -151,6 +153,119 @@ TEST_F(RecoveryTest, WhatCannotBeHelpedIsAnErrorOfItsRequests) {
     ASSERT_TRUE(result.error.has_value());
     EXPECT_THAT(result.error->what(), ::testing::HasSubstr("(after retry × 2): the device is gone"));
   }
+}
+
+TEST_F(RecoveryTest, ABatchThatCannotBeMadeAnewIsTriedAgainWithTheNextRequests) {
+  // The first pass fails, then four schedulers in a row: the rule helps with two of them.
+  int passes = 0, made = 0;
+  fault = [&](std::string_view what, std::size_t) {
+    if (what == "attention" && ++passes == 3) throw Error(ErrorCode::kDevice, "the queue is lost");
+  };
+  const auto sometimes = [&] {
+    if (++made >= 2 && made <= 5) throw Error(ErrorCode::kDevice, "no context");
+    return factory()();
+  };
+  Recovery recovery({retry(quick(3))});
+  RecoveringScheduler scheduler(sometimes, recovery);
+  for (std::size_t i = 0; i < 4; ++i) scheduler.submit(request(i));
+  while (scheduler.step()) {
+  }
+  ASSERT_EQ(results.size(), 4u);
+  for (const auto& [i, result] : results) {
+    EXPECT_EQ(result.finish_reason, FinishReason::kError);
+    EXPECT_THAT(result.error->what(), ::testing::HasSubstr("making a batch (after retry × 3): no context"));
+  }
+  EXPECT_EQ(made, 4);
+  // Without a scheduler requests are kept, and what is wrong with one is its result.
+  results.clear();
+  for (std::size_t i = 0; i < 4; ++i) scheduler.submit(request(i));
+  Request empty = request(4);
+  empty.prompt.clear();
+  scheduler.submit(empty);
+  EXPECT_EQ(scheduler.stats().waiting, 5);
+  while (scheduler.step()) {
+  }
+  EXPECT_EQ(made, 6);
+  EXPECT_THAT(results.at(4).error->what(), ::testing::HasSubstr("no tokens"));
+  results.erase(4);
+  ASSERT_EQ(results.size(), 4u);
+  for (const auto& [i, result] : results) EXPECT_EQ(result.finish_reason, FinishReason::kLength) << i;
+  EXPECT_GT(scheduler.stats().generated_tokens, 0u);
+}
+
+TEST_F(RecoveryTest, ABatchThatCanNeverBeMadeAgainEndsAllWithThatError) {
+  int made = 0;
+  fault = [](std::string_view what, std::size_t) {
+    if (what == "attention") throw std::bad_alloc();
+  };
+  const auto once = [&] {
+    if (++made > 1) throw std::bad_alloc();
+    return factory()();
+  };
+  Recovery recovery({shrink(sequences)});
+  RecoveringScheduler scheduler(once, recovery);
+  for (std::size_t i = 0; i < kRequests; ++i) scheduler.submit(request(i));
+  while (scheduler.step()) {
+  }
+  ASSERT_EQ(results.size(), kRequests);
+  for (const auto& [i, result] : results) EXPECT_EQ(result.error->code(), ErrorCode::kOutOfMemory);
+}
+
+TEST_F(RecoveryTest, WhatIsGivenUpTakesItsSchedulerWithIt) {
+  int made = 0, passes = 0;
+  fault = [&](std::string_view what, std::size_t) {
+    if (what == "attention" && ++passes == 1) throw Error(ErrorCode::kDevice, "the cache is lost");
+  };
+  const auto counted = [&] {
+    ++made;
+    return factory()();
+  };
+  sequences = 3;
+  Recovery none({});
+  RecoveringScheduler scheduler(counted, none);
+  for (std::size_t i = 0; i < kRequests; ++i) scheduler.submit(request(i));
+  while (scheduler.step()) {
+  }
+  ASSERT_EQ(results.size(), kRequests);
+  EXPECT_EQ(made, 2);
+  std::size_t failed = 0;
+  for (const auto& [i, result] : results) failed += result.error.has_value() ? 1 : 0;
+  EXPECT_EQ(failed, 3u);  // those of the pass; the others were done on a new cache
+}
+
+// Short requests finish between faults, which gives the rule its times back; the long one must not begin anew
+// for ever.
+TEST_F(RecoveryTest, ALongRequestAmongShortOnesBeginsAnewSoManyTimesAndNoMore) {
+  int passes = 0;
+  fault = [&](std::string_view what, std::size_t) {
+    if (what == "linear" && ++passes % 200 == 0) throw Error(ErrorCode::kDevice, "every now and then");
+  };
+  Recovery recovery({retry(quick(6))});
+  sequences = 2;
+  RecoveringScheduler scheduler(factory(), recovery);
+  const auto submit_short = [&](std::size_t i) {
+    Request r = request(i);
+    r.prompt = {2, 3, 4};
+    r.options.max_tokens = 3;
+    scheduler.submit(std::move(r));
+  };
+  Request endless = request(0);
+  endless.options.max_tokens = 60;
+  const RequestId first = 0;
+  scheduler.submit(std::move(endless));
+  std::size_t next = 1, done = 0;
+  while (!results.contains(first) && next < 2000) {
+    while (scheduler.stats().waiting < 2) submit_short(next++);
+    scheduler.step();
+    done = results.size();
+  }
+  ASSERT_TRUE(results.contains(first));
+  ASSERT_TRUE(results.at(first).error.has_value());
+  EXPECT_THAT(results.at(first).error->what(),
+              ::testing::HasSubstr("a request that 16 passes failed under: "));
+  EXPECT_EQ(results.at(first).error->code(), ErrorCode::kDevice);
+  EXPECT_EQ(recovery.times("retry"), RecoveringScheduler::kMostFailures);
+  EXPECT_GT(done, 10u);
 }
 
 TEST_F(RecoveryTest, EndsWhatIsUnfinishedAndRefusesStreams) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bitnet/testing/forwarding_backend.hpp"
 #include "support.hpp"
 
 namespace bitnet::inference {
@@ -20,59 +21,29 @@ constexpr ThroughputTest kDecode{Kind::kDecode, 9, 1};
 constexpr ThroughputTest kBatch{Kind::kDecode, 9, 5};
 
 /// The CPU backend, with a count of what goes in and comes out of a forward pass.
-class CountingBackend final : public Backend {
+class CountingBackend final : public testing::ForwardingBackend {
  public:
+  CountingBackend() : ForwardingBackend(make_cpu_backend(make_context(2))) {}
   std::vector<TokenId> embedded;          // in the order of the calls
   std::vector<std::int64_t> logits_rows;  // of each call
   std::int64_t most_past = 0;             // of any attention
   std::function<void()> on_logits = [] {};
 
-  std::string_view name() const noexcept override { return cpu_->name(); }
-  std::string description() const override { return cpu_->description(); }
-  bool supports(BackendOp op) const noexcept override { return cpu_->supports(op); }
-  std::size_t available_memory() const override { return cpu_->available_memory(); }
-
  private:
-  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override { return cpu_->allocate(bytes, tag); }
-  void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
-    cpu_->upload(to, offset, from);
-  }
-  void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
-    cpu_->download(from, offset, to);
-  }
-  PreparedPtr do_prepare(const LinearWeights& w) override { return cpu_->prepare(w); }
-  PreparedPtr do_prepare_embedding(const LinearWeights& w) override { return cpu_->prepare_embedding(w); }
-  void do_linear(std::span<const PreparedWeights* const> w, Matrix x, std::span<const Matrix> outs) override {
-    cpu_->linear(w, x, outs);
-  }
   void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {
     embedded.insert(embedded.end(), ids.begin(), ids.end());
-    cpu_->embed(table, ids, out);
-  }
-  void do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) override {
-    cpu_->rms_norm(x, weight, eps, out);
-  }
-  void do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
-               std::int64_t head_dim) override {
-    cpu_->rope(x, positions, table, head_dim);
+    ForwardingBackend::do_embed(table, ids, out);
   }
   void do_attention(const AttentionArgs& args) override {
     for (const SequenceSlice& slice : args.sequences) most_past = std::max(most_past, slice.past);
-    cpu_->attention(args);
+    ForwardingBackend::do_attention(args);
   }
-  void do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override {
-    cpu_->gated_activation(f, gate, up, out);
-  }
-  void do_add(Matrix x, Matrix y) override { cpu_->add(x, y); }
   void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                  Matrix out) override {
     logits_rows.push_back(static_cast<std::int64_t>(rows.size()));
-    cpu_->logits(head, hidden, rows, out);
+    ForwardingBackend::do_logits(head, hidden, rows, out);
     on_logits();
   }
-  void do_sync() override { cpu_->sync(); }
-
-  std::unique_ptr<Backend> cpu_ = make_cpu_backend(make_context(2));
 };
 
 /// A model on such a backend.

@@ -21,9 +21,9 @@ struct Request {
   std::vector<TokenId> prompt;  ///< not empty
   GenerationOptions options;
   TextCallback on_text;  ///< may be empty
-  /// Called once, in step(), cancel() or shutdown, when the request is finished for whatever reason. Must not
-  /// throw.
-  std::function<void(RequestId, const GenerationResult&)> on_done;
+  /// Called once, in step(), cancel() or shutdown, when the request is finished for whatever reason; the
+  /// result is moved to it. Must not throw.
+  std::function<void(RequestId, GenerationResult)> on_done;
 };
 
 struct SchedulerOptions {
