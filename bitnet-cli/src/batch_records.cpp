@@ -1,8 +1,13 @@
 // Writers and readers of batch records; see batch_records.hpp.
 #include "batch_records.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "csv.hpp"
@@ -21,10 +26,13 @@ double rounded(double milliseconds) { return std::round(milliseconds * 1000) / 1
 /// Bytes that are no UTF-8 (of an item that failed for it) are written as U+FFFD.
 std::string dump(const Json& j) { return j.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
-Json to_json(const std::vector<ChatMessage>& messages) {
-  Json list = Json::array();
-  for (const ChatMessage& m : messages) list.push_back({{"role", m.role}, {"content", m.content}});
-  return list;
+std::string to_json(const std::vector<ChatMessage>& messages) {
+  std::string list = "[";
+  for (const ChatMessage& m : messages) {
+    if (list.size() > 1) list += ',';
+    list += R"({"role":)" + dump(m.role) + R"(,"content":)" + dump(m.content) + '}';
+  }
+  return list + ']';
 }
 
 std::vector<ChatMessage> read_messages(const Json& list) {
@@ -40,24 +48,21 @@ Json option_value(const Option& option, const std::string& text) {
   return text;
 }
 
-Json to_json(const BatchRecord& r) {
-  Json j;
-  if (r.id.numeric) {
-    j["id"] = Json::parse(r.id.text);
-  } else {
-    j["id"] = r.id.text;
-  }
-  j["prompt"] = r.prompt;
-  if (!r.messages.empty()) j["messages"] = to_json(r.messages);
-  if (!r.options.empty()) j["options"] = Json::parse(r.options);
-  j["text"] = r.text;
-  j["finish_reason"] = r.finish_reason;
-  j["prompt_tokens"] = r.prompt_tokens;
-  j["completion_tokens"] = r.completion_tokens;
-  j["milliseconds"] = rounded(r.milliseconds);
-  if (r.seed) j["seed"] = *r.seed;
-  if (!r.error.empty()) j["error"] = r.error;
-  return j;
+/// Put together by hand: nlohmann's destructor of an object allocates, and ends the process where memory is
+/// refused, which is when records are wanted most.
+std::string to_json(const BatchRecord& r) {
+  std::string j = R"({"id":)" + (r.id.numeric ? r.id.text : dump(r.id.text));
+  j += R"(,"prompt":)" + dump(r.prompt);
+  if (!r.messages.empty()) j += R"(,"messages":)" + to_json(r.messages);
+  if (!r.options.empty()) j += R"(,"options":)" + r.options;
+  j += R"(,"text":)" + dump(r.text);
+  j += R"(,"finish_reason":)" + dump(r.finish_reason);
+  j += R"(,"prompt_tokens":)" + std::to_string(r.prompt_tokens);
+  j += R"(,"completion_tokens":)" + std::to_string(r.completion_tokens);
+  j += R"(,"milliseconds":)" + dump(Json(rounded(r.milliseconds)));
+  if (r.seed) j += R"(,"seed":)" + std::to_string(*r.seed);
+  if (!r.error.empty()) j += R"(,"error":)" + dump(r.error);
+  return j + '}';
 }
 
 /// Without what is nested deeper than a record ever is: ordered_json copies values while it parses, and
@@ -109,7 +114,7 @@ std::vector<std::string> to_fields(const BatchRecord& r) {
           Json(rounded(r.milliseconds)).dump(),
           r.seed ? std::to_string(*r.seed) : "",
           r.error,
-          r.messages.empty() ? "" : dump(to_json(r.messages)),
+          r.messages.empty() ? "" : to_json(r.messages),
           r.options};
 }
 
@@ -189,7 +194,7 @@ std::string options_text(const BatchItem& item) {
 }
 
 std::string input_key(const BatchRecord& record) {
-  return dump(Json::array({record.id.text, record.prompt, to_json(record.messages), record.options}));
+  return dump(record.id.text) + dump(record.prompt) + to_json(record.messages) + dump(record.options);
 }
 
 RecordFormat record_format(const std::filesystem::path& path) {
@@ -201,7 +206,7 @@ RecordFormat record_format(const std::filesystem::path& path) {
               "'" + path.string() + "': expected an output file called .jsonl, .json or .csv");
 }
 
-std::string format_jsonl(const BatchRecord& record) { return dump(to_json(record)) + "\n"; }
+std::string format_jsonl(const BatchRecord& record) { return to_json(record) + '\n'; }
 
 std::string format_records(const std::vector<BatchRecord>& records, RecordFormat format) {
   std::string text;
@@ -212,7 +217,7 @@ std::string format_records(const std::vector<BatchRecord>& records, RecordFormat
     case RecordFormat::kJson:
       text = "[";
       for (std::size_t i = 0; i < records.size(); ++i)
-        text += (i == 0 ? "\n  " : ",\n  ") + dump(to_json(records[i]));
+        text += (i == 0 ? "\n  " : ",\n  ") + to_json(records[i]);
       text += "\n]\n";
       break;
     case RecordFormat::kCsv:
@@ -239,20 +244,44 @@ std::filesystem::path BatchJournal::path_for(const std::filesystem::path& output
   return output.string() + ".partial";
 }
 
-BatchJournal::BatchJournal(const std::filesystem::path& output)
-    : path_(path_for(output)), file_(path_, std::ios::binary | std::ios::app) {
-  if (!file_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "'");
+BatchJournal::BatchJournal(const std::filesystem::path& output) : path_(path_for(output)) {
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail();
+  const off_t end = ::lseek(fd_, 0, SEEK_END);
+  if (end < 0) {
+    const int error = errno;
+    ::close(fd_);
+    errno = error;
+    fail();
+  }
+  size_ = static_cast<std::uint64_t>(end);
+}
+
+BatchJournal::~BatchJournal() { ::close(fd_); }
+
+void BatchJournal::fail() const {
+  throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "': " + std::strerror(errno));
 }
 
 void BatchJournal::add(const BatchRecord& record) {
-  file_ << format_jsonl(record) << std::flush;
-  if (!file_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "' (is the disk full?)");
+  const std::string line = format_jsonl(record);
+  for (std::size_t done = 0; done < line.size();) {
+    const ssize_t n = ::pwrite(fd_, line.data() + done, line.size() - done, static_cast<off_t>(size_ + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      const int error = errno;
+      (void)!::ftruncate(fd_, static_cast<off_t>(size_));  // half a line is left out anyway
+      errno = error;
+      fail();
+    }
+    done += static_cast<std::size_t>(n);
+  }
+  size_ += line.size();
 }
 
-void BatchJournal::remove() {
-  file_.close();
+void BatchJournal::remove(const std::filesystem::path& output) {
   std::error_code ignored;
-  std::filesystem::remove(path_, ignored);
+  std::filesystem::remove(path_for(output), ignored);
 }
 
 }  // namespace bitnet::cli

@@ -3,7 +3,6 @@
 // crash. Reading the items is batch_items.hpp; running them is commands/batch.cpp.
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,20 +47,26 @@ std::string format_jsonl(const BatchRecord& record);
 /// journal of a run that was killed). Throws Error(kCorruptFile) naming the line.
 std::vector<BatchRecord> parse_records(std::string_view text, RecordFormat format, bool lenient = false);
 
-/// Finished records as they come, beside the output file, so that a kill or a power cut loses none.
+/// Finished records as they come, beside the output file, so that a kill loses none.
 class BatchJournal {
  public:
   static std::filesystem::path path_for(const std::filesystem::path& output);
   /// Appends to what is there. Throws Error(kIo).
   explicit BatchJournal(const std::filesystem::path& output);
-  /// Throws Error(kIo), when the disk is full say.
+  ~BatchJournal();
+  BatchJournal(const BatchJournal&) = delete;
+  BatchJournal& operator=(const BatchJournal&) = delete;
+  /// Throws Error(kIo), when the disk is full say; it may be called again then, which begins the line anew.
   void add(const BatchRecord& record);
-  /// Removes the file, when its records are in the output.
-  void remove();
+  /// Removes the file, if there is one: its records are in the output.
+  static void remove(const std::filesystem::path& output);
 
  private:
+  [[noreturn]] void fail() const;
+
   std::filesystem::path path_;
-  std::ofstream file_;
+  int fd_ = -1;
+  std::uint64_t size_ = 0;  // of whole lines
 };
 
 }  // namespace bitnet::cli

@@ -109,7 +109,9 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
       if (done == total) return bar.clear();  // warnings about the whole model follow
       bar.update(static_cast<double>(done), static_cast<double>(total), "loading");
     };
-    engine = std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
+    engine = io.devices != nullptr
+                 ? std::make_unique<InferenceEngine>(options, *io.devices)
+                 : std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
   }
   say_fallbacks(*engine, io);
   if (values.flag(opt::kVerbose)) say_details(*engine, *options.context, values.given(opt::kDevice), io);

@@ -51,7 +51,7 @@ const Option kDraftNgram{kSamplingGroup, "draft-ngram", 0, Kind::kInteger, "N", 
 const Option kInput{kInputGroup, "input", 'i', Kind::kText, "FILE", "prompts: .txt (one a line), .json, .jsonl or .csv", "", "input"};
 const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records: .jsonl, .json or .csv; - writes jsonl to standard output", "", "output"};
 const Option kResume{kOutputGroup, "resume", 0, Kind::kFlag, "", "keep the records of FILE that are complete and do the others", "", "resume"};
-const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; none: too long a prompt is that item's error. Items with messages are never cut", "none", "truncate"};
+const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; none: too long a prompt is that item's error. Chats (items with messages, or all with --chat-template) are never cut", "none", "truncate"};
 
 const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
 const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};

@@ -119,8 +119,7 @@ TEST(BatchJournal, KeepsWhatWasAddedAndForgivesACutOffLine) {
   const std::string cut = whole.substr(0, whole.size() - 9);
   EXPECT_EQ(parse_records(cut, RecordFormat::kJsonl, true).size(), 1u);
   BITNET_EXPECT_ERROR(parse_records(cut, RecordFormat::kJsonl), ErrorCode::kCorruptFile, "line 2");
-  BatchJournal again(output);
-  again.remove();
+  BatchJournal::remove(output);
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 

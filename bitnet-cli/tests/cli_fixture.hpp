@@ -31,6 +31,7 @@ struct CallOptions {
   std::atomic<bool>* cancelled = nullptr;
   std::ostream* out = nullptr;  ///< instead of a string
   std::ostream* err = nullptr;  ///< instead of a string
+  const BackendRegistry* devices = nullptr;
 };
 
 inline Outcome call(const std::vector<std::string>& arguments, const CallOptions& options = {}) {
@@ -44,6 +45,7 @@ inline Outcome call(const std::vector<std::string>& arguments, const CallOptions
   io.out_is_terminal = options.out_is_terminal;
   io.err_is_terminal = options.err_is_terminal;
   io.cancelled = options.cancelled;
+  io.devices = options.devices;
   Outcome outcome;
   outcome.code = run(static_cast<int>(argv.size()), argv.data(), io);
   outcome.out = out.str();

@@ -1,5 +1,6 @@
-// A real OpenCL queue that fails (failing_queue.hpp): a batch must end on the device after a passing fault,
-// on the CPU after a lasting one, with the tokens of the CPU alone.
+// A real OpenCL queue that fails (failing_queue.hpp), at once or when it is waited for: a batch must end on
+// the device after a passing fault, on a new queue where the old one is dead, on the CPU after a lasting
+// fault, with the tokens of the CPU alone.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -21,6 +22,8 @@ using inference::BatchScheduler;
 using inference::GenerationResult;
 using inference::Model;
 using inference::RecoveringScheduler;
+using testing::ClCall;
+using testing::failing_queue;
 
 constexpr std::size_t kRequests = 5;
 
@@ -28,7 +31,7 @@ struct FailingQueueTest : ::testing::Test {
   void SetUp() override {
     gpu::register_backends(registry);
     BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
-    testing::failing_queue.heal();
+    failing_queue.heal();
     model = on_device();
   }
 
@@ -65,7 +68,7 @@ struct FailingQueueTest : ::testing::Test {
   }
 
   void expect_tokens_of_the_cpu(const std::map<std::size_t, GenerationResult>& results) {
-    testing::failing_queue.heal();
+    failing_queue.heal();
     model = on_cpu();
     Recovery none({});
     const auto expected = batch(none);
@@ -90,31 +93,75 @@ struct FailingQueueTest : ::testing::Test {
   std::shared_ptr<const Model> model;
 };
 
+constexpr ClCall kOfAPass[] = {ClCall::kLaunch, ClCall::kAsync, ClCall::kRead, ClCall::kWrite};
+
 TEST_F(FailingQueueTest, ThatComesBackLosesNothing) {
-  testing::failing_queue.fail_from(20, 2);
-  Recovery recovery({quick_retry()});
-  const auto results = batch(recovery);
-  EXPECT_GT(testing::failing_queue.launches, testing::failing_queue.last);
-  EXPECT_GE(recovery.times("retry"), 1);
-  expect_tokens_of_the_cpu(results);
+  for (const ClCall call : kOfAPass) {
+    SCOPED_TRACE(static_cast<int>(call));
+    failing_queue.heal();
+    model = on_device();
+    failing_queue.fail_from(call, 20, 2);
+    Recovery recovery({quick_retry()});
+    const auto results = batch(recovery);
+    EXPECT_GE(failing_queue.failures, 2);
+    EXPECT_GE(recovery.times("retry"), 1);
+    expect_tokens_of_the_cpu(results);
+  }
+}
+
+TEST_F(FailingQueueTest, ThatIsDeadUntilItIsMadeAnewIsMadeAnew) {
+  for (const ClCall call : kOfAPass) {
+    SCOPED_TRACE(static_cast<int>(call));
+    failing_queue.heal();
+    model = on_device();
+    failing_queue.die_at(call, 20);
+    RecoveryRule reopen;
+    reopen.name = "reopen";
+    reopen.act = [&](const Error&, std::int64_t) {
+      model.reset();
+      model = on_device();
+      return RecoveryStep::kAgain;
+    };
+    reopen.per_run = 1;
+    Recovery recovery({quick_retry(), reopen});
+    const auto results = batch(recovery);
+    EXPECT_GE(failing_queue.failures, 2);  // the retry met the dead queue
+    EXPECT_EQ(recovery.times("reopen"), 1);
+    expect_tokens_of_the_cpu(results);
+  }
 }
 
 TEST_F(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
-  testing::failing_queue.fail_from(20);
-  const auto next = [&](const Error& e) {
-    EXPECT_THAT(e.what(), ::testing::HasSubstr("CL_OUT_OF_RESOURCES"));
-    model = on_cpu();
-    return true;
-  };
-  Recovery recovery({quick_retry(), fall_back(next)});
+  for (const ClCall call : kOfAPass) {
+    SCOPED_TRACE(static_cast<int>(call));
+    failing_queue.heal();
+    model = on_device();
+    failing_queue.fail_from(call, 20);
+    const auto next = [&](const Error& e) {
+      EXPECT_THAT(e.what(), ::testing::HasSubstr("CL_OUT_OF_RESOURCES"));
+      model = on_cpu();
+      return true;
+    };
+    Recovery recovery({quick_retry(), fall_back(next)});
+    const auto results = batch(recovery);
+    EXPECT_EQ(recovery.times("retry"), 2);
+    EXPECT_EQ(recovery.times("fall back"), 1);
+    expect_tokens_of_the_cpu(results);
+  }
+}
+
+TEST_F(FailingQueueTest, ThatRefusesBuffersOfABatchGetsASmallerOne) {
+  failing_queue.fail_from(ClCall::kBuffer, 1, 2);
+  std::int64_t sequences = 8;
+  Recovery recovery({shrink(sequences)});
   const auto results = batch(recovery);
-  EXPECT_EQ(recovery.times("retry"), 2);
-  EXPECT_EQ(recovery.times("fall back"), 1);
+  EXPECT_EQ(failing_queue.failures, 2);
+  EXPECT_GE(recovery.times("shrink"), 1);
   expect_tokens_of_the_cpu(results);
 }
 
 TEST_F(FailingQueueTest, WithoutARemedyIsAnErrorOfEachRequest) {
-  testing::failing_queue.fail_from(20);
+  failing_queue.fail_from(ClCall::kLaunch, 20);
   Recovery none({});
   const auto results = batch(none);
   ASSERT_EQ(results.size(), kRequests);

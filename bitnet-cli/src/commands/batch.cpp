@@ -6,6 +6,7 @@
 #include <map>
 #include <ostream>
 
+#include "batch_engine.hpp"
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -25,9 +26,7 @@ namespace fs = std::filesystem;
 using inference::FinishReason;
 using inference::GenerationResult;
 using inference::RecoveringScheduler;
-
-/// Where a shrinking batch begins when it was the scheduler's to choose and that failed.
-constexpr std::int64_t kMostSequences = 64;
+using inference::Request;
 
 /// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
 /// huge file is not tokenised all at once.
@@ -47,21 +46,18 @@ class Batch {
   void check_output() const;
   void take_over_finished();
   void open_journal(const std::vector<BatchRecord>& kept);
+  void begin();
   void work();
-  void submit(std::size_t index, RecoveringScheduler& scheduler, inference::InferenceEngine& engine);
-  std::vector<TokenId> encode(const BatchItem& item, inference::InferenceEngine& engine,
-                              inference::GenerationOptions& options);
-  void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item,
-                      inference::InferenceEngine& engine);
+  void submit(std::size_t index, RecoveringScheduler& scheduler);
+  Request request_of(std::size_t index);
+  std::vector<TokenId> encode(const BatchItem& item, inference::GenerationOptions& options);
+  void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item);
   void say_details(const RecoveringScheduler& scheduler) const;
   void say_note(const std::string& line);
-  std::vector<RecoveryRule> rules();
-  std::unique_ptr<inference::BatchScheduler> make_scheduler();
-  bool next_device();
-  void finish(std::size_t index, const GenerationResult& result);
-  void keep(std::size_t index);
+  void finish(std::size_t index, GenerationResult result) noexcept;
   void count(const Error& error) noexcept;
   void fail_item(std::size_t index, const std::string& why);
+  void write_journal();
   void show_progress(const RecoveringScheduler& scheduler);
   void write_ready_lines();
   void write_output();
@@ -76,22 +72,27 @@ class Batch {
   std::vector<BatchRecord> records_;  // one an item; finish_reason is empty until it is done
   std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
   std::int64_t new_tokens_ = 0;
-  std::unique_ptr<inference::InferenceEngine> engine_;
   std::shared_ptr<PressureMonitor> pressure_ =
       std::make_shared<PressureMonitor>();  // reads while work() runs
-  std::vector<std::string> other_devices_;  // of --device auto
-  std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows
-  ErrorMonitor faults_{{.report = [this](const std::string& line) { say_note(line); }}};  // of passes
-  ErrorMonitor item_errors_{{.report = [](const std::string&) {}}};                       // summarise() tells
-  std::optional<BatchJournal> journal_;
-  std::exception_ptr problem_;  // of the journal, raised in a callback that must not throw
+  BatchEngine engine_{values_, io_, pressure_, [this](const std::string& line) { say_note(line); }};
+  // Of the model, which may be away while its device is opened anew.
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::int64_t n_ctx_ = 0;
   std::shared_ptr<const ChatTemplate> chat_format_;
   std::optional<Error> chat_problem_;
+  ErrorMonitor faults_{{.report = [this](const std::string& line) { say_note(line); }}};  // of passes
+  ErrorMonitor item_errors_{{.report = [](const std::string&) {}}};                       // summarise() tells
+  bool has_begun_ = false;  // from here on OUT is written, whatever happens
+  std::optional<BatchJournal> journal_;
+  std::vector<std::size_t> finished_;  // items, in the order in which they ended; reserved
+  std::size_t n_journalled_ = 0;       // of those
   std::unique_ptr<ProgressBar> bar_;
 };
 
 void Batch::read_input() {
-  BatchItems input = read_batch_items(require(values_, opt::kInput));
+  const std::string path = require(values_, opt::kInput);
+  BatchItems input;
+  retry_io("reading the items", [&] { input = read_batch_items(path); });
   for (const std::string& note : input.notes) io_.err << "note: " << note << '\n';
   items_ = std::move(input.items);
   records_.resize(items_.size());
@@ -141,8 +142,10 @@ void Batch::take_over_finished() {
   std::map<std::string, std::deque<BatchRecord>> known;  // by input_key()
   const auto collect = [&](const fs::path& path, RecordFormat format, bool lenient) {
     if (!fs::exists(path)) return;
-    auto records = with_context("'" + path.string() + "'",
-                                [&] { return parse_records(read_file(path), format, lenient); });
+    std::string text;
+    retry_io("--resume", [&] { text = read_file(path); });
+    auto records =
+        with_context("'" + path.string() + "'", [&] { return parse_records(text, format, lenient); });
     for (BatchRecord& r : records)
       if (r.is_complete()) known[input_key(r)].push_back(std::move(r));
   };
@@ -166,103 +169,109 @@ void Batch::open_journal(const std::vector<BatchRecord>& kept) {
   std::string lines;
   for (const BatchRecord& r : kept)
     if (!r.finish_reason.empty()) lines += format_jsonl(r);
-  write_file(BatchJournal::path_for(output_), lines);
-  journal_.emplace(output_);
+  retry_io("beginning the journal", [&] {
+    write_file(BatchJournal::path_for(output_), lines);
+    journal_.emplace(output_);
+  });
 }
 
-std::vector<TokenId> Batch::encode(const BatchItem& item, inference::InferenceEngine& engine,
-                                   inference::GenerationOptions& options) {
-  const Tokenizer& tokenizer = engine.model()->require_tokenizer();
+std::vector<TokenId> Batch::encode(const BatchItem& item, inference::GenerationOptions& options) {
   const bool special = values_.flag(opt::kSpecial);
   text::require_utf8(item.prompt, "the prompt");
   std::vector<ChatMessage> messages = item.messages;
   if (messages.empty() && values_.has(opt::kChatTemplate)) messages.push_back({"user", item.prompt});
   if (messages.empty()) {
-    auto ids = tokenizer.encode(item.prompt, {.add_bos = true, .parse_special = special});
+    auto ids = tokenizer_->encode(item.prompt, {.add_bos = true, .parse_special = special});
     if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
     return ids;
   }
   if (chat_problem_) throw *chat_problem_;
-  if (chat_format_ == nullptr) {
-    try {
-      chat_format_ = chat_template(values_, *engine.model());
-    } catch (const Error& e) {
-      chat_problem_ = e;
-      throw;
-    }
-  }
   if (values_.has(opt::kSystem) && messages.front().role != "system")
     messages.insert(messages.begin(), {"system", values_.text(opt::kSystem)});
-  options.stop_tokens = chat_format_->stop_tokens(tokenizer);
+  options.stop_tokens = chat_format_->stop_tokens(*tokenizer_);
   options.strip_leading_space = true;
-  return chat_format_->encode(tokenizer, messages, true, special);
+  return chat_format_->encode(*tokenizer_, messages, true, special);
 }
 
 /// --truncate: what leaves room for max_tokens, or for one where the context is not larger than that.
-void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item,
-                           inference::InferenceEngine& engine) {
+void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item) {
   const std::string side = values_.text(opt::kTruncate);
   if (side == "none") return;
-  const Tokenizer& tokenizer = engine.model()->require_tokenizer();
-  const std::int64_t n_ctx = engine.n_ctx();
-  const std::int64_t room = max_tokens >= 1 && max_tokens < n_ctx - 1 ? max_tokens : 1;
-  const bool keep_bos = n_ctx - room > 1 && tokenizer.bos() && ids.front() == *tokenizer.bos();
+  const std::int64_t room = max_tokens >= 1 && max_tokens < n_ctx_ - 1 ? max_tokens : 1;
+  const bool keep_bos = n_ctx_ - room > 1 && tokenizer_->bos() && ids.front() == *tokenizer_->bos();
   const std::int64_t gone = truncate(
-      ids, n_ctx - room, side == "left" ? SequenceSide::kLeft : SequenceSide::kRight, keep_bos ? 1 : 0);
+      ids, n_ctx_ - room, side == "left" ? SequenceSide::kLeft : SequenceSide::kRight, keep_bos ? 1 : 0);
   if (gone > 0)
     io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(gone)
             << " tokens of the prompt were cut off\n";
 }
 
-void Batch::submit(std::size_t index, RecoveringScheduler& scheduler, inference::InferenceEngine& engine) {
+Request Batch::request_of(std::size_t index) {
   const BatchItem& item = items_[index];
-  if (!item.error.empty()) return fail_item(index, item.error);
-  try {
-    inference::GenerationOptions options = generation_options(values_, io_);
-    std::int64_t seed = choose_seed(values_);
-    bool own_stops = false;
-    for (const auto& [option, text] : item.overrides) {
-      if (option == &opt::kStop && !std::exchange(own_stops, true)) options.stop.clear();
-      apply_override(*option, text, options);
-      if (option == &opt::kSeed) seed = parse_integer(text).value();
-    }
-    options.sampling.seed = static_cast<std::uint64_t>(seed);
-    records_[index].seed = seed;
-    auto ids = encode(item, engine, options);
-    if (item.messages.empty() && !values_.has(opt::kChatTemplate))
-      cut_to_context(ids, options.max_tokens, item, engine);
-    records_[index].prompt_tokens = static_cast<std::int64_t>(ids.size());
-    scheduler.submit(
-        {.prompt = std::move(ids),
-         .options = std::move(options),
-         .on_text = {},
-         .on_done = [this, index](inference::RequestId, const GenerationResult& r) { finish(index, r); }});
-  } catch (const Error& e) {
-    if (e.code() == ErrorCode::kCancelled) throw;
-    count(e);
+  Request request;
+  request.options = generation_options(values_, io_);
+  std::int64_t seed = choose_seed(values_);
+  bool own_stops = false;
+  for (const auto& [option, text] : item.overrides) {
+    if (option == &opt::kStop && !std::exchange(own_stops, true)) request.options.stop.clear();
+    apply_override(*option, text, request.options);
+    if (option == &opt::kSeed) seed = parse_integer(text).value();
+  }
+  request.options.sampling.seed = static_cast<std::uint64_t>(seed);
+  records_[index].seed = seed;
+  request.prompt = encode(item, request.options);
+  if (item.messages.empty() && !values_.has(opt::kChatTemplate))
+    cut_to_context(request.prompt, request.options.max_tokens, item);
+  records_[index].prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
+  request.on_done = [this, index](inference::RequestId, GenerationResult r) { finish(index, std::move(r)); };
+  return request;
+}
+
+/// What is wrong with an item is the item's: it is left out, and its record says why.
+void Batch::submit(std::size_t index, RecoveringScheduler& scheduler) {
+  const BatchItem& item = items_[index];
+  if (!item.error.empty()) {
+    count(Error(ErrorCode::kInvalidArgument, item.error));
+    return fail_item(index, item.error);
+  }
+  const auto fail = [&](const Error& e) {
     fail_item(index, (item.line > 0 ? "line " + std::to_string(item.line) + ": " : "") + e.what());
+  };
+  Recovery recovery({skip_item(fail)}, &item_errors_);
+  try {
+    static_cast<void>(recovery.run("an item", [&] { scheduler.submit(request_of(index)); }));
+  } catch (const Error& e) {  // no rule sees these
+    if (e.code() == ErrorCode::kCancelled) throw;
+    fail(e);
   }
 }
 
 void Batch::fail_item(std::size_t index, const std::string& why) {
-  records_[index].finish_reason = "error";
   records_[index].error = why;
-  keep(index);
+  records_[index].finish_reason = "error";
+  ++n_done_;
+  finished_.push_back(index);
 }
 
-/// Called by the scheduler; must not throw.
-void Batch::finish(std::size_t index, const GenerationResult& result) {
+/// Called by the scheduler; where memory runs out, its texts are short.
+void Batch::finish(std::size_t index, GenerationResult result) noexcept {
   BatchRecord& record = records_[index];
-  record.text = result.text;
-  record.finish_reason = to_string(result.finish_reason);
+  record.text = std::move(result.text);
+  record.finish_reason = to_string(result.finish_reason);  // fits into the string itself
   record.completion_tokens = result.completion_tokens;
   record.milliseconds = 1000 * (result.timings.prompt_seconds + result.timings.decode_seconds);
   if (result.error) {
-    record.error = result.error->what();
+    try {
+      record.error = result.error->what();
+    } catch (const std::bad_alloc&) {
+      record.error = to_string(result.error->code());
+    }
     count(*result.error);
   }
   new_tokens_ += result.completion_tokens;
-  if (result.finish_reason != FinishReason::kCancelled) keep(index);
+  if (result.finish_reason == FinishReason::kCancelled) return;
+  ++n_done_;
+  finished_.push_back(index);
 }
 
 /// For the summary; where memory runs out it is one short.
@@ -273,14 +282,15 @@ void Batch::count(const Error& error) noexcept {
   }
 }
 
-/// Counts a finished record and puts it where a crash cannot reach it.
-void Batch::keep(std::size_t index) {
-  ++n_done_;
-  if (!journal_ || problem_ != nullptr) return;
+/// Puts what has finished where a crash cannot reach it.
+void Batch::write_journal() {
+  if (!journal_) return;
   try {
-    journal_->add(records_[index]);
-  } catch (...) {
-    problem_ = std::current_exception();
+    for (; n_journalled_ < finished_.size(); ++n_journalled_) {
+      const BatchRecord& record = records_[finished_[n_journalled_]];
+      retry_io("keeping a record", [&] { journal_->add(record); });
+    }
+  } catch (const std::bad_alloc&) {  // the next time, or in OUT
   }
 }
 
@@ -295,8 +305,10 @@ void Batch::show_progress(const RecoveringScheduler& scheduler) {
 /// With -o -: records go out in order as soon as all before them are done.
 void Batch::write_ready_lines() {
   if (!to_stdout()) return;
-  while (n_written_ < records_.size() && !records_[n_written_].finish_reason.empty())
-    io_.out << format_jsonl(records_[n_written_++]);
+  while (n_written_ < records_.size() && !records_[n_written_].finish_reason.empty()) {
+    io_.out << format_jsonl(records_[n_written_]);
+    ++n_written_;
+  }
   io_.out.flush();
   check_out(io_);
 }
@@ -306,67 +318,47 @@ void Batch::say_note(const std::string& line) {
   io_.err << "note: " << line << '\n';
 }
 
-/// What is done about a pass that fails: fewer sequences at a time where memory ran out, twice the same again
-/// where the device failed, then, with `--device auto`, another device. Then its items fail, and the others
-/// go on.
-std::vector<RecoveryRule> Batch::rules() {
-  RetryOptions device;
-  device.limit = 2;
-  device.applies = [](const Error& e) { return e.code() == ErrorCode::kDevice; };
-  return {shrink(sequences_), retry(device), fall_back([this](const Error&) { return next_device(); })};
-}
-
-/// The model on the device that `--device auto` would have taken next. The old one lives while its scheduler
-/// does.
-bool Batch::next_device() {
-  if (other_devices_.empty()) return false;
-  Values there = values_;
-  there.set(opt::kDevice, other_devices_.front(), Origin::kCommandLine, "--device");
-  other_devices_.erase(other_devices_.begin());
-  engine_ = load_engine(there, io_);
-  return true;
-}
-
-std::unique_ptr<inference::BatchScheduler> Batch::make_scheduler() {
+/// What the items need of the model.
+void Batch::begin() {
+  const inference::InferenceEngine& engine = engine_.load();
+  const inference::Model& model = *engine.model();
+  static_cast<void>(model.require_tokenizer());
+  tokenizer_ = model.tokenizer();
+  n_ctx_ = engine.n_ctx();
+  finished_.reserve(items_.size());
+  const auto is_chat = [](const BatchItem& item) { return !item.messages.empty(); };
+  if (!values_.has(opt::kChatTemplate) && std::none_of(items_.begin(), items_.end(), is_chat)) return;
   try {
-    engine_->set_pressure(pressure_);
-    auto scheduler = engine_->make_scheduler(sequences_);
-    sequences_ = scheduler->max_sequences();
-    if (values_.flag(opt::kVerbose))
-      io_.err << "batch: up to " << sequences_ << " sequences of " << grouped(scheduler->n_ctx())
-              << " tokens, " << human_bytes(scheduler->stats().kv_bytes) << " of cache\n";
-    return scheduler;
-  } catch (const Error&) {
-    if (sequences_ == 0)
-      sequences_ = values_.has(opt::kBatchSize) && values_.integer(opt::kBatchSize) > 0
-                       ? values_.integer(opt::kBatchSize)
-                       : kMostSequences;
-    throw;
+    chat_format_ = chat_template(values_, model);
+  } catch (const Error& e) {
+    chat_problem_ = e;
   }
 }
 
 void Batch::work() {
-  engine_ = load_engine(values_, io_);
-  other_devices_ = engine_->selection().alternatives;
-  if (!to_stdout()) open_journal(records_);
+  begin();
   pressure_->start(kPressureInterval);
-  Recovery recovery(rules(), &faults_, [this](const std::string& line) { say_note(line); });
-  RecoveringScheduler scheduler([this] { return make_scheduler(); }, recovery);
+  Recovery recovery(engine_.rules(), &faults_, [this](const std::string& line) { say_note(line); });
+  RecoveringScheduler scheduler([this] { return engine_.make_scheduler(); }, recovery);
+  if (!to_stdout()) open_journal(records_);
+  has_begun_ = true;
   bar_ = std::make_unique<ProgressBar>(io_, "items");
   std::size_t next = 0;
   while (true) {
     while (next < items_.size() && scheduler.stats().waiting < kMaxWaiting && !io_.is_cancelled()) {
-      if (records_[next].finish_reason.empty()) submit(next, scheduler, *engine_);
+      if (records_[next].finish_reason.empty()) submit(next, scheduler);
       ++next;
     }
     const bool more = scheduler.step();
-    if (problem_ != nullptr) std::rethrow_exception(problem_);
-    show_progress(scheduler);
-    write_ready_lines();
+    write_journal();
+    try {
+      show_progress(scheduler);
+      write_ready_lines();
+    } catch (const std::bad_alloc&) {  // the next time
+    }
     if (!more && (next == items_.size() || io_.is_cancelled())) break;
   }
   bar_.reset();
-  faults_.flush();
   if (values_.flag(opt::kVerbose)) say_details(scheduler);
 }
 
@@ -393,8 +385,15 @@ void Batch::write_output() {
     if (r.finish_reason.empty()) r.finish_reason = "cancelled";
   write_ready_lines();
   if (to_stdout()) return;
-  write_file(output_, format_records(records_, format_));
-  if (journal_) journal_->remove();
+  try {
+    retry_io("writing the records", [&] { write_file(output_, format_records(records_, format_)); });
+  } catch (...) {
+    if (journal_)
+      say_note("'" + BatchJournal::path_for(output_).string() +
+               "' holds what is done: --resume goes on from it");
+    throw;
+  }
+  BatchJournal::remove(output_);
 }
 
 int Batch::summarise(double seconds) const {
@@ -436,10 +435,26 @@ int Batch::run() {
   check_output();
   if (values_.flag(opt::kResume)) take_over_finished();
   const Stopwatch watch;
-  if (n_done_ < items_.size()) work();
+  std::exception_ptr problem;
+  const auto attempt = [&](const std::function<void()>& body) {
+    try {
+      body();
+    } catch (const std::exception& e) {
+      if (problem != nullptr) say_note(e.what());
+      if (problem == nullptr) problem = std::current_exception();
+    }
+  };
+  if (n_done_ < items_.size()) {
+    attempt([&] { work(); });
+    if (!has_begun_ && problem != nullptr) std::rethrow_exception(problem);
+  }
+  bar_.reset();
   const double seconds = watch.seconds();
-  write_output();
-  return summarise(seconds);
+  attempt([&] { faults_.flush(); });
+  attempt([&] { write_output(); });
+  const int code = summarise(seconds);
+  if (problem != nullptr) std::rethrow_exception(problem);
+  return code;
 }
 
 int batch(const Values& values, Io& io) { return Batch(values, io).run(); }

@@ -4,6 +4,10 @@
 #include <atomic>
 #include <iosfwd>
 
+namespace bitnet {
+class BackendRegistry;
+}
+
 namespace bitnet::cli {
 
 /// Exit codes, the same for every command.
@@ -22,8 +26,9 @@ struct Io {
   bool in_is_terminal = false;
   bool out_is_terminal = false;
   bool err_is_terminal = false;
-  int columns = 80;                        ///< width of the terminal behind `err`
-  std::atomic<bool>* cancelled = nullptr;  ///< set by Ctrl-C; may be null
+  int columns = 80;                          ///< width of the terminal behind `err`
+  std::atomic<bool>* cancelled = nullptr;    ///< set by Ctrl-C; may be null
+  const BackendRegistry* devices = nullptr;  ///< to run models on; null: those of this build
 
   bool is_cancelled() const noexcept { return cancelled != nullptr && cancelled->load(); }
 };

@@ -81,7 +81,7 @@ class Recovery {
   /// count as Error(kOutOfMemory). `body` must be able to begin anew: what a failed call did must not count
   /// twice.
   template <class Body>
-  [[nodiscard]] bool run(std::string_view doing, Body&& body) {
+  bool run(std::string_view doing, Body&& body) {
     std::vector<std::int64_t> tried(rules_.size(), 0);
     while (true) {
       std::optional<Error> error;

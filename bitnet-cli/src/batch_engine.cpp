@@ -1,0 +1,114 @@
+// See batch_engine.hpp.
+#include "batch_engine.hpp"
+
+#include <ostream>
+#include <utility>
+
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "common.hpp"
+#include "loading.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+/// Where a shrinking batch begins when it was the scheduler's to choose and that failed.
+constexpr std::int64_t kMostSequences = 64;
+
+/// A device that has failed for good should not cost a loading of the model for every few items.
+constexpr std::int64_t kMostReopenings = 8;
+
+bool is_of_the_device(const Error& e) { return e.code() == ErrorCode::kDevice; }
+
+}  // namespace
+
+BatchEngine::BatchEngine(const Values& values, Io& io, std::shared_ptr<const PressureMonitor> pressure,
+                         std::function<void(const std::string&)> note)
+    : values_(values), io_(io), pressure_(std::move(pressure)), note_(std::move(note)) {}
+
+const inference::InferenceEngine& BatchEngine::load() {
+  engine_.reset();
+  if (context_ == nullptr) context_ = make_context(values_);
+  Values there = values_;
+  const bool first = device_.empty();
+  if (!first) {
+    there.set(opt::kDevice, device_, Origin::kCommandLine, "--device");
+    there.set(opt::kVerbose, "false", Origin::kCommandLine, "--verbose");  // said once, with the true reason
+  }
+  retry_io("loading the model", [&] { engine_ = load_engine(there, io_, context_); });
+  if (first) {
+    device_ = engine_->selection().device.name;
+    other_devices_ = engine_->selection().alternatives;
+  }
+  return *engine_;
+}
+
+std::unique_ptr<inference::BatchScheduler> BatchEngine::make_scheduler() {
+  if (engine_ == nullptr) load();
+  try {
+    engine_->set_pressure(pressure_);
+    auto scheduler = engine_->make_scheduler(sequences_);
+    sequences_ = scheduler->max_sequences();
+    if (values_.flag(opt::kVerbose))
+      io_.err << "batch: up to " << sequences_ << " sequences of " << grouped(scheduler->n_ctx())
+              << " tokens, " << human_bytes(scheduler->stats().kv_bytes) << " of cache\n";
+    return scheduler;
+  } catch (const Error&) {
+    if (sequences_ == 0)
+      sequences_ = values_.has(opt::kBatchSize) && values_.integer(opt::kBatchSize) > 0
+                       ? values_.integer(opt::kBatchSize)
+                       : kMostSequences;
+    throw;
+  }
+}
+
+std::vector<RecoveryRule> BatchEngine::rules() {
+  RecoveryRule drop = bitnet::drop_caches([this] { return drop_caches(); }, 1);
+
+  RecoveryRule fewer = shrink(sequences_);
+  fewer.applies = [this](const Error& e) {  // what a model lacks, no smaller batch of it gives
+    return e.code() == ErrorCode::kOutOfMemory && engine_ != nullptr;
+  };
+
+  RetryOptions same;
+  same.limit = 1;
+  same.applies = is_of_the_device;
+
+  // A queue that is dead says of allocations, too, that its resources have run out: then fewer sequences did
+  // not help, and how many there may be is asked again.
+  RecoveryRule reopen;
+  reopen.name = "reopen";
+  reopen.applies = [this](const Error& e) {
+    return is_of_the_device(e) || (e.code() == ErrorCode::kOutOfMemory && device_ != "cpu");
+  };
+  reopen.act = [this](const Error& e, std::int64_t) {
+    engine_.reset();
+    if (!is_of_the_device(e)) sequences_ = 0;
+    return RecoveryStep::kAgain;
+  };
+  reopen.per_run = 1;
+  reopen.in_total = kMostReopenings;
+
+  return {std::move(drop), std::move(fewer), retry(same), std::move(reopen),
+          fall_back([this](const Error&) { return next_device(); })};
+}
+
+/// Free blocks of the pools, among them what the scheduler that failed has left.
+std::size_t BatchEngine::drop_caches() {
+  std::size_t bytes = context_->memory()->trim().offered;
+  MemoryResource* const own = engine_ != nullptr ? engine_->model()->backend().memory() : nullptr;
+  if (own != nullptr && own != context_->memory().get()) bytes += own->trim().offered;
+  return bytes;
+}
+
+/// To the device that `--device auto` would have taken next.
+bool BatchEngine::next_device() {
+  if (other_devices_.empty()) return false;
+  note_("device '" + device_ + "' is left for '" + other_devices_.front() + "'");
+  device_ = std::move(other_devices_.front());
+  other_devices_.erase(other_devices_.begin());
+  engine_.reset();
+  sequences_ = 0;  // how much memory it has is another question
+  return true;
+}
+
+}  // namespace bitnet::cli

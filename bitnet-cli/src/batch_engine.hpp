@@ -1,0 +1,52 @@
+#pragma once
+// The model of `bitnet batch` on its device, and what is done when a pass fails there or the model cannot be
+// loaded again. Items and records are commands/batch.cpp.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/cli/app.hpp"
+#include "bitnet/core/memory/memory_pressure.hpp"
+#include "bitnet/core/recovery.hpp"
+#include "bitnet/inference/engine.hpp"
+#include "options.hpp"
+
+namespace bitnet::cli {
+
+/// At most one model is loaded at a time: one that is given up is gone before another is read. Not
+/// thread-safe.
+class BatchEngine {
+ public:
+  /// None is owned; `note` gets lines for the user.
+  BatchEngine(const Values& values, Io& io, std::shared_ptr<const PressureMonitor> pressure,
+              std::function<void(const std::string&)> note);
+
+  /// Loads the model on the present device. Throws as make_context() and load_engine().
+  const inference::InferenceEngine& load();
+  /// On the model, which is loaded where a rule has given it up. Throws as load() and
+  /// InferenceEngine::make_scheduler().
+  std::unique_ptr<inference::BatchScheduler> make_scheduler();
+
+  /// In this order: memory that is cached goes back to the system; fewer sequences at a time; the same again
+  /// where the device failed; the device opened anew, with the model; with `--device auto`, the next device.
+  /// Of this object, which must outlive them.
+  std::vector<RecoveryRule> rules();
+
+ private:
+  std::size_t drop_caches();
+  bool next_device();
+
+  const Values& values_;
+  Io& io_;
+  std::shared_ptr<const PressureMonitor> pressure_;
+  std::function<void(const std::string&)> note_;
+  std::shared_ptr<const ExecutionContext> context_;
+  std::unique_ptr<inference::InferenceEngine> engine_;
+  std::string device_;                      // empty before the first load: what the options say
+  std::vector<std::string> other_devices_;  // of --device auto
+  std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows
+};
+
+}  // namespace bitnet::cli

@@ -1,0 +1,210 @@
+// `bitnet batch` on devices that die, stay dead, or come back when they are opened anew: OUT is written with
+// a record for each item whatever happens, and --resume does what is missing. A real OpenCL queue that fails
+// is batch_faults_test.cpp, memory that is refused batch_memory_test.cpp.
+#include <nlohmann/json.hpp>
+
+#include "bitnet/core/device/registry.hpp"
+#include "bitnet/inference/register.hpp"
+#include "bitnet/testing/forwarding_backend.hpp"
+#include "cli_fixture.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kItems = 150;  // more than wait at a time
+constexpr int kNever = 1 << 30;
+
+/// A device on the host, of which a test says when it dies and which openings of it fail.
+struct Mortal {
+  int openings = 0, linears = 0;
+  int dies_at = kNever;      // linear, counted over all openings; the backend is dead from there on
+  int dies_again = kNever;   // the same, of the next
+  int from = kNever, n = 0;  // openings that fail: `n` of them from `from` on
+
+  BackendRegistry::Factory factory() {
+    return [this](std::shared_ptr<const ExecutionContext> context) -> std::unique_ptr<Backend> {
+      ++openings;
+      if (openings >= from && openings - from < n) throw Error(ErrorCode::kDevice, "nobody answers");
+      const auto fault = [this, dead = false](std::string_view what, std::size_t) mutable {
+        if (what != "linear") return;
+        if (++linears == dies_at) {
+          dead = true;
+          dies_at = std::exchange(dies_again, kNever);
+        }
+        if (dead) throw Error(ErrorCode::kDevice, "the queue is lost");
+      };
+      return std::make_unique<testing::FaultyBackend>(inference::make_cpu_backend(std::move(context)), fault);
+    };
+  }
+};
+
+class BatchRecovery : public CliTest {
+ protected:
+  void SetUp() override {
+    devices.add(
+        {.name = "first", .kind = DeviceKind::kGpu, .description = "a test device", .memory_bytes = 3 << 20},
+        first.factory());
+    devices.add(
+        {.name = "second", .kind = DeviceKind::kGpu, .description = "a test device", .memory_bytes = 2 << 20},
+        second.factory());
+    inference::register_cpu_backend(devices);
+    std::string lines;
+    for (int i = 0; i < kItems; ++i) lines += "item " + std::to_string(i) + "\n";
+    in = file("in.txt", lines);
+  }
+  Outcome batch(const std::string& out, const std::string& device,
+                const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments{"batch", "-m",       model(), "-i",     in,  "-o",
+                                       out,     "-n",       "3",     "--seed", "3", "--batch-size",
+                                       "4",     "--device", device};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return call(arguments, {.devices = &devices});
+  }
+  static std::vector<json> parse(const std::string& text) {
+    std::vector<json> all;
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) all.push_back(json::parse(line));
+    return all;
+  }
+  std::vector<json> records(const std::string& name) { return parse(read_file(file(name))); }
+  /// Every item has a record: its text, or an error that says `why`. Returns how many errors there are.
+  int expect_texts_or(const std::vector<json>& all, const std::string& why) {
+    const auto expected = sound();
+    EXPECT_EQ(all.size(), static_cast<std::size_t>(kItems));
+    int failed = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (all[i]["finish_reason"] == "error") {
+        ++failed;
+        EXPECT_THAT(all[i]["error"].get<std::string>(), HasSubstr(why));
+      } else {
+        EXPECT_EQ(all[i]["text"], expected[i]["text"]) << i;
+      }
+    }
+    return failed;
+  }
+  std::vector<json> sound() {
+    const auto o = batch(file("sound.jsonl"), "cpu");
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return records("sound.jsonl");
+  }
+  void expect_resume_completes(const std::string& name) {
+    const auto o = batch(file(name), "cpu", {"--resume"});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(expect_texts_or(records(name), ""), 0);
+  }
+
+  Mortal first, second;
+  BackendRegistry devices;
+  std::string in;
+};
+
+TEST_F(BatchRecovery, ADeviceThatIsGoneForGoodCostsItsItemsAndNothingElse) {
+  first.dies_at = 300;
+  first.from = 2;
+  first.n = kNever;
+  const auto o = batch(file("out.jsonl"), "first");
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_THAT(o.err, HasSubstr("150 items: "));
+  const int failed = expect_texts_or(records("out.jsonl"), "nobody answers");
+  EXPECT_GT(failed, 64);
+  EXPECT_LT(failed, kItems);
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl.partial")));
+  expect_resume_completes("out.jsonl");
+}
+
+TEST_F(BatchRecovery, OnStandardOutputEveryRecordComes) {
+  first.dies_at = 300;
+  first.from = 2;
+  first.n = kNever;
+  const auto o = batch("-", "first");
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_GT(expect_texts_or(parse(o.out), "nobody answers"), 64);
+}
+
+TEST_F(BatchRecovery, ADeviceThatComesBackLateIsUsedAgain) {
+  first.dies_at = 300;
+  first.from = 2;
+  first.n = 2;
+  const auto o = batch(file("out.jsonl"), "first");
+  EXPECT_EQ(o.code, kFailure);
+  const int failed = expect_texts_or(records("out.jsonl"), "nobody answers");
+  EXPECT_GT(failed, 0);
+  EXPECT_LT(failed, 80);  // those that ran or waited; what came later was done
+  expect_resume_completes("out.jsonl");
+}
+
+TEST_F(BatchRecovery, AQueueThatIsDeadUntilItIsMadeAnewLosesNothing) {
+  first.dies_at = 300;
+  first.dies_again = 900;
+  const auto o = batch(file("out.jsonl"), "first");
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+  EXPECT_THAT(o.err, HasSubstr("note: a batch: retry (1): the queue is lost"));
+  EXPECT_THAT(o.err, HasSubstr("note: a batch: reopen (1): the queue is lost"));
+  EXPECT_EQ(first.openings, 3);
+}
+
+TEST_F(BatchRecovery, AutoGoesFromTheDeadToTheNextThatAnswers) {
+  first.dies_at = 300;
+  first.from = 2;
+  first.n = kNever;
+  second.from = 1;
+  second.n = kNever;
+  const auto o = batch(file("out.jsonl"), "auto", {"--verbose"});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+  EXPECT_THAT(o.err, HasSubstr("note: device 'first' is left for 'second'"));
+  EXPECT_THAT(o.err, HasSubstr("note: device 'second' is left for 'cpu'"));
+  EXPECT_THAT(o.err, Not(HasSubstr("asked for by name")));
+  EXPECT_EQ(second.openings, 1);
+}
+
+TEST_F(BatchRecovery, WithNoOtherDeviceLeftTheLastErrorIsTheItems) {
+  first.dies_at = second.dies_at = 300;
+  first.from = second.from = 2;
+  first.n = second.n = kNever;
+  const auto o = batch(file("out.jsonl"), "second");  // asked for by name: no other is taken
+  EXPECT_EQ(o.code, kFailure);
+  EXPECT_EQ(first.openings, 0);
+  expect_texts_or(records("out.jsonl"), "nobody answers");
+  expect_resume_completes("out.jsonl");
+}
+
+TEST_F(BatchRecovery, ModelsThatCannotBeLoadedAtFirstLeaveNoOutput) {
+  first.from = 1;
+  first.n = kNever;
+  EXPECT_FAILS(batch(file("out.jsonl"), "first"), kFailure, "nobody answers");
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl.partial")));
+}
+
+TEST_F(BatchRecovery, CtrlCWhileADeviceIsOpenedAnewCancelsWhatIsLeft) {
+  std::atomic<bool> cancelled{false};
+  BackendRegistry stopping;
+  int openings = 0;
+  stopping.add(
+      {.name = "first", .kind = DeviceKind::kGpu, .description = "a test device", .memory_bytes = 3 << 20},
+      [&](std::shared_ptr<const ExecutionContext> context) {
+        if (++openings == 2) cancelled = true;
+        return first.factory()(std::move(context));
+      });
+  first.dies_at = 300;
+  const auto o = call({"batch", "-m", model(), "-i", in, "-o", file("out.jsonl"), "-n", "3", "--seed", "3",
+                       "--batch-size", "4", "--device", "first"},
+                      {.cancelled = &cancelled, .devices = &stopping});
+  EXPECT_EQ(o.code, kInterrupted) << o.err;
+  int not_done = 0;
+  const auto all = records("out.jsonl");
+  ASSERT_EQ(all.size(), static_cast<std::size_t>(kItems));
+  for (const json& r : all) {
+    EXPECT_NE(r["finish_reason"], "error");
+    not_done += r["finish_reason"] == "cancelled" ? 1 : 0;
+  }
+  EXPECT_GT(not_done, 0);
+  expect_resume_completes("out.jsonl");
+}
+
+}  // namespace
+}  // namespace bitnet::cli
