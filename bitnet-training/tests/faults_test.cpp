@@ -42,8 +42,8 @@ TEST(TrainerMemory, IsAllOfTheContextsPoolAndTagged) {
 /// A run whose activations are most of its memory.
 TrainConfig wide(const Fixture& f, const std::string& output) {
   TrainConfig c = f.config(output, "none");  // no rounding steps that another order of sums jumps over
-  c.batch = c.micro_batch = 128;
-  c.schedule.steps = 4;
+  c.batch = c.micro_batch = 64;
+  c.schedule.steps = 3;
   return c;
 }
 
@@ -57,7 +57,7 @@ std::size_t peak_of(const Fixture& f, const std::string& output, std::int64_t mi
 
 TEST(TrainerFaults, OutOfMemoryShrinksTheMicroBatchAndKeepsTheBatch) {
   const Fixture f;
-  const std::size_t small = peak_of(f, "small", 16), large = peak_of(f, "large", 128);
+  const std::size_t small = peak_of(f, "small", 8), large = peak_of(f, "large", 64);
   ASSERT_GT(large, small + (small >> 2));
   std::string messages;
   std::vector<Progress> steps;
@@ -68,9 +68,9 @@ TEST(TrainerFaults, OutOfMemoryShrinksTheMicroBatchAndKeepsTheBatch) {
   c.log_every = 1;
   const auto pool = pool_of((small + large) / 2);
   const TrainResult r = run(c, false, callbacks, 2, pool);
-  EXPECT_EQ(r.steps, 4);
+  EXPECT_EQ(r.steps, 3);
   EXPECT_GT(pool->stats().refusals, 0u);
-  EXPECT_THAT(messages, ::testing::HasSubstr("step 0 in micro-batches of 128: shrink (1): "));
+  EXPECT_THAT(messages, ::testing::HasSubstr("step 0 in micro-batches of 64: shrink (1): "));
   // The same batches: a loss and a norm that differ by roundings, and the same place in the text.
   std::vector<Progress> expected;
   callbacks.progress = [&](const Progress& p) { expected.push_back(p); };
@@ -86,12 +86,12 @@ TEST(TrainerFaults, OutOfMemoryShrinksTheMicroBatchAndKeepsTheBatch) {
              whole = SafeTensors::open(f.dir / "unlimited/checkpoint.safetensors")->metadata();
   for (const char* key : {"step", "tokens", "data.position", "data.rng0"})
     EXPECT_EQ(left.at(key), whole.at(key)) << key;
-  EXPECT_LT(std::stoll(left.at("micro_batch")), 128);
+  EXPECT_LT(std::stoll(left.at("micro_batch")), 64);
 }
 
 TEST(TrainerFaults, AShrunkRunThatIsResumedGivesTheSameBits) {
   const Fixture f;
-  const std::size_t small = peak_of(f, "small", 16), large = peak_of(f, "large", 128);
+  const std::size_t small = peak_of(f, "small", 8), large = peak_of(f, "large", 64);
   run(wide(f, "whole"), false, {}, 2, pool_of((small + large) / 2));
   TrainCallbacks callbacks;
   callbacks.cancelled = [] { return true; };
@@ -99,7 +99,7 @@ TEST(TrainerFaults, AShrunkRunThatIsResumedGivesTheSameBits) {
   run(wide(f, "stopped"), true);  // with all the memory that it wants
   EXPECT_LT(
       std::stoll(SafeTensors::open(f.dir / "whole/checkpoint.safetensors")->metadata().at("micro_batch")),
-      128);
+      64);
   expect_same_tensors(f.dir / "whole/checkpoint.safetensors", f.dir / "stopped/checkpoint.safetensors");
 }
 
