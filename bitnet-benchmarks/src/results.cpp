@@ -19,7 +19,9 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 20;  // of a file; real ones have some kilobytes
 
-[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::kCorruptFile, what); }
+[[noreturn]] void refuse(const std::string& what, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, what, where);
+}
 
 const Json& member(const Json& object, const char* key, const std::string& where) {
   const auto found = object.is_object() ? object.find(key) : object.end();

@@ -8,6 +8,7 @@
 
 #include "bitnet/core/log.hpp"
 #include "commands.hpp"
+#include "common.hpp"
 #include "suggest.hpp"
 
 namespace bitnet::cli {
@@ -85,7 +86,7 @@ int run_guarded(int argc, const char* const* argv, Io& io) {
       io.err << prefix << ": interrupted\n";
       return kInterrupted;
     }
-    return fail(e.what());
+    return fail(failure_text(e));
   } catch (const std::bad_alloc&) {
     return fail("out of memory");
   } catch (const std::exception& e) {

@@ -14,7 +14,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-[[noreturn]] void bad(const std::string& message) { throw Error(ErrorCode::kInvalidArgument, message); }
+[[noreturn]] void bad(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, message, where);
+}
 
 std::string key_of(const Option& o) { return std::string(o.key); }
 

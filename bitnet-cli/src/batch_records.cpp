@@ -118,8 +118,9 @@ std::vector<std::string> to_fields(const BatchRecord& r) {
           r.options};
 }
 
-[[noreturn]] void corrupt(std::size_t line, const std::string& message) {
-  throw Error(ErrorCode::kCorruptFile, "line " + std::to_string(line) + ": " + message);
+[[noreturn]] void corrupt(std::size_t line, const std::string& message,
+                          SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, "line " + std::to_string(line) + ": " + message, where);
 }
 
 BatchRecord from_fields(const CsvRow& row) {

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <ostream>
 
+#include "bitnet/core/error_monitor.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/isa.hpp"
 
@@ -117,6 +118,11 @@ std::string human_time(double seconds) {
     std::snprintf(text, sizeof text, "%lld:%02lld", s / 60, s % 60);
   }
   return text;
+}
+
+std::string failure_text(const Error& error) {
+  if (error.severity() != Severity::kFatal) return error.what();
+  return std::string(error.what()) + " (internal error at " + place_of(error) + ")";
 }
 
 void check_cancelled(const Io& io) {

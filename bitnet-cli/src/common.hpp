@@ -55,6 +55,10 @@ std::string human_time(double seconds);
 /// Fixed-point with `digits` behind the point.
 std::string fixed(double x, int digits);
 
+/// what(); of a broken invariant, which is a bug to be reported, with the place: "… (internal error at
+/// x.cpp:7)".
+std::string failure_text(const Error& error);
+
 /// Throws Error(kCancelled) once Ctrl-C was pressed.
 void check_cancelled(const Io& io);
 /// Throws Error(kIo) when standard output does not take text any more.

@@ -12,8 +12,9 @@ namespace fs = std::filesystem;
 using quant::LinearType;
 using quant::WriteOptions;
 
-[[noreturn]] void refuse(const fs::path& path, const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "': " + message);
+[[noreturn]] void refuse(const fs::path& path, const std::string& message,
+                         SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "': " + message, where);
 }
 
 std::uint64_t bytes_at(const fs::path& path) {

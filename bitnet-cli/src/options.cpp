@@ -21,7 +21,7 @@ const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "ma
 const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
 const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
 const Option kDevicePolicy{kModelGroup, "device-policy", 0, Kind::kChoice, "latency|throughput|memory", "what --device auto looks for: one sequence fast, many at a time, or room for large ones", "latency", "device_policy"};
-const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure the memory bandwidth of the CPU, too (a second or two)", "", ""};
+const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure how fast each device reads its memory, too (a second or two)", "", ""};
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
 const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};
@@ -51,11 +51,12 @@ const Option kDraftNgram{kSamplingGroup, "draft-ngram", 0, Kind::kInteger, "N", 
 const Option kInput{kInputGroup, "input", 'i', Kind::kText, "FILE", "prompts: .txt (one a line), .json, .jsonl or .csv", "", "input"};
 const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records: .jsonl, .json or .csv; - writes jsonl to standard output", "", "output"};
 const Option kResume{kOutputGroup, "resume", 0, Kind::kFlag, "", "keep the records of FILE that are complete and do the others", "", "resume"};
-const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; none: too long a prompt is that item's error. Chats (items with messages, or all with --chat-template) are never cut", "none", "truncate"};
+const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; of a chat the longest messages, each there; none: too long a prompt is that item's error", "none", "truncate"};
 
 const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
 const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};
 const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};
+const Option kPplLines{kInputGroup, "lines", 0, Kind::kFlag, "", "each line is a text of its own, read from its beginning and scored whole but for its first token; short ones are evaluated together", "", "lines"};
 const Option kProfile{kOutputGroup, "profile", 0, Kind::kText, "FILE", "write where the time goes: FILE is a trace for chrome://tracing or ui.perfetto.dev, and a table goes to standard error", "", "profile"};
 const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file (vocabulary-only will do), directory with a tokenizer.json, or a tokenizer file", "", "", "BITNET_MODEL"};
 const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
@@ -152,9 +153,10 @@ bool is_choice(std::string_view words, std::string_view text) {
   return false;
 }
 
-[[noreturn]] void refuse(std::string_view where, const std::string& expected, std::string_view text) {
+[[noreturn]] void refuse(std::string_view where, const std::string& expected, std::string_view text,
+                         SourceLocation place = SourceLocation::current()) {
   throw Error(ErrorCode::kInvalidArgument,
-              std::string(where) + ": expected " + expected + ", got '" + shorten(text) + "'");
+              std::string(where) + ": expected " + expected + ", got '" + shorten(text) + "'", place);
 }
 
 }  // namespace

@@ -46,8 +46,8 @@ extern const Option kProfile, kDevicePolicy, kMeasure;
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
 extern const Option kDraft, kDraftNgram;                  // sampling, not for items of a batch
 extern const Option kInput, kOutput, kResume, kTruncate;  // batch
-extern const Option kPplFile, kPplContext, kPplChunks, kTokenizeModel, kTokenizeFile, kIds, kNoBos, kDecode,
-    kStats;
+extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel, kTokenizeFile, kIds, kNoBos,
+    kDecode, kStats;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
     kTrainResume;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;

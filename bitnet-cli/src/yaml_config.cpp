@@ -18,8 +18,9 @@ std::string place(const std::string& path, const YAML::Mark& mark) {
   return mark.is_null() ? path : path + ":" + std::to_string(mark.line + 1);
 }
 
-[[noreturn]] void refuse(const std::string& where, const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, where + ": " + message);
+[[noreturn]] void refuse(const std::string& where, const std::string& message,
+                         SourceLocation place = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, where + ": " + message, place);
 }
 
 void set_scalar(const Option& option, const YAML::Node& node, const std::string& where, Values& values) {

@@ -25,6 +25,13 @@ TEST(Texts, NumbersForPeople) {
   EXPECT_EQ(quoted("a\"\n\x01\\é"), "\"a\\\"\\n\\x01\\\\é\"");
 }
 
+TEST(Texts, AFailureThatIsABugHasItsPlace) {
+  EXPECT_EQ(failure_text(Error(ErrorCode::kIo, "the disk is full", {"src/a.cpp", "f", 7})),
+            "the disk is full");
+  EXPECT_EQ(failure_text(Error(ErrorCode::kInternal, "a logit is not a number", {"src/a.cpp", "f", 7})),
+            "a logit is not a number (internal error at a.cpp:7)");
+}
+
 TEST(Utf8, FindsTheFirstBadByte) {
   EXPECT_NO_THROW(text::require_utf8("plain, é, €, \xF0\x9F\x98\x80", "x"));
   const std::vector<std::pair<std::string, int>> bad{{"ab\xFF", 2},       {"\xC3", 0},

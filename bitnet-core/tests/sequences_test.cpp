@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -43,7 +44,8 @@ TEST(Truncate, CutsOneSideAndKeepsTheHead) {
   EXPECT_THAT(right_bos, ElementsAre(0));
   EXPECT_EQ(truncate(ids, 0, SequenceSide::kRight), 6);
   EXPECT_TRUE(ids.empty());
-  BITNET_EXPECT_ERROR(truncate(ids, 2, SequenceSide::kLeft, 3), ErrorCode::kInvalidArgument, "first 3");
+  BITNET_EXPECT_ERROR(truncate(ids, 2, SequenceSide::kLeft, 3), ErrorCode::kInvalidArgument,
+                      "the first 3 stay: expected 0 ≤ 3 ≤ 2");
 }
 
 TEST(Truncate, LongestFirstIsOneTokenAtATime) {
@@ -63,7 +65,8 @@ TEST(Truncate, LongestFirstIsOneTokenAtATime) {
     EXPECT_EQ(truncate_longest_first(lengths, most), expected) << ::testing::PrintToString(lengths) << most;
   }
   EXPECT_TRUE(truncate_longest_first({}, 5).empty());
-  BITNET_EXPECT_ERROR(truncate_longest_first(Lengths{1}, -1), ErrorCode::kInvalidArgument, "-1");
+  BITNET_EXPECT_ERROR(truncate_longest_first(Lengths{1}, -1), ErrorCode::kInvalidArgument,
+                      "truncating to -1 tokens: expected 0 or more");
   BITNET_EXPECT_ERROR(truncate_longest_first(Lengths{1, -2}, 1), ErrorCode::kInvalidArgument, "sequence 1");
 }
 
@@ -77,7 +80,7 @@ TEST(Windows, CoverTheTokensWithoutOverlap) {
   EXPECT_THAT(shifted[0], ElementsAre(2, 3, 4));
   EXPECT_EQ(none.size(), 0);
   EXPECT_EQ(TokenWindows(Ids{}, 3).size(), 0);
-  BITNET_EXPECT_ERROR(TokenWindows(ids, 0), ErrorCode::kInvalidArgument, "0 tokens");
+  BITNET_EXPECT_ERROR(TokenWindows(ids, 0), ErrorCode::kInvalidArgument, "windows of 0 tokens");
   BITNET_EXPECT_ERROR(TokenWindows(ids, 3, 8), ErrorCode::kInvalidArgument, "token 8 of 7");
 }
 
@@ -225,6 +228,45 @@ TEST(Statistics, CountTokensOfACorpus) {
   EXPECT_EQ(corpus_statistics({}, 5).entropy_bits, 0);
   BITNET_EXPECT_ERROR(corpus_statistics(s, 4), ErrorCode::kInvalidArgument,
                       "token 4 of sequence 2 is 4: expected 0 … 3");
+}
+
+TEST(Statistics, RefuseWhatCannotBeCounted) {
+  BITNET_EXPECT_ERROR(length_statistics(Lengths{3, -1}), ErrorCode::kInvalidArgument,
+                      "a sequence of length -1: expected 0 or more");
+  constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(length_statistics(Lengths{kHuge}).total, kHuge);
+  BITNET_EXPECT_ERROR(length_statistics(Lengths{kHuge, 1}), ErrorCode::kInvalidArgument,
+                      "lengths of 2 sequences: expected a sum below 2^63");
+  for (const std::int64_t vocab : {std::int64_t{0}, (std::int64_t{1} << 31) + 1, kHuge})
+    BITNET_EXPECT_ERROR(corpus_statistics({}, vocab), ErrorCode::kInvalidArgument, "expected 1 … 2147483648");
+}
+
+TEST(Batches, AMaskOfABatchThatDoesNotFitItselfIsRefused) {
+  PaddedBatch padded = pad(std::vector<Ids>{{1, 2}, {3}});
+  padded.width = 3;
+  BITNET_EXPECT_ERROR(attention_mask(padded, 1), ErrorCode::kInvalidArgument,
+                      "mask of a batch has 4 values: expected 2 rows × 3");
+  PackedBatch packed = pack(std::vector<Ids>{{1, 2}, {3}}, 4);
+  packed.sequence.pop_back();
+  BITNET_EXPECT_ERROR(attention_mask(packed, 0), ErrorCode::kInvalidArgument, "sequence of a batch has 3");
+  packed.width = -1;
+  BITNET_EXPECT_ERROR(attention_mask(packed, 0), ErrorCode::kInvalidArgument, "rows × -1");
+}
+
+TEST(Batches, EveryRefusalHasAPlaceOfItsOwn) {
+  const auto line_of = [](auto&& call) {
+    try {
+      call();
+    } catch (const Error& e) {
+      return e.where().line;
+    }
+    return 0u;
+  };
+  const unsigned long_one = line_of([] { (void)pad(std::vector<Ids>{{1, 2, 3}}, {.width = 2}); });
+  const unsigned multiple = line_of([] { (void)pad(std::vector<Ids>{{1}}, {.multiple_of = 0}); });
+  EXPECT_GT(long_one, 0u);
+  EXPECT_GT(multiple, 0u);
+  EXPECT_NE(long_one, multiple);  // through one helper
 }
 
 }  // namespace

@@ -47,6 +47,22 @@ TEST(Error, CarriesCodePlaceAndContext) {
   EXPECT_EQ(Error(ErrorCode::kInternal, "").severity(), Severity::kFatal);
 }
 
+TEST(Error, MemoryThatIsRefusedHasThePlaceOfWhoAskedForIt) {
+  const auto place_of = [](auto&& call) {
+    try {
+      call();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kOutOfMemory);
+      EXPECT_NE(std::string(e.where().file).find("values_test.cpp"), std::string::npos);
+      return e.where().line;
+    }
+    return 0u;
+  };
+  const unsigned first = place_of([] { with_context("a", []() -> void { throw std::bad_alloc(); }); });
+  const unsigned second = place_of([] { with_context("b", []() -> void { throw std::length_error("x"); }); });
+  EXPECT_EQ(second, first + 1);
+}
+
 TEST(Error, EveryCodeHasAName) {
   for (int c = 0; c <= static_cast<int>(ErrorCode::kInternal); ++c) {
     EXPECT_NE(to_string(static_cast<ErrorCode>(c)), "?");

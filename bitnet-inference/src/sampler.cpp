@@ -14,10 +14,11 @@
 namespace bitnet::inference {
 namespace {
 
-void require(bool holds, const char* name, double value, const char* range) {
+void require(bool holds, const char* name, double value, const char* range,
+             SourceLocation where = SourceLocation::current()) {
   if (!holds) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("sampling option {} = {}: expected {}", name, value, range));
+                fmt::format("sampling option {} = {}: expected {}", name, value, range), where);
   }
 }
 

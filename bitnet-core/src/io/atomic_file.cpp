@@ -20,13 +20,17 @@ namespace {
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 constexpr int kMostLeftovers = 100'000;
 
-[[noreturn]] void fail(const char* doing, const std::filesystem::path& path) {
-  throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(), std::strerror(errno)));
+[[noreturn]] void fail(const char* doing, const std::filesystem::path& path,
+                       SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(), std::strerror(errno)), where);
 }
 
-[[noreturn]] void fail_not_regular(const char* doing, const std::filesystem::path& path, mode_t mode) {
-  throw Error(ErrorCode::kIo, fmt::format("{} '{}': {}", doing, path.string(),
-                                          S_ISDIR(mode) ? "is a directory" : "is not a regular file"));
+[[noreturn]] void fail_not_regular(const char* doing, const std::filesystem::path& path, mode_t mode,
+                                   SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kIo,
+              fmt::format("{} '{}': {}", doing, path.string(),
+                          S_ISDIR(mode) ? "is a directory" : "is not a regular file"),
+              where);
 }
 
 /// The file that a chain of symbolic links names, also where it does not exist yet: the rename must replace

@@ -18,9 +18,10 @@ std::string type_name(const GgufValue& value) {
   return fmt::format("array of {}", value_type_name(value.element_type));
 }
 
-[[noreturn]] void wrong_type(std::string_view key, const char* expected, const GgufValue& found) {
+[[noreturn]] void wrong_type(std::string_view key, const char* expected, const GgufValue& found,
+                             SourceLocation where = SourceLocation::current()) {
   throw Error(ErrorCode::kCorruptFile,
-              fmt::format("key '{}': expected {}, found {}", key, expected, type_name(found)));
+              fmt::format("key '{}': expected {}, found {}", key, expected, type_name(found)), where);
 }
 
 std::int64_t narrow(std::string_view key, std::uint64_t v) {

@@ -17,7 +17,9 @@ using namespace gguf;
 
 static_assert(std::endian::native == std::endian::little, "GGUF is read by copying little-endian values");
 
-[[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
+[[noreturn]] void corrupt(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, std::move(message), where);
+}
 
 /// What all values together may take in memory. The largest vocabularies take some 60 MB; a sparse file backs
 /// any count and any length with bytes.

@@ -13,8 +13,8 @@ namespace {
 
 using namespace gguf;
 
-[[noreturn]] void invalid(std::string message) {
-  throw Error(ErrorCode::kInvalidArgument, std::move(message));
+[[noreturn]] void invalid(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, std::move(message), where);
 }
 
 template <class T>

@@ -25,7 +25,9 @@ static_assert(std::endian::native == std::endian::little);
 constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr std::size_t kMaxHeader = 1 << 16;  // numpy's own limit for readers is 10,000
 
-[[noreturn]] void corrupt(const std::string& message) { throw Error(ErrorCode::kCorruptFile, message); }
+[[noreturn]] void corrupt(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, message, where);
+}
 
 /// A string of the file for a message: without what terminals and logs take for commands, and not endless.
 std::string shown(std::string_view text) {

@@ -37,7 +37,9 @@ constexpr DTypeRow kDTypes[] = {
     {SafeDType::kBool, "BOOL", 1},
 };
 
-[[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
+[[noreturn]] void corrupt(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, std::move(message), where);
+}
 
 SafeDType dtype_of(std::string_view name) noexcept {
   for (const DTypeRow& row : kDTypes)

@@ -17,8 +17,9 @@
 namespace bitnet {
 namespace {
 
-[[noreturn]] void fail(ErrorCode code, const std::filesystem::path& path, int error) {
-  throw Error(code, fmt::format("opening '{}': {}", path.string(), std::strerror(error)));
+[[noreturn]] void fail(ErrorCode code, const std::filesystem::path& path, int error,
+                       SourceLocation where = SourceLocation::current()) {
+  throw Error(code, fmt::format("opening '{}': {}", path.string(), std::strerror(error)), where);
 }
 
 /// A file descriptor that closes itself.

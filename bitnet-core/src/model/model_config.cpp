@@ -12,14 +12,16 @@ namespace bitnet {
 namespace {
 
 template <class T>
-[[noreturn]] void broken(const char* field, T value, const char* rule) {
-  throw Error(ErrorCode::kInvalidArgument, fmt::format("{} = {}: expected {}", field, value, rule));
+[[noreturn]] void broken(const char* field, T value, const char* rule,
+                         SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, fmt::format("{} = {}: expected {}", field, value, rule), where);
 }
 
-void check_range(const char* field, std::int64_t value, std::int64_t low, std::int64_t high) {
+void check_range(const char* field, std::int64_t value, std::int64_t low, std::int64_t high,
+                 SourceLocation where = SourceLocation::current()) {
   if (value < low || value > high)
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{} = {}: expected {} to {}", field, value, low, high));
+                fmt::format("{} = {}: expected {} to {}", field, value, low, high), where);
 }
 
 }  // namespace

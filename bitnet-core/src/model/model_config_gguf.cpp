@@ -9,9 +9,11 @@
 namespace bitnet {
 namespace {
 
-[[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
-[[noreturn]] void unsupported(std::string message) {
-  throw Error(ErrorCode::kUnsupported, std::move(message));
+[[noreturn]] void corrupt(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, std::move(message), where);
+}
+[[noreturn]] void unsupported(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kUnsupported, std::move(message), where);
 }
 
 struct Architecture {

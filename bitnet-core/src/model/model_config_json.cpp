@@ -15,9 +15,11 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
-[[noreturn]] void unsupported(std::string message) {
-  throw Error(ErrorCode::kUnsupported, std::move(message));
+[[noreturn]] void corrupt(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, std::move(message), where);
+}
+[[noreturn]] void unsupported(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kUnsupported, std::move(message), where);
 }
 
 std::string shown(const json& value) { return value.dump().substr(0, 60); }

@@ -41,9 +41,11 @@ class Translator {
   }
 
  private:
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(ErrorCode::kUnsupported, "regular expression '" + std::string(in_) + "': " + what +
-                                             " at byte " + std::to_string(at_) + " is not supported");
+  [[noreturn]] void refuse(const std::string& what, SourceLocation where = SourceLocation::current()) const {
+    throw Error(ErrorCode::kUnsupported,
+                "regular expression '" + std::string(in_) + "': " + what + " at byte " + std::to_string(at_) +
+                    " is not supported",
+                where);
   }
   bool follows(std::string_view s) const { return in_.substr(at_, s.size()) == s; }
   void copy(std::size_t n) {

@@ -61,9 +61,10 @@ class Message {
     return expect(f, 5), std::bit_cast<float>(static_cast<std::uint32_t>(f.value));
   }
 
-  [[noreturn]] void corrupt(const std::string& message) const {
+  [[noreturn]] void corrupt(const std::string& message,
+                            SourceLocation where = SourceLocation::current()) const {
     throw Error(ErrorCode::kCorruptFile,
-                "tokenizer.model: " + name_ + ", byte " + std::to_string(at_) + ": " + message);
+                "tokenizer.model: " + name_ + ", byte " + std::to_string(at_) + ": " + message, where);
   }
 
  private:
@@ -95,8 +96,8 @@ class Message {
   std::size_t at_ = 0;
 };
 
-[[noreturn]] void unsupported(const std::string& message) {
-  throw Error(ErrorCode::kUnsupported, "tokenizer.model: " + message);
+[[noreturn]] void unsupported(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kUnsupported, "tokenizer.model: " + message, where);
 }
 
 struct Flags {

@@ -20,7 +20,13 @@ LengthStatistics length_statistics(std::span<const std::int64_t> lengths) {
     const std::int64_t rank = (s.count / 100) * percent + ((s.count % 100) * percent + 99) / 100;
     return sorted[static_cast<std::size_t>(rank - 1)];
   };
-  for (const std::int64_t n : sorted) s.total += n;
+  if (sorted.front() < 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a sequence of length {}: expected 0 or more", sorted.front()));
+  for (const std::int64_t n : sorted)
+    if (__builtin_add_overflow(s.total, n, &s.total))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("lengths of {} sequences: expected a sum below 2^63", s.count));
   s.shortest = sorted.front();
   s.longest = sorted.back();
   s.median = quantile(50);
@@ -37,8 +43,10 @@ LengthStatistics length_statistics(std::span<const std::int64_t> lengths) {
 }
 
 CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size, std::size_t most_frequent) {
-  if (vocab_size < 1)
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("a vocabulary of {} tokens", vocab_size));
+  constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;  // ids are 32-bit
+  if (vocab_size < 1 || vocab_size > kMostTokens)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("a vocabulary of {} tokens: expected 1 … {}", vocab_size, kMostTokens));
   CorpusStatistics s;
   s.lengths = length_statistics(lengths_of(sequences));
   std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab_size), 0);

@@ -13,11 +13,13 @@
 namespace bitnet {
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kInvalidArgument, message); }
+[[noreturn]] void refuse(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, message, where);
+}
 
 void check_lengths(std::span<const std::int64_t> lengths) {
   for (std::size_t i = 0; i < lengths.size(); ++i)
-    if (lengths[i] < 0) refuse(fmt::format("length {} of sequence {}", lengths[i], i));
+    if (lengths[i] < 0) refuse(fmt::format("length {} of sequence {}: expected 0 or more", lengths[i], i));
 }
 
 /// Indices by length, descending or ascending; equal ones stay in order.
@@ -30,13 +32,16 @@ std::vector<std::size_t> sorted(std::span<const std::int64_t> lengths, Before be
   return order;
 }
 
+constexpr std::int64_t kMost32 = std::numeric_limits<std::int32_t>::max();
+
 /// rows · width, for the rectangles; ids and indices are 32-bit.
 std::size_t cells(std::size_t rows, std::int64_t width) {
   std::int64_t n = 0;
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 8;  // of bytes, four a cell
-  if (__builtin_mul_overflow(static_cast<std::int64_t>(rows), width, &n) || n > kMost ||
-      width > std::numeric_limits<std::int32_t>::max())
-    refuse(fmt::format("a batch of {} rows of {} tokens", rows, width));
+  if (__builtin_mul_overflow(static_cast<std::int64_t>(rows), width, &n) || n > kMost || width > kMost32 ||
+      rows > static_cast<std::size_t>(kMost32))
+    refuse(fmt::format("a batch of {} rows of {} tokens: expected at most {} of each and {} in all", rows,
+                       width, kMost32, kMost));
   return static_cast<std::size_t>(n);
 }
 
@@ -51,7 +56,15 @@ std::vector<std::uint8_t> causal_mask(std::int64_t width, Sees sees) {
 }
 
 void check_row(std::int64_t row, std::int64_t rows) {
-  if (row < 0 || row >= rows) refuse(fmt::format("row {} of a batch of {}", row, rows));
+  if (row < 0 || row >= rows)
+    refuse(fmt::format("row {} of a batch of {}: expected 0 … {}", row, rows, rows - 1));
+}
+
+/// A batch is a struct that anybody may fill.
+void check_cells(std::size_t has, std::int64_t rows, std::int64_t width, const char* name,
+                 SourceLocation where = SourceLocation::current()) {
+  if (width < 0 || has != cells(static_cast<std::size_t>(rows), width))
+    refuse(fmt::format("{} of a batch has {} values: expected {} rows × {}", name, has, rows, width), where);
 }
 
 }  // namespace
@@ -59,7 +72,8 @@ void check_row(std::int64_t row, std::int64_t rows) {
 std::int64_t truncate(std::vector<TokenId>& ids, std::int64_t most, SequenceSide side,
                       std::int64_t keep_first) {
   if (keep_first < 0 || most < keep_first)
-    refuse(fmt::format("truncating to {} tokens of which the first {} stay", most, keep_first));
+    refuse(fmt::format("truncating to {} tokens of which the first {} stay: expected 0 ≤ {} ≤ {}", most,
+                       keep_first, keep_first, most));
   const std::int64_t excess = static_cast<std::int64_t>(ids.size()) - most;
   if (excess <= 0) return 0;
   const auto from = side == SequenceSide::kLeft ? ids.begin() + keep_first : ids.end() - excess;
@@ -69,7 +83,7 @@ std::int64_t truncate(std::vector<TokenId>& ids, std::int64_t most, SequenceSide
 
 std::vector<std::int64_t> truncate_longest_first(std::span<const std::int64_t> lengths, std::int64_t most) {
   check_lengths(lengths);
-  if (most < 0) refuse(fmt::format("truncating to {} tokens", most));
+  if (most < 0) refuse(fmt::format("truncating to {} tokens: expected 0 or more", most));
   // All that are longer than a level come down to it, or to one more. The level is the largest at which the
   // sum is within `most`; ascending, `sum` is that of those before i.
   const std::vector<std::size_t> order = sorted(lengths, std::less<>{});
@@ -102,13 +116,15 @@ TokenWindows::TokenWindows(std::span<const TokenId> tokens, std::int64_t length,
     : tokens_(tokens), length_(length), first_(first) {
   const auto n = static_cast<std::int64_t>(tokens.size());
   if (length <= 0 || first < 0 || first > n)
-    refuse(fmt::format("windows of {} tokens from token {} of {}", length, first, n));
+    refuse(fmt::format("windows of {} tokens from token {} of {}: expected 1 or more, from 0 … {}", length,
+                       first, n, n));
   size_ = (n - first) / length;
 }
 
 PaddedBatch pad(Sequences sequences, const PadOptions& options) {
   if (options.width < 0 || options.multiple_of < 1)
-    refuse(fmt::format("padding to {} tokens, a multiple of {}", options.width, options.multiple_of));
+    refuse(fmt::format("padding to {} tokens, a multiple of {}: expected 0 or more, of 1 or more",
+                       options.width, options.multiple_of));
   std::int64_t width = options.width;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const auto n = static_cast<std::int64_t>(sequences[i].size());
@@ -166,7 +182,9 @@ std::vector<std::vector<std::size_t>> pack_lengths(std::span<const std::int64_t>
 }
 
 PackedBatch pack(Sequences sequences, std::int64_t width, TokenId pad_id) {
-  if (width < 0) refuse(fmt::format("rows of {} tokens", width));
+  if (sequences.size() > static_cast<std::size_t>(kMost32))
+    refuse(fmt::format("packing {} sequences: expected at most {}", sequences.size(), kMost32));
+  if (width < 0) refuse(fmt::format("rows of {} tokens: expected 0 or more", width));
   const auto rows = pack_lengths(lengths_of(sequences), width);
   PackedBatch batch{static_cast<std::int64_t>(rows.size()), width, {}, {}, {}};
   const std::size_t n = cells(rows.size(), width);
@@ -188,12 +206,14 @@ PackedBatch pack(Sequences sequences, std::int64_t width, TokenId pad_id) {
 
 std::vector<std::uint8_t> attention_mask(const PaddedBatch& batch, std::int64_t row) {
   check_row(row, batch.rows);
+  check_cells(batch.mask.size(), batch.rows, batch.width, "mask");
   const std::uint8_t* mask = batch.mask.data() + row * batch.width;
   return causal_mask(batch.width, [&](std::size_t q, std::size_t k) { return mask[q] != 0 && mask[k] != 0; });
 }
 
 std::vector<std::uint8_t> attention_mask(const PackedBatch& batch, std::int64_t row) {
   check_row(row, batch.rows);
+  check_cells(batch.sequence.size(), batch.rows, batch.width, "sequence");
   const std::int32_t* of = batch.sequence.data() + row * batch.width;
   return causal_mask(batch.width, [&](std::size_t q, std::size_t k) { return of[q] >= 0 && of[q] == of[k]; });
 }

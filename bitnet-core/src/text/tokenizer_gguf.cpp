@@ -32,8 +32,12 @@ const std::vector<Splitter>& splitters() {
   return table;
 }
 
-[[noreturn]] void unsupported(const std::string& message) { throw Error(ErrorCode::kUnsupported, message); }
-[[noreturn]] void corrupt(const std::string& message) { throw Error(ErrorCode::kCorruptFile, message); }
+[[noreturn]] void unsupported(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kUnsupported, message, where);
+}
+[[noreturn]] void corrupt(const std::string& message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, message, where);
+}
 
 constexpr std::int64_t kLlama3VocabSize = 128256;
 

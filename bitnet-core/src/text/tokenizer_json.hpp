@@ -45,16 +45,18 @@ class JsonPlace {
     return value_->get<std::int32_t>();
   }
 
-  [[noreturn]] void unsupported(const std::string& what) const {
-    throw Error(ErrorCode::kUnsupported, place_ + ": " + what + " is not supported");
+  [[noreturn]] void unsupported(const std::string& what,
+                                SourceLocation where = SourceLocation::current()) const {
+    throw Error(ErrorCode::kUnsupported, place_ + ": " + what + " is not supported", where);
   }
-  [[noreturn]] void corrupt(const std::string& message) const {
-    throw Error(ErrorCode::kCorruptFile, place_ + ": " + message);
+  [[noreturn]] void corrupt(const std::string& message,
+                            SourceLocation where = SourceLocation::current()) const {
+    throw Error(ErrorCode::kCorruptFile, place_ + ": " + message, where);
   }
 
  private:
-  const JsonPlace& expect(bool ok, const char* what) const {
-    if (!ok) corrupt(std::string("expected ") + what + ", found " + value_->type_name());
+  const JsonPlace& expect(bool ok, const char* what, SourceLocation where = SourceLocation::current()) const {
+    if (!ok) corrupt(std::string("expected ") + what + ", found " + value_->type_name(), where);
     return *this;
   }
   const Json* value_;

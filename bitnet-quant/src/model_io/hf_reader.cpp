@@ -18,9 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 using Shape64 = std::vector<std::int64_t>;
 
-[[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
-[[noreturn]] void unsupported(std::string message) {
-  throw Error(ErrorCode::kUnsupported, std::move(message));
+[[noreturn]] void corrupt(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kCorruptFile, std::move(message), where);
+}
+[[noreturn]] void unsupported(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kUnsupported, std::move(message), where);
 }
 
 std::optional<Encoding> float_encoding(SafeDType dtype) {

@@ -100,8 +100,9 @@ constexpr const char* kTokenizerFiles[] = {"tokenizer.json",    "tokenizer_confi
 constexpr const char* kWrittenFiles[] = {"model.safetensors", "generation_config.json", "config.json",
                                          "tokenizer.json", "tokenizer_config.json"};
 
-[[noreturn]] void io_error(const fs::path& path, const std::error_code& error) {
-  throw Error(ErrorCode::kIo, fmt::format("'{}': {}", path.string(), error.message()));
+[[noreturn]] void io_error(const fs::path& path, const std::error_code& error,
+                           SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kIo, fmt::format("'{}': {}", path.string(), error.message()), where);
 }
 
 /// An older model's tensors in the directory would be read instead of, or beside, the new ones; and what is

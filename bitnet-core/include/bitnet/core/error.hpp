@@ -42,18 +42,21 @@ std::string_view to_string(ErrorCode code) noexcept;
 /// How bad it is for the one who catches it.
 enum class Severity : std::uint8_t {
   kNotice,       ///< nothing is wrong: work ended because somebody asked for it (kCancelled)
-  kRecoverable,  ///< this call failed, every object is as it was
-  kSevere,       ///< the object that failed (a device) may be lost: make another one, or use another device
-  kFatal,        ///< an invariant is broken (kInternal): no result of this process can be trusted
+  kRecoverable,  ///< the call failed; what its object is afterwards, the function says, usually as before
+  kSevere,  ///< the device failed (kDevice): it may answer again, or only after it was opened anew, or never
+  kFatal,   ///< an invariant is broken (kInternal), a bug: results of the objects concerned cannot be trusted
 };
 
 /// The severity as a lower-case word, e.g. "recoverable".
 std::string_view to_string(Severity severity) noexcept;
 
 /// Thrown by every bitnet function that fails. `what()` is the whole story, outermost context first:
-/// "loading model 'm.gguf': tensor 'blk.0.attn_q.weight': expected 2 dims, got 3".
+/// "loading model 'm.gguf': tensor 'blk.0.attn_q.weight': expected 2 dims, got 3". A value: distinct objects
+/// are used by distinct threads.
 class Error : public std::exception {
  public:
+  /// `where` is the caller's line. Functions that check or refuse for others take one, too, and hand it on,
+  /// so that it is the line that found the fault.
   Error(ErrorCode code, std::string message, SourceLocation where = SourceLocation::current());
 
   /// Prefixes what() with `context` and ": ", for use in `catch (Error& e) { e.add_context("…"); throw; }`.
@@ -62,7 +65,8 @@ class Error : public std::exception {
   ErrorCode code() const noexcept { return code_; }
   /// Follows from the code.
   Severity severity() const noexcept;
-  /// True where the same call may succeed a little later: kOutOfMemory, kIo, kDevice.
+  /// True where the same call may succeed a little later: kOutOfMemory, kIo, kDevice. Of kDevice it may not:
+  /// then the device has to be opened anew.
   bool is_transient() const noexcept;
   /// what() without the context: what was said where the Error was made.
   std::string_view message() const noexcept;
@@ -84,18 +88,20 @@ class Error : public std::exception {
                                       SourceLocation where = SourceLocation::current());
 
 /// Runs `body()` and adds `context` to any Error that leaves it. Memory that the system, or a container's
-/// limit, refuses leaves it as Error(kOutOfMemory).
+/// limit, refuses leaves it as Error(kOutOfMemory), made at `where`: the caller, since std::bad_alloc tells
+/// no place.
 template <class Body>
-decltype(auto) with_context(std::string_view context, Body&& body) {
+decltype(auto) with_context(std::string_view context, Body&& body,
+                            SourceLocation where = SourceLocation::current()) {
   try {
     return body();
   } catch (Error& e) {
     e.add_context(context);
     throw;
   } catch (const std::bad_alloc&) {
-    throw_out_of_memory(context);
+    throw_out_of_memory(context, where);
   } catch (const std::length_error&) {
-    throw_out_of_memory(context);
+    throw_out_of_memory(context, where);
   }
 }
 

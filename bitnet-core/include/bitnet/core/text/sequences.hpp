@@ -1,8 +1,9 @@
 #pragma once
 // Sequences of token ids as batches: cutting, truncating, padding, packing, bucketing, and their statistics.
-// Inference is ragged and needs no padding (inference/batch_scheduler.hpp); these are for what wants
-// rectangles, for prompts that are too long, and for texts that are read window by window. Pure functions of
-// their arguments, thread-safe. All throw Error(kInvalidArgument) with the numbers, and std::bad_alloc.
+// Inference is ragged and needs no padding (inference/batch_scheduler.hpp): it cuts (`bitnet batch`), windows
+// and packs (perplexity). Rectangles, masks and buckets are for code of others that wants them. Pure
+// functions of their arguments, thread-safe. All throw Error(kInvalidArgument) with the numbers, and
+// std::bad_alloc.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -24,15 +25,18 @@ std::int64_t truncate(std::vector<TokenId>& ids, std::int64_t most, SequenceSide
 /// sum is at most `most`. Of equal ones the later gives way first. O(n log n).
 std::vector<std::int64_t> truncate_longest_first(std::span<const std::int64_t> lengths, std::int64_t most);
 
+/// Tokens of each sequence.
 std::vector<std::int64_t> lengths_of(Sequences sequences);
 
-/// Consecutive windows of `length` tokens from token `first` on; what is left at the end is in none. A view.
+/// Consecutive windows of `length` tokens from token `first` on; what is left at the end is in none. A view:
+/// the tokens must live as long.
 class TokenWindows {
  public:
   TokenWindows(std::span<const TokenId> tokens, std::int64_t length, std::int64_t first = 0);
   std::int64_t size() const noexcept { return size_; }
   /// Where window i begins in the tokens, 0 ≤ i < size().
   std::int64_t begin_of(std::int64_t i) const noexcept { return first_ + i * length_; }
+  /// Window i, 0 ≤ i < size().
   std::span<const TokenId> operator[](std::int64_t i) const noexcept {
     return tokens_.subspan(static_cast<std::size_t>(begin_of(i)), static_cast<std::size_t>(length_));
   }
@@ -77,7 +81,8 @@ std::vector<std::vector<std::size_t>> pack_lengths(std::span<const std::int64_t>
 PackedBatch pack(Sequences sequences, std::int64_t width, TokenId pad_id = 0);
 
 /// May token `query` of a row see token `key`? Causal, and within one sequence: [width, width] bytes, 1: yes.
-/// A token of padding sees nothing.
+/// A token of padding sees nothing. Throws on a row that is not there and a batch whose arrays are not
+/// rows × width.
 std::vector<std::uint8_t> attention_mask(const PaddedBatch& batch, std::int64_t row);
 std::vector<std::uint8_t> attention_mask(const PackedBatch& batch, std::int64_t row);
 
@@ -95,6 +100,7 @@ struct LengthStatistics {
   std::int64_t count = 0, total = 0, shortest = 0, longest = 0, median = 0, p90 = 0, p99 = 0;
   double mean = 0, deviation = 0;  ///< of the sample (n − 1)
 };
+/// Throws on a length below 0 and on a total of 2^63 or more. All 0 for no lengths.
 LengthStatistics length_statistics(std::span<const std::int64_t> lengths);
 
 struct TokenCount {
@@ -110,6 +116,7 @@ struct CorpusStatistics {
 };
 
 /// Over all sequences; ids from 0 to vocab_size − 1, else Error(kInvalidArgument) naming sequence and place.
+/// vocab_size: 1 … 2^31, eight bytes of memory each.
 CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size,
                                    std::size_t most_frequent = 10);
 
