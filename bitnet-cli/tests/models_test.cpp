@@ -36,6 +36,23 @@ class ModelsTest : public CliTest {
   }
 };
 
+TEST_F(ModelsTest, PerplexityOfLinesIsThatOfEachLineAlone) {
+  const auto scores = [&](const std::string& text) {
+    const auto o = call({"perplexity", "-m", model(), "-f", file("lines.txt", text), "--lines", "--json"});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return json::parse(o.out);
+  };
+  double nll = 0;
+  for (const char* line : {"one", "a second line", "x"}) nll += scores(line)["nll"].get<double>();
+  const json all = scores("one\r\n\na second line\nx\n");  // blank lines are no texts
+  EXPECT_NEAR(all["nll"].get<double>(), nll, 1e-9 * nll);
+  EXPECT_EQ(all["chunks"], 3);
+  EXPECT_EQ(all["scored_tokens"], 3 + 13 + 1);  // bytes; the first token is BOS
+  EXPECT_EQ(all["lines"], true);
+  EXPECT_FAILS(call({"perplexity", "-m", model(), "-f", file("empty.txt", "\n\n"), "--lines"}), kFailure,
+               "none of 0 texts has two tokens");
+}
+
 TEST_F(ModelsTest, SynthIsDeterministic) {
   const std::string copy = file("tiny.gguf");  // the same name: it is in the file, too
   const auto again = call({"synth", "--config", at("tiny.json"), "-o", copy, "--threads", "1"});

@@ -15,6 +15,7 @@
 #include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "bitnet/inference/recovering_scheduler.hpp"
+#include "chat_cutting.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -52,6 +53,9 @@ class Batch {
   Request request_of(std::size_t index);
   std::vector<TokenId> encode(const BatchItem& item, inference::GenerationOptions& options);
   void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item);
+  SequenceSide cut_side() const;
+  std::int64_t prompt_limit(std::int64_t max_tokens) const;
+  void say_cut(const BatchItem& item, std::int64_t tokens);
   void say_details(const RecoveringScheduler& scheduler) const;
   void say_note(const std::string& line);
   void finish(std::size_t index, GenerationResult result) noexcept;
@@ -190,19 +194,34 @@ std::vector<TokenId> Batch::encode(const BatchItem& item, inference::GenerationO
     messages.insert(messages.begin(), {"system", values_.text(opt::kSystem)});
   options.stop_tokens = chat_format_->stop_tokens(*tokenizer_);
   options.strip_leading_space = true;
-  return chat_format_->encode(*tokenizer_, messages, true, special);
+  if (values_.text(opt::kTruncate) == "none")
+    return chat_format_->encode(*tokenizer_, messages, true, special);
+  CutChat chat = encode_chat_within(*chat_format_, *tokenizer_, std::move(messages), special,
+                                    prompt_limit(options.max_tokens), cut_side());
+  say_cut(item, chat.cut);
+  return std::move(chat.ids);
+}
+
+SequenceSide Batch::cut_side() const {
+  return values_.text(opt::kTruncate) == "left" ? SequenceSide::kLeft : SequenceSide::kRight;
 }
 
 /// --truncate: what leaves room for max_tokens, or for one where the context is not larger than that.
+std::int64_t Batch::prompt_limit(std::int64_t max_tokens) const {
+  return n_ctx_ - (max_tokens >= 1 && max_tokens < n_ctx_ - 1 ? max_tokens : 1);
+}
+
+/// --truncate of a plain prompt.
 void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item) {
-  const std::string side = values_.text(opt::kTruncate);
-  if (side == "none") return;
-  const std::int64_t room = max_tokens >= 1 && max_tokens < n_ctx_ - 1 ? max_tokens : 1;
-  const bool keep_bos = n_ctx_ - room > 1 && tokenizer_->bos() && ids.front() == *tokenizer_->bos();
-  const std::int64_t gone = truncate(
-      ids, n_ctx_ - room, side == "left" ? SequenceSide::kLeft : SequenceSide::kRight, keep_bos ? 1 : 0);
-  if (gone > 0)
-    io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(gone)
+  if (values_.text(opt::kTruncate) == "none") return;
+  const std::int64_t most = prompt_limit(max_tokens);
+  const bool keep_bos = most > 1 && tokenizer_->bos() && ids.front() == *tokenizer_->bos();
+  say_cut(item, truncate(ids, most, cut_side(), keep_bos ? 1 : 0));
+}
+
+void Batch::say_cut(const BatchItem& item, std::int64_t tokens) {
+  if (tokens > 0)
+    io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(tokens)
             << " tokens of the prompt were cut off\n";
 }
 

@@ -11,8 +11,10 @@
 namespace bitnet::cli {
 namespace {
 
-void write_result(const inference::PerplexityResult& r, std::int64_t n_ctx, bool json, Io& io) {
-  if (json) {
+void write_result(const inference::PerplexityResult& r, const Values& values, Io& io) {
+  const std::int64_t n_ctx = values.integer(opt::kPplContext);
+  const bool lines = values.flag(opt::kPplLines);
+  if (values.flag(opt::kJson)) {
     const nlohmann::ordered_json j{{"perplexity", r.perplexity},
                                    {"standard_error", r.standard_error},
                                    {"nll", r.nll},
@@ -22,14 +24,32 @@ void write_result(const inference::PerplexityResult& r, std::int64_t n_ctx, bool
                                    {"chunks", r.chunks},
                                    {"total_tokens", r.total_tokens},
                                    {"ctx_size", n_ctx},
+                                   {"lines", lines},
                                    {"seconds", r.seconds}};
     io.out << j.dump(2) << '\n';
     return;
   }
   io.out << "perplexity " << fixed(r.perplexity, 4) << " ± " << fixed(r.standard_error, 4)
          << ", bits per byte " << fixed(r.bits_per_byte, 4) << " (" << grouped(r.scored_tokens)
-         << " tokens scored in " << grouped(r.chunks) << (r.chunks == 1 ? " chunk of " : " chunks of ")
-         << n_ctx << ")\n";
+         << " tokens scored in " << grouped(r.chunks);
+  if (lines) {
+    io.out << (r.chunks == 1 ? " text)\n" : " texts)\n");
+  } else {
+    io.out << (r.chunks == 1 ? " chunk of " : " chunks of ") << n_ctx << ")\n";
+  }
+}
+
+/// The ids of each line of `text`; those of a blank line are none.
+std::vector<std::vector<TokenId>> encode_lines(const Tokenizer& tokenizer, std::string_view text) {
+  std::vector<std::vector<TokenId>> lines;
+  while (!text.empty()) {
+    const std::size_t end = text.find('\n');
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (!line.empty()) lines.push_back(tokenizer.encode(line));
+  }
+  return lines;
 }
 
 int measure(const Values& values, Io& io) {
@@ -52,12 +72,16 @@ int measure(const Values& values, Io& io) {
       bar.update(static_cast<double>(chunk), static_cast<double>(n_chunks), "perplexity " + fixed(so_far, 4));
     };
     result = with_context("'" + values.text(opt::kPplFile) + "'", [&] {
+      if (values.flag(opt::kPplLines))
+        return inference::perplexity_of_texts(
+            engine->model(), encode_lines(engine->model()->require_tokenizer(), text), options);
       return inference::perplexity(engine->model(), std::string_view(text), options);
     });
   }
-  write_result(result, options.n_ctx, values.flag(opt::kJson), io);
-  io.err << fixed(result.seconds, 1) << " s, "
-         << rate(static_cast<double>(result.chunks * options.n_ctx), result.seconds)
+  write_result(result, values, io);
+  const std::int64_t tokens =
+      values.flag(opt::kPplLines) ? result.total_tokens : result.chunks * options.n_ctx;
+  io.err << fixed(result.seconds, 1) << " s, " << rate(static_cast<double>(tokens), result.seconds)
          << " tokens/s, peak memory " << human_bytes(peak_memory_bytes()) << '\n';
   return kOk;
 }
@@ -73,12 +97,12 @@ const Command kPerplexityCommand{
         "begin-of-text "
         "token where the model adds one, the second half of each chunk scored. Bits per byte compares models "
         "with "
-        "different vocabularies.",
+        "different vocabularies. With --lines FILE holds many texts, one a line.",
     .example =
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt -c 512\n"
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt --json | jq .perplexity",
     .arguments = {},
-    .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks, &opt::kKvType},
+    .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks, &opt::kPplLines, &opt::kKvType},
                        engine_options(),
                        {&opt::kJson, &opt::kConfig, &opt::kVerbose}}),
     .body = measure,
