@@ -30,6 +30,9 @@ void say_fallbacks(const InferenceEngine& engine, Io& io) {
     io.err << "note: '" << engine.selection().device.name
            << "' lacks these operations, which run on the CPU: " << inference::list_ops(engine.fallback_ops())
            << '\n';
+  if (engine.fallback_weights() > 0)
+    io.err << "note: '" << engine.selection().device.name << "' refused "
+           << grouped(engine.fallback_weights()) << " weights, which run on the CPU\n";
 }
 
 std::string_view describe(inference::HeadType type) {
@@ -88,8 +91,10 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
 }
 
 std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
-                                             std::shared_ptr<const ExecutionContext> context) {
+                                             std::shared_ptr<const ExecutionContext> context,
+                                             Profiler* profiler) {
   inference::EngineOptions options;
+  options.profiler = profiler;
   options.model = require(values, opt::kModel);
   options.device = values.text(opt::kDevice);
   options.device_policy = device_policy_from_name(values.text(opt::kDevicePolicy));

@@ -23,9 +23,10 @@ DType kv_type(const Values& values);
 /// --device-only. Says on io.err which operations run on the CPU instead of the device and, with --verbose,
 /// what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
-/// The same on a machine of the caller's.
+/// The same on a machine of the caller's, with a profiler (may be null) that outlives the engine.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io,
-                                                        std::shared_ptr<const ExecutionContext> context);
+                                                        std::shared_ptr<const ExecutionContext> context,
+                                                        Profiler* profiler = nullptr);
 
 /// Sampling, stop strings, --special and cancellation. The seed is that of --seed, or 0 when there is none.
 inference::GenerationOptions generation_options(const Values& values, Io& io);

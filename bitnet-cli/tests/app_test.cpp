@@ -64,6 +64,23 @@ TEST(Devices, ListsTheCpuAndWhatAutoWouldChoose) {
   EXPECT_GT(cpu["capabilities"]["gigabytes_per_second"], 0.0);
   EXPECT_EQ(cpu["capabilities"]["isas"].back(), to_string(best_isa()));
   EXPECT_FALSE(j["reason"].get<std::string>().empty());
+  for (const auto& d : j["devices"]) {  // docs/guides/cli.md names every key
+    const auto& c = d["capabilities"];
+    EXPECT_EQ(d["name"] == "cpu", c.contains("isas"));
+    if (d["name"] == "cpu") continue;
+    EXPECT_THAT(d["name"].get<std::string>(), ::testing::StartsWith("opencl:"));
+    EXPECT_GT(c["work_group_items"], 0);
+    EXPECT_GT(c["allocation_bytes"], 0);
+    EXPECT_GT(c["gigabytes_per_second"], 0.0);
+    EXPECT_FALSE(c["driver"].get<std::string>().empty());
+    EXPECT_TRUE(c["shares_host_memory"].is_boolean());
+  }
+  const std::string guide = read_file(testing::source_path("docs/guides/cli.md"));
+  for (const auto& d : j["devices"]) {
+    for (const auto& [key, value] : d.items()) EXPECT_THAT(guide, HasSubstr("`" + key + "`"));
+    for (const auto& [key, value] : d["capabilities"].items()) EXPECT_THAT(guide, HasSubstr("`" + key + "`"));
+  }
+  for (const auto& [key, value] : j.items()) EXPECT_THAT(guide, HasSubstr("`" + key + "`"));
   EXPECT_FAILS(call({"devices", "--device-policy", "speed"}), kUsage,
                "expected one of latency, throughput, memory");
 }

@@ -71,12 +71,34 @@ TEST_F(RunTest, AProfileIsATraceOfEveryOpAndChangesNoText) {
   EXPECT_GE(passes, 1);
   EXPECT_LE(passes, 12);
   EXPECT_EQ(calls["sample"], passes);
+  EXPECT_EQ(calls["text"], passes);  // a token each; the last one is not evaluated, but has text
+  EXPECT_EQ(calls["load"], 1);
+  EXPECT_GT(calls["prepare"], 0);
+  EXPECT_EQ(calls["prepare_embedding"], 1);
+  EXPECT_GT(calls["upload"], 0);  // the norms
   EXPECT_EQ(calls["logits"], passes);
   EXPECT_EQ(calls["attention"], 2 * passes);
   EXPECT_EQ(calls["rope"], 4 * passes);
   EXPECT_THAT(o.err, HasSubstr("own ms"));
   EXPECT_THAT(o.err, HasSubstr("\ngated_linear"));
   EXPECT_FAILS(run_model({"-p", "a", "--profile", file("no/such/folder.json")}), kFailure, "no/such");
+}
+
+TEST_F(RunTest, AProfileReplacesNothingThatIsRead) {
+  const std::string text = file("p.txt", "hello");
+  const auto bytes = read_file(model());
+  EXPECT_FAILS(run_model({"-p", "a", "--profile", model()}), kFailure, "would replace the model");
+  EXPECT_FAILS(run_model({"-f", text, "--profile", text}), kFailure, "would replace the file of --file");
+  EXPECT_FAILS(run_model({"-p", "a", "--profile", "-"}), kUsage, "--profile needs a file");
+  EXPECT_EQ(read_file(model()), bytes);
+  EXPECT_EQ(read_file(text), "hello");
+}
+
+TEST_F(RunTest, ARunThatFailsHasAProfileToo) {
+  const std::string prompt = "a prompt that does not fit";
+  EXPECT_FAILS(run_model({"-p", prompt, "-c", "3", "--profile", file("failed.json")}), kFailure, "context");
+  const json trace = testing::expect_trace(read_file(file("failed.json")));
+  EXPECT_THAT(trace.dump(), HasSubstr("\"prepare\""));
 }
 
 TEST_F(RunTest, PromptsComeFromTextFileOrStandardInput) {

@@ -14,6 +14,9 @@
 namespace bitnet {
 namespace {
 
+// What profiler.hpp says that a zone takes.
+static_assert(sizeof(ProfileEvent) == 48);
+
 std::uint32_t thread_number() noexcept {
   static std::atomic<std::uint32_t> last{0};
   thread_local const std::uint32_t own = last.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -43,7 +46,7 @@ std::string quoted(std::string_view text) {
 }  // namespace
 
 Profiler::Profiler(std::size_t capacity) : capacity_(capacity) {
-  if (capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a profiler for 0 zones");
+  if (capacity == 0) throw Error(ErrorCode::kInvalidArgument, "a profiler for 0 zones: expected 1 or more");
   // Not touched before it is used.
   with_context(fmt::format("a profiler for {} zones", capacity),
                [&] { events_ = std::make_unique_for_overwrite<ProfileEvent[]>(capacity); });
@@ -113,6 +116,14 @@ std::string Profiler::table() const {
 }
 
 std::string Profiler::chrome_trace(std::string_view process) const {
+  std::string text;
+  chrome_trace(process, [&](std::string_view piece) { text += piece; });
+  return text;
+}
+
+void Profiler::chrome_trace(std::string_view process,
+                            const std::function<void(std::string_view)>& write) const {
+  constexpr std::size_t kPiece = std::size_t{1} << 16;
   std::string text = fmt::format(
       "{{\"displayTimeUnit\":\"ns\",\"otherData\":{{\"dropped\":{}}},\"traceEvents\":[\n"
       "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"args\":{{\"name\":{}}}}}",
@@ -132,8 +143,11 @@ std::string Profiler::chrome_trace(std::string_view process) const {
                        static_cast<double>(e.bytes) / static_cast<double>(e.duration_ns));
     }
     text += "}}";
+    if (text.size() < kPiece) continue;
+    write(text);
+    text.clear();
   }
-  return text + "\n]}\n";
+  write(text += "\n]}\n");
 }
 
 }  // namespace bitnet

@@ -72,7 +72,7 @@ ClDevice describe(cl_platform_id platform, cl_device_id id, const std::string& n
   c.features = words_of(device_text(id, CL_DEVICE_EXTENSIONS));
   d.max_work_group = device_info<std::size_t>(id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
   d.max_allocation = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
-  c.work_group = d.max_work_group;
+  c.work_group_items = d.max_work_group;
   c.allocation_bytes = d.max_allocation;
   return d;
 }

@@ -13,6 +13,7 @@
 #include "device_memory_pool.hpp"
 #include "kernels.hpp"
 #include "program_cache.hpp"
+#include "read_bandwidth.hpp"
 
 namespace bitnet::gpu {
 namespace {
@@ -65,7 +66,8 @@ void launch(cl_command_queue queue, cl_kernel kernel, std::string_view name,
 
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const std::string& build_options) : device_(device) {
+  OpenClBackend(const ClDevice& device, const std::string& build_options)
+      : device_(device), build_options_(build_options) {
     const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
                                                 reinterpret_cast<cl_context_properties>(device.platform), 0};
     cl_int status = CL_SUCCESS;
@@ -139,6 +141,11 @@ class OpenClBackend final : public Backend {
     throw Error(ErrorCode::kUnsupported, fmt::format("{} does not run {}", name(), to_string(op)));
   }
 
+  std::optional<double> do_measure_bandwidth() override {
+    ProgramCache programs(context_.get(), device_.id, build_options_);
+    return read_bandwidth(device_, queue_.get(), memory_, programs);
+  }
+
   BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
     PooledMem mem = create(bytes, tag);
     const cl_uchar zero = 0;
@@ -205,6 +212,7 @@ class OpenClBackend final : public Backend {
   void do_sync() override { check_op(clFinish(queue_.get()), "clFinish"); }
 
   ClDevice device_;
+  std::string build_options_;
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
   ClQueue queue_;                             // in order

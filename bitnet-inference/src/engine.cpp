@@ -30,6 +30,15 @@ void check_precision(const EngineOptions& options) {
   policy.validate(Workload::kInference);
 }
 
+LoadOptions load_options_of(const EngineOptions& options) {
+  LoadOptions load_options;
+  load_options.floats = options.floats;
+  load_options.precision = options.precision;
+  load_options.head = options.head;
+  load_options.progress = options.load_progress;
+  return load_options;
+}
+
 /// One pass over the tokens that the session has not seen, with drafts behind them while they fit into
 /// `chunk` rows. `ids`: reserved for both, where drafts can be.
 void decode(Generator& generator, Session& s, std::vector<TokenId>& ids, std::int64_t chunk) {
@@ -61,22 +70,23 @@ InferenceEngine::~InferenceEngine() = default;
 
 void InferenceEngine::load(const BackendRegistry& registry) {
   check_precision(options_);
-  const DeviceRequest request{
-      .name = options_.device, .policy = options_.device_policy, .fall_back = !options_.device_only};
-  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened); });
+  // Before a device is opened: a model that cannot be loaded is no fault of one.
+  const ModelFiles files = ModelFiles::open(options_.model, load_options_of(options_));
+  const DeviceRequest request{.name = options_.device,
+                              .policy = options_.device_policy,
+                              .needed_bytes = files.least_bytes(),
+                              .fall_back = !options_.device_only};
+  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened, files); });
 }
 
-void InferenceEngine::load_on(OpenedDevice& opened) {
+void InferenceEngine::load_on(OpenedDevice& opened, const ModelFiles& files) {
   selection_ = opened.selection;
   std::unique_ptr<Backend> backend = std::move(opened.backend);
   fallback_ops_ = missing_ops(*backend);
-  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(options_.context), options_.device_only);
-  LoadOptions load_options;
-  load_options.floats = options_.floats;
-  load_options.precision = options_.precision;
-  load_options.head = options_.head;
-  load_options.progress = options_.load_progress;
-  model_ = Model::load(options_.model, std::move(backend), load_options);
+  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(opened.context), options_.device_only);
+  backend->set_profiler(options_.profiler);
+  model_ = Model::load(files, std::move(backend));
+  fallback_weights_ = refused_weights(model_->backend());
   options_.n_ctx = resolve_context(model_->config(), options_.n_ctx);
   if (options_.n_ctx > model_->config().max_position) {
     log(LogLevel::kWarning, fmt::format("a context of {} tokens: the model was trained for {}",

@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
+#include "bitnet/core/profiler.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -125,6 +126,7 @@ class FallbackBackend final : public Backend {
     return at(side_of(BackendOp::kAttention)).available_memory();
   }
   MemoryResource* memory() const noexcept override { return at(kCpuSide).memory(); }
+  std::int64_t refused() const noexcept { return refused_; }
 
  private:
   Backend& at(Side s) const noexcept { return *sides_[s]; }
@@ -143,6 +145,7 @@ class FallbackBackend final : public Backend {
     const MirrorBuffer& b = mirror(buffer);
     Buffer& to = memory(b, s);
     for (const Range& r : b.newer[other(s)].within(range)) {
+      const ProfileZone zone(profiler(), "copy", 2 * (r.end - r.begin));
       staging_.resize(r.end - r.begin);
       at(other(s)).download(memory(b, other(s)), r.begin, staging_);
       at(s).upload(to, r.begin, staging_);
@@ -207,7 +210,7 @@ class FallbackBackend final : public Backend {
       return wrap({prepare(at(kDeviceSide)), nullptr});
     } catch (const Error& e) {
       if (device_only_ || e.code() != ErrorCode::kUnsupported) throw;
-      if (!std::exchange(warned_, true))
+      if (refused_++ == 0)
         log(LogLevel::kWarning, fmt::format("{}: some weights run on the CPU: {}", name(), e.what()));
     }
     return wrap({nullptr, prepare(at(kCpuSide))});
@@ -304,7 +307,7 @@ class FallbackBackend final : public Backend {
 
   std::array<std::unique_ptr<Backend>, 2> sides_;
   bool device_only_;
-  bool warned_ = false;
+  std::int64_t refused_ = 0;
   PmrResource staging_memory_;
   std::pmr::vector<std::byte> staging_{&staging_memory_};
   std::vector<const PreparedWeights*> weights_;  // of one side, in do_linear
@@ -318,6 +321,11 @@ std::vector<BackendOp> missing_ops(const Backend& backend) {
   for (std::size_t i = 0; i < kBackendOpCount; ++i)
     if (!backend.supports(static_cast<BackendOp>(i))) missing.push_back(static_cast<BackendOp>(i));
   return missing;
+}
+
+std::int64_t refused_weights(const Backend& backend) {
+  const auto* const fallback = dynamic_cast<const FallbackBackend*>(&backend);
+  return fallback != nullptr ? fallback->refused() : 0;
 }
 
 std::string list_ops(const std::vector<BackendOp>& ops) {

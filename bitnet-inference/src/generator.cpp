@@ -151,7 +151,11 @@ void Generator::take(TokenId token) {
   tokens_.push_back(token);
   result_.tokens.push_back(token);
   sampler_->accept(token);
-  emit(stream_.push(token));
+  {
+    // Of its own: the callback may wait for a slow terminal, which is no sampling.
+    const ProfileZone zone(model_.backend().profiler(), "text");
+    emit(stream_.push(token));
+  }
   if (stream_.stopped()) {
     finish(FinishReason::kStop);
   } else if (static_cast<std::int64_t>(tokens_.size()) >= max_length_) {

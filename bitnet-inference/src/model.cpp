@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "model_weights.hpp"
 
 namespace bitnet::inference {
@@ -204,6 +205,14 @@ bool has_ternary_linears(const quant::ModelReader& reader) {
                      [&](TensorId id) { return is_linear(id.role) && !reader.float_type(id); });
 }
 
+std::string loading(const std::filesystem::path& path) {
+  return fmt::format("loading model '{}'", path.string());
+}
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 void check_config(const ModelConfig& config) {
   config.validate();
   if (config.input_norms) {
@@ -273,26 +282,56 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
   return make(config, std::move(tokenizer), std::move(backend), precision, feed);
 }
 
+ModelFiles ModelFiles::open(const std::filesystem::path& path, const LoadOptions& options) {
+  const auto begin = std::chrono::steady_clock::now();
+  ModelFiles files;
+  files.path = path;
+  files.options = options;
+  with_context(loading(path), [&] {
+    files.reader = quant::ModelReader::open(path, options.floats);
+    const ModelConfig& config = files.reader->config();
+    check_config(config);
+    files.precision = resolve_precision(options, has_ternary_linears(*files.reader), config.tied_embeddings);
+    files.tokenizer = files.reader->tokenizer();
+    std::vector<std::string> ignored;  // Model::make() makes them again
+    if (files.tokenizer != nullptr) check_vocabulary(config, *files.tokenizer, ignored);
+  });
+  files.seconds = seconds_since(begin);
+  return files;
+}
+
+std::size_t ModelFiles::least_bytes() const {
+  constexpr std::size_t kTritsPerByte = 5;  // docs/decisions/0002-one-tile-order.md
+  std::size_t bytes = 0;
+  for (const TensorId id : reader->tensors())
+    if (is_linear(id.role) && !reader->float_type(id))
+      bytes += static_cast<std::size_t>(tensor_shape(id, reader->config()).numel()) / kTritsPerByte;
+  return bytes;
+}
+
 std::shared_ptr<const Model> Model::load(const std::filesystem::path& path, std::shared_ptr<Backend> backend,
                                          const LoadOptions& options) {
+  return load(ModelFiles::open(path, options), std::move(backend));
+}
+
+std::shared_ptr<const Model> Model::load(const ModelFiles& files, std::shared_ptr<Backend> backend) {
   const auto begin = std::chrono::steady_clock::now();
-  return with_context(fmt::format("loading model '{}'", path.string()), [&] {
-    const std::unique_ptr<quant::ModelReader> reader = quant::ModelReader::open(path, options.floats);
-    const auto total = static_cast<std::int64_t>(reader->tensors().size());
+  return with_context(loading(files.path), [&] {
+    const ProfileZone zone(backend->profiler(), "load");
+    const quant::ModelReader& reader = *files.reader;
+    const auto total = static_cast<std::int64_t>(reader.tensors().size());
     std::int64_t done = 0;
     const auto feed = [&](TensorId id, ModelBuilder& builder) {
       if (is_norm(id.role))
-        builder.add(reader->read(id));
+        builder.add(reader.read(id));
       else
-        builder.add(reader->rows(id));
-      if (options.progress) options.progress(++done, total);
+        builder.add(reader.rows(id));
+      if (files.options.progress) files.options.progress(++done, total);
     };
-    const PrecisionPolicy precision =
-        resolve_precision(options, has_ternary_linears(*reader), reader->config().tied_embeddings);
-    const auto model = make(reader->config(), reader->tokenizer(), std::move(backend), precision, feed);
-    const std::vector<std::string> notes = reader->notes();
+    const auto model = make(reader.config(), files.tokenizer, std::move(backend), files.precision, feed);
+    const std::vector<std::string> notes = reader.notes();
     model->notes_.insert(model->notes_.begin(), notes.begin(), notes.end());
-    model->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    model->load_seconds_ = files.seconds + seconds_since(begin);
     return std::shared_ptr<const Model>(model);
   });
 }

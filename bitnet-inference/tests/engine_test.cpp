@@ -2,7 +2,10 @@
 #include "bitnet/inference/engine.hpp"
 
 #include <cmath>
+#include <map>
 
+#include "bitnet/core/io/gguf.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/testing/forwarding_backend.hpp"
 #include "support.hpp"
@@ -392,6 +395,126 @@ TEST_F(EngineTest, AutoGoesOnToTheNextDeviceAndANameDoesNot) {
   BITNET_EXPECT_ERROR(InferenceEngine(o, registry), ErrorCode::kOutOfMemory, "the device is full");
 }
 
+TEST_F(EngineTest, ThePerplexityOfManyTextsIsThatOfEachAlone) {
+  InferenceEngine engine(options());
+  const Tokenizer& tokenizer = *engine.model()->tokenizer();
+  const bool has_bos = tokenizer.adds_bos() && tokenizer.bos();
+  std::vector<std::vector<TokenId>> texts{{}, {*tokenizer.bos()}};
+  for (const char* text :
+       {"the", "the cat", "a hat that is longer than a piece of the text may be", "cat", "x"})
+    texts.push_back(tokenizer.encode(text));
+  PerplexityOptions o;
+  o.n_ctx = 24;
+  // One at a time, through a session.
+  double nll = 0;
+  std::int64_t scored = 0, pieces = 0;
+  Session session(engine.model(), {.n_ctx = 24});
+  for (const auto& text : texts) {
+    for (std::size_t at = 0; at < text.size();) {
+      std::vector<TokenId> piece;
+      if (has_bos && text[at] != *tokenizer.bos()) piece.push_back(*tokenizer.bos());
+      while (piece.size() < 24 && at < text.size()) piece.push_back(text[at++]);
+      if (piece.size() < 2) continue;
+      ++pieces;
+      session.truncate(0);
+      session.evaluate_all(std::span<const TokenId>(piece).first(piece.size() - 1), 0,
+                           [&](std::int64_t p, std::span<const float> logits) {
+                             nll += negative_log_likelihood(logits, piece[static_cast<std::size_t>(p + 1)]);
+                             ++scored;
+                           });
+    }
+  }
+  ASSERT_GT(pieces, 5);  // one is in several
+  for (const std::int64_t rows : {1, 7, 24, 256}) {
+    o.chunk_rows = rows;
+    std::int64_t last = 0;
+    o.progress = [&](std::int64_t done, std::int64_t of, double) {
+      EXPECT_GT(done, last);
+      EXPECT_EQ(of, pieces);
+      last = done;
+    };
+    const PerplexityResult r = perplexity_of_texts(engine.model(), texts, o);
+    EXPECT_EQ(r.scored_tokens, scored);
+    EXPECT_EQ(r.chunks, pieces);
+    EXPECT_EQ(last, pieces);
+    EXPECT_NEAR(r.nll, nll, 1e-9 * nll) << rows << " rows a pass";  // summed in another order
+    EXPECT_NEAR(std::log(r.perplexity), nll / static_cast<double>(scored), 1e-9);
+  }
+  o.progress = {};
+  o.max_chunks = 2;
+  EXPECT_EQ(perplexity_of_texts(engine.model(), texts, o).chunks, 2);
+  BITNET_EXPECT_ERROR(perplexity_of_texts(engine.model(), std::span(texts).first(2), o),
+                      ErrorCode::kInvalidArgument, "none of 2 texts has two tokens");
+  o.chunk_rows = 0;
+  BITNET_EXPECT_ERROR(perplexity_of_texts(engine.model(), texts, o), ErrorCode::kInvalidArgument,
+                      "chunk_rows 0");
+}
+
+TEST_F(EngineTest, AModelThatCannotRunIsNoFaultOfADevice) {
+  BackendRegistry registry;
+  int opened = 0;
+  for (const char* name : {"one", "two"})
+    registry.add({name, DeviceKind::kGpu, "test", 1 << 20, false}, [&](auto) -> std::unique_ptr<Backend> {
+      ++opened;
+      throw Error(ErrorCode::kDevice, "no answer");
+    });
+  EngineOptions o = options();
+  o.device = "auto";
+  o.model = folder / "unknown.gguf";
+  GgufMetadata metadata;
+  metadata.set_string("general.architecture", "mamba");
+  GgufWriter(o.model, metadata, {}).finish();
+  try {
+    InferenceEngine engine(o, registry);
+    FAIL() << "no Error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kUnsupported) << e.what();
+    EXPECT_THAT(e.what(), ::testing::Not(::testing::HasSubstr("device")));
+  }
+  EXPECT_EQ(opened, 0);
+}
+
+TEST_F(EngineTest, AutoPassesOverADeviceWithoutRoomForTheLinears) {
+  const std::size_t needed = ModelFiles::open(path).least_bytes();
+  std::size_t trits = 0;
+  for (const TensorId id : model_tensors(tensors.config))
+    if (is_linear(id.role)) trits += static_cast<std::size_t>(tensor_shape(id, tensors.config).numel());
+  EXPECT_GT(needed, 0u);
+  EXPECT_NEAR(static_cast<double>(needed), static_cast<double>(trits) / 5, 20.0);
+  for (const bool fits : {false, true}) {
+    BackendRegistry registry;
+    register_cpu_backend(registry);
+    registry.add({"gpu", DeviceKind::kGpu, "test", fits ? needed : needed - 1, false},
+                 [](auto) { return std::make_unique<PartialDevice>(std::vector<Op>{Op::kAdd}); });
+    EngineOptions o = options();
+    o.device = "auto";
+    EXPECT_EQ(InferenceEngine(o, registry).selection().device.name, fits ? "gpu" : "cpu");
+  }
+}
+
+TEST_F(EngineTest, AProfileHasLoadingTextAndCopiesBetweenDeviceAndCpu) {
+  BackendRegistry registry;
+  register_cpu_backend(registry);
+  registry.add({"gpu", DeviceKind::kGpu, "test", 1 << 20, false},
+               [](auto) { return std::make_unique<PartialDevice>(std::vector<Op>{Op::kLinear}); });
+  Profiler profiler;
+  EngineOptions o = options();
+  o.device = "gpu";
+  o.profiler = &profiler;
+  InferenceEngine engine(o, registry);
+  GenerationOptions g;
+  g.max_tokens = 3;
+  g.ignore_eos = true;
+  ASSERT_FALSE(engine.generate("the cat", g).error);
+  std::map<std::string, ProfileRow> rows;
+  for (const ProfileRow& row : profiler.summary()) rows[row.name] = row;
+  for (const char* name : {"load", "prepare", "prepare_embedding", "upload", "copy", "norm_linear", "text"})
+    EXPECT_GT(rows[name].calls, 0u) << name;
+  EXPECT_EQ(rows["load"].calls, 1u);
+  EXPECT_EQ(rows["text"].calls, 3u);
+  EXPECT_GT(rows["copy"].bytes, 0u);
+}
+
 TEST_F(EngineTest, WeightsThatTheDeviceRefusesRunOnTheCpu) {
   ModelConfig config = testing::tiny_config();
   config.weights = WeightKind::kDense;
@@ -405,6 +528,33 @@ TEST_F(EngineTest, WeightsThatTheDeviceRefusesRunOnTheCpu) {
   greedy.temperature = 0;
   EXPECT_EQ(plain_generate(model, {3, 4, 5}, greedy, 8),
             plain_generate(make_model(dense), {3, 4, 5}, greedy, 8));
+}
+
+TEST_F(EngineTest, TheEngineTellsWhatADeviceAskedForByNameDoesNotRun) {
+  ModelConfig config = tensors.config;
+  config.weights = WeightKind::kDense;
+  const auto dense = testing::random_model(config, 3);
+  quant::WriteOptions as;
+  as.type = quant::LinearType::kDense;
+  quant::write_model(folder / "dense.gguf", config, byte_tokenizer().get(), dense, as);
+  BackendRegistry registry;
+  register_cpu_backend(registry);
+  for (const bool refuse : {false, true})
+    registry.add({refuse ? "picky" : "gpu", DeviceKind::kGpu, "test", 1 << 20, false}, [refuse](auto) {
+      return std::make_unique<PartialDevice>(std::vector<Op>{Op::kLinear, Op::kAdd}, refuse);
+    });
+  EngineOptions o = options();
+  o.model = folder / "dense.gguf";
+  o.floats = quant::FloatLinears::kKeep;
+  o.device = "gpu";
+  InferenceEngine taken(o, registry);
+  EXPECT_EQ(taken.fallback_ops().size(), kBackendOpCount - 2);
+  EXPECT_EQ(taken.fallback_weights(), 0);
+  o.device = "picky";
+  InferenceEngine refused(o, registry);
+  EXPECT_EQ(refused.selection().device.name, "picky");
+  EXPECT_EQ(refused.fallback_weights(), 7 * config.n_layers);
+  EXPECT_EQ(InferenceEngine(options()).fallback_weights(), 0);
 }
 
 TEST(Fallback, ADeviceThatLacksNothingStaysItself) {

@@ -25,16 +25,17 @@ Json to_json(const DeviceCapabilities& c) {
   add("l1_bytes", c.l1_bytes);
   add("l2_bytes", c.l2_bytes);
   add("l3_bytes", c.l3_bytes);
+  add("l3_total_bytes", c.l3_total_bytes);
   add("cache_bytes", c.cache_bytes);
   add("available_bytes", c.available_bytes);
   add("allocation_bytes", c.allocation_bytes);
   add("local_bytes", c.local_bytes);
-  add("work_group", c.work_group);
+  add("work_group_items", c.work_group_items);
   j["shares_host_memory"] = c.shares_host_memory;
   add("vendor", c.vendor);
   add("driver", c.driver);
   add("features", c.features);
-  if (c.bandwidth) j["gigabytes_per_second"] = *c.bandwidth;
+  if (c.gigabytes_per_second) j["gigabytes_per_second"] = *c.gigabytes_per_second;
   return j;
 }
 
@@ -63,16 +64,20 @@ void write_line(const Device& d, Io& io) {
   if (c.l3_bytes > 0) io.out << ", " << human_bytes(c.l3_bytes) << " of L3 cache";
   if (d.memory_bytes > 0) io.out << ", " << human_bytes(d.memory_bytes);
   if (c.available_bytes > 0) io.out << ", " << human_bytes(c.available_bytes) << " of it free";
-  if (c.bandwidth) io.out << ", read at " << fixed(*c.bandwidth, 1) << " GB/s";
+  if (c.gigabytes_per_second) io.out << ", read at " << fixed(*c.gigabytes_per_second, 1) << " GB/s";
   if (d.emulated) io.out << " (runs on this CPU)";
   io.out << '\n';
 }
 
 int list_devices(const Values& values, Io& io) {
   BackendRegistry registry = make_registry(true);
-  if (values.flag(opt::kMeasure)) registry.measure_bandwidth(std::make_shared<const ExecutionContext>());
-  const Selection chosen =
-      registry.select({.name = "auto", .policy = device_policy_from_name(values.text(opt::kDevicePolicy))});
+  const DeviceRequest request{.name = "auto",
+                              .policy = device_policy_from_name(values.text(opt::kDevicePolicy))};
+  // As `run` does for `auto`, so that the last line says what that would choose.
+  const auto failed = values.flag(opt::kMeasure) ? registry.measure_bandwidth(nullptr)
+                                                 : registry.measure_bandwidth(request, nullptr);
+  for (const std::string& line : failed) registry.add_note(line);
+  const Selection chosen = registry.select(request);
   if (values.flag(opt::kJson)) {
     write_json(registry, chosen, io);
     return kOk;

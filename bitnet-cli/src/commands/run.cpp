@@ -1,5 +1,6 @@
 // `bitnet run`: text after one prompt.
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <ostream>
 
@@ -72,27 +73,66 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
   return continue_ids(ids, engine, options, write);
 }
 
-/// --profile: a trace of everything between its making and write().
+/// Where the trace goes. Refuses a file that the run reads: the trace would take its place.
+std::filesystem::path trace_path(const Values& values) {
+  namespace fs = std::filesystem;
+  const fs::path path = values.text(opt::kProfile);
+  if (path == "-") throw UsageError("--profile needs a file: standard output is the text's");
+  std::error_code ignored;
+  const auto refuse = [&](std::string_view what) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--profile '" + path.string() + "': the trace would replace " + std::string(what));
+  };
+  const fs::path model = values.text(opt::kModel);
+  if (fs::equivalent(path, model, ignored)) refuse("the model");
+  if (fs::is_directory(model, ignored) && fs::exists(path, ignored) &&
+      fs::equivalent(path.parent_path().empty() ? "." : path.parent_path(), model, ignored))
+    refuse("a file of the model");
+  for (const Option* o : {&opt::kFile, &opt::kConfig})
+    if (values.has(*o) && fs::equivalent(path, values.text(*o), ignored))
+      refuse("the file of --" + std::string(o->name));
+  return path;
+}
+
+/// --profile: a trace of loading and running, opened before both.
 class Trace {
  public:
-  /// Throws Error(kIo) at once where `path` cannot be written.
-  Trace(const std::string& path, Backend& backend) : file_(path), backend_(backend) {
-    backend_.set_profiler(&profiler_);
-  }
-  ~Trace() { backend_.set_profiler(nullptr); }
-  Trace(const Trace&) = delete;
-  Trace& operator=(const Trace&) = delete;
+  /// Throws what trace_path() throws, and Error(kIo) where the file cannot be written.
+  explicit Trace(const Values& values) : file_(trace_path(values)) {}
+  Profiler* profiler() noexcept { return &profiler_; }
   void write(Io& io) {
-    file_.write(profiler_.chrome_trace("bitnet run on " + std::string(backend_.name())));
+    profiler_.chrome_trace("bitnet run", [&](std::string_view piece) { file_.write(piece); });
     file_.commit();
     io.err << profiler_.table();
   }
+  /// What is wrong with the trace must not hide why the run failed.
+  void write_after_failure(Io& io) {
+    try {
+      write(io);
+    } catch (const Error& e) {
+      io.err << "note: no trace: " << e.what() << '\n';
+    }
+  }
 
  private:
+  // Memory is taken as zones come: 15,000 tokens of a model of 30 layers.
+  static constexpr std::size_t kZones = std::size_t{1} << 22;
   AtomicFile file_;
-  Profiler profiler_;
-  Backend& backend_;
+  Profiler profiler_{kZones};
 };
+
+int generate_text(const Values& values, const std::string& prompt, inference::InferenceEngine& engine,
+                  inference::GenerationOptions& options, Io& io) {
+  if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
+  const auto result = generate(values, prompt, engine, options, io);
+  if (result.error) throw *result.error;
+  if (io.out_is_terminal) io.out << '\n';
+  io.out.flush();
+  io.err << "load " << fixed(engine.model()->load_seconds(), 2) << " s, " << speed_line(result)
+         << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (values.flag(opt::kVerbose)) io.err << "finished: " << to_string(result.finish_reason) << '\n';
+  return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
+}
 
 int run_model(const Values& values, Io& io) {
   require(values, opt::kModel);
@@ -103,21 +143,20 @@ int run_model(const Values& values, Io& io) {
   const std::string prompt = read_prompt(values, io);
   const std::int64_t seed = choose_seed(values);
   options.sampling.seed = static_cast<std::uint64_t>(seed);
-  const auto engine = load_engine(values, io);
-  if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
-
-  if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
   std::optional<Trace> trace;
-  if (values.has(opt::kProfile)) trace.emplace(values.text(opt::kProfile), engine->model()->backend());
-  const auto result = generate(values, prompt, *engine, options, io);
-  if (result.error) throw *result.error;
-  if (io.out_is_terminal) io.out << '\n';
-  io.out.flush();
-  io.err << "load " << fixed(engine->model()->load_seconds(), 2) << " s, " << speed_line(result)
-         << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (values.has(opt::kProfile)) trace.emplace(values);
+  int code = kOk;
+  try {
+    const auto engine = load_engine(values, io, make_context(values), trace ? trace->profiler() : nullptr);
+    if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
+    code = generate_text(values, prompt, *engine, options, io);
+  } catch (const Error&) {
+    // Where the time of a run that failed went is worth knowing, too.
+    if (trace && !trace->profiler()->events().empty()) trace->write_after_failure(io);
+    throw;
+  }
   if (trace) trace->write(io);
-  if (values.flag(opt::kVerbose)) io.err << "finished: " << to_string(result.finish_reason) << '\n';
-  return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
+  return code;
 }
 
 }  // namespace

@@ -12,8 +12,9 @@
 namespace bitnet {
 namespace {
 
-void require(bool holds, const char* op, std::string_view rule) {
-  if (!holds) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {}", op, rule));
+void require(bool holds, const char* op, std::string_view rule,
+             SourceLocation where = SourceLocation::current()) {
+  if (!holds) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {}", op, rule), where);
 }
 
 /// A matrix must lie inside its buffer; offsets are multiples of 4 bytes.
@@ -29,11 +30,12 @@ void check(const Matrix& m, const char* op, const char* name) {
   }
 }
 
-void check_ids(std::span<const std::int32_t> ids, std::int64_t below, const char* op, const char* name) {
+void check_ids(std::span<const std::int32_t> ids, std::int64_t below, const char* op, const char* name,
+               SourceLocation where = SourceLocation::current()) {
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= below) {
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{}: {}[{}] = {} is outside 0 … {}", op, name, i, ids[i], below - 1));
+                  fmt::format("{}: {}[{}] = {} is outside 0 … {}", op, name, i, ids[i], below - 1), where);
     }
   }
 }
@@ -214,12 +216,16 @@ std::size_t Backend::discard(Buffer& buffer, std::size_t offset, std::size_t byt
   return bytes == 0 ? 0 : do_discard(buffer, offset, bytes);
 }
 
+std::optional<double> Backend::measure_bandwidth() { return do_measure_bandwidth(); }
+
 BufferPtr Backend::allocate(std::size_t bytes, MemoryTag tag) { return do_allocate(bytes, tag); }
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
   require(offset <= to.bytes() && from.size() <= to.bytes() - offset, "upload",
           "range is outside the buffer");
-  if (!from.empty()) do_upload(to, offset, from);
+  if (from.empty()) return;
+  zone(
+      "upload", 0, [&] { return from.size(); }, [&] { do_upload(to, offset, from); });
 }
 
 void Backend::download(const Buffer& from, std::size_t offset, std::span<std::byte> to) {

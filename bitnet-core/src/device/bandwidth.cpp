@@ -112,4 +112,11 @@ std::string BandwidthProbe::best_loop() const {
 
 std::size_t BandwidthProbe::bytes() const noexcept { return impl_->bytes; }
 
+std::size_t bandwidth_probe_bytes(std::size_t cache_bytes, std::size_t available_bytes) noexcept {
+  constexpr std::size_t kLeast = std::size_t{128} << 20, kMost = std::size_t{1} << 30;
+  const std::size_t caches = std::min(cache_bytes, SIZE_MAX / 8);
+  const std::size_t wanted = std::max(std::clamp(8 * caches, kLeast, kMost), 2 * caches);
+  return std::max(std::min(wanted, available_bytes / 2), std::size_t{1} << 20);
+}
+
 }  // namespace bitnet

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "bitnet/core/device/device.hpp"
 #include "bitnet/core/error.hpp"
@@ -24,29 +25,58 @@ std::size_t room(const Device& d) {
   return d.capabilities.available_bytes > 0 ? d.capabilities.available_bytes : d.memory_bytes;
 }
 
-/// −1, 0, 1: a is worse, alike, better. `why` is set where they differ.
-template <class T>
-int compare(T a, T b, const char* reason, std::string_view& why) {
-  if (a == b) return 0;
-  why = reason;
-  return a > b ? 1 : -1;
+/// What a policy looks at, the most important first; larger is better. A key that does not count is 0 for
+/// every device that it would be compared with, so that the keys order any set of devices.
+enum Key : std::size_t { kBandwidthOfAll, kNoCpu, kBandwidth, kCompute, kRoom, kKeys };
+using Keys = std::array<double, kKeys>;
+constexpr std::array<std::string_view, kKeys> kReasons{
+    "the device that reads memory fastest", "the device that is not the CPU",
+    "the device that reads memory fastest", "the device with the most compute units × clock",
+    "the device with the most memory"};
+
+struct Candidate {
+  const Device* device;
+  Keys keys{};
+};
+
+bool has_bandwidth(const Device& d) {
+  return d.capabilities.gigabytes_per_second && std::isfinite(*d.capabilities.gigabytes_per_second);
 }
 
-int compare(const Device& a, const Device& b, DevicePolicy policy, std::string_view& why) {
-  int c = 0;
-  if (policy != DevicePolicy::kMemory) {
-    c = compare(a.kind != DeviceKind::kCpu, b.kind != DeviceKind::kCpu, "the device that is not the CPU",
-                why);
-    if (c != 0) return c;
-    const auto &x = a.capabilities.bandwidth, &y = b.capabilities.bandwidth;
-    if (policy == DevicePolicy::kLatency && x && y)
-      c = compare(*x, *y, "the device that reads memory fastest", why);
-    if (c != 0) return c;
-    if (compute(a) > 0 && compute(b) > 0)
-      c = compare(compute(a), compute(b), "the device with the most compute units × clock", why);
-    if (c != 0) return c;
+bool has_compute(const Device& d) { return compute(d) > 0 && std::isfinite(compute(d)); }
+
+/// The best first; of equal ones in the order of `devices`.
+std::vector<Candidate> rank(const std::vector<const Device*>& devices, DevicePolicy policy) {
+  const auto all = [&](auto holds) { return std::all_of(devices.begin(), devices.end(), holds); };
+  // Of all those that are alike in kNoCpu with `d`.
+  const auto all_like = [&](const Device& d, auto has) {
+    return all([&](const Device* other) {
+      return (other->kind == DeviceKind::kCpu) != (d.kind == DeviceKind::kCpu) || has(*other);
+    });
+  };
+  const bool latency = policy == DevicePolicy::kLatency;
+  const bool across = latency && all([](const Device* d) { return has_bandwidth(*d); });
+  std::vector<Candidate> ranked;
+  for (const Device* d : devices) {
+    Candidate c{d};
+    c.keys[kRoom] = static_cast<double>(room(*d));
+    if (policy != DevicePolicy::kMemory) {
+      if (across) c.keys[kBandwidthOfAll] = *d->capabilities.gigabytes_per_second;
+      c.keys[kNoCpu] = d->kind == DeviceKind::kCpu ? 0 : 1;
+      if (latency && all_like(*d, has_bandwidth)) c.keys[kBandwidth] = *d->capabilities.gigabytes_per_second;
+      if (all_like(*d, has_compute)) c.keys[kCompute] = compute(*d);
+    }
+    ranked.push_back(c);
   }
-  return compare(room(a), room(b), "the device with the most memory", why);
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.keys > b.keys; });
+  return ranked;
+}
+
+/// "80.0 GB/s" behind a reason that is one.
+std::string figure_of(std::size_t key, const Device& d) {
+  if (key != kBandwidthOfAll && key != kBandwidth) return {};
+  return fmt::format(", {:.1f} GB/s", *d.capabilities.gigabytes_per_second);
 }
 
 [[noreturn]] void not_found(std::span<const Device> devices, std::string_view name) {
@@ -57,15 +87,16 @@ int compare(const Device& a, const Device& b, DevicePolicy policy, std::string_v
 }
 
 /// What a candidate of `auto` lost to, or why there was no choice.
-std::string reason_of(const std::vector<const Device*>& ranked, bool emulated, bool some_too_small,
-                      const DeviceRequest& r) {
+std::string reason_of(const std::vector<Candidate>& ranked, bool emulated, bool some_too_small,
+                      DevicePolicy policy) {
   if (ranked.size() == 1) {
     if (some_too_small) return "the only one with enough memory";
     return emulated ? "the other devices run on this CPU too" : "no other device was found";
   }
-  std::string_view why = "the first of its kind";
-  compare(*ranked[0], *ranked[1], r.policy, why);
-  return fmt::format("{} (policy {})", why, to_string(r.policy));
+  std::size_t key = 0;
+  while (key < kKeys && ranked[0].keys[key] == ranked[1].keys[key]) ++key;
+  if (key == kKeys) return fmt::format("the first of its kind (policy {})", to_string(policy));
+  return fmt::format("{}{} (policy {})", kReasons[key], figure_of(key, *ranked[0].device), to_string(policy));
 }
 
 }  // namespace
@@ -110,7 +141,7 @@ Selection select_device(std::span<const Device> devices, const DeviceRequest& re
       if (d.name == request.name) return {d, fmt::format("{}: asked for by name", d.name)};
     not_found(devices, request.name);
   }
-  std::vector<const Device*> ranked;
+  std::vector<const Device*> candidates;
   std::vector<std::string> too_small;
   bool emulated = false;
   for (const Device& d : devices) {
@@ -119,25 +150,23 @@ Selection select_device(std::span<const Device> devices, const DeviceRequest& re
     if (room(d) < request.needed_bytes) {
       too_small.push_back(fmt::format("{} has {:.1f} GiB", d.name, gib(room(d))));
     } else {
-      ranked.push_back(&d);
+      candidates.push_back(&d);
     }
   }
   const std::string passed_over = too_small.empty()
                                       ? ""
                                       : fmt::format("{:.1f} GiB are needed and {}", gib(request.needed_bytes),
                                                     fmt::join(too_small, ", "));
-  if (ranked.empty())
+  if (candidates.empty())
     throw Error(ErrorCode::kNotFound,
                 "no device for 'auto'" + (too_small.empty() ? std::string() : ": " + passed_over));
-  std::stable_sort(ranked.begin(), ranked.end(), [&](const Device* a, const Device* b) {
-    std::string_view unused;
-    return compare(*a, *b, request.policy, unused) > 0;
-  });
-  Selection s{*ranked[0], fmt::format("{}: {}", ranked[0]->name,
-                                      reason_of(ranked, emulated, !too_small.empty(), request))};
+  const std::vector<Candidate> ranked = rank(candidates, request.policy);
+  const Device& best = *ranked[0].device;
+  Selection s{best, fmt::format("{}: {}", best.name,
+                                reason_of(ranked, emulated, !too_small.empty(), request.policy))};
   if (!too_small.empty()) s.reason += "; " + passed_over;
   for (std::size_t i = 1; i < ranked.size() && request.fall_back; ++i)
-    s.alternatives.push_back(ranked[i]->name);
+    s.alternatives.push_back(ranked[i].device->name);
   return s;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bitnet/core/attention_kernels.hpp"
+#include "bitnet/core/device/bandwidth.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/inference/register.hpp"
@@ -76,6 +77,14 @@ class CpuBackend final : public Backend {
   MemoryResource* memory() const noexcept override { return memory_.get(); }
 
  private:
+  std::optional<double> do_measure_bandwidth() override {
+    BandwidthProbe probe(context_,
+                         bandwidth_probe_bytes(cpu_capabilities().l3_total_bytes, available_memory()));
+    constexpr int kSamples = 3;
+    for (int i = 0; i < kSamples; ++i) probe.sample();
+    return probe.gigabytes_per_second();
+  }
+
   BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
     return std::make_shared<HostBuffer>(bytes, memory_, tag);
   }

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,9 +19,11 @@ namespace bitnet {
 struct ProfileEvent {
   const char* name;  ///< of static storage
   std::int64_t begin_ns, duration_ns;
-  std::uint64_t bytes;   ///< that it had to move at least, 0: not stated
-  std::int64_t rows;     ///< that it worked on, 0: not stated
-  std::uint32_t thread;  ///< 1, 2, … in the order in which threads had their first zone in this process
+  std::uint64_t bytes;  ///< that it had to move at least, 0: not stated
+  std::int64_t rows;    ///< that it worked on, 0: not stated
+  /// 1, 2, … in the order in which threads had their first zone in this process, whichever profiler it was
+  /// of.
+  std::uint32_t thread;
 };
 
 /// A line of the summary: all zones of one name.
@@ -39,10 +42,11 @@ class Profiler {
   /// Error(kOutOfMemory), Error(kInvalidArgument) for 0.
   explicit Profiler(std::size_t capacity = std::size_t{1} << 20);
 
+  /// `name` of static storage (its address is kept); end ≥ begin ≥ the profiler's making.
   void record(const char* name, std::chrono::steady_clock::time_point begin,
               std::chrono::steady_clock::time_point end, std::uint64_t bytes, std::int64_t rows) noexcept;
 
-  std::span<const ProfileEvent> events() const noexcept;  ///< in the order in which they ended
+  std::span<const ProfileEvent> events() const noexcept;  ///< in the order in which they ended; until clear()
   std::uint64_t dropped() const noexcept;
   void clear() noexcept;
 
@@ -52,6 +56,8 @@ class Profiler {
   std::string table() const;
   /// Trace Event Format (JSON): "X" events in microseconds, bytes, rows and GB/s as arguments.
   std::string chrome_trace(std::string_view process) const;
+  /// The same in pieces, for traces that need not be in memory whole.
+  void chrome_trace(std::string_view process, const std::function<void(std::string_view)>& write) const;
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -23,8 +23,8 @@ namespace bitnet::inference {
 
 struct EngineOptions {
   std::filesystem::path model;  ///< a GGUF file or a Hugging Face directory
-  /// A name of the registry, or "auto": then a device that fails while the model is loaded is followed by the
-  /// next one, unless device_only.
+  /// A name of the registry, or "auto": then devices without room for the ternary linears are passed over,
+  /// and one that fails while the model is loaded is followed by the next one, unless device_only.
   std::string device = "cpu";
   DevicePolicy device_policy = DevicePolicy::kLatency;  ///< what "auto" looks for
   bool device_only = false;  ///< ops that the device lacks are an error, not the CPU's
@@ -38,6 +38,7 @@ struct EngineOptions {
   std::optional<PrecisionPolicy> precision = {};  ///< see LoadOptions
   HeadType head = HeadType::kAuto;                ///< of the embedding and the output head
   std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
+  Profiler* profiler = nullptr;  ///< of loading and of all that runs on the model; must outlive the engine
 };
 
 /// A loaded model with one session. Not thread-safe. Example:
@@ -50,14 +51,18 @@ class InferenceEngine {
   explicit InferenceEngine(const EngineOptions& options);
   /// Devices of `registry`; ops that the device lacks run on the CPU (see fallback_ops()) unless device_only.
   /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kUnsupported), also for a
-  /// policy or a kv_type that inference lacks, before the model is read.
+  /// policy or a kv_type that inference lacks, before the model is read. The model's files are opened and
+  /// checked before any device is.
   InferenceEngine(const EngineOptions& options, const BackendRegistry& registry);
   ~InferenceEngine();
 
   const std::shared_ptr<const Model>& model() const noexcept { return model_; }
   const Selection& selection() const noexcept { return selection_; }
-  /// Ops of the chosen device that run on the CPU.
+  /// Ops that the chosen device lacks and the CPU runs, also where the device was asked for by name: it is
+  /// not exchanged for another, but completed, unless device_only.
   const std::vector<BackendOp>& fallback_ops() const noexcept { return fallback_ops_; }
+  /// Weights that the device refused though it has the op: the CPU has them.
+  std::int64_t fallback_weights() const noexcept { return fallback_weights_; }
   std::int64_t n_ctx() const noexcept;
   /// Makes n_ctx() at most `n` ≥ 1, so that the session takes memory for no more. Without effect on a session
   /// that exists (see session()). Throws Error(kInvalidArgument).
@@ -88,11 +93,12 @@ class InferenceEngine {
 
  private:
   void load(const BackendRegistry& registry);
-  void load_on(OpenedDevice& opened);
+  void load_on(OpenedDevice& opened, const ModelFiles& files);
   EngineOptions options_;
   Selection selection_;
   std::shared_ptr<const PressureMonitor> pressure_;
   std::vector<BackendOp> fallback_ops_;
+  std::int64_t fallback_weights_ = 0;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Session> session_;
 };

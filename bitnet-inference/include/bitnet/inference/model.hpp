@@ -43,14 +43,34 @@ struct LoadOptions {
 /// `asked`, or what the default policy says beside linears that run on ternary weights or do not.
 HeadType resolve_head(HeadType asked, bool ternary) noexcept;
 
+/// A model's files, opened: configuration, tensors' shapes and types, tokenizer and policy were checked.
+struct ModelFiles {
+  /// Throws Error with the path as context: what ModelReader::open throws, Error(kUnsupported | kCorruptFile)
+  /// for what inference cannot run.
+  static ModelFiles open(const std::filesystem::path& path, const LoadOptions& options = {});
+  /// That a backend needs at least: the ternary linears in the densest code there is (five trits a byte).
+  std::size_t least_bytes() const;
+
+  std::filesystem::path path;
+  LoadOptions options;
+  std::unique_ptr<quant::ModelReader> reader;
+  std::shared_ptr<const Tokenizer> tokenizer;  ///< null when the files carry none
+  PrecisionPolicy precision = PrecisionPolicy::inference();
+  double seconds = 0;  ///< that opening them took, a part of Model::load_seconds()
+};
+
 /// Config, tokenizer and prepared weights. Thread-safe to read; ops of its backend are issued by one thread
 /// at a time (Backend), so sessions and schedulers of one Model take turns.
 class Model {
  public:
-  /// Throws Error with the path as context: what ModelReader::open and read throw, Error(kOutOfMemory),
-  /// Error(kUnsupported) for a policy that inference does not implement, before any tensor is read.
+  /// Throws Error with the path as context: what ModelFiles::open and ModelReader::read throw,
+  /// Error(kOutOfMemory), Error(kUnsupported) for a policy that inference does not implement, before any
+  /// tensor is read.
   static std::shared_ptr<const Model> load(const std::filesystem::path& path,
                                            std::shared_ptr<Backend> backend, const LoadOptions& options = {});
+  /// The same of files that are open: what is wrong with them was found out then, without a backend. Of
+  /// `files` the tensors alone are read; they can be loaded again.
+  static std::shared_ptr<const Model> load(const ModelFiles& files, std::shared_ptr<Backend> backend);
   /// From tensors in memory: `source(id)` is called once for each of model_tensors(config). `tokenizer` may
   /// be null. Of `options` only `precision` and `head` count. Throws Error(kInvalidArgument) on tensors whose
   /// shape or kind does not fit.

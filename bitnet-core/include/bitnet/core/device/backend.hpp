@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,6 +48,10 @@ class Backend {
   virtual bool supports(BackendOp op) const noexcept = 0;
   /// Free memory that caches may take, in bytes.
   virtual std::size_t available_memory() const = 0;
+
+  /// How fast the device reads its memory, in GB/s (10^9 bytes): measured now, which takes some memory and
+  /// tenths of a second. None where the backend cannot tell. Throws Error(kOutOfMemory | kDevice).
+  std::optional<double> measure_bandwidth();
 
   /// Where its buffers come from, for reports and limits; null where a backend has no pool.
   virtual MemoryResource* memory() const noexcept { return nullptr; }
@@ -93,8 +98,9 @@ class Backend {
   /// Returns when everything issued is done; reports errors of asynchronous work.
   void sync();
 
-  /// Every later op, prepare() and download() is a zone of `profiler` (not owned; null: none), with the bytes
-  /// that it has to read and write at least. While there is one, ops wait until the device is done.
+  /// Every later op, prepare(), upload() and download() is a zone of `profiler` (null: none; not owned, it
+  /// must outlive its use here), with the bytes that it has to read and write at least. While there is one,
+  /// ops wait until the device is done. To be called by the thread that issues ops.
   void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
   Profiler* profiler() const noexcept { return profiler_; }
 
@@ -107,6 +113,7 @@ class Backend {
                         const PreparedWeights& weights, Matrix out);
 
  private:
+  virtual std::optional<double> do_measure_bandwidth() { return std::nullopt; }
   virtual BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) = 0;
   virtual std::size_t do_discard(Buffer&, std::size_t /*offset*/, std::size_t /*bytes*/) { return 0; }
   virtual void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) = 0;

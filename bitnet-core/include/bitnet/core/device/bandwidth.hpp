@@ -1,6 +1,6 @@
 #pragma once
-// How fast this machine's threads read memory: the limit of everything that streams weights. The integer and
-// float peaks are bitnet-quant's peak.hpp.
+// How fast this machine's threads read memory: the limit of everything that streams weights. Other devices
+// are asked through Backend::measure_bandwidth(). The integer and float peaks are bitnet-quant's peak.hpp.
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -35,5 +35,10 @@ class BandwidthProbe {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// How much a probe has to read for the rate of memory and not of the caches before it, `cache_bytes` in all:
+/// eight times that within 128 MiB … 1 GiB, never less than twice that, at most half of `available_bytes`
+/// (then it may be a cache's rate after all), at least 1 MiB.
+std::size_t bandwidth_probe_bytes(std::size_t cache_bytes, std::size_t available_bytes) noexcept;
 
 }  // namespace bitnet
