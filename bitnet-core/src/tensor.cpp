@@ -25,8 +25,8 @@ namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr MemoryTag kTag = "tensor";
 
-[[noreturn]] void invalid(std::string message) {
-  throw Error(ErrorCode::kInvalidArgument, std::move(message));
+[[noreturn]] void invalid(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, std::move(message), where);
 }
 
 std::size_t bytes_for(DType dtype, const Shape& shape) {

@@ -10,8 +10,8 @@
 
 namespace bitnet::ops {
 
-[[noreturn]] inline void invalid(std::string message) {
-  throw Error(ErrorCode::kInvalidArgument, std::move(message));
+[[noreturn]] inline void invalid(std::string message, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument, std::move(message), where);
 }
 
 /// "f32 [2, 3]"
