@@ -57,6 +57,9 @@ void read_memory(const fs::path& folder, const MemoryFiles& names, CgroupLimits&
   while (stat >> key >> value) {  // the kernel drops these pages before it refuses memory
     if (key == names.inactive_file || key == names.active_file) used -= std::min(used, value);
   }
+  if (*limit != 0)
+    limits.memory_used =
+        std::max(limits.memory_used.value_or(0), static_cast<double>(used) / static_cast<double>(*limit));
   const std::size_t headroom = *limit - std::min(*limit, used);
   if (limits.memory_headroom && *limits.memory_headroom <= headroom) return;
   limits.memory_headroom = headroom;

@@ -1,7 +1,7 @@
 // Random allocations and frees of a memory pool for as long as asked, on some threads that pass blocks to
 // each other. Every block's ends are stamped and checked. Ends with nothing held, or with status 1:
-//   bitnet_pool_soak [operations] [threads] [seed] [none|basic|standard|detailed]
-// 10^8 operations take about ten seconds of a release build; ctest runs 10^6 of them.
+//   bitnet_pool_soak [operations] [threads] [seed] [none|basic|standard|detailed] [large_cache_bytes]
+// 10^8 operations take a few seconds of a release build; ctest runs 10^6 of them.
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -88,10 +88,12 @@ void work(HybridMemoryPool& pool, std::uint64_t operations, std::uint64_t seed) 
   }
 }
 
-int run(std::uint64_t operations, std::uint64_t threads, std::uint64_t seed, std::string_view level) {
+int run(std::uint64_t operations, std::uint64_t threads, std::uint64_t seed, std::string_view level,
+        std::uint64_t large_cache_bytes) {
   bitnet::MemoryPoolOptions options;
   options.name = "soak";
   options.tracking = bitnet::parse_tracking_level(level);
+  options.large_cache_bytes = large_cache_bytes;
   HybridMemoryPool pool(options);
   const auto begin = std::chrono::steady_clock::now();
   std::vector<std::thread> workers;
@@ -128,7 +130,8 @@ int main(int argc, char** argv) {
     const auto number = [&](int i, std::uint64_t otherwise) {
       return argc > i ? std::stoull(argv[i]) : otherwise;
     };
-    return run(number(1, 1000000), number(2, 2), number(3, 1), argc > 4 ? argv[4] : "basic");
+    return run(number(1, 1000000), number(2, 2), number(3, 1), argc > 4 ? argv[4] : "basic",
+               number(5, bitnet::MemoryPoolOptions{}.large_cache_bytes));
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 2;

@@ -1,4 +1,5 @@
-// The memory pool's promises one by one: what a block is, limits, misuse, trimming, threads, tracking. Random
+// The memory pool's promises one by one: what a block is, limits, misuse, trimming, threads. Handles and
+// tracking are in memory_handle_test.cpp, what the system refuses in memory_refusal_test.cpp. Random
 // sequences of operations are in memory_pool_property_test.cpp, millions of them in memory_pool_soak.cpp.
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 
@@ -11,7 +12,6 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <memory_resource>
 #include <string>
 #include <thread>
 #include <utility>
@@ -20,47 +20,15 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
-#include "bitnet/core/memory/memory_report.hpp"
+#include "memory/large_block_cache.hpp"
 #include "memory/sanitizer.hpp"
 #include "memory/small_block_pool.hpp"
+#include "memory_support.hpp"
 
 namespace bitnet {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr std::size_t kKiB = 1024, kMiB = 1024 * kKiB;
-
-/// Runs `body`, which must throw an Error of this code that says all of this.
-template <class Body>
-void expect_error(ErrorCode code, const std::vector<std::string>& says, Body&& body) {
-  try {
-    body();
-    ADD_FAILURE() << "no error";
-  } catch (const Error& e) {
-    EXPECT_EQ(to_string(e.code()), to_string(code));
-    for (const std::string& part : says) EXPECT_THAT(e.what(), HasSubstr(part));
-  }
-}
-
-MemoryPoolOptions unchecked() {
-  MemoryPoolOptions options;
-  options.name = "test";
-  options.check_blocks = false;
-  return options;
-}
-
-MemoryPoolOptions with_limit(std::size_t limit) {
-  MemoryPoolOptions options = unchecked();
-  options.limit = limit;
-  return options;
-}
-
-MemoryPoolOptions checked_blocks() {
-  MemoryPoolOptions options = unchecked();
-  options.check_blocks = true;
-  return options;
-}
 
 TEST(SizeClasses, HoldWhatIsAskedAndAddAtMostAnEighth) {
   unsigned last = 0;
@@ -81,11 +49,20 @@ TEST(SizeClasses, HoldWhatIsAskedAndAddAtMostAnEighth) {
   EXPECT_EQ(memory::class_bytes(last), memory::kLargestSmall);
 }
 
-TEST(SizeClasses, SpansWasteAtMostA64th) {
+TEST(SizeClasses, SpansWasteAtMostA64thTheFirstOnesAnEighth) {
   for (unsigned c = 0; c < memory::kMaxClasses; ++c) {
     const std::size_t span = memory::span_pages(c) * memory::kPageBytes, size = memory::class_bytes(c);
     EXPECT_LE(span % size * 64, span) << size;
     EXPECT_LE(span, std::max<std::size_t>(128 * kKiB, 6 * size)) << size;
+    std::size_t last = 0;
+    for (unsigned n = 0; n < memory::kSmallSpans; ++n) {
+      const std::size_t first = memory::span_pages(c, n) * memory::kPageBytes;
+      EXPECT_LE(first % size * 8, first) << size;
+      EXPECT_GE(first, std::max(last, size)) << size;
+      EXPECT_LE(first, span) << size;
+      last = first;
+    }
+    EXPECT_EQ(memory::span_pages(c, memory::kSmallSpans), memory::span_pages(c));
   }
 }
 
@@ -267,6 +244,33 @@ TEST(Pool, WritesToFreeBlocksAreReportedWhenTheyAreHandedOutAgain) {
   }
 }
 
+TEST(Pool, WritesToFreeBlocksThatATrimMeetsAreCountedAndLoggedOnce) {
+  std::vector<std::string> said;
+  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
+  {
+    HybridMemoryPool pool(unchecked());
+    std::vector<void*> blocks;
+    for (int i = 0; i < 20; ++i) blocks.push_back(pool.allocate(64));
+    for (void* block : blocks) pool.deallocate(block);
+    std::memset(blocks[10], 0x5a, 16);
+    EXPECT_EQ(pool.stats().damaged, 0u);  // nobody looked yet
+    pool.trim();
+    pool.trim();
+    const MemoryStats stats = pool.stats();
+    EXPECT_EQ(stats.damaged, 1u);
+    EXPECT_EQ(stats.used, 0u);
+    for (int i = 0; i < 100; ++i) blocks.push_back(pool.allocate(64));  // the pool goes on
+    for (std::size_t i = 20; i < blocks.size(); ++i) pool.deallocate(blocks[i]);
+    char address[32];
+    std::snprintf(address, sizeof address, "%p", blocks[10]);
+    ASSERT_EQ(said.size(), 1u);
+    EXPECT_THAT(said[0],
+                testing::AllOf(HasSubstr("'test'"), HasSubstr("was written to"), HasSubstr(address)));
+  }
+  set_log_sink({});
+  EXPECT_EQ(said.size(), 1u);
+}
+
 TEST(Pool, WritesToFreeBlocksAreReportedFromSharedListsToo) {
   HybridMemoryPool pool(unchecked());
   std::vector<void*> blocks;
@@ -346,6 +350,139 @@ TEST(Pool, WhatIsBeingTrimmedIsNotMissing) {
   trims.join();
 }
 
+TEST(LargeBlocks, WaitForTheNextRequestOfTheirSizeAndAreFreeMeanwhile) {
+  HybridMemoryPool pool(with_limit(64 * kMiB));
+  void* first = pool.allocate(200000);
+  pool.deallocate(first);
+  EXPECT_EQ(pool.held(), 0u);
+  EXPECT_GE(pool.stats().free_bytes, 200000u);
+  EXPECT_GE(pool.stats().largest_free, 200000u);
+  void* other = pool.allocate(300000);
+  EXPECT_NE(other, first);
+  void* again = pool.allocate(200000);
+  EXPECT_EQ(again, first);
+  EXPECT_EQ(pool.held(), 49 * 4096u + 74 * 4096u);
+  pool.deallocate(again);
+  pool.deallocate(other);
+  std::vector<MemoryBlock> blocks;
+  for (std::size_t i = 0; i < 300; ++i) blocks.emplace_back(pool, 66000 + i % 5 * 4096);
+  blocks.clear();
+  EXPECT_EQ(pool.held(), 0u);
+  EXPECT_EQ(pool.stats().used, 0u);
+  const MemoryBlock all(pool, 64 * kMiB);  // whatever waits is no reason for a refusal
+  EXPECT_EQ(pool.held(), 64 * kMiB);
+}
+
+TEST(LargeBlocks, ThatWaitAreBounded) {
+  constexpr std::size_t kBound = 32 * kMiB;
+  memory::LargeBlockPool pages(kNoMemoryLimit, false);
+  memory::LargeBlockCache cache(pages, nullptr, kBound, kNoMemoryLimit);
+  std::vector<std::uint32_t> blocks;
+  memory::Outcome outcome;
+  for (std::uint32_t i = 0; i < 1500; ++i) blocks.push_back(cache.allocate(1 + i * 7 % 600, 1, outcome));
+  std::size_t most = 0;
+  for (const std::uint32_t page : blocks) {
+    ASSERT_TRUE(cache.free(page));
+    ASSERT_FALSE(cache.free(page));
+    most = std::max(most, cache.waiting());
+  }
+  EXPECT_LE(most, kBound);
+  EXPECT_GT(most, kBound / 4);
+  const std::size_t waited = cache.waiting();
+  EXPECT_EQ(pages.held(), waited);
+  EXPECT_EQ(cache.flush(), waited);
+  EXPECT_EQ(pages.held(), 0u);
+}
+
+TEST(LargeBlocks, PassBetweenThreadsBesideTrimsAndCounts) {
+  HybridMemoryPool pool(with_limit(256 * kMiB));
+  constexpr int kBlocks = 4000;
+  std::array<std::atomic<unsigned char*>, 32> places{};
+  std::atomic<bool> done{false};
+  const auto bytes_of = [](int i) { return std::size_t{66000} + static_cast<std::size_t>(i % 3) * 500000; };
+  std::thread frees([&] {
+    for (int i = 0; i < kBlocks; ++i) {
+      unsigned char* p = nullptr;
+      while ((p = places[static_cast<std::size_t>(i) % 32].exchange(nullptr)) == nullptr)
+        std::this_thread::yield();
+      EXPECT_EQ(p[0], static_cast<unsigned char>(i));
+      EXPECT_EQ(p[bytes_of(i) - 1], static_cast<unsigned char>(i));
+      pool.deallocate(p);
+    }
+  });
+  std::thread looks([&] {
+    while (!done) {
+      EXPECT_LE(pool.stats().held, 256 * kMiB);
+      pool.trim();
+      std::this_thread::yield();
+    }
+  });
+  MemoryBlock own(pool, kMiB);
+  for (int i = 0; i < kBlocks; ++i) {
+    auto* p = static_cast<unsigned char*>(pool.allocate(bytes_of(i)));
+    p[0] = p[bytes_of(i) - 1] = static_cast<unsigned char>(i);
+    auto& place = places[static_cast<std::size_t>(i) % 32];
+    for (unsigned char* empty = nullptr; !place.compare_exchange_strong(empty, p); empty = nullptr)
+      std::this_thread::yield();
+    if (i % 100 == 0) pool.discard(own.data(), own.size());
+  }
+  frees.join();
+  done = true;
+  looks.join();
+  own.reset();
+  pool.trim();
+  EXPECT_EQ(pool.held(), 0u);
+  const MemoryStats stats = pool.stats();
+  EXPECT_EQ(stats.used, 0u);
+  EXPECT_EQ(stats.allocations, kBlocks + 1u);
+  EXPECT_EQ(stats.frees, kBlocks + 1u);
+}
+
+TEST(Pool, TablesGrowWithTheSizesThatAreUsed) {
+  HybridMemoryPool pool(unchecked());
+  const std::size_t none = pool.stats().small_bookkeeping;
+  const MemoryBlock one(pool, 100);
+  const std::size_t first = pool.stats().small_bookkeeping;
+  EXPECT_GT(first, none);
+  EXPECT_LT(first, none + 1024);
+  EXPECT_EQ(pool.held(), 4096u);  // the first span of a size is a page
+  std::vector<MemoryBlock> blocks;
+  for (int i = 0; i < 20000; ++i) blocks.emplace_back(pool, 100);
+  EXPECT_LT(pool.stats().small_bookkeeping * 100, pool.stats().used * 2);
+}
+
+TEST(Pool, CachesOfThreadsThatEndedServeThoseThatCome) {
+  HybridMemoryPool pool(unchecked());
+  std::size_t after_one = 0;
+  for (int i = 0; i < 50; ++i) {
+    std::thread([&] { const MemoryBlock block(pool, 100); }).join();
+    if (i == 0) after_one = pool.stats().small_bookkeeping;
+  }
+  EXPECT_LE(pool.stats().small_bookkeeping, after_one);
+  EXPECT_EQ(pool.stats().allocations, 50u);
+  EXPECT_EQ(pool.stats().used, 0u);
+}
+
+TEST(Pool, ThreadsMayEndWhileAPoolDoes) {
+  for (int round = 0; round < 200; ++round) {
+    std::atomic<int> used{0};
+    std::atomic<bool> go{false};
+    std::vector<std::thread> threads;
+    {
+      HybridMemoryPool pool(with_limit(kMiB));
+      for (int t = 0; t < 2; ++t)
+        threads.emplace_back([&] {
+          { const MemoryBlock block(pool, 100); }
+          ++used;
+          while (!go) std::this_thread::yield();
+        });
+      while (used < 2) std::this_thread::yield();
+      go = true;
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
 /// Locks all memory of the process, which the system then refuses to take back page by page.
 class LockedMemory : public testing::Test {
  protected:
@@ -403,9 +540,18 @@ TEST(Pool, DiscardGivesWholePagesOfALiveBlockBack) {
   EXPECT_EQ(p[3 * kMiB - 1], std::byte{0});
   EXPECT_EQ(p[3 * kMiB], std::byte{1});
   EXPECT_EQ(pool.discard(p, 4095), 0u);
+  expect_error(ErrorCode::kInvalidArgument, {"one live block"}, [&] { pool.discard(p, 4 * kMiB + 1); });
+  expect_error(ErrorCode::kInvalidArgument, {"one live block"}, [&] { pool.discard(p + 4 * kMiB, 4096); });
+  MemoryBlock small(pool, 40960, 4096);
+  std::memset(small.data(), 1, small.size());
+  auto* q = static_cast<std::byte*>(small.data());
+  EXPECT_EQ(pool.discard(q, 8192), 8192u);
+  EXPECT_EQ(q[8191], std::byte{0});
+  EXPECT_EQ(q[8192], std::byte{1});
+  expect_error(ErrorCode::kInvalidArgument, {"one live block"}, [&] { pool.discard(q, 45056); });
   int local = 0;
   expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.discard(&local, 4096); });
-  expect_error(ErrorCode::kInvalidArgument, {"not of this pool"}, [&] { pool.discard(p, ~std::size_t{0}); });
+  expect_error(ErrorCode::kInvalidArgument, {"one live block"}, [&] { pool.discard(p, ~std::size_t{0}); });
 }
 
 TEST(Pool, LargeBlocksGoBackAtOnceWhereThatIsAsked) {
@@ -481,14 +627,14 @@ TEST(SmallBlocks, ThreadCachesAreBounded) {
   for (const auto& [p, c] : blocks) pool.free(cache, p, c);
   std::size_t spare = 0;
   for (unsigned c = 0; c < pool.n_classes(); ++c) {
-    const memory::Bin& bin = cache.bins[c];
-    EXPECT_LE(bin.count * pool.bytes_of(c), std::max<std::size_t>(16 * kKiB, pool.bytes_of(c)));
+    const memory::Bin& bin = cache.bin(c);
+    EXPECT_LE(bin.count * pool.bytes_of(c), std::max<std::size_t>(16 * kKiB, 4 * pool.bytes_of(c)));
     if (bin.spare != nullptr) spare += bin.batch * pool.bytes_of(c);
   }
   EXPECT_EQ(cache.spare_bytes, spare);
   EXPECT_LE(spare, kBound);
   EXPECT_GT(spare, kBound / 2);
-  pool.reclaim();
+  pool.reclaim(true);
   EXPECT_EQ(pages.held(), 0u);
 }
 
@@ -578,183 +724,6 @@ TEST(Pool, ResetTakesEverythingBackAndHandlesKnow) {
   std::memset(again.data(), 1, kMiB);
   std::vector<MemoryBlock> many;
   for (int i = 0; i < 1000; ++i) many.emplace_back(pool, 100);
-}
-
-TEST(Handles, MoveAndEnd) {
-  HybridMemoryPool pool(unchecked());
-  MemoryBlock a(pool, 100);
-  void* p = a.data();
-  MemoryBlock b = std::move(a);
-  EXPECT_EQ(b.data(), p);
-  expect_error(ErrorCode::kInvalidArgument, {"empty memory handle"}, [&] { a.data(); });
-  b = MemoryBlock(pool, 200);
-  EXPECT_EQ(b.size(), 200u);
-  b.reset();
-  EXPECT_FALSE(b);
-  b.reset();
-  EXPECT_EQ(pool.stats().used, 0u);
-}
-
-TEST(Handles, ArraysMakeAndDestroyTheirValues) {
-  HybridMemoryPool pool(unchecked());
-  const auto shared = std::make_shared<int>(7);
-  {
-    MemoryArray<std::shared_ptr<int>> array(pool, 100);
-    for (auto& value : array.span()) {
-      EXPECT_EQ(value, nullptr);
-      value = shared;
-    }
-    MemoryArray<std::shared_ptr<int>> moved = std::move(array);
-    EXPECT_EQ(shared.use_count(), 101);
-    EXPECT_EQ(array.size(), 0u);
-  }
-  EXPECT_EQ(shared.use_count(), 1);
-  EXPECT_EQ(MemoryArray<int>(pool, 0).data(), nullptr);
-  struct alignas(256) Wide {
-    char c;
-  };
-  const MemoryArray<Wide> wide(pool, 3);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(wide.data()) % 256, 0u);
-}
-
-TEST(Handles, ABlockThatIsFreedBehindAHandlesBackIsLogged) {
-  std::vector<std::string> said;
-  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
-  {
-    HybridMemoryPool pool(unchecked());
-    const MemoryBlock block(pool, 100);
-    pool.deallocate(block.data());
-  }
-  set_log_sink({});
-  ASSERT_EQ(said.size(), 1u);
-  EXPECT_THAT(said[0], HasSubstr("free already"));
-}
-
-TEST(Handles, StandardContainersTakeAResource) {
-  HybridMemoryPool pool(unchecked());
-  PmrResource resource(pool, "vector");
-  {
-    std::pmr::vector<int> values(&resource);
-    for (int i = 0; i < 100000; ++i) values.push_back(i);
-    EXPECT_GE(pool.stats().used, 400000u);
-  }
-  EXPECT_EQ(pool.stats().used, 0u);
-}
-
-TEST(Handles, ContainersOutliveAResetAndDamage) {
-  std::vector<std::string> said;
-  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
-  HybridMemoryPool pool(checked_blocks());
-  {
-    PmrResource resource(pool);
-    std::pmr::vector<char> old(100, 'x', &resource), other(&resource);
-    pool.reset();
-    expect_error(ErrorCode::kInvalidArgument, {"stale"}, [&] { other.resize(10); });
-  }
-  EXPECT_TRUE(said.empty());
-  {
-    PmrResource resource(pool);
-    std::pmr::vector<char> damaged(100, 'x', &resource);
-    memory::unpoison(damaged.data() + 100, 1);
-    *(damaged.data() + 100) = 'y';
-  }
-  set_log_sink({});
-  ASSERT_EQ(said.size(), 1u);
-  EXPECT_THAT(said[0], HasSubstr("test"));
-  pool.reset();
-}
-
-TEST(Tracking, LevelsKeepWhatTheySay) {
-  for (int level = 0; level <= 3; ++level) {
-    MemoryPoolOptions options = unchecked();
-    options.tracking = static_cast<TrackingLevel>(level);
-    HybridMemoryPool pool(options);
-    MemoryBlock a(pool, 1000, 16, "kv"), b(pool, 100000, 16, "arena");
-    { const MemoryBlock passing(pool, kMiB, 16, "arena"); }
-    const MemoryStats stats = pool.stats();
-    EXPECT_EQ(stats.used, 1024u + 102400u);
-    EXPECT_EQ(stats.allocations, 3u);
-    EXPECT_EQ(stats.small_asked + stats.large_asked, level == 0 ? 0 : 1000 + 100000 + kMiB);
-    EXPECT_EQ(stats.small_given, 1024u);
-    if (level >= 1) {
-      EXPECT_GE(stats.peak_used, kMiB + 102400);
-    }
-    const auto tags = pool.tags();
-    ASSERT_EQ(tags.size(), level >= 2 ? 2u : 0u);
-    if (level >= 2) {
-      EXPECT_EQ(tags[0].tag, "arena");
-      EXPECT_EQ(tags[0].allocations, 2u);
-      EXPECT_EQ(tags[0].used, 100000u);
-      EXPECT_EQ(tags[0].peak, 100000u + kMiB);
-      EXPECT_EQ(stats.peak_used, 1024 + 102400 + kMiB);
-      EXPECT_FALSE(pool.timeline().empty());
-    }
-    const auto live = pool.live_blocks();
-    ASSERT_EQ(live.size(), level >= 2 ? 2u : 0u);
-    if (level >= 2) {
-      EXPECT_EQ(live[0].address, b.data());
-      EXPECT_EQ(live[0].bytes, 100000u);
-      EXPECT_EQ(live[1].tag, "kv");
-      EXPECT_EQ(live[0].stack.empty(), level < 3);
-    }
-  }
-}
-
-TEST(Tracking, ReportsNameTagsSizesAndWhatIsNotKept) {
-  for (const auto level : {TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kDetailed}) {
-    MemoryPoolOptions options = unchecked();
-    options.name = "<kv>";
-    options.tracking = level;
-    HybridMemoryPool pool(options);
-    const MemoryBlock a(pool, 1000, 16, "pages & co"), b(pool, 100000, 16, "arena");
-    const std::string text = memory_text(pool), page = memory_page(pool);
-    EXPECT_THAT(text, HasSubstr("memory pool '<kv>'"));
-    EXPECT_THAT(text, HasSubstr("1024"));
-    EXPECT_THAT(text, HasSubstr("large"));
-    EXPECT_THAT(page, HasSubstr("&lt;kv&gt;"));
-    const bool detailed = level == TrackingLevel::kDetailed;
-    EXPECT_EQ(text.find("pages & co") != text.npos, detailed);
-    EXPECT_EQ(page.find("pages &amp; co") != page.npos, detailed);
-    EXPECT_EQ(page.find("Memory over time") != page.npos, detailed);
-    EXPECT_EQ(page.find("are kept from the level") != page.npos, !detailed);
-    EXPECT_EQ(text.find("not kept") != text.npos, level == TrackingLevel::kNone);
-  }
-}
-
-TEST(Tracking, TimelineIsThinnedAndStaysInOrder) {
-  MemoryPoolOptions options = unchecked();
-  options.tracking = TrackingLevel::kStandard;
-  HybridMemoryPool pool(options);
-  for (int i = 0; i < 2000; ++i) const MemoryBlock block(pool, 100);
-  const auto samples = pool.timeline();
-  ASSERT_FALSE(samples.empty());
-  EXPECT_LE(samples.size(), 1024u);
-  EXPECT_TRUE(std::is_sorted(samples.begin(), samples.end(),
-                             [](const auto& a, const auto& b) { return a.seconds < b.seconds; }));
-}
-
-TEST(Tracking, NamesOfLevels) {
-  for (const auto level :
-       {TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kStandard, TrackingLevel::kDetailed})
-    EXPECT_EQ(parse_tracking_level(to_string(level)), level);
-  expect_error(ErrorCode::kInvalidArgument, {"'full'", "none, basic, standard, detailed"},
-               [] { parse_tracking_level("full"); });
-}
-
-TEST(Tracking, LeaksAreReportedWithTheirTagWhenAPoolEnds) {
-  std::vector<std::string> said;
-  set_log_sink([&](LogLevel, std::string_view text) { said.emplace_back(text); });
-  {
-    MemoryPoolOptions options = with_limit(kMiB);
-    options.tracking = TrackingLevel::kDetailed;
-    HybridMemoryPool pool(options);
-    auto* lost = static_cast<char*>(pool.allocate(1000, 16, "lost pages"));
-    lost[0] = 1;
-  }
-  set_log_sink({});
-  ASSERT_EQ(said.size(), 1u);
-  EXPECT_THAT(said[0], HasSubstr("'lost pages': 1000 bytes"));
-  EXPECT_THAT(said[0], testing::ContainsRegex("\n  1000 bytes of 'lost pages', asked for at [0-9.]+ s by ."));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
@@ -107,6 +108,70 @@ TEST_F(Pressure, TheControlGroupsLimitCounts) {
   write("sys/fs/cgroup/group/memory.stat", "inactive_file 40\n");  // page cache is not use
   for (int i = 0; i < 3; ++i) monitor.poll();
   EXPECT_EQ(monitor.level(), MemoryPressure::kNone);
+}
+
+TEST_F(Pressure, TheFullestOfNestedGroupsCountsNotTheOneWithTheLeastRoom) {
+  PressureMonitor monitor(options_);
+  write("proc/self/cgroup", "0::/outer/inner\n");
+  const auto group = [&](const std::string& name, int used, int limit) {
+    write("sys/fs/cgroup/" + name + "/memory.max", std::to_string(limit) + "\n");
+    write("sys/fs/cgroup/" + name + "/memory.current", std::to_string(used) + "\n");
+  };
+  group("outer", 6100, 6400);  // 95 %, 300 left
+  group("outer/inner", 200, 400);
+  const CgroupLimits limits = cgroup_limits(options_.root);
+  EXPECT_EQ(limits.memory_headroom, 200u);
+  EXPECT_EQ(limits.memory_limit, 400u);
+  ASSERT_TRUE(limits.memory_used);
+  EXPECT_NEAR(*limits.memory_used, 0.953, 0.001);
+  EXPECT_EQ(monitor.poll(), MemoryPressure::kCritical);
+  group("outer", 3000, 6400);
+  for (int i = 0; i < 3; ++i) monitor.poll();
+  EXPECT_EQ(monitor.level(), MemoryPressure::kNone);
+}
+
+/// Counts how often it is trimmed.
+class TrimmedResource final : public MemoryResource {
+ public:
+  void* allocate(std::size_t, std::size_t, MemoryTag) override { return nullptr; }
+  void* try_allocate(std::size_t, std::size_t, MemoryTag) override { return nullptr; }
+  void deallocate(void*) override {}
+  std::string_view name() const noexcept override { return "trimmed"; }
+  MemoryStats stats() const override { return now; }
+  TrimReport trim() override {
+    ++trims;
+    return {};
+  }
+  MemoryStats now;
+  int trims = 0;
+};
+
+TEST_F(Pressure, WhatFreedNothingSinceIsNotTrimmedAgain) {
+  TrimmedResource resource;
+  resource.now.limit = 100;
+  resource.now.held = 99;
+  PressureMonitor monitor(options_);
+  monitor.watch(resource);
+  for (int i = 0; i < 5; ++i) monitor.poll();
+  EXPECT_EQ(resource.trims, 1);
+  resource.now.frees = 3;
+  for (int i = 0; i < 5; ++i) monitor.poll();
+  EXPECT_EQ(resource.trims, 2);
+  monitor.forget(resource);
+}
+
+TEST_F(Pressure, StartsAndStopsFromSeveralThreads) {
+  PressureMonitor monitor(options_);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) {
+        monitor.start(std::chrono::milliseconds(1));
+        monitor.stop();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(Pressure, APoolsLimitCountsAndHighPressureTrims) {

@@ -5,11 +5,13 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <string>
 
 #include "bitnet/core/error.hpp"
@@ -17,23 +19,74 @@
 
 namespace bitnet::memory {
 
+namespace {
+
+/// As many addresses as one range may take of those that the process may have.
+std::size_t most_addresses() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return std::numeric_limits<std::size_t>::max();
+  return limit.rlim_cur / 4;
+}
+
+/// Null where the system has not so many.
+void* reserve(std::size_t bytes) {
+  void* mapping = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return mapping == MAP_FAILED ? nullptr : mapping;
+}
+
+/// Calls body(first, last) for each run of parts in [begin, end) whose bit is not set, and sets their bits;
+/// false, at once, where body is. Two threads may both do a run.
+template <class Body>
+bool set_bits(std::atomic<std::uint64_t>* words, std::size_t begin, std::size_t end, Body&& body) {
+  const auto is_set = [words](std::size_t i) {
+    return (words[i / 64].load(std::memory_order_acquire) >> (i % 64) & 1) != 0;
+  };
+  for (std::size_t first = begin; first < end;) {
+    if (is_set(first)) {
+      ++first;
+      continue;
+    }
+    std::size_t last = first + 1;
+    while (last < end && !is_set(last)) ++last;
+    if (!body(first, last)) return false;
+    for (std::size_t i = first; i < last; ++i)
+      words[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_release);
+    first = last;
+  }
+  return true;
+}
+
+}  // namespace
+
 AddressRange::AddressRange(std::size_t bytes, std::size_t least) {
-  for (std::size_t size = bytes; size >= least && size >= kHugePageBytes; size /= 2) {
-    const std::size_t total = size + kHugePageBytes + 2 * kPageBytes;
-    void* mapping = mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapping == MAP_FAILED) continue;
-    mapping_ = mapping;
-    mapping_bytes_ = total;
-    const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(mapping) + kPageBytes;
-    const std::size_t pad = (kHugePageBytes - first % kHugePageBytes) % kHugePageBytes;
-    base_ = static_cast<std::byte*>(mapping) + kPageBytes + pad;
-    bytes_ = size;
+  constexpr std::size_t kBeside = kHugePageBytes + 2 * kPageBytes;
+  const std::size_t most = std::max(least, most_addresses());
+  std::size_t size = bytes;
+  while (size > most) size /= 2;
+  bool refused = false;
+  for (; size >= std::max(least, kHugePageBytes); size /= 2, refused = true) {
+    mapping_ = reserve(size + kBeside);
+    if (mapping_ == nullptr) continue;
+    if (!refused || size / 2 < least) break;
+    munmap(mapping_, size + kBeside);  // the last ones are not for us
+    size /= 2;
+    mapping_ = reserve(size + kBeside);
     break;
   }
-  if (base_ == nullptr)
+  if (mapping_ == nullptr)
     throw Error(ErrorCode::kOutOfMemory, fmt::format("the system refuses {} bytes of addresses", least));
-  committed_.resize(bytes_ / kHugePageBytes);
-  huge_.resize(bytes_ / kHugePageBytes);
+  mapping_bytes_ = size + kBeside;
+  bytes_ = size;
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(mapping_) + kPageBytes;
+  base_ = static_cast<std::byte*>(mapping_) + kPageBytes +
+          (kHugePageBytes - first % kHugePageBytes) % kHugePageBytes;
+  try {
+    bits_ = std::make_unique<LazyTable>((bytes_ / kHugePageBytes + 63) / 64 * 2 * sizeof(Word));
+  } catch (...) {
+    munmap(mapping_, mapping_bytes_);
+    throw;
+  }
 }
 
 AddressRange::~AddressRange() {
@@ -41,26 +94,30 @@ AddressRange::~AddressRange() {
 }
 
 bool AddressRange::commit(std::size_t offset, std::size_t bytes, bool huge) noexcept {
-  for (std::size_t i = offset / kHugePageBytes; i * kHugePageBytes < offset + bytes; ++i) {
-    std::byte* part = base_ + i * kHugePageBytes;
-    if (!committed_[i]) {
-      if (mprotect(part, kHugePageBytes, PROT_READ | PROT_WRITE) != 0) return false;
-      committed_[i] = true;
-    }
-    if (huge && !huge_[i]) {
-      madvise(part, kHugePageBytes, MADV_HUGEPAGE);
-      huge_[i] = true;
-    }
-  }
-  return true;
+  const std::size_t begin = offset / kHugePageBytes, end = (offset + bytes - 1) / kHugePageBytes + 1;
+  const auto part = [this](std::size_t i) { return base_ + i * kHugePageBytes; };
+  const bool done = set_bits(committed_words(), begin, end, [&](std::size_t first, std::size_t last) {
+    return mprotect(part(first), (last - first) * kHugePageBytes, PROT_READ | PROT_WRITE) == 0;
+  });
+  if (!done || !huge) return done;
+  return set_bits(huge_words(), begin, end, [&](std::size_t first, std::size_t last) {
+    madvise(part(first), (last - first) * kHugePageBytes, MADV_HUGEPAGE);
+    return true;
+  });
 }
 
 std::size_t AddressRange::committed(std::size_t offset, std::size_t bytes) const noexcept {
   const std::size_t end = offset + bytes;
   std::size_t sum = 0;
-  for (std::size_t i = offset / kHugePageBytes; i * kHugePageBytes < end; ++i) {
-    if (!committed_[i]) continue;
-    sum += std::min(end, (i + 1) * kHugePageBytes) - std::max(offset, i * kHugePageBytes);
+  for (std::size_t i = offset / kHugePageBytes; i * kHugePageBytes < end;) {
+    const std::uint64_t word = committed_words()[i / 64].load(std::memory_order_relaxed);
+    if (word == 0) {
+      i = (i / 64 + 1) * 64;
+      continue;
+    }
+    if ((word >> (i % 64) & 1) != 0)
+      sum += std::min(end, (i + 1) * kHugePageBytes) - std::max(offset, i * kHugePageBytes);
+    ++i;
   }
   return sum;
 }

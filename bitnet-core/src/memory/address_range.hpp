@@ -1,19 +1,39 @@
 #pragma once
 // A reserved range of addresses: memory that costs nothing until it is committed and written. What lies in it
 // is decided in large_block_pool.hpp.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 namespace bitnet::memory {
 
 inline constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
-/// Not thread-safe, but for base(), bytes(), release() and resident().
+/// Zeroed memory for tables that are far larger than what of them is used: pages come with their first write.
+class LazyTable {
+ public:
+  /// Throws Error(kOutOfMemory).
+  explicit LazyTable(std::size_t bytes);
+  ~LazyTable();
+  LazyTable(const LazyTable&) = delete;
+  LazyTable& operator=(const LazyTable&) = delete;
+  void* data() const noexcept { return data_; }
+  /// Makes all of it zero again.
+  void clear() noexcept;
+
+ private:
+  void* data_;
+  std::size_t bytes_;
+};
+
+/// Thread-safe, but for leak().
 class AddressRange {
  public:
-  /// Reserves `bytes`, a power of two of at least kHugePageBytes, aligned to kHugePageBytes, or as many
-  /// halves of it as the system allows down to `least`. Throws Error(kOutOfMemory).
+  /// Reserves `bytes`, a power of two of at least kHugePageBytes, aligned to kHugePageBytes. Where the
+  /// process may not have so many addresses (RLIMIT_AS), at most a quarter of those it may have, and half of
+  /// what it could still get, so that there are addresses left for threads and libraries; never less than
+  /// `least`. Throws Error(kOutOfMemory).
   AddressRange(std::size_t bytes, std::size_t least);
   ~AddressRange();
   AddressRange(const AddressRange&) = delete;
@@ -23,7 +43,8 @@ class AddressRange {
   std::size_t bytes() const noexcept { return bytes_; }
 
   /// Makes [offset, offset + bytes) readable and writable, in steps of kHugePageBytes; false where the system
-  /// refuses. Fresh memory is zero. `huge` asks for huge pages there, which is no more than a wish.
+  /// refuses. Fresh memory is zero. Costs a look at a bit for each step that is so already. `huge` asks for
+  /// huge pages there, which is no more than a wish.
   bool commit(std::size_t offset, std::size_t bytes, bool huge) noexcept;
   /// Bytes of [offset, offset + bytes) that are committed.
   std::size_t committed(std::size_t offset, std::size_t bytes) const noexcept;
@@ -41,24 +62,11 @@ class AddressRange {
   std::byte* base_ = nullptr;
   std::size_t bytes_ = 0;
   bool leaked_ = false;
-  std::vector<bool> committed_, huge_;  // [bytes / kHugePageBytes]
-};
-
-/// Zeroed memory for tables that are far larger than what of them is used: pages come with their first write.
-class LazyTable {
- public:
-  /// Throws Error(kOutOfMemory).
-  explicit LazyTable(std::size_t bytes);
-  ~LazyTable();
-  LazyTable(const LazyTable&) = delete;
-  LazyTable& operator=(const LazyTable&) = delete;
-  void* data() const noexcept { return data_; }
-  /// Makes all of it zero again.
-  void clear() noexcept;
-
- private:
-  void* data_;
-  std::size_t bytes_;
+  using Word = std::atomic<std::uint64_t>;
+  Word* committed_words() const noexcept { return static_cast<Word*>(bits_->data()); }
+  Word* huge_words() const noexcept { return committed_words() + (bytes_ / kHugePageBytes + 63) / 64; }
+  // Bit per kHugePageBytes: committed words, then those of huge pages asked for. Made with the range.
+  std::unique_ptr<LazyTable> bits_;
 };
 
 }  // namespace bitnet::memory

@@ -25,7 +25,8 @@ std::string describe_frame(void* address) {
 
 }  // namespace
 
-AllocationTracker::AllocationTracker(bool with_stacks) : with_stacks_(with_stacks) {
+AllocationTracker::AllocationTracker(bool with_stacks, double interval)
+    : with_stacks_(with_stacks), interval_(interval) {
   samples_.reserve(kSamples);
   if (with_stacks) {  // the first call loads a library
     void* frame = nullptr;

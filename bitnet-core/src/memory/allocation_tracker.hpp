@@ -19,7 +19,8 @@ namespace bitnet::memory {
 /// Thread-safe. What cannot be written down for want of memory is left out: tracking fails no allocation.
 class AllocationTracker {
  public:
-  explicit AllocationTracker(bool with_stacks);
+  /// `interval`: seconds between the first samples.
+  explicit AllocationTracker(bool with_stacks, double interval = 0.001);
 
   void add(const void* block, std::size_t bytes, MemoryTag tag, std::size_t held) noexcept;
   void remove(const void* block, std::size_t held) noexcept;
@@ -65,7 +66,7 @@ class AllocationTracker {
   std::map<std::string_view, TagUse> tags_;  // under tags_mutex_
   mutable std::mutex samples_mutex_;
   std::vector<MemorySample> samples_;  // under samples_mutex_; has room for kSamples
-  double interval_ = 0.001;            // seconds, under samples_mutex_
+  double interval_;                    // seconds, under samples_mutex_
   std::atomic<double> next_sample_{0};
 };
 

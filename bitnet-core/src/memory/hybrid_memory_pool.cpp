@@ -1,24 +1,20 @@
 // Joins the parts: arguments are checked here, small and large blocks told apart, what comes back is looked
-// up, and refusals become errors. The parts are small_block_pool, large_block_pool, block_guard and
-// allocation_tracker.
+// up, and refusals become errors. The parts are small_block_pool, large_block_cache, large_block_pool,
+// block_guard and allocation_tracker; what is counted is summed up in hybrid_memory_pool_stats.cpp.
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <new>
-#include <optional>
 
-#include "allocation_tracker.hpp"
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
 #include "block_guard.hpp"
-#include "large_block_pool.hpp"
-#include "small_block_pool.hpp"
+#include "hybrid_memory_pool_impl.hpp"
 
 namespace bitnet {
 namespace {
@@ -31,13 +27,14 @@ using memory::Misuse;
 using memory::Outcome;
 using memory::PageKind;
 using memory::Refusal;
+using memory::saturating_difference;
 using memory::ThreadCache;
 
 constexpr std::int64_t kPublishBytes = std::int64_t{64} << 10;
 /// From here on fresh pages of the system are cheaper than writing zeros, and come only as they are touched.
 constexpr std::size_t kZeroBySystem = std::size_t{1} << 20;
 constexpr std::size_t kHostReleaseBytes = std::size_t{8} << 20;
-constexpr std::size_t kReportedLeaks = 8;  // blocks with their stacks
+constexpr int kMostTries = 4;
 constexpr std::size_t kLeastThreshold = 1024, kLeastLimit = std::size_t{64} << 10;
 
 MemoryPoolOptions checked(MemoryPoolOptions options) {
@@ -54,11 +51,6 @@ MemoryPoolOptions checked(MemoryPoolOptions options) {
 }
 
 std::size_t pages_of(std::size_t bytes) { return bytes / kPageBytes + (bytes % kPageBytes != 0); }
-
-/// While other threads are at work, a free may be counted whose allocation was not yet: never below 0.
-std::uint64_t left(std::uint64_t allocated, std::uint64_t freed) {
-  return allocated - std::min(allocated, freed);
-}
 
 }  // namespace
 
@@ -77,51 +69,18 @@ MemoryPoolOptions host_pool_options() {
   return options;
 }
 
-struct HybridMemoryPool::Impl {
-  explicit Impl(MemoryPoolOptions o)
-      : options(checked(std::move(o))),
-        large(options.limit, options.huge_pages),
-        small(large, total, options.small_threshold, options.thread_cache_bytes),
-        counted(options.tracking != TrackingLevel::kNone),
-        publish_from(options.tracking >= TrackingLevel::kStandard ? 1 : kPublishBytes) {
-    if (options.tracking >= TrackingLevel::kStandard)
-      tracker.emplace(options.tracking == TrackingLevel::kDetailed);
-  }
-
-  void* allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag, Outcome& outcome,
-                 bool zero = false);
-  void fill_zero(void* block, std::size_t bytes, bool is_zero) const;
-  void deallocate(void* block);
-  std::string leak_report(std::size_t used) const;
-  void* allocate_once(std::size_t bytes, std::size_t alignment, Outcome& outcome);
-  void* allocate_small(unsigned size_class, std::size_t bytes, Outcome& outcome);
-  void* take_small(ThreadCache& cache, unsigned size_class, std::size_t bytes, Outcome& outcome);
-  void* allocate_large(std::size_t bytes, Outcome& outcome);
-  void free_block(void* block);
-  void free_small(ThreadCache& cache, void* block, unsigned size_class);
-  void check_guard(void* block, void*& whole) const;
-  void* start_of(const void* block, std::size_t& bytes) const;
-  void publish(ThreadCache& cache, std::int64_t bytes);
-  [[noreturn]] void refuse_arguments(std::size_t bytes, std::size_t alignment) const;
-  [[noreturn]] void refuse(std::size_t bytes, MemoryTag tag, Refusal why) const;
-  [[noreturn]] void refuse_block(const void* block, std::string_view why) const;
-  /// Beyond the range's bytes for what does not lie in it.
-  std::size_t offset_of(const void* p) const noexcept {
-    return reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(large.range().base());
-  }
-  std::size_t used(const memory::SmallBlockPool::Counts& counts) const;
-
-  const MemoryPoolOptions options;
-  memory::UseTotal total;
-  LargeBlockPool large;
-  memory::SmallBlockPool small;
-  const bool counted;
-  const std::int64_t publish_from;  // bytes
-  std::optional<memory::AllocationTracker> tracker;
-  std::atomic<std::uint64_t> large_allocations{0}, large_frees{0}, large_asked{0}, large_given{0};
-  std::atomic<std::uint64_t> large_freed{0};  // bytes
-  std::atomic<std::uint64_t> refusals{0};
-};
+HybridMemoryPool::Impl::Impl(MemoryPoolOptions o)
+    : options(checked(std::move(o))),
+      large(options.limit, options.huge_pages),
+      small(large, total, options.small_threshold, options.thread_cache_bytes),
+      counted(options.tracking != TrackingLevel::kNone),
+      waiting(large, counted ? &total : nullptr, std::min(options.large_cache_bytes, options.limit / 8),
+              options.release_from),
+      publish_from(options.tracking >= TrackingLevel::kStandard ? 1 : kPublishBytes),
+      plain(!options.check_blocks && options.tracking < TrackingLevel::kStandard) {
+  if (options.tracking >= TrackingLevel::kStandard)
+    tracker.emplace(options.tracking == TrackingLevel::kDetailed);
+}
 
 void HybridMemoryPool::Impl::refuse_arguments(std::size_t bytes, std::size_t alignment) const {
   if (bytes == 0)
@@ -139,8 +98,8 @@ void HybridMemoryPool::Impl::refuse(std::size_t bytes, MemoryTag tag, Refusal wh
                                        ", the system refuses more"};
   throw Error(ErrorCode::kOutOfMemory,
               fmt::format("memory pool '{}': asked for {} bytes ({}), {} used ({} held), limit {}{}",
-                          options.name, bytes, tag, used(small.counts()), large.held(), limit,
-                          kWhy[static_cast<std::size_t>(why)]));
+                          options.name, bytes, tag == nullptr ? kUntagged : tag, used(small.counts()), held(),
+                          limit, kWhy[static_cast<std::size_t>(why)]));
 }
 
 void HybridMemoryPool::Impl::refuse_block(const void* block, std::string_view why) const {
@@ -182,15 +141,9 @@ void* HybridMemoryPool::Impl::allocate_large(std::size_t bytes, Outcome& outcome
     outcome.why = bytes > options.limit ? Refusal::kLimit : Refusal::kFragmented;
     return nullptr;
   }
-  const std::uint32_t page = large.allocate(static_cast<std::uint32_t>(pages), PageKind::kLarge, 0, outcome);
-  if (page == LargeBlockPool::kNone) return nullptr;
-  large_allocations.fetch_add(1, std::memory_order_relaxed);
-  large_given.fetch_add(pages * kPageBytes, std::memory_order_relaxed);
-  if (counted) {
-    large_asked.fetch_add(bytes, std::memory_order_relaxed);
-    total.add(static_cast<std::int64_t>(pages * kPageBytes));
-  }
-  return large.address(page);
+  const std::uint32_t page =
+      waiting.allocate(static_cast<std::uint32_t>(pages), counted ? bytes : 0, outcome);
+  return page == LargeBlockPool::kNone ? nullptr : large.address(page);
 }
 
 void* HybridMemoryPool::Impl::allocate_once(std::size_t bytes, std::size_t alignment, Outcome& outcome) {
@@ -205,6 +158,7 @@ void* HybridMemoryPool::Impl::allocate(std::size_t bytes, std::size_t alignment,
                                        Outcome& outcome, bool zero) {
   if (bytes == 0 || !std::has_single_bit(alignment) || alignment > kMaxAlignment) [[unlikely]]
     refuse_arguments(bytes, alignment);
+  if (tag == nullptr) tag = kUntagged;
   const std::size_t front = options.check_blocks ? memory::guard_front(alignment) : 0;
   std::size_t whole = bytes;
   if (options.check_blocks) {
@@ -214,9 +168,11 @@ void* HybridMemoryPool::Impl::allocate(std::size_t bytes, std::size_t alignment,
   void* block = nullptr;
   try {
     block = allocate_once(whole, alignment, outcome);
-    if (block == nullptr) [[unlikely]] {
-      small.reclaim();
+    // What other threads freed meanwhile may wait in their caches again.
+    for (int tries = 0; block == nullptr && tries < kMostTries; ++tries) {
+      const bool any = reclaim(false) > 0;
       block = allocate_once(whole, alignment, outcome);
+      if (!any) break;
     }
   } catch (Error& e) {
     e.add_context(fmt::format("memory pool '{}'", options.name));
@@ -235,7 +191,25 @@ void* HybridMemoryPool::Impl::allocate(std::size_t bytes, std::size_t alignment,
     block = seen;
   }
   if (tracker) [[unlikely]]
-    tracker->add(block, bytes, tag, large.held());
+    tracker->add(block, bytes, tag, held());
+  return block;
+}
+
+/// What most calls need, a small block from the thread's cache; null: the long way, which also says why.
+void* HybridMemoryPool::Impl::allocate_near(std::size_t bytes, std::size_t alignment) {
+  const bool is_easy = plain && bytes - 1 < options.small_threshold && alignment - 1 < kDefaultAlignment &&
+                       (alignment & (alignment - 1)) == 0;
+  if (!is_easy) return nullptr;
+  ThreadCache* cache = small.near_cache();
+  if (cache == nullptr) return nullptr;
+  const unsigned size_class = memory::class_of(bytes);
+  void* block = small.take(*cache, size_class);
+  if (block == nullptr) return nullptr;
+  if (counted) {
+    cache->asked.add(bytes);
+    publish(*cache, static_cast<std::int64_t>(small.bytes_of(size_class)));
+  }
+  memory::unpoison(block, bytes);
   return block;
 }
 
@@ -271,24 +245,43 @@ void HybridMemoryPool::Impl::free_block(void* block) {
     return;
   }
   const bool at_page = reinterpret_cast<std::uintptr_t>(block) % kPageBytes == 0;
-  const std::uint32_t pages = at_page ? large.free_large(page, options.release_from) : 0;
-  if (pages == 0) [[unlikely]]
+  if (!at_page || !waiting.free(page)) [[unlikely]]
     refuse_block(block, "is no live block: free already, or not where one begins");
-  const std::size_t bytes = std::size_t{pages} * kPageBytes;
-  large_frees.fetch_add(1, std::memory_order_relaxed);
-  large_freed.fetch_add(bytes, std::memory_order_relaxed);
-  if (counted) total.add(-static_cast<std::int64_t>(bytes));
+}
+
+std::size_t HybridMemoryPool::Impl::reclaim(bool now) noexcept {
+  const std::size_t before = large.held();
+  small.reclaim(now);
+  waiting.flush();
+  report_damage();
+  return saturating_difference(before, large.held());
 }
 
 void* HybridMemoryPool::Impl::start_of(const void* block, std::size_t& bytes) const {
   auto page = static_cast<std::uint32_t>(offset_of(block) / kPageBytes);
   if (large.info(page).kind() == PageKind::kSpan) return small.block_at(block, bytes);
   // The owner's block begins in the first page of the whole one, or, aligned to a page, in the second.
-  if (large.info(page).kind() != PageKind::kLarge && page > 0) --page;
-  if (large.info(page).kind() != PageKind::kLarge)
-    refuse_block(block, "is no live block: free already, or not where one begins");
-  bytes = std::size_t{large.info(page).value.load(std::memory_order_relaxed)} * kPageBytes;
+  const auto pages = [&](std::uint32_t at) {
+    const memory::PageInfo& info = large.info(at);
+    return info.kind() == PageKind::kLarge ? info.value.load(std::memory_order_relaxed) : 0;
+  };
+  if (pages(page) == 0 && page > 0 && pages(page - 1) > 1) --page;
+  if (pages(page) == 0) refuse_block(block, "is no live block: free already, or not where one begins");
+  bytes = std::size_t{pages(page)} * kPageBytes;
   return large.address(page);
+}
+
+/// Offset behind the block that the byte lies in, 0 where it lies in none: a span's may be free.
+std::size_t HybridMemoryPool::Impl::end_of_block_at(const void* inside) const {
+  const auto page = static_cast<std::uint32_t>(offset_of(inside) / kPageBytes);
+  if (large.info(page).kind() == PageKind::kSpan) {
+    std::size_t bytes = 0;
+    const void* begin = small.block_at(inside, bytes);
+    return offset_of(begin) + bytes;
+  }
+  const std::uint32_t head = large.head_of(page);
+  if (head == LargeBlockPool::kNone) return 0;
+  return (std::size_t{head} + large.info(head).value.load(std::memory_order_relaxed)) * kPageBytes;
 }
 
 void HybridMemoryPool::Impl::check_guard(void* block, void*& whole) const {
@@ -329,47 +322,16 @@ void HybridMemoryPool::Impl::deallocate(void* block) {
     memory::remove_guard(block);
   }
   if (tracker) [[unlikely]]
-    tracker->remove(block, large.held());  // before another thread may get the address
+    tracker->remove(block, held());  // before another thread may get the address
   free_block(whole);
-}
-
-std::size_t HybridMemoryPool::Impl::used(const memory::SmallBlockPool::Counts& counts) const {
-  std::uint64_t sum = left(large_given.load(), large_freed.load());
-  for (unsigned c = 0; c < small.n_classes(); ++c)
-    sum += left(counts.allocations[c], counts.frees[c]) * small.bytes_of(c);
-  return sum;
 }
 
 HybridMemoryPool::HybridMemoryPool(MemoryPoolOptions options)
     : impl_(std::make_unique<Impl>(std::move(options))) {}
 
-std::string HybridMemoryPool::Impl::leak_report(std::size_t used) const {
-  std::string text = fmt::format("memory pool '{}' ends with {} bytes in use", options.name, used);
-  if (!tracker) return text;
-  for (const TagStats& tag : tracker->tags()) {
-    if (tag.used != 0) text += fmt::format("; '{}': {} bytes", tag.tag, tag.used);
-  }
-  if (options.tracking != TrackingLevel::kDetailed) return text;
-  std::vector<LiveBlock> blocks = tracker->live_blocks();
-  blocks.resize(std::min(blocks.size(), kReportedLeaks));
-  for (const LiveBlock& block : blocks)
-    text += fmt::format("\n  {} bytes of '{}', asked for at {:.3f} s by {}", block.bytes, block.tag,
-                        block.seconds, fmt::join(block.stack, " < "));
-  return text;
-}
-
-HybridMemoryPool::~HybridMemoryPool() {
-  try {
-    const std::size_t used = impl_->used(impl_->small.counts());
-    if (used == 0) return;
-    impl_->large.range().leak();
-    log(LogLevel::kWarning, impl_->leak_report(used));
-  } catch (const std::bad_alloc&) {  // of the counting or its report: nobody knows whether blocks are in use
-    impl_->large.range().leak();
-  }
-}
-
 void* HybridMemoryPool::allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {
+  if (void* block = impl_->allocate_near(bytes, alignment)) [[likely]]
+    return block;
   Outcome outcome;
   void* block = impl_->allocate(bytes, alignment, tag, outcome);
   if (block == nullptr) [[unlikely]]
@@ -392,8 +354,11 @@ void* HybridMemoryPool::try_allocate(std::size_t bytes, std::size_t alignment, M
 void HybridMemoryPool::deallocate(void* block) { impl_->deallocate(block); }
 
 std::size_t HybridMemoryPool::discard(void* from, std::size_t bytes) {
-  const std::size_t begin = impl_->offset_of(from), range = impl_->large.range().bytes();
-  if (begin >= range || bytes > range - begin) impl_->refuse_block(from, "is not of this pool");
+  const std::size_t begin = impl_->offset_of(from);
+  if (begin >= impl_->large.range().bytes()) impl_->refuse_block(from, "is not of this pool");
+  const std::size_t end = impl_->end_of_block_at(from);
+  if (begin >= end || bytes > end - begin)
+    impl_->refuse_block(from, "and what follows is not of one live block");
   const std::size_t first = pages_of(begin) * kPageBytes, last = (begin + bytes) / kPageBytes * kPageBytes;
   if (first >= last) return 0;
   if (impl_->large.range().release(first, last - first)) return last - first;
@@ -403,50 +368,15 @@ std::size_t HybridMemoryPool::discard(void* from, std::size_t bytes) {
 
 std::string_view HybridMemoryPool::name() const noexcept { return impl_->options.name; }
 const MemoryPoolOptions& HybridMemoryPool::options() const noexcept { return impl_->options; }
-std::size_t HybridMemoryPool::held() const noexcept { return impl_->large.held(); }
+std::size_t HybridMemoryPool::held() const noexcept { return impl_->held(); }
 
 bool HybridMemoryPool::owns(const void* address) const noexcept {
   return impl_->offset_of(address) < impl_->large.range().bytes();
 }
 
-MemoryStats HybridMemoryPool::stats() const {
-  Impl& pool = *impl_;
-  const memory::SmallBlockPool::Counts counts = pool.small.counts();
-  MemoryStats out;
-  out.name = pool.options.name;
-  out.used = pool.used(counts);
-  out.held = pool.large.held();
-  out.limit = pool.options.limit;
-  out.peak_held = pool.large.peak_held();
-  if (pool.counted)
-    out.peak_used =
-        std::max(out.used, static_cast<std::size_t>(std::max<std::int64_t>(0, pool.total.peak())));
-  out.bookkeeping = pool.large.table_bytes() + pool.small.table_bytes();
-  const std::size_t large_used = left(pool.large_given.load(), pool.large_freed.load());
-  out.small_bookkeeping = pool.small.table_bytes() + LargeBlockPool::table_bytes(left(out.held, large_used));
-  out.refusals = pool.refusals.load();
-  for (unsigned c = 0; c < pool.small.n_classes(); ++c) {
-    out.allocations += counts.allocations[c];
-    out.frees += counts.frees[c];
-    out.small_given += counts.allocations[c] * pool.small.bytes_of(c);
-    if (counts.allocations[c] != 0)
-      out.size_classes.push_back(
-          {pool.small.bytes_of(c), counts.allocations[c], left(counts.allocations[c], counts.frees[c])});
-  }
-  const std::uint64_t n_large = pool.large_allocations.load(), n_freed = pool.large_frees.load();
-  if (n_large != 0) out.size_classes.push_back({0, n_large, left(n_large, n_freed)});
-  out.allocations += n_large;
-  out.frees += n_freed;
-  out.small_asked = counts.asked;
-  out.large_asked = pool.large_asked.load();
-  out.large_given = pool.large_given.load();
-  pool.large.free_bytes(out.free_bytes, out.largest_free);
-  return out;
-}
-
 TrimReport HybridMemoryPool::trim() {
   const std::size_t before = impl_->large.range().resident();
-  impl_->small.reclaim();
+  impl_->reclaim(true);
   TrimReport report;
   report.offered = impl_->large.release_free();
   const std::size_t after = impl_->large.range().resident();
@@ -457,21 +387,10 @@ TrimReport HybridMemoryPool::trim() {
 void HybridMemoryPool::reset() noexcept {
   next_generation();
   impl_->small.reset();
+  impl_->waiting.reset();
   impl_->large.reset();
-  impl_->large_frees.store(impl_->large_allocations.load());
-  impl_->large_freed.store(impl_->large_given.load());
   impl_->total.clear();
   if (impl_->tracker) impl_->tracker->clear();
-}
-
-std::vector<TagStats> HybridMemoryPool::tags() const {
-  return impl_->tracker ? impl_->tracker->tags() : std::vector<TagStats>();
-}
-std::vector<MemorySample> HybridMemoryPool::timeline() const {
-  return impl_->tracker ? impl_->tracker->timeline() : std::vector<MemorySample>();
-}
-std::vector<LiveBlock> HybridMemoryPool::live_blocks() const {
-  return impl_->tracker ? impl_->tracker->live_blocks() : std::vector<LiveBlock>();
 }
 
 }  // namespace bitnet

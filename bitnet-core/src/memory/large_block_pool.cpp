@@ -117,52 +117,92 @@ std::uint32_t LargeBlockPool::allocate(std::uint32_t pages, PageKind kind, std::
   const unsigned order = least + static_cast<unsigned>(std::countr_zero(orders));
   const std::uint32_t page = first_[order];
   const std::size_t bytes = static_cast<std::size_t>(pages) * kPageBytes;
-  if (!range_.commit(static_cast<std::size_t>(page) * kPageBytes, bytes,
-                     huge_pages_ && bytes >= kHugePageBytes)) {
-    outcome.why = Refusal::kSystem;
-    return kNone;
-  }
   const bool dirty = (pages_[page].state.load(std::memory_order_relaxed) & kDirty) != 0;
   outcome.zero = !dirty;
   unlink(page, order);
   insert_pages(page + pages, page + (std::uint32_t{1} << order), dirty);
+  held_.store(held, std::memory_order_relaxed);
+  if (page + pages > touched_.load(std::memory_order_relaxed))
+    touched_.store(page + pages, std::memory_order_relaxed);
+  guard.unlock();
+  if (!range_.commit(static_cast<std::size_t>(page) * kPageBytes, bytes,
+                     huge_pages_ && bytes >= kHugePageBytes)) {
+    guard.lock();
+    insert_pages(page, page + pages, dirty);
+    held_.store(held_.load(std::memory_order_relaxed) - pages, std::memory_order_relaxed);
+    outcome.why = Refusal::kSystem;
+    return kNone;
+  }
+  set_peak(held);
   const std::uint32_t heads = kind == PageKind::kSpan ? pages : 1;
   for (std::uint32_t i = 0; i < heads; ++i) {
     pages_[page + i].value.store(kind == PageKind::kSpan ? value : pages, std::memory_order_relaxed);
     pages_[page + i].state.store(static_cast<std::uint32_t>(kind), std::memory_order_relaxed);
   }
-  held_.store(held, std::memory_order_relaxed);
-  if (held > peak_.load(std::memory_order_relaxed)) peak_.store(held, std::memory_order_relaxed);
   poison(address(page), bytes);  // what of it may be touched, its owner says
-  if (page + pages > touched_.load(std::memory_order_relaxed))
-    touched_.store(page + pages, std::memory_order_relaxed);
   return page;
 }
 
-std::uint32_t LargeBlockPool::free_large(std::uint32_t page, std::size_t release_from) noexcept {
-  std::unique_lock guard(lock_);
-  if (pages_[page].kind() != PageKind::kLarge) return 0;
-  const std::uint32_t n = pages_[page].value.load(std::memory_order_relaxed);
-  pages_[page].state.store(0, std::memory_order_relaxed);
-  const std::size_t bytes = static_cast<std::size_t>(n) * kPageBytes;
-  poison(address(page), bytes);
-  bool released = false;
-  if (bytes >= release_from) {
-    ++releasing_;
-    guard.unlock();
-    released = range_.release(static_cast<std::size_t>(page) * kPageBytes, bytes);
-    guard.lock();
-    --releasing_;
+void LargeBlockPool::set_peak(std::size_t held) noexcept {
+  std::size_t peak = peak_.load(std::memory_order_relaxed);
+  while (held > peak && !peak_.compare_exchange_weak(peak, held, std::memory_order_relaxed)) {
   }
-  insert_pages(page, page + n, !released);
-  held_.store(held_.load(std::memory_order_relaxed) - n, std::memory_order_relaxed);
+}
+
+std::uint32_t LargeBlockPool::close(std::uint32_t page) noexcept {
+  auto expected = static_cast<std::uint32_t>(PageKind::kLarge);
+  if (!pages_[page].state.compare_exchange_strong(expected, static_cast<std::uint32_t>(PageKind::kCached),
+                                                  std::memory_order_relaxed))
+    return 0;
+  const std::uint32_t n = pages_[page].value.load(std::memory_order_relaxed);
+  poison(address(page), static_cast<std::size_t>(n) * kPageBytes);
   return n;
 }
 
+std::uint32_t LargeBlockPool::head_of(std::uint32_t page) const noexcept {
+  for (unsigned order = 0; order <= top_order_; ++order) {  // blocks begin at multiples of such powers
+    const std::uint32_t head = page >> order << order;
+    if (pages_[head].kind() == PageKind::kLarge)
+      return page - head < pages_[head].value.load(std::memory_order_relaxed) ? head : kNone;
+  }
+  return kNone;
+}
+
+void LargeBlockPool::free_large(std::uint32_t page, bool release) noexcept {
+  std::unique_lock guard(lock_);
+  const std::uint32_t n = pages_[page].value.load(std::memory_order_relaxed);
+  bool released = false;
+  if (release) {
+    ++releasing_;
+    guard.unlock();
+    released =
+        range_.release(static_cast<std::size_t>(page) * kPageBytes, static_cast<std::size_t>(n) * kPageBytes);
+    guard.lock();
+    --releasing_;
+  }
+  pages_[page].state.store(0, std::memory_order_relaxed);
+  insert_pages(page, page + n, !released);
+  held_.store(held_.load(std::memory_order_relaxed) - n, std::memory_order_relaxed);
+}
+
+void LargeBlockPool::free_list(std::uint32_t first) noexcept {
+  constexpr int kAtOnce = 16;  // others may want the lock
+  while (first != kNone) {
+    const std::lock_guard guard(lock_);
+    for (int i = 0; i < kAtOnce && first != kNone; ++i) {
+      const std::uint32_t page = first, n = pages_[page].value.load(std::memory_order_relaxed);
+      first = pages_[page].next;
+      pages_[page].state.store(0, std::memory_order_relaxed);
+      insert_pages(page, page + n, true);
+      held_.store(held_.load(std::memory_order_relaxed) - n, std::memory_order_relaxed);
+    }
+  }
+}
+
 void LargeBlockPool::free_span(std::uint32_t page, std::uint32_t pages) noexcept {
-  const std::lock_guard guard(lock_);
-  for (std::uint32_t i = 0; i < pages; ++i) pages_[page + i].state.store(0, std::memory_order_relaxed);
   poison(address(page), static_cast<std::size_t>(pages) * kPageBytes);
+  for (std::uint32_t i = 0; i < pages; ++i) pages_[page + i].state.store(0, std::memory_order_relaxed);
+  const std::lock_guard guard(lock_);
   insert_pages(page, page + pages, true);
   held_.store(held_.load(std::memory_order_relaxed) - pages, std::memory_order_relaxed);
 }
@@ -205,16 +245,33 @@ void LargeBlockPool::reset() noexcept {
   link(0, top_order_, true);
 }
 
-void LargeBlockPool::free_bytes(std::size_t& sum, std::size_t& largest) noexcept {
+unsigned LargeBlockPool::dirty_blocks(unsigned order, std::uint32_t& cursor,
+                                      std::span<std::uint32_t> out) noexcept {
+  const auto is_dirty = [this](std::uint32_t page) {
+    return (pages_[page].state.load(std::memory_order_relaxed) & kDirty) != 0;
+  };
   const std::lock_guard guard(lock_);
+  std::uint32_t page = first_[order];
+  if (cursor != kNone) page = is_free(cursor, order) && is_dirty(cursor) ? pages_[cursor].next : kNone;
+  unsigned n = 0;
+  for (; n < out.size() && page != kNone && is_dirty(page); page = pages_[page].next)
+    out[n++] = cursor = page;
+  return n;
+}
+
+void LargeBlockPool::free_bytes(std::size_t& sum, std::size_t& largest) noexcept {
   sum = largest = 0;
+  std::array<std::uint32_t, 64> found;
   for (unsigned order = 0; order <= top_order_; ++order) {
-    for (std::uint32_t page = first_[order]; page != kNone; page = pages_[page].next) {
-      if ((pages_[page].state.load(std::memory_order_relaxed) & kDirty) == 0) break;
-      const std::size_t bytes =
-          range_.committed(static_cast<std::size_t>(page) * kPageBytes, kPageBytes << order);
-      sum += bytes;
-      largest = std::max(largest, bytes);
+    std::uint32_t cursor = kNone;
+    for (unsigned n = found.size(); n == found.size();) {
+      n = dirty_blocks(order, cursor, found);
+      for (unsigned i = 0; i < n; ++i) {
+        const std::size_t bytes =
+            range_.committed(static_cast<std::size_t>(found[i]) * kPageBytes, kPageBytes << order);
+        sum += bytes;
+        largest = std::max(largest, bytes);
+      }
     }
   }
 }

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <condition_variable>
 #include <fstream>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/cgroup.hpp"
@@ -42,11 +44,11 @@ std::optional<double> stalled(const std::filesystem::path& root) {
   std::ifstream file(root / "proc/pressure/memory");
   std::string some, average;
   if (!(file >> some >> average) || some != "some" || !average.starts_with("avg10=")) return std::nullopt;
-  try {
-    return std::stod(average.substr(6));
-  } catch (const std::exception&) {
-    return std::nullopt;
-  }
+  double percent = 0;  // from_chars: a point is a point in every locale
+  const char* const begin = average.data() + 6;
+  const char* const end = average.data() + average.size();
+  if (std::from_chars(begin, end, percent).ec != std::errc()) return std::nullopt;
+  return percent;
 }
 
 /// Levels up to `current` end later than they begin.
@@ -73,17 +75,25 @@ struct PressureMonitor::Impl {
   };
   Reading read() const;
   void call_back(MemoryPressure before, MemoryPressure now, const std::string& reason);
+  void end_thread();
 
   const PressureOptions options;
   // Recursive: callbacks run under it, so that unsubscribe() waits for those of other threads.
   mutable std::recursive_mutex mutex;
-  std::vector<MemoryResource*> resources;
+  /// `trimmed_at`: its frees when it was last trimmed; without more of them there is nothing new to give
+  /// back.
+  struct Watched {
+    MemoryResource* resource;
+    std::optional<std::uint64_t> trimmed_at;
+  };
+  std::vector<Watched> resources;
   std::map<std::uint64_t, Callback> callbacks;
   std::uint64_t last_subscription = 0;
   bool polling = false;
   int calm = 0;
   std::atomic<MemoryPressure> level{MemoryPressure::kNone};
 
+  std::mutex start_mutex;  // of start() and stop(), before thread_mutex
   std::mutex thread_mutex;
   std::condition_variable wake;
   bool stopping = false;
@@ -97,19 +107,16 @@ PressureMonitor::Impl::Reading PressureMonitor::Impl::read() const {
     const MemoryPressure found = level_of(value, thresholds, now, options.hysteresis);
     if (found > highest.level) highest = {found, reason()};
   };
-  for (const MemoryResource* resource : resources) {
-    const MemoryStats stats = resource->stats();
+  for (const Watched& watched : resources) {
+    const MemoryStats stats = watched.resource->stats();
     if (stats.limit == kNoMemoryLimit || stats.limit == 0) continue;
     const double part = static_cast<double>(stats.held) / static_cast<double>(stats.limit);
     consider(part, options.used,
              [&] { return fmt::format("pool '{}' holds {:.0f} % of its limit", stats.name, 100 * part); });
   }
-  const CgroupLimits group = cgroup_limits(options.root);
-  if (group.memory_headroom && group.memory_limit && *group.memory_limit != 0) {
-    const double part =
-        1 - static_cast<double>(*group.memory_headroom) / static_cast<double>(*group.memory_limit);
-    consider(part, options.used,
-             [&] { return fmt::format("the control group uses {:.0f} % of its memory", 100 * part); });
+  if (const auto part = cgroup_limits(options.root).memory_used) {
+    consider(*part, options.used,
+             [&] { return fmt::format("the control group uses {:.0f} % of its memory", 100 * *part); });
   }
   if (const auto percent = stalled(options.root)) {
     consider(*percent, options.stalled,
@@ -139,12 +146,12 @@ PressureMonitor::~PressureMonitor() { stop(); }
 
 void PressureMonitor::watch(MemoryResource& resource) {
   const std::lock_guard guard(impl_->mutex);
-  impl_->resources.push_back(&resource);
+  impl_->resources.push_back({&resource, std::nullopt});
 }
 
 void PressureMonitor::forget(MemoryResource& resource) {
   const std::lock_guard guard(impl_->mutex);
-  std::erase(impl_->resources, &resource);
+  std::erase_if(impl_->resources, [&](const Impl::Watched& w) { return w.resource == &resource; });
 }
 
 std::uint64_t PressureMonitor::subscribe(Callback callback) {
@@ -179,8 +186,10 @@ MemoryPressure PressureMonitor::poll() {
     impl_->call_back(before, reading.level, reading.reason);  // first: what they give up can be trimmed
   }
   if (level() >= impl_->options.trim_from && level() != MemoryPressure::kNone) {
-    const auto resources = impl_->resources;
-    for (MemoryResource* resource : resources) resource->trim();
+    for (Impl::Watched& watched : impl_->resources) {
+      const std::uint64_t frees = watched.resource->stats().frees;
+      if (std::exchange(watched.trimmed_at, frees) != frees) watched.resource->trim();
+    }
   }
   return level();
 }
@@ -189,7 +198,8 @@ void PressureMonitor::start(std::chrono::milliseconds interval) {
   if (interval.count() <= 0)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("an interval of {} ms: expected at least 1", interval.count()));
-  stop();
+  const std::lock_guard one_at_a_time(impl_->start_mutex);
+  impl_->end_thread();
   impl_->stopping = false;
   impl_->thread = std::thread([this, interval] {
     std::unique_lock lock(impl_->thread_mutex);
@@ -205,13 +215,19 @@ void PressureMonitor::start(std::chrono::milliseconds interval) {
   });
 }
 
-void PressureMonitor::stop() {
+/// Under start_mutex.
+void PressureMonitor::Impl::end_thread() {
   {
-    const std::lock_guard guard(impl_->thread_mutex);
-    impl_->stopping = true;
+    const std::lock_guard guard(thread_mutex);
+    stopping = true;
   }
-  impl_->wake.notify_all();
-  if (impl_->thread.joinable()) impl_->thread.join();
+  wake.notify_all();
+  if (thread.joinable()) thread.join();
+}
+
+void PressureMonitor::stop() {
+  const std::lock_guard one_at_a_time(impl_->start_mutex);
+  impl_->end_thread();
 }
 
 }  // namespace bitnet

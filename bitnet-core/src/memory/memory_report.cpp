@@ -31,6 +31,9 @@ std::string unused(std::uint64_t asked, std::uint64_t given) {
              : percent(static_cast<double>(given) - static_cast<double>(asked), static_cast<double>(given));
 }
 
+/// While other threads are at work, a free may be counted whose allocation was not yet.
+std::uint64_t live(const MemoryStats& s) { return s.allocations - std::min(s.allocations, s.frees); }
+
 std::string size_name(const SizeClassStats& size) {
   return size.block_bytes == 0 ? std::string("large") : std::to_string(size.block_bytes);
 }
@@ -44,7 +47,7 @@ std::vector<Row> totals(const MemoryStats& s, TrackingLevel level) {
       {"peak in use", counted ? mib(s.peak_used) : "not kept"},
       {"peak held", mib(s.peak_held)},
       {"allocations", std::to_string(s.allocations)},
-      {"live blocks", std::to_string(s.allocations - s.frees)},
+      {"live blocks", std::to_string(live(s))},
       {"refused", std::to_string(s.refusals)},
       {"the pool's own tables", mib(s.bookkeeping)},
       {"unused in small blocks", unused(s.small_asked, s.small_given)},
@@ -52,7 +55,9 @@ std::vector<Row> totals(const MemoryStats& s, TrackingLevel level) {
       {"free beside blocks", mib(s.free_bytes)},
       {"largest free piece", mib(s.largest_free)},
       {"fragmentation of it",
-       percent(static_cast<double>(s.free_bytes - s.largest_free), static_cast<double>(s.free_bytes))},
+       percent(static_cast<double>(s.free_bytes - std::min(s.free_bytes, s.largest_free)),
+               static_cast<double>(s.free_bytes))},
+      {"damaged free blocks", std::to_string(s.damaged)},
   };
 }
 
@@ -154,19 +159,21 @@ void add_timeline(std::string& out, const std::vector<MemorySample>& samples) {
 
 }  // namespace
 
-std::string memory_text(const HybridMemoryPool& pool) {
-  const MemoryStats stats = pool.stats();
+std::string memory_text(const MemoryResource& resource) {
+  const auto* pool = dynamic_cast<const HybridMemoryPool*>(&resource);
+  const MemoryStats stats = resource.stats();
   std::string out = fmt::format("memory pool '{}'\n", stats.name);
-  for (const Row& row : totals(stats, pool.options().tracking))
+  for (const Row& row : totals(stats, pool == nullptr ? TrackingLevel::kBasic : pool->options().tracking))
     out += fmt::format("  {:<24} {:>16}\n", row[0], row[1]);
   add_sizes(out, stats.size_classes);
-  const std::vector<TagStats> tags = pool.tags();
+  if (pool == nullptr) return out;
+  const std::vector<TagStats> tags = pool->tags();
   if (!tags.empty())
     out += fmt::format("  {:<24} {:>16} {:>12} {:>16}\n", "tag", "allocations", "in use", "peak");
   for (const TagStats& tag : tags)
     out += fmt::format("  {:<24.24} {:>16} {:>12} {:>16}\n", tag.tag, tag.allocations, mib(tag.used),
                        mib(tag.peak));
-  add_timeline(out, pool.timeline());
+  add_timeline(out, pool->timeline());
   return out;
 }
 
@@ -176,7 +183,7 @@ std::string leak_text(const HybridMemoryPool& pool) {
     return fmt::format("memory pool '{}': nothing is left of {} allocations\n", stats.name,
                        stats.allocations);
   std::string out = fmt::format("memory pool '{}': {} of {} blocks are left, {} in all\n", stats.name,
-                                stats.allocations - stats.frees, stats.allocations, mib(stats.used));
+                                live(stats), stats.allocations, mib(stats.used));
   for (const TagStats& tag : pool.tags()) {
     if (tag.used != 0) out += fmt::format("  {:<24.24} {:>16}\n", tag.tag, mib(tag.used));
   }

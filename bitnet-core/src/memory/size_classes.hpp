@@ -1,6 +1,7 @@
 #pragma once
 // The sizes of small blocks: multiples of 16 up to 128 bytes, from there eight sizes to each doubling, so
 // that at most an eighth of what was asked for is added. Constants and arithmetic only.
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@ inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::size_t kLargestSmall = std::size_t{1} << 20;
 /// 8 classes up to 128 bytes, 8 for each of the 13 doublings to 1 MiB.
 inline constexpr unsigned kMaxClasses = 8 + 8 * 13;
+inline constexpr unsigned kSmallSpans = 4;  ///< spans of a class that are smaller than the others
 
 /// The smallest class whose blocks hold `bytes`, 1 … kLargestSmall.
 constexpr unsigned class_of(std::size_t bytes) noexcept {
@@ -42,10 +44,38 @@ constexpr std::uint32_t span_pages(unsigned size_class) noexcept {
   return static_cast<std::uint32_t>(pages);
 }
 
-/// Blocks that move between a thread's cache and the shared one at once: up to 16 KiB of them.
-constexpr std::uint32_t batch_blocks(unsigned size_class) noexcept {
-  const std::size_t blocks = (std::size_t{16} << 10) / class_bytes(size_class);
-  return static_cast<std::uint32_t>(blocks < 1 ? 1 : blocks > 64 ? 64 : blocks);
+/// Of the first spans of a class, of which there are `n_spans` so far: from a page, doubled by each, so that
+/// a few blocks of a size take few pages. At most an eighth is unused at the end.
+constexpr std::uint32_t span_pages(unsigned size_class, unsigned n_spans) noexcept {
+  const std::uint32_t full = span_pages(size_class);
+  if (n_spans >= kSmallSpans) return full;
+  const std::size_t size = class_bytes(size_class);
+  std::size_t pages = std::size_t{1} << n_spans;
+  while (pages * kPageBytes < size || pages * kPageBytes % size > pages * kPageBytes / 8) ++pages;
+  return pages < full ? static_cast<std::uint32_t>(pages) : full;
 }
+
+/// Blocks that move between a thread's cache and the shared one at once: up to 16 KiB of them, of larger
+/// blocks up to four while those are no more than 256 KiB.
+constexpr std::uint32_t batch_blocks(unsigned size_class) noexcept {
+  const std::size_t size = class_bytes(size_class);
+  const std::size_t blocks = (std::size_t{16} << 10) / size, four = (std::size_t{256} << 10) / size;
+  if (blocks >= 4) return static_cast<std::uint32_t>(blocks > 64 ? 64 : blocks);
+  return static_cast<std::uint32_t>(four > 4 ? 4 : four < 1 ? 1 : four);
+}
+
+/// What is looked up of a class at each call.
+struct ClassInfo {
+  std::uint32_t bytes;
+  std::uint32_t inverse;  ///< 2^32 / bytes, rounded down, plus one
+};
+inline constexpr std::array<ClassInfo, kMaxClasses> kClasses = [] {
+  std::array<ClassInfo, kMaxClasses> out{};
+  for (unsigned c = 0; c < kMaxClasses; ++c) {
+    out[c].bytes = static_cast<std::uint32_t>(class_bytes(c));
+    out[c].inverse = static_cast<std::uint32_t>((std::uint64_t{1} << 32) / class_bytes(c) + 1);
+  }
+  return out;
+}();
 
 }  // namespace bitnet::memory

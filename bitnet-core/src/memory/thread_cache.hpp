@@ -1,9 +1,11 @@
 #pragma once
 // What a thread keeps of a pool's small blocks, so that most allocations take no lock: two short lists for
 // each size class. Who fills and empties them is small_block_pool.hpp.
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <new>
 
 #include "sanitizer.hpp"
 #include "size_classes.hpp"
@@ -60,20 +62,60 @@ struct Bin {
   FreeBlock* head = nullptr;
   FreeBlock* spare = nullptr;
   std::uint32_t count = 0;  ///< of head's list
-  std::uint32_t batch = 1;
+  std::uint32_t batch = 0;
   OwnedCounter allocations, frees;
 };
 
-/// Of one thread and one pool; only its thread touches the lists.
+/// Of one pool and one thread at a time, the only one to touch it; a thread that comes takes over the cache,
+/// and the counts in it, of one that ended. Bins are made as their classes are used: of those that are not
+/// yet the place is 0, where a bin lies that neither has a block nor room for one.
 struct ThreadCache {
-  explicit ThreadCache(unsigned n_classes) : bins(std::make_unique<Bin[]>(n_classes)) {
-    for (unsigned c = 0; c < n_classes; ++c) bins[c].batch = batch_blocks(c);
+  ThreadCache() noexcept : bins(&none) {}
+  ~ThreadCache() {
+    if (bins != &none) delete[] bins;
   }
-  std::unique_ptr<Bin[]> bins;   // [n_classes]
-  OwnedCounter asked;            ///< bytes of all allocations so far
+  ThreadCache(const ThreadCache&) = delete;
+  ThreadCache& operator=(const ThreadCache&) = delete;
+
+  Bin& bin(unsigned size_class) noexcept { return bins[place[size_class]]; }
+  bool has(unsigned size_class) const noexcept { return place[size_class] != 0; }
+  /// Makes the class's bin; false for want of memory. Under a lock that keeps out those who read counts.
+  bool add(unsigned size_class) noexcept;
+  std::size_t table_bytes() const noexcept {
+    return sizeof(ThreadCache) + (bins == &none ? 0 : capacity * sizeof(Bin));
+  }
+
+  Bin* bins;                     // [capacity], of which n_bins are made
   std::int64_t unpublished = 0;  ///< bytes in use that the pool's total does not know of yet
   std::size_t spare_bytes = 0;   ///< in the spare batches
+  OwnedCounter asked;            ///< bytes of all allocations so far
   std::uint32_t flush_epoch = 0;
+  bool in_use = true;  ///< by a thread
+  std::uint8_t n_bins = 1, capacity = 1;
+  std::array<std::uint8_t, kMaxClasses> place{};
+  Bin none;
 };
+
+inline bool ThreadCache::add(unsigned size_class) noexcept {
+  constexpr std::uint8_t kStep = 4;
+  if (n_bins == capacity) {
+    auto* more = new (std::nothrow) Bin[capacity + std::size_t{kStep}];
+    if (more == nullptr) return false;
+    for (unsigned i = 0; i < n_bins; ++i) {
+      more[i].head = bins[i].head;
+      more[i].spare = bins[i].spare;
+      more[i].count = bins[i].count;
+      more[i].batch = bins[i].batch;
+      more[i].allocations.set(bins[i].allocations.get());
+      more[i].frees.set(bins[i].frees.get());
+    }
+    if (bins != &none) delete[] bins;
+    bins = more;
+    capacity = static_cast<std::uint8_t>(capacity + kStep);
+  }
+  bins[n_bins].batch = batch_blocks(size_class);
+  place[size_class] = n_bins++;
+  return true;
+}
 
 }  // namespace bitnet::memory

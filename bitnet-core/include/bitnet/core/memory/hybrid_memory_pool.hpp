@@ -19,9 +19,12 @@ struct MemoryPoolOptions {
   std::size_t limit = kNoMemoryLimit;
   /// Blocks up to this many bytes are small: a power of two from 1 KiB to 1 MiB.
   std::size_t small_threshold = std::size_t{64} << 10;
-  /// Most bytes of free small blocks that a thread keeps for itself, beside 16 KiB (or one block, if larger)
-  /// of each size that it uses.
+  /// Most bytes of free small blocks that a thread keeps for itself, beside 16 KiB (of larger blocks up to
+  /// four, and 256 KiB) of each size that it uses.
   std::size_t thread_cache_bytes = std::size_t{1} << 20;
+  /// Most bytes of free large blocks that wait, whole, for the next request of their size; an eighth of the
+  /// limit if that is less. They are free memory: held() does not count them, and whoever needs it gets it.
+  std::size_t large_cache_bytes = std::size_t{32} << 20;
   /// Large blocks of at least so many bytes go back to the system as they are freed; the rest waits for
   /// trim().
   std::size_t release_from = kNoMemoryLimit;
@@ -33,7 +36,7 @@ struct MemoryPoolOptions {
   bool check_blocks = checks_blocks_by_default();
 };
 
-/// Of the pool that an ExecutionContext makes for itself: "host", without a limit.
+/// Of the pool that ExecutionContexts share unless they are given one: "host", without a limit.
 MemoryPoolOptions host_pool_options();
 
 /// Blocks never move. Thread-safe but for reset() and the destructor, which need every other thread to be
@@ -58,15 +61,15 @@ class HybridMemoryPool final : public MemoryResource {
   void deallocate(void* block) override;
   /// What lies in these bytes of a live block is not needed any more: the system gets the whole pages among
   /// them, which read as zeros from then on; the rest stays as it is. Returns their bytes, 0 where the system
-  /// does not take them (locked memory). Throws Error(kInvalidArgument) for bytes outside of the pool's
-  /// range.
+  /// does not take them (locked memory). Throws Error(kInvalidArgument) for bytes that are not all of
+  /// one block, as far as the pool can tell: whether a small one is live it does not ask.
   std::size_t discard(void* from, std::size_t bytes);
 
   std::string_view name() const noexcept override;
   /// Sums over the threads; exact while none allocates. Some microseconds.
   MemoryStats stats() const override;
-  /// Empties this thread's cache and the shared ones, asks the other threads to empty theirs when they next
-  /// need a refill, joins what is free and gives its pages back.
+  /// Empties this thread's cache of small blocks and all that are shared, asks the other threads to empty
+  /// theirs when they next need a refill, joins what is free and gives its pages back.
   TrimReport trim() override;
 
   /// Takes back every block at once: handles become stale, raw pointers dangle. Throws nothing.

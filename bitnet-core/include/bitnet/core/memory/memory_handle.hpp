@@ -111,6 +111,7 @@ class MemoryArray {
   T* data() const { return count_ == 0 ? nullptr : static_cast<T*>(block_.data()); }
   std::size_t size() const noexcept { return count_; }
   std::span<T> span() const { return {data(), count_}; }
+  /// Checks the handle each time: loops take a span().
   T& operator[](std::size_t i) const { return data()[i]; }
   /// Destroys the values and gives the block back; throws like MemoryBlock::reset().
   void reset() {

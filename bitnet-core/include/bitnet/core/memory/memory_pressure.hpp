@@ -34,7 +34,7 @@ struct PressureOptions {
   double hysteresis = 0.08;
   /// … and when so many readings in a row say so. It begins at the first.
   int calm_readings = 3;
-  /// Watched resources are trimmed at each reading from this level on.
+  /// Watched resources are trimmed at each reading from this level on, if blocks were freed since.
   MemoryPressure trim_from = MemoryPressure::kHigh;
   /// Where proc/ and sys/ lie.
   std::filesystem::path root = "/";
@@ -64,8 +64,8 @@ class PressureMonitor {
   /// As of the last reading.
   MemoryPressure level() const noexcept;
 
-  /// Polls on a thread of its own until stop() or the end. Throws Error(kInvalidArgument) for an interval
-  /// that is not positive.
+  /// Polls on a thread of its own until stop() or the end, which callbacks must not call. Throws
+  /// Error(kInvalidArgument) for an interval that is not positive.
   void start(std::chrono::milliseconds interval);
   void stop();
 

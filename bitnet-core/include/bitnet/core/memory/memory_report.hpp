@@ -7,10 +7,12 @@
 namespace bitnet {
 
 class HybridMemoryPool;
+class MemoryResource;
 
 /// Totals, fragmentation, a histogram of sizes, tags, use and rate over time, as lines of at most 100
-/// columns. Parts that the pool's tracking level does not keep are left out or say so.
-std::string memory_text(const HybridMemoryPool& pool);
+/// columns. Parts that the tracking level of a HybridMemoryPool does not keep, or that other resources lack,
+/// are left out or say so.
+std::string memory_text(const MemoryResource& resource);
 
 /// What is live in a pool whose users have all gone: "nothing is left …", or bytes and blocks by tag, and at
 /// kDetailed the largest blocks with their stacks.

@@ -60,11 +60,13 @@ struct MemoryStats {
   std::size_t used = 0;  ///< bytes of live blocks, each as large as its class or its pages
   std::size_t held = 0;  ///< bytes that blocks and caches occupy: what the limit counts; used ≤ held
   std::size_t limit = kNoMemoryLimit;
-  std::size_t peak_used = 0, peak_held = 0;  ///< peak_used: from kBasic on
-  std::size_t bookkeeping = 0;               ///< bytes of the pool's own tables and thread caches
-  std::size_t small_bookkeeping = 0;         ///< of those, what serves small blocks
+  std::size_t peak_used = 0;          ///< from kBasic on
+  std::size_t peak_held = 0;          ///< free large blocks that waited for a request of their size included
+  std::size_t bookkeeping = 0;        ///< bytes of the pool's own tables and thread caches, not of tracking
+  std::size_t small_bookkeeping = 0;  ///< of those, what serves small blocks
   std::uint64_t allocations = 0, frees = 0;  ///< since the pool was made
   std::uint64_t refusals = 0;                ///< allocations that failed for want of memory
+  std::uint64_t damaged = 0;                 ///< free blocks that were found written to
   /// Of all allocations so far, from kBasic on: what was asked for, and the blocks given. The rest of each
   /// block, internal fragmentation, is 1 − asked / given.
   std::uint64_t small_asked = 0, small_given = 0, large_asked = 0, large_given = 0;

@@ -1,0 +1,219 @@
+// What the memory pool and contexts do where the system refuses: too few addresses (RLIMIT_AS), no writable
+// pages (RLIMIT_DATA), and whether huge pages come where it grants them. Each limit is set in a child
+// process, which must end with the status it is told to, and soon.
+#include <gtest/gtest.h>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/execution.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
+#include "memory/address_range.hpp"
+
+// Sanitizers keep shadows of all addresses, which such limits forbid.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define BITNET_SHADOWED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define BITNET_SHADOWED 1
+#endif
+#endif
+
+namespace bitnet {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20, kGiB = std::size_t{1} << 30;
+constexpr int kFine = 0, kWrong = 1, kUnexpected = 2;
+constexpr unsigned kSeconds = 60;  // longer is a hang
+
+/// A number of kB in /proc/self/status, in bytes.
+std::size_t status_bytes(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key + ":")) return std::stoull(line.substr(key.size() + 1)) * 1024;
+  }
+  return 0;
+}
+
+void set_limit(decltype(RLIMIT_AS) what, std::size_t bytes) {
+  rlimit limit{};
+  if (getrlimit(what, &limit) != 0) _exit(kUnexpected);
+  limit.rlim_cur = bytes;
+  if (setrlimit(what, &limit) != 0) _exit(kUnexpected);
+}
+
+/// What body() returns in a child process, or 1000 + the signal that ended it.
+template <class Body>
+int in_child(Body&& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(kSeconds);
+    int result = kUnexpected;
+    try {
+      result = body();
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "unexpected: %s\n", e.what());
+    }
+    _exit(result);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child) return -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/// Whether body() throws Error(kOutOfMemory) with these words.
+template <class Body>
+bool refuses(std::string_view says, Body&& body) {
+  try {
+    body();
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kOutOfMemory &&
+        std::string_view(e.what()).find(says) != std::string_view::npos)
+      return true;
+    std::fprintf(stderr, "%s\n", e.what());
+  }
+  return false;
+}
+
+class Refusals : public testing::Test {
+ protected:
+  void SetUp() override {
+#if defined(BITNET_SHADOWED)
+    GTEST_SKIP() << "sanitizers need the addresses";
+#endif
+  }
+};
+
+TEST_F(Refusals, RangesTakeAQuarterOfTheAddressesAndSayWhenThatIsUsedUp) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, 4 * kGiB);
+              const memory::AddressRange range(std::size_t{1} << 40, 64 * kMiB);
+              if (range.bytes() != kGiB) return kWrong;
+              HybridMemoryPool pool;
+              std::vector<MemoryBlock> blocks;
+              const bool refused = refuses("no piece of the address range is large enough", [&] {
+                for (;;) blocks.emplace_back(pool, 32 * kMiB);
+              });
+              return refused && blocks.size() >= 16 ? kFine : kWrong;
+            }));
+}
+
+TEST_F(Refusals, RangesLeaveAddressesToOthers) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, status_bytes("VmSize") + 300 * kMiB);
+              const memory::AddressRange range(std::size_t{1} << 40, 4 * kMiB);
+              if (range.bytes() > 128 * kMiB) return kWrong;
+              std::thread([] {}).join();
+              return kFine;
+            }));
+}
+
+TEST_F(Refusals, TooFewAddressesAreAnError) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, status_bytes("VmSize") + 16 * kMiB);
+              return refuses("addresses", [] { HybridMemoryPool pool; }) ? kFine : kWrong;
+            }));
+}
+
+TEST_F(Refusals, PoolsThatTakeAllAddressesEndInAnError) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, 4 * kGiB);
+              std::vector<std::unique_ptr<HybridMemoryPool>> pools;
+              const bool refused = refuses("refuses", [&] {
+                for (;;) pools.push_back(std::make_unique<HybridMemoryPool>());
+              });
+              return refused && pools.size() >= 4 ? kFine : kWrong;
+            }));
+}
+
+TEST_F(Refusals, ContextsShareARangeAndWorkWithFewAddresses) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, 4 * kGiB);
+              std::vector<std::unique_ptr<ExecutionContext>> contexts;
+              ExecutionContext::Options options;
+              options.threads = 4;
+              for (int i = 0; i < 40; ++i) {
+                contexts.push_back(std::make_unique<ExecutionContext>(options));
+                const MemoryBlock block(*contexts.back()->memory(), 100000);
+                std::atomic<int> sum{0};
+                contexts.back()->parallel_for(100, 1, [&](std::size_t begin, std::size_t end) {
+                  sum += static_cast<int>(end - begin);
+                });
+                if (sum != 100) return kWrong;
+                if (contexts.back()->memory() != contexts.front()->memory()) return kWrong;
+              }
+              return kFine;
+            }));
+}
+
+TEST_F(Refusals, PagesThatMayNotBeWrittenAreAnErrorAndTheirBlockIsFreeAgain) {
+  EXPECT_EQ(kFine, in_child([] {
+              HybridMemoryPool pool;
+              const MemoryBlock first(pool, 100);
+              const std::size_t data = status_bytes("VmData");
+              set_limit(RLIMIT_DATA, data + kMiB);
+              for (int i = 0; i < 3; ++i) {
+                if (pool.try_allocate(64 * kMiB) != nullptr) return kWrong;
+                if (!refuses("the system refuses more", [&] { MemoryBlock(pool, 64 * kMiB); })) return kWrong;
+              }
+              if (pool.held() > kMiB || pool.stats().refusals != 6) return kWrong;
+              set_limit(RLIMIT_DATA, data + 200 * kMiB);
+              MemoryBlock block(pool, 64 * kMiB);
+              std::memset(block.data(), 1, block.size());
+              return kFine;
+            }));
+}
+
+TEST_F(Refusals, TablesThatTheSystemRefusesAreAnError) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_DATA, status_bytes("VmData") + kMiB);
+              const auto make = [] { HybridMemoryPool pool; };
+              return refuses("refuses a memory pool's table", make) ? kFine : kWrong;
+            }));
+}
+
+/// The bytes of huge pages in the mapping that holds the address; AnonHugePages in /proc/self/smaps.
+std::size_t huge_bytes_at(const void* address) {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  std::ifstream smaps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    unsigned long from = 0, to = 0, kib = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) here = from <= at && at < to;
+    if (here && std::sscanf(line.c_str(), "AnonHugePages: %lu kB", &kib) == 1) return kib * 1024;
+  }
+  return 0;
+}
+
+TEST(HugePages, LieUnderLargeBlocksThatAreTouched) {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  const std::string setting{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (setting.find("[madvise]") == setting.npos && setting.find("[always]") == setting.npos)
+    GTEST_SKIP() << "this system gives none";
+  MemoryPoolOptions options;
+  for (const bool huge : {true, false}) {
+    options.huge_pages = huge;
+    HybridMemoryPool pool(options);
+    const MemoryBlock block(pool, 16 * kMiB);
+    std::memset(block.data(), 1, block.size());
+    if (huge) {
+      EXPECT_GE(huge_bytes_at(block.data()), 2 * kMiB);
+    } else if (setting.find("[madvise]") != setting.npos) {
+      EXPECT_EQ(huge_bytes_at(block.data()), 0u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitnet
