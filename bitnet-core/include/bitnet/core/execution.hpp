@@ -30,7 +30,8 @@ class ExecutionContext {
     std::size_t threads = 0;
     /// Empty: default_isa().
     std::optional<Isa> isa;
-    /// Null: a pool of its own, without a limit, whose blocks of 8 MiB and more go back as they are freed.
+    /// Null: the pool that all contexts without one share, without a limit, whose blocks of 8 MiB and more go
+    /// back as they are freed (host_pool_options()). It ends with the last of them.
     std::shared_ptr<HybridMemoryPool> memory = nullptr;
   };
 
