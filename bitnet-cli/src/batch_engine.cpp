@@ -95,8 +95,9 @@ std::vector<RecoveryRule> BatchEngine::rules() {
 /// Free blocks of the pools, among them what the scheduler that failed has left.
 std::size_t BatchEngine::drop_caches() {
   std::size_t bytes = context_->memory()->trim().offered;
-  MemoryResource* const own = engine_ != nullptr ? engine_->model()->backend().memory() : nullptr;
-  if (own != nullptr && own != context_->memory().get()) bytes += own->trim().offered;
+  if (engine_ == nullptr) return bytes;
+  for (MemoryResource* own : engine_->model()->backend().memories())
+    if (own != context_->memory().get()) bytes += own->trim().offered;
   return bytes;
 }
 

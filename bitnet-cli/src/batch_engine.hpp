@@ -25,6 +25,8 @@ class BatchEngine {
 
   /// Loads the model on the present device. Throws as make_context() and load_engine().
   const inference::InferenceEngine& load();
+  /// The host's pool of every model that this loads; there is one from the first load() on.
+  std::shared_ptr<HybridMemoryPool> memory() const { return context_->memory(); }
   /// On the model, which is loaded where a rule has given it up. Throws as load() and
   /// InferenceEngine::make_scheduler().
   std::unique_ptr<inference::BatchScheduler> make_scheduler();

@@ -8,7 +8,9 @@
 #include <cstdio>
 #include <istream>
 #include <iterator>
+#include <optional>
 #include <ostream>
+#include <utility>
 
 #include "bitnet/core/error_monitor.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -137,11 +139,39 @@ std::size_t thread_count(std::int64_t asked) {
   return asked == 0 ? usable_cores() : static_cast<std::size_t>(asked);
 }
 
+std::size_t parse_bytes(const std::string& text) {
+  static constexpr std::pair<const char*, int> kUnits[] = {
+      {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
+  constexpr double kMost = 1ULL << 60;
+  std::string number = text;
+  int shift = 0;
+  for (const auto& [name, bits] : kUnits) {
+    if (!number.ends_with(name)) continue;
+    number.resize(number.size() - 3);
+    shift = bits;
+  }
+  while (number.ends_with(' ')) number.pop_back();
+  const std::optional<double> value = parse_real(number);
+  if (!value || !(*value > 0) || std::ldexp(*value, shift) > kMost)
+    throw Error(ErrorCode::kInvalidArgument,
+                "expected a number of bytes, or one with KiB, MiB, GiB or TiB behind it, as in 4GiB, got '" +
+                    text + "'");
+  return static_cast<std::size_t>(std::ldexp(*value, shift));
+}
+
+MemoryPoolOptions pool_options(const Values& values) {
+  MemoryPoolOptions options = host_pool_options();
+  if (values.has(opt::kMemoryLimit)) options.limit = checked(values, opt::kMemoryLimit, parse_bytes);
+  return options;
+}
+
 std::shared_ptr<const ExecutionContext> make_context(const Values& values,
                                                      std::shared_ptr<HybridMemoryPool> memory) {
   ExecutionContext::Options options;
   options.threads = thread_count(values.integer(opt::kThreads));
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
+  if (memory == nullptr && values.has(opt::kMemoryLimit))
+    memory = std::make_shared<HybridMemoryPool>(pool_options(values));
   options.memory = std::move(memory);
   return std::make_shared<const ExecutionContext>(options);
 }

@@ -10,6 +10,7 @@
 
 #include "bitnet/cli/app.hpp"
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "options.hpp"
 
 namespace bitnet::cli {
@@ -66,7 +67,11 @@ void check_out(Io& io);
 
 /// Of a value of --threads: 0 stands for all cores that this process may use, whatever the environment says.
 std::size_t thread_count(std::int64_t asked);
-/// Of --threads and --isa; without `memory`, with a pool of its own.
+/// "1000000", "512MiB", "1.5 GiB" in bytes. Throws Error(kInvalidArgument).
+std::size_t parse_bytes(const std::string& text);
+/// Of --memory-limit: the options of a host's pool with that limit, or without one.
+MemoryPoolOptions pool_options(const Values& values);
+/// Of --threads, --isa and, without `memory`, --memory-limit, which makes a pool.
 std::shared_ptr<const ExecutionContext> make_context(const Values& values,
                                                      std::shared_ptr<HybridMemoryPool> memory = nullptr);
 

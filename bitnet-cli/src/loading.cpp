@@ -205,9 +205,9 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{&opt::kModel,      &opt::kDevice,  &opt::kDevicePolicy,
-                                               &opt::kDeviceOnly, &opt::kThreads, &opt::kIsa,
-                                               &opt::kQuantize,   &opt::kHeadType};
+  static const std::vector<const Option*> list{&opt::kModel,      &opt::kDevice,   &opt::kDevicePolicy,
+                                               &opt::kDeviceOnly, &opt::kThreads,  &opt::kIsa,
+                                               &opt::kQuantize,   &opt::kHeadType, &opt::kMemoryLimit};
   return list;
 }
 

@@ -19,7 +19,8 @@ BackendRegistry make_registry(bool with_gpu);
 /// The element type that --kv-type names.
 DType kv_type(const Values& values);
 
-/// Loads the model of --model on --device with --threads, --isa, --ctx-size, --kv-type, --quantize and
+/// Loads the model of --model on --device with --threads, --isa, --memory-limit, --ctx-size, --kv-type,
+/// --quantize and
 /// --device-only. Says on io.err which operations run on the CPU instead of the device and, with --verbose,
 /// what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);

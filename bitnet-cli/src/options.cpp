@@ -25,6 +25,7 @@ const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure how 
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
 const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};
+const Option kMemoryLimit{kModelGroup, "memory-limit", 0, Kind::kText, "SIZE", "most memory for weights, caches and buffers, e.g. 4GiB", "", "memory_limit", "BITNET_MEMORY_LIMIT"};
 const Option kKvType{kModelGroup, "kv-type", 0, Kind::kChoice, "f16|i8|f32", "type of the KV cache: i8 takes half the memory of f16 and costs a little accuracy", "f16", "kv_type"};
 
 const Option kPrompt{kInputGroup, "prompt", 'p', Kind::kText, "TEXT", "the prompt", "", "prompt"};

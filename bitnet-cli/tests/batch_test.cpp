@@ -56,6 +56,18 @@ TEST_F(BatchTest, DraftsChangeNoRecord) {
   EXPECT_THAT(a.err, Not(HasSubstr("drafted")));
 }
 
+TEST_F(BatchTest, WatchesThePoolOfALimit) {
+  const std::string in = file("in.txt", "one two three four\nfive\n");
+  const auto limited = batch(in, file("a.jsonl"), {"--seed", "1", "-v", "--memory-limit", "40MiB"});
+  ASSERT_EQ(limited.code, kOk) << limited.err;
+  EXPECT_THAT(limited.err, HasSubstr(" of at most 40.0 MiB\n"));
+  EXPECT_THAT(limited.err, HasSubstr("memory: pressure was "));
+  ASSERT_EQ(batch(in, file("b.jsonl"), {"--seed", "1"}).code, kOk);
+  const auto a = records_of(file("a.jsonl")), b = records_of(file("b.jsonl"));
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i]["text"], b[i]["text"]);
+}
+
 TEST_F(BatchTest, KvTypesGiveWhatRunGivesWithThem) {
   const std::string in = file("in.txt", "one two three four\nfive\n");
   for (const std::string type : {"f16", "i8", "f32"}) {

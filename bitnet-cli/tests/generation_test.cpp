@@ -181,6 +181,26 @@ TEST_F(RunTest, TheBarOfTheLoadingIsGoneBeforeAWarning) {
   EXPECT_THAT(o.err, HasSubstr("loading\x1b[K\r\x1b[Kwarning: a context of 256 tokens"));
 }
 
+TEST_F(RunTest, AMemoryLimitIsSaidWithThePressureItMakes) {
+  const auto roomy = run_model({"-p", "hello", "-v", "--memory-limit", "1 GiB"});
+  ASSERT_EQ(roomy.code, kOk) << roomy.err;
+  EXPECT_THAT(roomy.err, HasSubstr("memory: pool 'host' holds "));
+  EXPECT_THAT(roomy.err, HasSubstr(" of at most 1.0 GiB\n"));
+  EXPECT_THAT(roomy.err, Not(HasSubstr("of its limit")));
+  const auto tight = run_model({"-p", "hello", "-v", "--memory-limit", "40MiB"});  // weights come in 32 MiB
+  ASSERT_EQ(tight.code, kOk) << tight.err;
+  EXPECT_EQ(tight.out, roomy.out);
+  EXPECT_THAT(tight.err, HasSubstr(" of at most 40.0 MiB\n"));
+  EXPECT_THAT(tight.err, HasSubstr("memory: pressure was "));
+  EXPECT_THAT(tight.err, HasSubstr("% of its limit\n"));
+  EXPECT_THAT(run_model({"-p", "hello", "-v"}).err, Not(HasSubstr("of at most")));
+  EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", "1MiB"}), kFailure, "limit 1048576 bytes");
+  EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", "1"}), kFailure, "a limit of 1 bytes");
+  for (const char* bad : {"lots", "-1MiB", "0", "4 miles", "GiB", "1e30"})
+    EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", bad}), kUsage,
+                 "--memory-limit: expected a number of bytes, or one with KiB, MiB, GiB or TiB behind it");
+}
+
 TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   const auto o = run_model({"-p", "hello", "-v", "--threads", "2"});
   EXPECT_THAT(o.err, HasSubstr("device: cpu: the default"));

@@ -22,6 +22,8 @@ constexpr std::array kVariables{
     EnvVariable{"BITNET_DEVICE",
                 "device of `bitnet` commands unless --device is given: cpu, opencl:P:D or auto"},
     EnvVariable{"BITNET_MODEL", "model of `bitnet` commands unless -m is given"},
+    EnvVariable{"BITNET_MEMORY_LIMIT",
+                "most memory of `bitnet` commands unless --memory-limit is given, e.g. 4GiB"},
     EnvVariable{"BITNET_LOG",
                 "diagnostics of the libraries: warning (the default) or off; another name is an error"},
 };

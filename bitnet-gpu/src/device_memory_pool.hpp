@@ -70,6 +70,12 @@ class PooledMem {
   /// At least one byte: OpenCL has no empty buffers. Throws what DeviceMemoryPool::allocate throws.
   PooledMem(std::shared_ptr<DeviceMemoryPool> pool, std::size_t bytes, MemoryTag tag)
       : pool_(std::move(pool)), block_(*pool_, bytes == 0 ? 1 : bytes, kDefaultAlignment, tag) {}
+  PooledMem(PooledMem&&) noexcept = default;
+  PooledMem& operator=(PooledMem&& other) noexcept {
+    block_ = std::move(other.block_);  // gives the old block back while its pool is there
+    pool_ = std::move(other.pool_);
+    return *this;
+  }
   cl_mem get() const { return block_ ? static_cast<cl_mem>(block_.data()) : nullptr; }
   std::size_t bytes() const noexcept { return block_ ? block_.size() : 0; }
 

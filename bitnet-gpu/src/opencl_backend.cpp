@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "device_memory_pool.hpp"
 #include "kernels.hpp"
 #include "program_cache.hpp"
@@ -66,8 +67,9 @@ void launch(cl_command_queue queue, cl_kernel kernel, std::string_view name,
 
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const std::string& build_options)
-      : device_(device), build_options_(build_options) {
+  OpenClBackend(const ClDevice& device, const std::string& build_options,
+                std::shared_ptr<HybridMemoryPool> staging)
+      : device_(device), build_options_(build_options), staging_(std::move(staging)) {
     const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
                                                 reinterpret_cast<cl_context_properties>(device.platform), 0};
     cl_int status = CL_SUCCESS;
@@ -213,6 +215,7 @@ class OpenClBackend final : public Backend {
 
   ClDevice device_;
   std::string build_options_;
+  std::shared_ptr<HybridMemoryPool> staging_;  // of the host
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
   ClQueue queue_;                             // in order
@@ -234,7 +237,8 @@ PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
   const std::int64_t words = round_up(w.in, kTritsPerWord) / kTritsPerWord;
   const std::int64_t stride = round_up(w.out, static_cast<std::int64_t>(matmul_group_));
   constexpr std::uint32_t kAllZeroTrits = 0x55555555u;
-  std::vector<std::uint32_t> codes(static_cast<std::size_t>(words * stride), kAllZeroTrits);
+  PmrResource staging(*staging_, "staging");
+  std::pmr::vector<std::uint32_t> codes(static_cast<std::size_t>(words * stride), kAllZeroTrits, &staging);
   std::vector<std::int8_t> scratch;
   for (std::int64_t o = 0; o < w.out; ++o) {
     const std::int8_t* const row = w.trits_of(o, o + 1, scratch);
@@ -286,9 +290,10 @@ void OpenClBackend::do_linear(std::span<const PreparedWeights* const> weights, M
 
 }  // namespace
 
-std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const std::string& build_options) {
+std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const std::string& build_options,
+                                             std::shared_ptr<HybridMemoryPool> staging) {
   return with_context(device.device.name, [&]() -> std::unique_ptr<Backend> {
-    return std::make_unique<OpenClBackend>(device, build_options);
+    return std::make_unique<OpenClBackend>(device, build_options, std::move(staging));
   });
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "bitnet/core/execution.hpp"
 #include "device_list.hpp"
 #include "opencl_backend.hpp"
 
@@ -13,8 +14,9 @@ void register_backends(BackendRegistry& registry, const Options& options) {
   DeviceList list = list_devices();
   for (std::string& note : list.notes) registry.add_note(std::move(note));
   for (const ClDevice& device : list.devices)
-    registry.add(device.device, [device, options](std::shared_ptr<const ExecutionContext>) {
-      return make_opencl_backend(device, options.build_options);
+    registry.add(device.device, [device, options](std::shared_ptr<const ExecutionContext> context) {
+      return make_opencl_backend(device, options.build_options,
+                                 context == nullptr ? ExecutionContext().memory() : context->memory());
     });
 }
 

@@ -17,6 +17,7 @@
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
 #include "generator.hpp"
+#include "pool_values.hpp"
 #include "scarce_memory.hpp"
 
 namespace bitnet::inference {
@@ -103,8 +104,10 @@ struct BatchScheduler::Impl {
         sizes(s),
         pressure(std::move(p)),
         forward(model, s.n_ctx, s.step_rows, s.logit_rows()),
-        pool(model->backend(), model->config(), s.n_pages, s.page_size, s.kv_type) {
-    logits.resize(static_cast<std::size_t>(s.logit_rows() * model->config().vocab_size));
+        pool(model->backend(), model->config(), s.n_pages, s.page_size, s.kv_type),
+        logits_memory(model->backend(), "logits"),
+        logits(static_cast<std::size_t>(s.logit_rows() * model->config().vocab_size),
+               logits_memory.resource()) {
     ids.reserve(static_cast<std::size_t>(s.step_rows));
     rows.reserve(static_cast<std::size_t>(s.logit_rows()));
     slices.reserve(static_cast<std::size_t>(s.max_sequences));
@@ -154,7 +157,8 @@ struct BatchScheduler::Impl {
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
   std::vector<std::int32_t> rows;  // whose logits are wanted: of each sequence one, and one a draft
-  std::vector<float> logits;       // [rows, vocab]
+  PoolValues logits_memory;
+  std::pmr::vector<float> logits;  // [rows, vocab]
 };
 
 Sequence* BatchScheduler::Impl::find(RequestId id) {
@@ -217,8 +221,8 @@ void BatchScheduler::Impl::heed_pressure() {
   }
   try {
     counts.kv_discarded += pool.discard_free_pages();
-    MemoryResource* const memory = model->backend().memory();
-    if (level >= MemoryPressure::kHigh && memory != nullptr) memory->trim();
+    if (level < MemoryPressure::kHigh) return;
+    for (MemoryResource* memory : model->backend().memories()) memory->trim();
   } catch (const std::bad_alloc&) {  // for their own lists: then they keep what they have
   }
 }

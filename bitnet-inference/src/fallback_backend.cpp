@@ -127,6 +127,13 @@ class FallbackBackend final : public Backend {
   }
   MemoryResource* memory() const noexcept override { return at(kCpuSide).memory(); }
   std::int64_t refused() const noexcept { return refused_; }
+  std::vector<MemoryResource*> memories() const override {
+    std::vector<MemoryResource*> all = at(kCpuSide).memories();
+    for (MemoryResource* other : at(kDeviceSide).memories()) {
+      if (std::find(all.begin(), all.end(), other) == all.end()) all.push_back(other);
+    }
+    return all;
+  }
 
  private:
   Backend& at(Side s) const noexcept { return *sides_[s]; }

@@ -10,6 +10,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "forward.hpp"
+#include "pool_values.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -46,7 +47,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions& optio
             (n_ctx_ + KvPool::kDefaultPageSize - 1) / KvPool::kDefaultPageSize, KvPool::kDefaultPageSize,
             model_->kv_type(options.kv_type)),
       cache_(pool_, n_ctx_),
-      logits_(static_cast<std::size_t>(model_->config().vocab_size)) {
+      logits_memory_(std::make_unique<PoolValues>(model_->backend(), "logits")),
+      logits_(static_cast<std::size_t>(model_->config().vocab_size), logits_memory_->resource()) {
   tokens_.reserve(static_cast<std::size_t>(n_ctx_));
   rows_.reserve(static_cast<std::size_t>(forward_->max_rows()));
 } catch (const std::bad_alloc&) {

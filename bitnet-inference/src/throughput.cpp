@@ -17,6 +17,7 @@
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
 #include "model_weights.hpp"
+#include "pool_values.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -107,7 +108,10 @@ ThroughputLimit throughput_limit(const ThroughputTest& test, const WeightCost& c
 struct ThroughputRunner::Impl {
   Impl(std::shared_ptr<const Model> m, std::span<const ThroughputTest> tests, CancellationToken token,
        std::optional<DType> kv_type)
-      : model(std::move(m)), cancellation(std::move(token)) {
+      : model(std::move(m)),
+        cancellation(std::move(token)),
+        logits_memory(model->backend(), "logits"),
+        logits(logits_memory.resource()) {
     std::int64_t pages = 1, ids = 1;
     for (const ThroughputTest& test : tests) {
       n_ctx = std::max(n_ctx, check_test(test).tokens);
@@ -194,7 +198,8 @@ struct ThroughputRunner::Impl {
   std::unique_ptr<KvPool> pool;
   std::vector<KvCache> caches;  // of the running test
   std::vector<TokenId> tokens;
-  std::vector<float> logits;
+  PoolValues logits_memory;
+  std::pmr::vector<float> logits;
 };
 
 ThroughputRunner::ThroughputRunner(std::shared_ptr<const Model> model, std::span<const ThroughputTest> tests,

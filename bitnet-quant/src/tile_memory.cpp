@@ -1,8 +1,10 @@
 // Blocks on huge pages, handed out from the front. Pages that nobody touched cost nothing.
 #include "tile_memory.hpp"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
@@ -41,19 +43,29 @@ class TileBlock {
 
 std::shared_ptr<std::uint8_t> allocate_tiles(const ExecutionContext& context, std::size_t bytes) {
   static std::mutex mutex;
-  static std::weak_ptr<TileBlock> shared;
+  static std::vector<std::weak_ptr<TileBlock>> open;  // of each pool the last, while somebody uses it
   const std::shared_ptr<HybridMemoryPool>& pool = context.memory();
   if (bytes > kSharedBlock / 2) {
     const auto own = std::make_shared<TileBlock>(pool, round_up(bytes, 64));
     return {own, own->take(bytes)};
   }
   const std::lock_guard lock(mutex);
-  std::shared_ptr<TileBlock> block = shared.lock();
-  std::uint8_t* p = block == nullptr || block->pool() != pool.get() ? nullptr : block->take(bytes);
+  std::erase_if(open, [](const auto& b) { return b.expired(); });
+  const auto of_pool = [&](const auto& b) {
+    const auto block = b.lock();
+    return block != nullptr && block->pool() == pool.get();
+  };
+  const auto found = std::find_if(open.begin(), open.end(), of_pool);
+  std::shared_ptr<TileBlock> block = found == open.end() ? nullptr : found->lock();
+  std::uint8_t* p = block == nullptr ? nullptr : block->take(bytes);
   if (p == nullptr) {
     block = std::make_shared<TileBlock>(pool, kSharedBlock);
     p = block->take(bytes);
-    shared = block;
+    if (found == open.end()) {
+      open.push_back(block);
+    } else {
+      *found = block;
+    }
   }
   return {block, p};
 }

@@ -10,7 +10,6 @@
 #include "batch_items.hpp"
 #include "batch_records.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
-#include "bitnet/core/memory/memory_pressure.hpp"
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/core/text/sequences.hpp"
 #include "bitnet/core/text/utf8.hpp"
@@ -19,6 +18,7 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
+#include "memory_watch.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -32,9 +32,6 @@ using inference::Request;
 /// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
 /// huge file is not tokenised all at once.
 constexpr std::int64_t kMaxWaiting = 64;
-
-/// Between two readings of memory pressure.
-constexpr std::chrono::milliseconds kPressureInterval{500};
 
 class Batch {
  public:
@@ -56,7 +53,7 @@ class Batch {
   SequenceSide cut_side() const;
   std::int64_t prompt_limit(std::int64_t max_tokens) const;
   void say_cut(const BatchItem& item, std::int64_t tokens);
-  void say_details(const RecoveringScheduler& scheduler) const;
+  void say_details(const RecoveringScheduler& scheduler);
   void say_note(const std::string& line);
   void finish(std::size_t index, GenerationResult result) noexcept;
   void count(const Error& error) noexcept;
@@ -76,9 +73,8 @@ class Batch {
   std::vector<BatchRecord> records_;  // one an item; finish_reason is empty until it is done
   std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
   std::int64_t new_tokens_ = 0;
-  std::shared_ptr<PressureMonitor> pressure_ =
-      std::make_shared<PressureMonitor>();  // reads while work() runs
-  BatchEngine engine_{values_, io_, pressure_, [this](const std::string& line) { say_note(line); }};
+  MemoryWatch memory_;
+  BatchEngine engine_{values_, io_, memory_.monitor(), [this](const std::string& line) { say_note(line); }};
   // Of the model, which may be away while its device is opened anew.
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int64_t n_ctx_ = 0;
@@ -340,6 +336,7 @@ void Batch::say_note(const std::string& line) {
 /// What the items need of the model.
 void Batch::begin() {
   const inference::InferenceEngine& engine = engine_.load();
+  memory_.follow(engine_.memory());
   const inference::Model& model = *engine.model();
   static_cast<void>(model.require_tokenizer());
   tokenizer_ = model.tokenizer();
@@ -356,7 +353,6 @@ void Batch::begin() {
 
 void Batch::work() {
   begin();
-  pressure_->start(kPressureInterval);
   Recovery recovery(engine_.rules(), &faults_, [this](const std::string& line) { say_note(line); });
   RecoveringScheduler scheduler([this] { return engine_.make_scheduler(); }, recovery);
   if (!to_stdout()) open_journal(records_);
@@ -382,13 +378,14 @@ void Batch::work() {
 }
 
 /// --verbose, at the end: how long prompts were, and how many guesses held.
-void Batch::say_details(const RecoveringScheduler& scheduler) const {
+void Batch::say_details(const RecoveringScheduler& scheduler) {
   std::vector<std::int64_t> lengths;
   for (const BatchRecord& r : records_)
     if (r.prompt_tokens > 0) lengths.push_back(r.prompt_tokens);
   const LengthStatistics s = length_statistics(lengths);
   io_.err << "batch: prompts of " << s.shortest << " to " << grouped(s.longest)
           << " tokens, half of them up to " << grouped(s.median) << ", " << grouped(s.total) << " in all\n";
+  io_.err << memory_.report();
   const auto stats = scheduler.stats();
   if (stats.yielded > 0)
     io_.err << "batch: " << stats.yielded << " sequences waited because memory was short\n";

@@ -8,6 +8,7 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
+#include "memory_watch.hpp"
 #include "suggest.hpp"
 
 namespace bitnet::cli {
@@ -24,6 +25,7 @@ class Chat {
         seed_(choose_seed(values)),
         special_(values.flag(opt::kSpecial)),
         engine_(load_engine(values, io)),
+        memory_(engine_->model()),
         format_(chat_template(values, *engine_->model())) {
     options_.stop_tokens = format_->stop_tokens(tokenizer());
     options_.strip_leading_space = true;
@@ -53,6 +55,7 @@ class Chat {
   std::int64_t seed_;
   bool special_;
   std::unique_ptr<inference::InferenceEngine> engine_;
+  MemoryWatch memory_;
   std::shared_ptr<const ChatTemplate> format_;
   std::vector<ChatMessage> system_;   // none or one
   std::vector<ChatMessage> history_;  // user, assistant, user, …

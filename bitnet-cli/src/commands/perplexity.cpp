@@ -7,6 +7,7 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
+#include "memory_watch.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -66,6 +67,7 @@ int measure(const Values& values, Io& io) {
     io.err << "warning: chunks of " << options.n_ctx << " tokens: the model was trained for " << trained
            << '\n';
   inference::PerplexityResult result;
+  MemoryWatch memory(engine->model());
   {
     ProgressBar bar(io, "chunks");
     options.progress = [&](std::int64_t chunk, std::int64_t n_chunks, double so_far) {
@@ -83,6 +85,7 @@ int measure(const Values& values, Io& io) {
       values.flag(opt::kPplLines) ? result.total_tokens : result.chunks * options.n_ctx;
   io.err << fixed(result.seconds, 1) << " s, " << rate(static_cast<double>(tokens), result.seconds)
          << " tokens/s, peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  if (values.flag(opt::kVerbose)) io.err << memory.report();
   return kOk;
 }
 

@@ -31,7 +31,7 @@ int profile(const Values& values, Io& io) {
   require(values, opt::kModel);
   const std::string prompt = text_or_file(values, opt::kPrompt, opt::kFile, io).text;
   text::require_utf8(prompt, "the prompt");
-  MemoryPoolOptions options = host_pool_options();
+  MemoryPoolOptions options = pool_options(values);
   options.tracking = parse_tracking_level(values.text(opt::kTracking));
   const auto memory = std::make_shared<HybridMemoryPool>(std::move(options));
   std::string text, page;
@@ -39,7 +39,7 @@ int profile(const Values& values, Io& io) {
     const auto context = make_context(values, memory);
     const auto engine = load_engine(values, io, context);
     run_model(values, prompt, *context, *engine, io);
-    text = memory_text(*memory);
+    for (const MemoryResource* pool : engine->model()->backend().memories()) text += memory_text(*pool);
     if (values.has(opt::kProfileOutput)) page = memory_page(*memory);
   }
   io.out << text << leak_text(*memory);

@@ -10,6 +10,7 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
+#include "memory_watch.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -124,13 +125,15 @@ class Trace {
 int generate_text(const Values& values, const std::string& prompt, inference::InferenceEngine& engine,
                   inference::GenerationOptions& options, Io& io) {
   if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
+  MemoryWatch memory(engine.model());
   const auto result = generate(values, prompt, engine, options, io);
   if (result.error) throw *result.error;
   if (io.out_is_terminal) io.out << '\n';
   io.out.flush();
   io.err << "load " << fixed(engine.model()->load_seconds(), 2) << " s, " << speed_line(result)
          << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
-  if (values.flag(opt::kVerbose)) io.err << "finished: " << to_string(result.finish_reason) << '\n';
+  if (values.flag(opt::kVerbose))
+    io.err << "finished: " << to_string(result.finish_reason) << '\n' << memory.report();
   return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
 }
 

@@ -97,7 +97,7 @@ const Command kTrainCommand{
         "log. Ctrl-C writes a checkpoint; --resume continues from the newest.",
     .example = "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume",
     .arguments = {"CONFIG"},
-    .options = {&opt::kTrainResume, &opt::kThreads, &opt::kIsa},
+    .options = {&opt::kTrainResume, &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit},
     .body = train,
 };
 

@@ -22,6 +22,9 @@ namespace {
 // process that believes it is killed later.
 constexpr std::size_t kCheckedBytes = std::size_t{64} << 20;
 
+// Smaller buffers begin at a cache line: whole pages would add more than an eighth to them.
+constexpr std::size_t kPageAlignedBytes = std::size_t{32} << 10, kCacheLine = 64;
+
 std::size_t system_headroom() {
   std::ifstream file("/proc/meminfo");
   std::string key;
@@ -54,8 +57,8 @@ HostBuffer::HostBuffer(std::size_t bytes, std::shared_ptr<HybridMemoryPool> pool
                   fmt::format("a buffer of {} bytes: only {} bytes are available", bytes, available));
     }
   }
-  data_ =
-      static_cast<std::byte*>(pool_->allocate_zeroed(std::max<std::size_t>(bytes, 1), kMaxAlignment, tag));
+  const std::size_t alignment = bytes < kPageAlignedBytes ? kCacheLine : kMaxAlignment;
+  data_ = static_cast<std::byte*>(pool_->allocate_zeroed(std::max<std::size_t>(bytes, 1), alignment, tag));
 }
 
 HostBuffer::~HostBuffer() { detail::deallocate_or_log(*pool_, data_); }

@@ -52,7 +52,7 @@ struct SchedulerStats {
   std::uint64_t finished = 0;
   std::uint64_t preemptions = 0;  ///< sequences sent back to the queue because the pool was full
   std::uint64_t yielded = 0;      ///< sequences sent back to the queue because of memory pressure
-  std::size_t kv_discarded = 0;   ///< bytes of free pages that went back to the system because of it
+  std::size_t kv_discarded = 0;   ///< bytes of free pages that the system could have back because of it
   std::int64_t max_running = 0;   ///< most sequences in one step
   std::int64_t running = 0, waiting = 0;
   std::int64_t kv_pages = 0, kv_pages_used = 0, kv_pages_peak = 0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <vector>
@@ -14,6 +15,7 @@
 namespace bitnet::inference {
 
 class ForwardPass;
+class PoolValues;
 
 struct SessionOptions {
   std::int64_t n_ctx = 0;             ///< tokens; 0: see resolve_context()
@@ -67,7 +69,8 @@ class Session {
   KvCache cache_;
   std::vector<TokenId> tokens_;
   std::vector<std::int32_t> rows_;  // of a step, whose logits are wanted
-  std::vector<float> logits_;       // [rows, vocab]
+  std::unique_ptr<PoolValues> logits_memory_;
+  std::pmr::vector<float> logits_;  // [rows, vocab]
 };
 
 }  // namespace bitnet::inference

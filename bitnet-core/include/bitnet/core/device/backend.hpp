@@ -53,8 +53,13 @@ class Backend {
   /// tenths of a second. None where the backend cannot tell. Throws Error(kOutOfMemory | kDevice).
   std::optional<double> measure_bandwidth();
 
-  /// Where its buffers come from, for reports and limits; null where a backend has no pool.
+  /// Where its buffers come from, for reports and limits; null where a backend has no pool. Of one that runs
+  /// on several sides: the host's.
   virtual MemoryResource* memory() const noexcept { return nullptr; }
+  /// All pools that it takes memory from, the host's first.
+  virtual std::vector<MemoryResource*> memories() const {
+    return memory() == nullptr ? std::vector<MemoryResource*>() : std::vector<MemoryResource*>{memory()};
+  }
 
   /// Zero-filled; `tag` says in reports of memory what it is for. Throws Error(kOutOfMemory).
   BufferPtr allocate(std::size_t bytes, MemoryTag tag = "buffers");
