@@ -63,6 +63,7 @@ void LargeBlockPool::link(std::uint32_t page, unsigned order, bool dirty) noexce
   std::uint32_t& other = dirty ? last_[order] : first_[order];
   if (other == kNone) other = page;
   has_free_ |= std::uint64_t{1} << order;
+  if (dirty) has_dirty_ |= std::uint64_t{1} << order;
 }
 
 void LargeBlockPool::unlink(std::uint32_t page, unsigned order) noexcept {
@@ -70,6 +71,7 @@ void LargeBlockPool::unlink(std::uint32_t page, unsigned order) noexcept {
   (info.previous == kNone ? first_[order] : pages_[info.previous].next) = info.next;
   (info.next == kNone ? last_[order] : pages_[info.next].previous) = info.previous;
   if (first_[order] == kNone) has_free_ &= ~(std::uint64_t{1} << order);
+  if (first_[order] == kNone || !is_dirty(first_[order])) has_dirty_ &= ~(std::uint64_t{1} << order);
   info.state.store(0, std::memory_order_relaxed);
 }
 
@@ -77,7 +79,7 @@ void LargeBlockPool::insert(std::uint32_t page, unsigned order, bool dirty) noex
   for (; order < top_order_; ++order) {
     const std::uint32_t buddy = page ^ (std::uint32_t{1} << order);
     if (!is_free(buddy, order)) break;
-    dirty = dirty || (pages_[buddy].state.load(std::memory_order_relaxed) & kDirty) != 0;
+    dirty = dirty || is_dirty(buddy);
     unlink(buddy, order);
     page = std::min(page, buddy);
   }
@@ -114,10 +116,12 @@ std::uint32_t LargeBlockPool::allocate(std::uint32_t pages, PageKind kind, std::
     outcome.why = Refusal::kFragmented;
     return kNone;
   }
+  // Memory that the system has given already is the cheaper one, even where a smaller block would do.
+  if (const std::uint64_t dirty_orders = has_dirty_ >> least; dirty_orders != 0) orders = dirty_orders;
   const unsigned order = least + static_cast<unsigned>(std::countr_zero(orders));
   const std::uint32_t page = first_[order];
   const std::size_t bytes = static_cast<std::size_t>(pages) * kPageBytes;
-  const bool dirty = (pages_[page].state.load(std::memory_order_relaxed) & kDirty) != 0;
+  const bool dirty = is_dirty(page);
   outcome.zero = !dirty;
   unlink(page, order);
   insert_pages(page + pages, page + (std::uint32_t{1} << order), dirty);
@@ -211,7 +215,7 @@ bool LargeBlockPool::release_one(unsigned order, std::size_t& offered) noexcept 
   const std::size_t bytes = kPageBytes << order;
   std::unique_lock guard(lock_);
   const std::uint32_t page = first_[order];
-  if (page == kNone || (pages_[page].state.load(std::memory_order_relaxed) & kDirty) == 0) return false;
+  if (page == kNone || !is_dirty(page)) return false;
   unlink(page, order);
   const std::size_t offset = static_cast<std::size_t>(page) * kPageBytes;
   const std::size_t committed = range_.committed(offset, bytes);
@@ -240,16 +244,13 @@ void LargeBlockPool::reset() noexcept {
   table_.clear();
   first_.fill(kNone);
   last_.fill(kNone);
-  has_free_ = 0;
+  has_free_ = has_dirty_ = 0;
   held_.store(0, std::memory_order_relaxed);
   link(0, top_order_, true);
 }
 
 unsigned LargeBlockPool::dirty_blocks(unsigned order, std::uint32_t& cursor,
                                       std::span<std::uint32_t> out) noexcept {
-  const auto is_dirty = [this](std::uint32_t page) {
-    return (pages_[page].state.load(std::memory_order_relaxed) & kDirty) != 0;
-  };
   const std::lock_guard guard(lock_);
   std::uint32_t page = first_[order];
   if (cursor != kNone) page = is_free(cursor, order) && is_dirty(cursor) ? pages_[cursor].next : kNone;

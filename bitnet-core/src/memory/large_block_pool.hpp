@@ -104,6 +104,9 @@ class LargeBlockPool {
   static constexpr std::uint32_t kDirty = 1u << 16;
 
   bool is_free(std::uint32_t page, unsigned order) const noexcept;
+  bool is_dirty(std::uint32_t page) const noexcept {
+    return (pages_[page].state.load(std::memory_order_relaxed) & kDirty) != 0;
+  }
   void link(std::uint32_t page, unsigned order, bool dirty) noexcept;
   void unlink(std::uint32_t page, unsigned order) noexcept;
   void insert(std::uint32_t page, unsigned order, bool dirty) noexcept;
@@ -120,9 +123,9 @@ class LargeBlockPool {
   LazyTable table_;
   PageInfo* const pages_;
   SpinLock lock_;
-  // Blocks that may hold memory stand at the front of their list: they are taken first, and released first.
+  // Blocks that may hold memory stand at the front of their list; they are taken before all others.
   std::array<std::uint32_t, kOrders> first_{}, last_{};
-  std::uint64_t has_free_ = 0;  // bit per order
+  std::uint64_t has_free_ = 0, has_dirty_ = 0;  // bit per order
   // Free blocks that are on no list while the system takes their pages: nobody's, so that others need not
   // wait for the system, but for those who find no other block.
   unsigned releasing_ = 0;

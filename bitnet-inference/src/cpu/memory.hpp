@@ -1,6 +1,6 @@
 #pragma once
-// Memory of the CPU backend: zero-filled blocks of the context's pool, from 32 KiB on page-aligned, below that
-// at cache lines; large ones are taken from the system only when they are touched.
+// Memory of the CPU backend: zero-filled blocks of the context's pool, from 32 KiB on page-aligned, below
+// that at cache lines; large ones are taken from the system only when they are touched.
 #include <cstddef>
 #include <memory>
 

@@ -12,7 +12,7 @@ struct CgroupLimits {
   std::optional<double> cores;                 ///< CPU quota / period
   std::optional<std::size_t> memory_headroom;  ///< bytes: limit − use, page cache not counted as used
   std::optional<std::size_t> memory_limit;     ///< bytes: that of the group with the least headroom
-  std::optional<double> memory_used;  ///< fraction of its limit in use, of the group that is fullest
+  std::optional<double> memory_used;           ///< fraction of its limit in use, of the group that is fullest
 };
 
 /// Reads /proc/self/cgroup and /sys/fs/cgroup below `root`, version 1, version 2 or both. Files that are
