@@ -98,17 +98,6 @@ std::shared_ptr<const tbb::global_control> allow_threads() {
   return control;
 }
 
-/// The pool of the contexts that were given none: one for all of them, for as long as one of them, or a block
-/// of it, is there. Each pool reserves addresses for twice the machine's memory.
-std::shared_ptr<HybridMemoryPool> shared_pool() {
-  static std::mutex mutex;
-  static std::weak_ptr<HybridMemoryPool> shared;
-  const std::lock_guard lock(mutex);
-  std::shared_ptr<HybridMemoryPool> pool = shared.lock();
-  if (pool == nullptr) shared = pool = std::make_shared<HybridMemoryPool>(host_pool_options());
-  return pool;
-}
-
 /// A thread that spins without a core of its own keeps from work the one that it waits for: null then.
 std::shared_ptr<ThreadTeam> make_team(std::size_t threads) {
   if (threads == 1) return nullptr;
@@ -193,7 +182,7 @@ Isa ExecutionContext::isa() const noexcept { return impl_->isa; }
 
 const std::shared_ptr<HybridMemoryPool>& ExecutionContext::memory() const {
   std::call_once(impl_->memory_once, [this] {
-    if (impl_->memory == nullptr) impl_->memory = shared_pool();
+    if (impl_->memory == nullptr) impl_->memory = default_memory_pool();
   });
   return impl_->memory;
 }

@@ -63,7 +63,7 @@ std::array<std::int64_t, Shape::kMaxRank> contiguous_strides(const Shape& shape)
 
 /// Never destroyed: tensors of static duration are made and end when they like.
 const Tensor::Memory& default_memory() {
-  static const auto& pool = *new Tensor::Memory(std::make_shared<HybridMemoryPool>(host_pool_options()));
+  static const auto& pool = *new Tensor::Memory(default_memory_pool());
   return pool;
 }
 

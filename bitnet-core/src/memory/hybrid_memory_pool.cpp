@@ -69,6 +69,12 @@ MemoryPoolOptions host_pool_options() {
   return options;
 }
 
+const std::shared_ptr<HybridMemoryPool>& default_memory_pool() {
+  static const auto& pool =
+      *new std::shared_ptr<HybridMemoryPool>(std::make_shared<HybridMemoryPool>(host_pool_options()));
+  return pool;
+}
+
 HybridMemoryPool::Impl::Impl(MemoryPoolOptions o)
     : options(checked(std::move(o))),
       large(options.limit, options.huge_pages),

@@ -30,8 +30,8 @@ class ExecutionContext {
     std::size_t threads = 0;
     /// Empty: default_isa().
     std::optional<Isa> isa;
-    /// Null: the pool that all contexts without one share, without a limit, whose blocks of 8 MiB and more go
-    /// back as they are freed (host_pool_options()). It ends with the last of them.
+    /// Null: default_memory_pool(), which has no limit and whose blocks of 8 MiB and more go back to the
+    /// system as they are freed.
     std::shared_ptr<HybridMemoryPool> memory = nullptr;
   };
 

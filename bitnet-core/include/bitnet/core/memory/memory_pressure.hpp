@@ -59,7 +59,7 @@ class PressureMonitor {
   /// Once it returns, the callback neither runs nor will, unless it is the caller.
   void unsubscribe(std::uint64_t subscription);
 
-  /// Reads everything and, where the level changes, calls back. Some 50 µs. Within a callback: level().
+  /// Reads everything and, where the level changes, calls back. Some 80 µs. Within a callback: level().
   MemoryPressure poll();
   /// As of the last reading.
   MemoryPressure level() const noexcept;
