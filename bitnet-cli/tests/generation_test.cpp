@@ -182,12 +182,13 @@ TEST_F(RunTest, TheBarOfTheLoadingIsGoneBeforeAWarning) {
 }
 
 TEST_F(RunTest, AMemoryLimitIsSaidWithThePressureItMakes) {
-  const auto roomy = run_model({"-p", "hello", "-v", "--memory-limit", "1 GiB"});
+  const auto roomy = run_model({"-p", "hello", "-v", "--temp", "0", "--memory-limit", "1 GiB"});
   ASSERT_EQ(roomy.code, kOk) << roomy.err;
   EXPECT_THAT(roomy.err, HasSubstr("memory: pool 'host' holds "));
   EXPECT_THAT(roomy.err, HasSubstr(" of at most 1.0 GiB\n"));
   EXPECT_THAT(roomy.err, Not(HasSubstr("of its limit")));
-  const auto tight = run_model({"-p", "hello", "-v", "--memory-limit", "40MiB"});  // weights come in 32 MiB
+  const auto tight =
+      run_model({"-p", "hello", "-v", "--temp", "0", "--memory-limit", "40MiB"});  // weights come in 32 MiB
   ASSERT_EQ(tight.code, kOk) << tight.err;
   EXPECT_EQ(tight.out, roomy.out);
   EXPECT_THAT(tight.err, HasSubstr(" of at most 40.0 MiB\n"));

@@ -272,7 +272,7 @@ LargeBlockCache::Counts LargeBlockCache::counts() const noexcept {
 std::size_t LargeBlockCache::table_bytes() const noexcept {
   std::size_t shards = 0;
   for_each_shard([&](const Shard&) { ++shards; });
-  return sizeof(LargeBlockCache) + (shards - 1) * sizeof(Shard);
+  return sizeof shards_ + sizeof buckets_ + shards * sizeof(Shard);
 }
 
 }  // namespace bitnet::memory

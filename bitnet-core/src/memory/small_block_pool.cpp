@@ -432,7 +432,7 @@ SmallBlockPool::Counts SmallBlockPool::counts() const {
 
 std::size_t SmallBlockPool::table_bytes() const noexcept {
   const std::lock_guard guard(caches_mutex_);
-  std::size_t bytes = sizeof(SmallBlockPool) - sizeof shared_ + shared_.table_bytes() +
+  std::size_t bytes = sizeof shared_places_ + sizeof shared_lists_ + shared_.table_bytes() +
                       n_spans_.load(std::memory_order_relaxed) * sizeof(Span);
   for (const auto& cache : caches_) bytes += cache->table_bytes();
   for (const auto& lists : shared_lists_) bytes += lists == nullptr ? 0 : kSharedAtOnce * sizeof(Shared);
