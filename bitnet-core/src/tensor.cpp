@@ -61,12 +61,6 @@ std::array<std::int64_t, Shape::kMaxRank> contiguous_strides(const Shape& shape)
   return strides;
 }
 
-/// Never destroyed: tensors of static duration are made and end when they like.
-const Tensor::Memory& default_memory() {
-  static const auto& pool = *new Tensor::Memory(default_memory_pool());
-  return pool;
-}
-
 }  // namespace
 
 /// A block and who takes it back, unless a reset() did.
@@ -98,7 +92,8 @@ Tensor Tensor::allocated(DType dtype, Shape shape, const Memory& memory, bool ze
   const std::size_t bytes = std::max<std::size_t>(bytes_for(dtype, shape), 1);
   const auto what = [&] { return fmt::format("tensor {} of {}", shape.to_string(), to_string(dtype)); };
   try {
-    auto storage = std::make_shared<Storage>(memory == nullptr ? default_memory() : memory, bytes, zero);
+    auto storage =
+        std::make_shared<Storage>(memory == nullptr ? Memory(default_memory_pool()) : memory, bytes, zero);
     t.data_ = static_cast<std::byte*>(storage->data);
     t.owner_ = std::move(storage);
   } catch (Error& e) {

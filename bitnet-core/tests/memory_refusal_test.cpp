@@ -157,6 +157,43 @@ TEST_F(Refusals, ContextsShareARangeAndWorkWithFewAddresses) {
             }));
 }
 
+TEST_F(Refusals, FewAddressesAreTheCapacity) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_AS, 4 * kGiB);
+              const HybridMemoryPool pool;
+              return pool.capacity() <= kGiB && pool.capacity() >= 64 * kMiB ? kFine : kWrong;
+            }));
+  MemoryPoolOptions options;
+  options.limit = 5 * kMiB;
+  EXPECT_EQ(HybridMemoryPool(options).capacity(), 5 * kMiB);
+}
+
+TEST_F(Refusals, AChildsDefaultPoolWorksWhateverItsParentWasDoing) {
+  std::atomic<bool> done{false};
+  std::vector<std::thread> busy;
+  for (int i = 0; i < 2; ++i) {
+    busy.emplace_back([&done, i] {
+      HybridMemoryPool& pool = *default_memory_pool();
+      while (!done) {
+        const MemoryBlock small(pool, 100), middle(pool, 100000), large(pool, kMiB + 1);
+        if (i == 0) pool.trim();
+      }
+    });
+  }
+  for (int round = 0; round < 50; ++round) {
+    const HybridMemoryPool* const parents = default_memory_pool().get();
+    const int ended = in_child([parents] {
+      const auto& pool = default_memory_pool();
+      const MemoryBlock small(*pool, 100), middle(*pool, 100000), large(*pool, kMiB + 1);
+      return pool.get() != parents && pool == default_memory_pool() ? kFine : kWrong;
+    });
+    EXPECT_EQ(ended, kFine) << "round " << round;
+    if (ended != kFine) break;
+  }
+  done = true;
+  for (std::thread& t : busy) t.join();
+}
+
 TEST_F(Refusals, PagesThatMayNotBeWrittenAreAnErrorAndTheirBlockIsFreeAgain) {
   EXPECT_EQ(kFine, in_child([] {
               HybridMemoryPool pool;

@@ -5,7 +5,10 @@
 
 #include <fmt/format.h>
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -69,10 +72,25 @@ MemoryPoolOptions host_pool_options() {
   return options;
 }
 
+namespace {
+
+using Pool = std::shared_ptr<HybridMemoryPool>;
+std::atomic<const Pool*> default_pool{nullptr};
+
+/// A child's parent may have held a lock of the pool in another thread, which the child has not.
+void forget_default_pool() { default_pool.store(nullptr, std::memory_order_relaxed); }
+
+}  // namespace
+
 const std::shared_ptr<HybridMemoryPool>& default_memory_pool() {
-  static const auto& pool =
-      *new std::shared_ptr<HybridMemoryPool>(std::make_shared<HybridMemoryPool>(host_pool_options()));
-  return pool;
+  if (const Pool* pool = default_pool.load(std::memory_order_acquire)) return *pool;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_default_pool);
+  static_cast<void>(registered);  // refused for want of memory alone, in which case a pool is not made either
+  auto made = std::make_unique<const Pool>(std::make_shared<HybridMemoryPool>(host_pool_options()));
+  const Pool* expected = nullptr;
+  if (default_pool.compare_exchange_strong(expected, made.get(), std::memory_order_acq_rel))
+    return *made.release();
+  return *expected;
 }
 
 HybridMemoryPool::Impl::Impl(MemoryPoolOptions o)
@@ -176,7 +194,7 @@ void* HybridMemoryPool::Impl::allocate(std::size_t bytes, std::size_t alignment,
     block = allocate_once(whole, alignment, outcome);
     // What other threads freed meanwhile may wait in their caches again.
     for (int tries = 0; block == nullptr && tries < kMostTries; ++tries) {
-      const bool any = reclaim(false) > 0;
+      const bool any = reclaim(false);
       block = allocate_once(whole, alignment, outcome);
       if (!any) break;
     }
@@ -255,12 +273,12 @@ void HybridMemoryPool::Impl::free_block(void* block) {
     refuse_block(block, "is no live block: free already, or not where one begins");
 }
 
-std::size_t HybridMemoryPool::Impl::reclaim(bool now) noexcept {
+bool HybridMemoryPool::Impl::reclaim(bool now) noexcept {
   const std::size_t before = large.held();
   small.reclaim(now);
-  waiting.flush();
+  const bool any = waiting.flush();
   report_damage();
-  return saturating_difference(before, large.held());
+  return any || large.held() < before;
 }
 
 void* HybridMemoryPool::Impl::start_of(const void* block, std::size_t& bytes) const {
@@ -375,6 +393,9 @@ std::size_t HybridMemoryPool::discard(void* from, std::size_t bytes) {
 std::string_view HybridMemoryPool::name() const noexcept { return impl_->options.name; }
 const MemoryPoolOptions& HybridMemoryPool::options() const noexcept { return impl_->options; }
 std::size_t HybridMemoryPool::held() const noexcept { return impl_->held(); }
+std::size_t HybridMemoryPool::capacity() const noexcept {
+  return std::min(impl_->options.limit, impl_->large.range().bytes());
+}
 
 bool HybridMemoryPool::owns(const void* address) const noexcept {
   return impl_->offset_of(address) < impl_->large.range().bytes();

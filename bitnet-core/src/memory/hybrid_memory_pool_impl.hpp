@@ -55,7 +55,8 @@ struct HybridMemoryPool::Impl {
   std::size_t used(const memory::SmallBlockPool::Counts& counts) const;
   /// What blocks and the caches of small ones occupy; large ones that wait in their cache are free.
   std::size_t held() const noexcept { return memory::saturating_difference(large.held(), waiting.waiting()); }
-  std::size_t reclaim(bool now) noexcept;
+  /// Whether something came free.
+  bool reclaim(bool now) noexcept;
   void report_damage() noexcept;
 
   const MemoryPoolOptions options;

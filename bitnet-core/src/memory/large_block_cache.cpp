@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <mutex>
 #include <new>
+#include <thread>
 #include <utility>
 
 namespace bitnet::memory {
@@ -85,6 +86,7 @@ void LargeBlockCache::put(Shard& shard, std::uint32_t page, std::uint32_t pages)
 
 void LargeBlockCache::evict(Shard& shard, std::uint32_t n) noexcept {
   auto& blocks = shard.blocks;
+  moving_.fetch_add(1, std::memory_order_relaxed);
   for (std::uint32_t i = 0; i < n;) {  // runs of one size as one list
     const Block first = blocks[i];
     std::uint32_t last = first.page;
@@ -97,6 +99,7 @@ void LargeBlockCache::evict(Shard& shard, std::uint32_t n) noexcept {
     shard.waiting.set(shard.waiting.get() - sum);
     put_into_depot(first.page, last, sum);
   }
+  moving_.fetch_sub(1, std::memory_order_release);
   std::copy(blocks.begin() + n, blocks.begin() + shard.count, blocks.begin());
   shard.count -= n;
 }
@@ -113,10 +116,18 @@ std::uint32_t LargeBlockCache::take_list(Bucket& bucket) noexcept {
   return first;
 }
 
+template <class Take>
+void LargeBlockCache::give_back(Take&& take) noexcept {
+  moving_.fetch_add(1, std::memory_order_relaxed);
+  pages_.free_list(take());
+  moving_.fetch_sub(1, std::memory_order_release);
+}
+
 bool LargeBlockCache::make_room(std::size_t n_pages) noexcept {
   for (unsigned tries = 0; tries < kBuckets; ++tries) {
     if (in_depot_.load(std::memory_order_relaxed) + n_pages <= depot_pages_) return true;
-    pages_.free_list(take_list(buckets_[evicted_.fetch_add(1, std::memory_order_relaxed) % kBuckets]));
+    Bucket& bucket = buckets_[evicted_.fetch_add(1, std::memory_order_relaxed) % kBuckets];
+    give_back([&] { return take_list(bucket); });
   }
   return in_depot_.load(std::memory_order_relaxed) + n_pages <= depot_pages_;
 }
@@ -199,30 +210,42 @@ bool LargeBlockCache::free(std::uint32_t page) noexcept {
     mine.freed.add(bytes);
     if (in_shard) put(mine, page, n);
   }
-  if (waits && !in_shard) put_into_depot(page, page, n);
+  if (waits && !in_shard) {
+    moving_.fetch_add(1, std::memory_order_relaxed);
+    put_into_depot(page, page, n);
+    moving_.fetch_sub(1, std::memory_order_release);
+  }
   if (!waits) pages_.free_large(page, bytes >= release_from_);
   return true;
 }
 
-std::size_t LargeBlockCache::flush() noexcept {
-  std::size_t n_pages = 0;
+bool LargeBlockCache::flush() noexcept {
+  bool any = false;
   for_each_shard([&](Shard& shard) {
     std::uint32_t list = kNone;
     const std::lock_guard guard(shard.lock);
     for (std::uint32_t i = 0; i < shard.count; ++i)
       pages_.next_cached(shard.blocks[i].page) = std::exchange(list, shard.blocks[i].page);
+    any = any || shard.count > 0;
     shard.count = 0;
-    n_pages += shard.waiting.get();
     shard.waiting.set(0);  // first: meanwhile it is rather held than waiting
     pages_.free_list(list);
   });
   for (Bucket& bucket : buckets_) {
-    const std::size_t before = in_depot_.load(std::memory_order_relaxed);
-    const std::uint32_t list = take_list(bucket);
-    n_pages += before - std::min(before, in_depot_.load(std::memory_order_relaxed));
-    pages_.free_list(list);
+    give_back([&] {
+      const std::uint32_t list = take_list(bucket);
+      any = any || list != kNone;
+      return list;
+    });
   }
-  return n_pages * kPageBytes;
+  // What others have taken off a list is free a moment later. Threads that never stop moving blocks are not
+  // waited for: each pause lets the owner of a move finish it.
+  constexpr int kPauses = 1000;
+  for (int i = 0; i < kPauses && moving_.load(std::memory_order_acquire) > 0; ++i) {
+    any = true;
+    std::this_thread::yield();
+  }
+  return any;
 }
 
 void LargeBlockCache::reset() noexcept {

@@ -31,8 +31,9 @@ class LargeBlockCache {
   std::uint32_t allocate(std::uint32_t pages, std::size_t asked, Outcome& outcome) noexcept;
   /// Takes back the block that begins at `page`; false where no live one does.
   bool free(std::uint32_t page) noexcept;
-  /// Gives everything that waits to the page pool; bytes.
-  std::size_t flush() noexcept;
+  /// Gives everything that waits to the page pool, what other threads are moving there included; whether
+  /// there was anything.
+  bool flush() noexcept;
   /// Forgets every block; no other thread may be at work on the pool. The page pool is reset by its owner.
   void reset() noexcept;
 
@@ -76,6 +77,9 @@ class LargeBlockCache {
   void evict(Shard& shard, std::uint32_t n) noexcept;
   std::uint32_t take_from_depot(std::uint32_t pages, std::uint32_t most) noexcept;
   void put_into_depot(std::uint32_t first, std::uint32_t last, std::size_t n_pages) noexcept;
+  /// Takes the lists that `take` returns to the page pool; meanwhile they are in nobody's list.
+  template <class Take>
+  void give_back(Take&& take) noexcept;
   std::uint32_t take_list(Bucket& bucket) noexcept;
   bool make_room(std::size_t n_pages) noexcept;
   template <class Body>
@@ -90,6 +94,7 @@ class LargeBlockCache {
   mutable std::array<Bucket, kBuckets> buckets_;
   std::atomic<std::size_t> in_depot_{0};  // pages
   std::atomic<unsigned> evicted_{0};      // whose turn it is
+  std::atomic<unsigned> moving_{0};       // threads with blocks on the way to the page pool
 };
 
 }  // namespace bitnet::memory

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <new>
@@ -21,8 +23,16 @@ struct Registry {
   std::unordered_map<std::uint64_t, SmallBlockPool*> pools;  // under mutex
 };
 
+Registry& registry();
+
 Registry& registry() {
-  static Registry& made = *new Registry;  // never destroyed: threads may end after static objects
+  // Never destroyed: threads may end after static objects. No fork() comes while it is locked.
+  static Registry& made = []() -> Registry& {
+    auto& lasting = *new Registry;
+    pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); },
+                   [] { registry().mutex.unlock(); });
+    return lasting;
+  }();
   return made;
 }
 

@@ -71,8 +71,8 @@ class CpuBackend final : public Backend {
   }
   bool supports(BackendOp) const noexcept override { return true; }
   std::size_t available_memory() const override {
-    const std::size_t limit = memory_->options().limit;
-    return std::min(cpu::available_memory(), limit - std::min(limit, memory_->held()));
+    const std::size_t most = memory_->capacity();
+    return std::min(cpu::available_memory(), most - std::min(most, memory_->held()));
   }
   MemoryResource* memory() const noexcept override { return memory_.get(); }
 

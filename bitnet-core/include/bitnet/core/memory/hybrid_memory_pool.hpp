@@ -72,12 +72,16 @@ class HybridMemoryPool final : public MemoryResource {
   /// theirs when they next need a refill, joins what is free and gives its pages back.
   TrimReport trim() override;
 
-  /// Takes back every block at once: handles become stale, raw pointers dangle. Throws nothing.
+  /// Takes back every block at once: handles become stale, raw pointers dangle. Not of default_memory_pool(),
+  /// whose blocks are everybody's. Throws nothing.
   void reset() noexcept;
 
   const MemoryPoolOptions& options() const noexcept;
   /// Bytes that blocks and caches occupy; cheap.
   std::size_t held() const noexcept;
+  /// What blocks can occupy at most: the limit, or the pool's addresses where the system gives few (ulimit
+  /// -v). One block takes at most half of the addresses.
+  std::size_t capacity() const noexcept;
   /// Whether the address lies in the pool's range, live or not.
   bool owns(const void* address) const noexcept;
   /// By tag, over time, and block by block; empty below the level that keeps them.
@@ -91,7 +95,9 @@ class HybridMemoryPool final : public MemoryResource {
 };
 
 /// The pool that contexts and tensors share unless they are given one. Made by the first call, which may
-/// throw what making a pool throws; never destroyed, so that objects of static duration may use it.
+/// throw what making a pool throws; never destroyed, so that objects of static duration may use it, and so
+/// without a report of leaks: who wants one makes a pool. A child of fork() has one of its own from its first
+/// call on; it must not free blocks of its parent's.
 const std::shared_ptr<HybridMemoryPool>& default_memory_pool();
 
 }  // namespace bitnet
