@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "adapters.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/register.hpp"
 #include "common.hpp"
@@ -56,6 +57,9 @@ void say_details(const InferenceEngine& engine, const ExecutionContext& context,
     io.err << " of the " << grouped(model.config().max_position)
            << " that the model was trained for (--ctx-size)";
   io.err << '\n';
+  if (const auto& adapters = engine.adapters())
+    io.err << "adapters: rank " << adapters->rank() << " in all, " << human_bytes(adapters->bytes())
+           << " (--lora)\n";
   for (const std::string& note : model.notes()) io.err << "note: " << note << '\n';
 }
 
@@ -102,6 +106,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   options.context = std::move(context);
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
   options.head = head_type(values);
+  options.adapters = adapter_sources(values);
   options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;
   if (values.has(opt::kKvType)) options.kv_type = kv_type(values);
   if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
@@ -205,9 +210,9 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{&opt::kModel,      &opt::kDevice,   &opt::kDevicePolicy,
-                                               &opt::kDeviceOnly, &opt::kThreads,  &opt::kIsa,
-                                               &opt::kQuantize,   &opt::kHeadType, &opt::kMemoryLimit};
+  static const std::vector<const Option*> list{
+      &opt::kModel, &opt::kDevice,   &opt::kDevicePolicy, &opt::kDeviceOnly,  &opt::kThreads,
+      &opt::kIsa,   &opt::kQuantize, &opt::kHeadType,     &opt::kMemoryLimit, &opt::kLora};
   return list;
 }
 

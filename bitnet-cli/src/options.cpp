@@ -19,6 +19,7 @@ constexpr std::string_view kModelGroup = "Model and machine", kInputGroup = "Inp
 const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file or Hugging Face directory", "", "model", "BITNET_MODEL"};
 const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
 const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
+const Option kLora{kModelGroup, "lora", 0, Kind::kList, "PATH[:WEIGHT]", "LoRA adapter (a directory as PEFT writes it) to run beside the weights, WEIGHT times as strongly as it was trained; several add up", "", "lora"};
 const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
 const Option kDevicePolicy{kModelGroup, "device-policy", 0, Kind::kChoice, "latency|throughput|memory", "what --device auto looks for: one sequence fast, many at a time, or room for large ones", "latency", "device_policy"};
 const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure how fast each device reads its memory, too (a second or two)", "", ""};

@@ -40,7 +40,8 @@ struct Option {
 };
 
 namespace opt {
-extern const Option kModel, kQuantize, kHeadType, kDevice, kDeviceOnly, kThreads, kIsa, kKvType;    // model
+extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kDeviceOnly, kThreads, kIsa,
+    kKvType;                                                                                        // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
 extern const Option kProfile, kDevicePolicy, kMeasure, kMemoryLimit;
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;

@@ -13,6 +13,7 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/memory_pressure.hpp"
+#include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/kv_cache.hpp"
 #include "bitnet/inference/session.hpp"
 #include "forward.hpp"
@@ -99,10 +100,11 @@ Sizes choose_sizes(const Model& model, const SchedulerOptions& o) {
 }  // namespace
 
 struct BatchScheduler::Impl {
-  Impl(std::shared_ptr<const Model> m, const Sizes& s, std::shared_ptr<const PressureMonitor> p)
+  Impl(std::shared_ptr<const Model> m, const Sizes& s, const SchedulerOptions& o)
       : model(std::move(m)),
         sizes(s),
-        pressure(std::move(p)),
+        pressure(o.pressure),
+        default_adapters(o.adapters),
         forward(model, s.n_ctx, s.step_rows, s.logit_rows()),
         pool(model->backend(), model->config(), s.n_pages, s.page_size, s.kv_type),
         logits_memory(model->backend(), "logits"),
@@ -111,6 +113,7 @@ struct BatchScheduler::Impl {
     ids.reserve(static_cast<std::size_t>(s.step_rows));
     rows.reserve(static_cast<std::size_t>(s.logit_rows()));
     slices.reserve(static_cast<std::size_t>(s.max_sequences));
+    adapters.reserve(static_cast<std::size_t>(s.max_sequences));
     running.reserve(static_cast<std::size_t>(s.max_sequences));
   }
 
@@ -144,6 +147,7 @@ struct BatchScheduler::Impl {
   std::shared_ptr<const Model> model;
   Sizes sizes;
   std::shared_ptr<const PressureMonitor> pressure;
+  std::shared_ptr<const AdapterSet> default_adapters;
   MemoryPressure level = MemoryPressure::kNone;  // as of this step
   ForwardPass forward;
   KvPool pool;
@@ -156,7 +160,8 @@ struct BatchScheduler::Impl {
   // The step that is being made.
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
-  std::vector<std::int32_t> rows;  // whose logits are wanted: of each sequence one, and one a draft
+  std::vector<const AdapterSet*> adapters;  // of each slice, perhaps null
+  std::vector<std::int32_t> rows;           // whose logits are wanted: of each sequence one, and one a draft
   PoolValues logits_memory;
   std::pmr::vector<float> logits;  // [rows, vocab]
 };
@@ -308,6 +313,7 @@ void BatchScheduler::Impl::plan() {
                                        [](const SequencePtr& s) { return s->rows == s->pending(); });
   ids.clear();
   slices.clear();
+  adapters.clear();
   rows.clear();
   for (const SequencePtr& sequence : running) {
     Sequence& s = *sequence;
@@ -327,11 +333,12 @@ void BatchScheduler::Impl::plan() {
       ids.insert(ids.end(), drafts.begin(), drafts.end());
     }
     slices.push_back({begin, s.rows + s.drafts, past, s.cache->pages()});
+    adapters.push_back(s.generator.adapters().get());
   }
 }
 
 void BatchScheduler::Impl::evaluate() {
-  forward.run(pool, slices, ids, rows);
+  forward.run(pool, slices, ids, rows, adapters);
   if (!rows.empty()) forward.logits(0, static_cast<std::int64_t>(rows.size()), logits);
   for (const SequencePtr& s : running) {
     const std::int64_t end = s->cache->length() + s->rows;
@@ -392,7 +399,7 @@ void BatchScheduler::Impl::run_batch() {
 
 BatchScheduler::BatchScheduler(std::shared_ptr<const Model> model, const SchedulerOptions& options) try {
   const Sizes sizes = choose_sizes(*model, options);
-  impl_ = std::make_unique<Impl>(std::move(model), sizes, options.pressure);
+  impl_ = std::make_unique<Impl>(std::move(model), sizes, options);
 } catch (const std::bad_alloc&) {
   throw_out_of_memory("a batch");
 }
@@ -408,6 +415,7 @@ BatchScheduler::~BatchScheduler() {
 
 RequestId BatchScheduler::submit(Request request) try {
   if (impl_->closing) throw Error(ErrorCode::kCancelled, "the scheduler is ending: it takes no request");
+  if (request.options.adapters == nullptr) request.options.adapters = impl_->default_adapters;
   auto s = std::make_unique<Sequence>(impl_->next_id, *impl_->model, request, impl_->sizes.n_ctx);
   // The last token is never evaluated, hence − 1; a prompt needs all of its own.
   const std::int64_t most = std::max<std::int64_t>(s->generator.max_length() - 1,
@@ -417,6 +425,7 @@ RequestId BatchScheduler::submit(Request request) try {
                 fmt::format("a request of up to {} tokens: the KV pool holds {} ({} bytes)", most,
                             impl_->pool.n_pages() * impl_->pool.page_size(), impl_->pool.bytes()));
   }
+  if (const auto& adapters = s->generator.adapters()) impl_->forward.reserve(*adapters);
   impl_->waiting.push_back(std::move(s));
   return impl_->next_id++;
 } catch (const std::bad_alloc&) {

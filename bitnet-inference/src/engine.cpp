@@ -76,16 +76,24 @@ void InferenceEngine::load(const BackendRegistry& registry) {
                               .policy = options_.device_policy,
                               .needed_bytes = files.least_bytes(),
                               .fall_back = !options_.device_only};
-  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened, files); });
+  std::vector<quant::LoraAdapter> adapters;
+  for (const AdapterSource& source : options_.adapters)
+    adapters.push_back(quant::read_adapter(source.path, files.reader->config()));
+  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened, files, adapters); });
 }
 
-void InferenceEngine::load_on(OpenedDevice& opened, const ModelFiles& files) {
+void InferenceEngine::load_on(OpenedDevice& opened, const ModelFiles& files,
+                              std::span<const quant::LoraAdapter> adapters) {
   selection_ = opened.selection;
   std::unique_ptr<Backend> backend = std::move(opened.backend);
   fallback_ops_ = missing_ops(*backend);
   backend = with_cpu_fallback(std::move(backend), make_cpu_backend(opened.context), options_.device_only);
   backend->set_profiler(options_.profiler);
   model_ = Model::load(files, std::move(backend));
+  std::vector<quant::WeightedAdapter> weighted;
+  for (std::size_t i = 0; i < adapters.size(); ++i)
+    weighted.push_back({&adapters[i], options_.adapters[i].weight});
+  adapters_ = weighted.empty() ? nullptr : AdapterSet::build(model_, weighted);
   fallback_weights_ = refused_weights(model_->backend());
   options_.n_ctx = resolve_context(model_->config(), options_.n_ctx);
   if (options_.n_ctx > model_->config().max_position) {
@@ -112,6 +120,12 @@ Session& InferenceEngine::session() {
   return *session_;
 }
 
+void InferenceEngine::set_adapters(std::shared_ptr<const AdapterSet> adapters) {
+  if (adapters != nullptr && &adapters->model() != model_.get())
+    throw Error(ErrorCode::kInvalidArgument, "an engine with the adapters of another model");
+  adapters_ = std::move(adapters);
+}
+
 GenerationResult InferenceEngine::generate(std::string_view prompt, const GenerationOptions& options,
                                            const TextCallback& on_text, const EncodeOptions& encode) {
   const Tokenizer& tokenizer = model_->require_tokenizer();
@@ -124,6 +138,7 @@ GenerationResult InferenceEngine::generate(std::span<const TokenId> prompt, cons
                                            const TextCallback& on_text) {
   Generator generator(*model_, prompt, options, on_text, options_.n_ctx);
   Session& s = session();
+  s.set_adapters(options.adapters != nullptr ? options.adapters : adapters_);
   generator.start();
   generator.result().reused_tokens = s.keep_prefix(prompt);
   try {
@@ -165,6 +180,7 @@ std::unique_ptr<BatchScheduler> InferenceEngine::make_scheduler(std::int64_t max
   options.step_rows = options_.chunk_rows;
   options.kv_type = options_.kv_type;
   options.pressure = pressure_;
+  options.adapters = adapters_;
   return std::make_unique<BatchScheduler>(model_, options);
 }
 

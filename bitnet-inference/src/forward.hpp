@@ -13,6 +13,7 @@
 
 namespace bitnet::inference {
 
+class AdapterSet;
 struct LayerWeights;
 
 /// Not thread-safe. Allocates in the constructor only.
@@ -25,10 +26,13 @@ class ForwardPass {
 
   /// Evaluates ids (one a row, in the order of `sequences`), storing keys and values in the pool's pages.
   /// `asked`: the rows that logits() will be asked for, ascending, perhaps none: the last layer computes
-  /// nothing but keys and values for the others. Throws Error(kDevice), Error(kInvalidArgument) on more rows
-  /// than max_rows or on an `asked` that is not ascending or outside the rows.
+  /// nothing but keys and values for the others. `adapters`: of each sequence, null for none; empty: none
+  /// has any. Throws Error(kDevice), Error(kInvalidArgument) on more rows than max_rows, on an `asked` that
+  /// is not ascending or outside the rows, or on adapters that were not reserved.
   void run(const KvPool& pool, std::span<const SequenceSlice> sequences, std::span<const TokenId> ids,
-           std::span<const std::int32_t> asked);
+           std::span<const std::int32_t> asked, std::span<const AdapterSet* const> adapters = {});
+  /// Takes the memory that passes with these adapters need; not in a pass. Throws Error(kOutOfMemory).
+  void reserve(const AdapterSet& adapters);
   /// Logits after rows asked[first] … asked[first + n − 1] of the last run(); n ≤ max_logit_rows.
   void logits(std::int64_t first, std::int64_t n, std::span<float> to);  // to: [n, vocab]
 
@@ -42,21 +46,37 @@ class ForwardPass {
   struct Run {
     std::int64_t row, at, n;
   };
+  /// Rows of a block's matrices that go through the same adapters.
+  struct Adapted {
+    std::int64_t first, n;
+    const AdapterSet* adapters;
+  };
   /// The rows that a block computes.
   struct Rows {
     std::span<const Run> runs;
     std::span<const SequenceSlice> slices;    // for attention: AttentionArgs::queries
     std::span<const std::int32_t> positions;  // [n]
     std::int64_t n = 0;
+    std::span<const Adapted> adapted;
+  };
+  /// A linear of a layer, for its adapters.
+  struct LinearOf {
+    const PreparedWeights* weights;
+    TensorRole role;
   };
 
-  void plan(std::span<const SequenceSlice> sequences, std::span<const std::int32_t> asked);
-  void ask(const SequenceSlice& sequence, std::int64_t row);
-  void attention_block(const LayerWeights& layer, const KvLayer& cache,
-                       std::span<const SequenceSlice> sequences, const Rows& rows);
-  void feed_forward_block(const LayerWeights& layer, const Rows& rows);
-  void norm_linear(std::span<const PreparedWeights* const> weights, const Buffer& norm, const Rows& rows,
+  void plan(std::span<const SequenceSlice> sequences, std::span<const std::int32_t> asked,
+            std::span<const AdapterSet* const> adapters);
+  void extend(std::vector<Adapted>& to, std::int64_t first, std::int64_t n, const AdapterSet* adapters) const;
+  void ask(const SequenceSlice& sequence, std::int64_t row, const AdapterSet* adapters);
+  void attention_block(std::size_t index, const KvLayer& cache, std::span<const SequenceSlice> sequences,
+                       const Rows& rows);
+  void feed_forward_block(std::size_t index, const Rows& rows);
+  void norm_linear(std::span<const LinearOf> linears, std::size_t layer, const Buffer& norm, const Rows& rows,
                    std::span<const Matrix> outs);
+  void linear(std::span<const LinearOf> linears, std::size_t layer, const Rows& rows, Matrix x,
+              std::span<const Matrix> outs);
+  void adapt(TensorRole role, std::size_t layer, const Rows& rows, Matrix x, Matrix out);
   void add(const Rows& rows);
 
   std::shared_ptr<const Model> model_;
@@ -69,6 +89,10 @@ class ForwardPass {
   std::vector<Run> runs_;
   std::vector<SequenceSlice> queries_;
   std::vector<std::int32_t> asked_positions_;
+  // Of passes with adapters.
+  std::vector<Adapted> adapted_, asked_adapted_;
+  std::int64_t adapter_rank_ = 0;  // that `low_` and `update_` have room for
+  BufferPtr low_, update_;         // [max_rows, rank], [max_rows, largest out]
 };
 
 }  // namespace bitnet::inference

@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/profiler.hpp"
+#include "bitnet/inference/adapter_set.hpp"
 #include "scarce_memory.hpp"
 
 namespace bitnet::inference {
@@ -49,6 +50,8 @@ std::int64_t check_request(const Model& model, std::span<const TokenId> prompt,
   };
   check_draft("draft", options.draft, 0, GenerationOptions::kMaxDraft);
   check_draft("draft_ngram", options.draft_ngram, 1, GenerationOptions::kMaxDraftNgram);
+  if (options.adapters != nullptr && &options.adapters->model() != &model)
+    throw Error(ErrorCode::kInvalidArgument, "the adapters of a generation belong to another model");
   return options.max_tokens < 0 ? n_ctx : std::min(n_ctx, n + std::min(options.max_tokens, n_ctx));
 }
 

@@ -30,6 +30,8 @@ class Generator {
   std::span<const TokenId> tokens() const noexcept { return tokens_; }
   /// Most tokens that it can ever have.
   std::int64_t max_length() const noexcept { return max_length_; }
+  /// Of the options; null without.
+  const std::shared_ptr<const AdapterSet>& adapters() const noexcept { return options_.adapters; }
   bool cancelled() const noexcept { return options_.cancellation.cancelled(); }
 
   /// Before the first pass: marks its begin, for the timings, and takes the memory of the whole generation;

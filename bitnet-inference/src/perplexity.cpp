@@ -93,7 +93,7 @@ class PackedPasses {
  public:
   PackedPasses(std::shared_ptr<const Model> model, const std::vector<std::vector<TokenId>>& pieces,
                const PerplexityOptions& options)
-      : model_(std::move(model)), pieces_(pieces) {
+      : model_(std::move(model)), pieces_(pieces), adapters_(options.adapters) {
     std::vector<std::int64_t> lengths = lengths_of(pieces);
     for (std::int64_t& n : lengths) --n;
     longest_ = *std::max_element(lengths.begin(), lengths.end());
@@ -107,6 +107,7 @@ class PackedPasses {
       pages = std::max(pages, n);
     }
     forward_ = std::make_unique<ForwardPass>(model_, longest_, width, std::min(Session::kMaxLogits, width));
+    if (adapters_ != nullptr) forward_->reserve(*adapters_);
     pool_ = std::make_unique<KvPool>(model_->backend(), model_->config(), pages, kPage,
                                      model_->kv_type(options.kv_type));
   }
@@ -130,7 +131,8 @@ class PackedPasses {
       targets.insert(targets.end(), piece.begin() + 1, piece.end());
     }
     for (std::size_t row = 0; row < ids.size(); ++row) asked.push_back(static_cast<std::int32_t>(row));
-    forward_->run(*pool_, slices, ids, asked);
+    const std::vector<const AdapterSet*> adapters(slices.size(), adapters_.get());
+    forward_->run(*pool_, slices, ids, asked, adapters);
     score(targets, sums);
     return static_cast<std::int64_t>(rows_[pass].size());
   }
@@ -151,6 +153,7 @@ class PackedPasses {
 
   std::shared_ptr<const Model> model_;
   const std::vector<std::vector<TokenId>>& pieces_;
+  std::shared_ptr<const AdapterSet> adapters_;
   std::int64_t longest_ = 0;                    // positions of a piece
   std::vector<std::vector<std::size_t>> rows_;  // pieces of each pass
   std::unique_ptr<ForwardPass> forward_;
@@ -201,6 +204,7 @@ PerplexityResult perplexity(std::shared_ptr<const Model> model, std::span<const 
   session_options.chunk_rows = options.chunk_rows;
   session_options.kv_type = options.kv_type;
   Session session(model, session_options);
+  session.set_adapters(options.adapters);
   const TokenWindows windows(tokens, options.n_ctx);
   std::int64_t n_chunks = windows.size();
   if (options.max_chunks > 0) n_chunks = std::min(n_chunks, options.max_chunks);

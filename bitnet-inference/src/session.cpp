@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/inference/adapter_set.hpp"
 #include "forward.hpp"
 #include "pool_values.hpp"
 
@@ -82,7 +83,8 @@ void Session::step(std::span<const TokenId> ids, std::size_t n_logits) {
   rows_.clear();
   for (std::size_t row = ids.size() - n_logits; row < ids.size(); ++row)
     rows_.push_back(static_cast<std::int32_t>(row));
-  forward_->run(pool_, {&slice, 1}, ids, rows_);
+  const AdapterSet* const adapters = adapters_.get();
+  forward_->run(pool_, {&slice, 1}, ids, rows_, {&adapters, 1});
   cache_.set_length(past + n);
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
 }
@@ -149,6 +151,15 @@ std::int64_t Session::keep_prefix(std::span<const TokenId> ids) {
   while (n < most && tokens_[n] == ids[n]) ++n;
   truncate(static_cast<std::int64_t>(n));
   return static_cast<std::int64_t>(n);
+}
+
+void Session::set_adapters(std::shared_ptr<const AdapterSet> adapters) {
+  if (adapters == adapters_) return;
+  if (adapters != nullptr && &adapters->model() != model_.get())
+    throw Error(ErrorCode::kInvalidArgument, "a session with the adapters of another model");
+  if (adapters != nullptr) forward_->reserve(*adapters);
+  truncate(0);
+  adapters_ = std::move(adapters);
 }
 
 std::size_t Session::cache_bytes() const noexcept { return pool_.bytes(); }

@@ -62,6 +62,7 @@ int measure(const Values& values, Io& io) {
   options.n_ctx = values.integer(opt::kPplContext);
   options.max_chunks = values.integer(opt::kPplChunks);
   options.kv_type = kv_type(values);
+  options.adapters = engine->adapters();
   if (io.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io.cancelled);
   if (const std::int64_t trained = engine->model()->config().max_position; options.n_ctx > trained)
     io.err << "warning: chunks of " << options.n_ctx << " tokens: the model was trained for " << trained

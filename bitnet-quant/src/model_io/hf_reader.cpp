@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "bitnet/core/error.hpp"
-#include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "model_io/json_file.hpp"
 #include "model_io/reader_base.hpp"
 
 namespace bitnet::quant::model_io {
@@ -23,19 +22,6 @@ using Shape64 = std::vector<std::int64_t>;
 }
 [[noreturn]] void unsupported(std::string message, SourceLocation where = SourceLocation::current()) {
   throw Error(ErrorCode::kUnsupported, std::move(message), where);
-}
-
-std::optional<Encoding> float_encoding(SafeDType dtype) {
-  switch (dtype) {
-    case SafeDType::kF32:
-      return Encoding::kF32;
-    case SafeDType::kF16:
-      return Encoding::kF16;
-    case SafeDType::kBF16:
-      return Encoding::kBF16;
-    default:
-      return {};
-  }
 }
 
 std::string shown(const Shape64& shape) { return Shape(shape).to_string(); }
@@ -83,21 +69,7 @@ class HfReader final : public ReaderBase {
     std::error_code ignored;
     if (!fs::exists(path, ignored)) return;
     with_context(fmt::format("reading '{}'", path.string()), [&] {
-      nlohmann::json root;
-      const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-        if (depth > 32) corrupt("more than 32 nested arrays and objects");  // copies and dumps recurse
-        return true;
-      };
-      try {
-        const std::string text = read_file(path, 1 << 20);
-        if (const std::size_t nul = text.find('\0'); nul != std::string::npos)  // ends the text for nlohmann
-          corrupt(fmt::format("not JSON, at byte {}", nul + 1));
-        root = nlohmann::json::parse(text, shallow);
-      } catch (const nlohmann::json::parse_error& e) {
-        corrupt(fmt::format("not JSON, at byte {}", e.byte));
-      } catch (const nlohmann::json::exception&) {
-        corrupt("a number is out of range");  // nothing else is left to go wrong
-      }
+      const nlohmann::json root = read_json(path, 1 << 20);
       if (!root.is_object() || !root.contains("eos_token_id")) return;
       const nlohmann::json& eos = root["eos_token_id"];
       for (const nlohmann::json& id : eos.is_array() ? eos : nlohmann::json::array({eos})) {

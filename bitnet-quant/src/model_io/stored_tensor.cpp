@@ -48,6 +48,19 @@ void decode_q6_k(const std::byte* block, float* to) {
 
 }  // namespace
 
+std::optional<Encoding> float_encoding(SafeDType dtype) noexcept {
+  switch (dtype) {
+    case SafeDType::kF32:
+      return Encoding::kF32;
+    case SafeDType::kF16:
+      return Encoding::kF16;
+    case SafeDType::kBF16:
+      return Encoding::kBF16;
+    default:
+      return {};
+  }
+}
+
 DType dtype_of(Encoding e) noexcept {
   return e == Encoding::kF16 ? DType::kF16 : e == Encoding::kBF16 ? DType::kBF16 : DType::kF32;
 }

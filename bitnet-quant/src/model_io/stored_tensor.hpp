@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/core/memory/mapped_file.hpp"
 #include "bitnet/quant/model_io.hpp"
 
@@ -32,6 +33,9 @@ struct StoredTensor {
   std::int64_t interleaved_head =
       0;  ///< head_dim, if the rows of each head lie interleaved (llama GGUF's q and k)
 };
+
+/// Of the floats that safetensors files may hold; empty for other types.
+std::optional<Encoding> float_encoding(SafeDType dtype) noexcept;
 
 /// The type that holds an encoding's values unrounded.
 DType dtype_of(Encoding encoding) noexcept;

@@ -41,6 +41,9 @@ struct SchedulerOptions {
   /// run; when kCritical comes, the younger half goes back to the queue. Each time that the level rises, the
   /// cache gives the memory of its free pages back, from kHigh on the backend's pool its free blocks, too.
   std::shared_ptr<const PressureMonitor> pressure = {};
+  /// LoRA adapters of requests that name none (GenerationOptions::adapters), or null. Requests with different
+  /// sets run in one pass.
+  std::shared_ptr<const AdapterSet> adapters = {};
 };
 
 struct SchedulerStats {

@@ -13,6 +13,7 @@
 
 #include "bitnet/core/device/registry.hpp"
 #include "bitnet/core/execution.hpp"
+#include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "bitnet/inference/generation.hpp"
 #include "bitnet/inference/model.hpp"
@@ -37,6 +38,7 @@ struct EngineOptions {
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
   std::optional<PrecisionPolicy> precision = {};  ///< see LoadOptions
   HeadType head = HeadType::kAuto;                ///< of the embedding and the output head
+  std::vector<AdapterSource> adapters = {};       ///< LoRA adapters that act together from the start
   std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
   Profiler* profiler = nullptr;  ///< of loading and of all that runs on the model; must outlive the engine
 };
@@ -81,6 +83,11 @@ class InferenceEngine {
                                           const GenerationOptions& options = {},
                                           const TextCallback& on_text = {});
 
+  /// LoRA adapters of every generation from now on that names none itself, and of schedulers made from now
+  /// on; null: the weights alone. Throws Error(kInvalidArgument) for a set of another model.
+  void set_adapters(std::shared_ptr<const AdapterSet> adapters);
+  const std::shared_ptr<const AdapterSet>& adapters() const noexcept { return adapters_; }
+
   /// What schedulers made from now on heed (SchedulerOptions::pressure).
   void set_pressure(std::shared_ptr<const PressureMonitor> monitor) noexcept {
     pressure_ = std::move(monitor);
@@ -93,13 +100,14 @@ class InferenceEngine {
 
  private:
   void load(const BackendRegistry& registry);
-  void load_on(OpenedDevice& opened, const ModelFiles& files);
+  void load_on(OpenedDevice& opened, const ModelFiles& files, std::span<const quant::LoraAdapter> adapters);
   EngineOptions options_;
   Selection selection_;
   std::shared_ptr<const PressureMonitor> pressure_;
   std::vector<BackendOp> fallback_ops_;
   std::int64_t fallback_weights_ = 0;
   std::shared_ptr<const Model> model_;
+  std::shared_ptr<const AdapterSet> adapters_;
   std::unique_ptr<Session> session_;
 };
 

@@ -3,6 +3,7 @@
 // command line.
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,8 @@
 #include "bitnet/inference/sampler.hpp"
 
 namespace bitnet::inference {
+
+class AdapterSet;
 
 /// Called with every piece of text as it becomes final: whole UTF-8 characters, never part of a stop string.
 /// An exception from it ends that generation with FinishReason::kError.
@@ -38,6 +41,8 @@ struct GenerationOptions {
   /// is the same, token for token; it comes sooner where text repeats itself.
   std::int64_t draft = 0;
   std::int64_t draft_ngram = 3;
+  /// LoRA adapters of the model that generates; null: those of the engine or the scheduler, if it has some.
+  std::shared_ptr<const AdapterSet> adapters = {};
   CancellationToken cancellation = {};
 };
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/cancellation.hpp"
 #include "bitnet/inference/model.hpp"
 
@@ -20,6 +21,7 @@ struct PerplexityOptions {
   std::int64_t chunk_rows = 256;      ///< rows of one forward pass; does not change the result
   std::int64_t max_chunks = 0;        ///< 0: all
   std::optional<DType> kv_type = {};  ///< of the KV cache; none: what the model's policy says (f16)
+  std::shared_ptr<const AdapterSet> adapters = {};  ///< LoRA adapters of the model, or null
   std::function<void(std::int64_t chunk, std::int64_t n_chunks, double perplexity_so_far)> progress = {};
   CancellationToken cancellation = {};
 };

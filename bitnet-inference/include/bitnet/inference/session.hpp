@@ -14,6 +14,7 @@
 
 namespace bitnet::inference {
 
+class AdapterSet;
 class ForwardPass;
 class PoolValues;
 
@@ -55,6 +56,12 @@ class Session {
   /// length.
   std::int64_t keep_prefix(std::span<const TokenId> ids);
 
+  /// What later evaluations go through, or null. Another set than before forgets all tokens, whose keys and
+  /// values came from the old one. Throws Error(kInvalidArgument) on a set of another model,
+  /// Error(kOutOfMemory); the old one stays then.
+  void set_adapters(std::shared_ptr<const AdapterSet> adapters);
+  const std::shared_ptr<const AdapterSet>& adapters() const noexcept { return adapters_; }
+
   std::size_t cache_bytes() const noexcept;
   std::size_t workspace_bytes() const noexcept;
 
@@ -67,6 +74,7 @@ class Session {
   std::unique_ptr<ForwardPass> forward_;
   KvPool pool_;
   KvCache cache_;
+  std::shared_ptr<const AdapterSet> adapters_;
   std::vector<TokenId> tokens_;
   std::vector<std::int32_t> rows_;  // of a step, whose logits are wanted
   std::unique_ptr<PoolValues> logits_memory_;

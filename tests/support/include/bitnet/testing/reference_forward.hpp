@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bitnet/core/model/tensor_names.hpp"
+#include "bitnet/quant/adapter.hpp"
 #include "bitnet/quant/model_io.hpp"
 
 namespace bitnet::testing {
@@ -87,6 +88,31 @@ inline TensorModel random_model(const ModelConfig& config, std::uint32_t seed,
   return model;
 }
 
+/// An adapter of rank `rank` for each of `roles` in the layers from `first_layer` on, whose updates are of
+/// the size of `spread` times a linear's output.
+inline quant::LoraAdapter random_adapter(const ModelConfig& config, const std::vector<TensorRole>& roles,
+                                         std::int64_t rank, std::uint32_t seed, float spread = 0.5f,
+                                         std::int64_t first_layer = 0) {
+  quant::LoraAdapter adapter;
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  for (std::int64_t layer = first_layer; layer < config.n_layers; ++layer) {
+    for (const TensorRole role : roles) {
+      const Shape shape = tensor_shape({role, layer}, config);
+      quant::LoraLinear l;
+      l.id = {role, layer};
+      l.rank = rank;
+      l.scaling = 2;
+      l.a.resize(static_cast<std::size_t>(rank * shape[1]));
+      l.b.resize(static_cast<std::size_t>(shape[0] * rank));
+      for (float& v : l.a) v = normal(random) / std::sqrt(static_cast<float>(shape[1]));
+      for (float& v : l.b) v = normal(random) * spread / std::sqrt(static_cast<float>(rank));
+      adapter.linears.push_back(std::move(l));
+    }
+  }
+  return adapter;
+}
+
 /// Logits of a whole sequence, and how near any activation came to a rounding tie (in int8 steps): where
 /// `margin` is much larger than float errors, float and double arithmetic quantise alike and logits can be
 /// compared.
@@ -134,6 +160,11 @@ class ReferenceForward {
 
   double margin() const { return margin_; }
 
+  /// From now on every linear of `adapter` is W·x + weight · scaling · B·(A·x). Keeps a reference.
+  void add_adapter(const quant::LoraAdapter& adapter, double weight) {
+    adapters_.push_back({&adapter, weight});
+  }
+
  private:
   static void add(Row& x, const Row& y) {
     for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
@@ -158,6 +189,19 @@ class ReferenceForward {
   }
 
   Row linear(const Row& x, TensorId id) {
+    Row y = base_linear(x, id);
+    for (const auto& [adapter, weight] : adapters_) {
+      for (const quant::LoraLinear& l : adapter->linears) {
+        if (!(l.id == id)) continue;
+        const Row update = product(product(x, l.a), l.b);
+        for (std::size_t i = 0; i < y.size(); ++i)
+          y[i] += weight * static_cast<double>(l.scaling) * update[i];
+      }
+    }
+    return y;
+  }
+
+  Row base_linear(const Row& x, TensorId id) {
     const quant::LogicalTensor& t = model_.at(id.role, id.layer);
     if (!t.ternary) return product(x, values_.at(gguf_name(id)));
     double largest = 1e-5;
@@ -210,6 +254,7 @@ class ReferenceForward {
 
   const TensorModel& model_;
   std::map<std::string, std::vector<float>> values_;
+  std::vector<std::pair<const quant::LoraAdapter*, double>> adapters_;
   double margin_ = 1;
 };
 
