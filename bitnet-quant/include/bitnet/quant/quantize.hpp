@@ -15,6 +15,10 @@ struct TernaryWeights {
   std::vector<std::int8_t> trits;   // [out, in], −1, 0 or 1
   std::vector<float> scales;        // [ceil(out / rows_per_scale)]
   std::int64_t rows_per_scale = 0;  ///< `out` for one scale per tensor
+  /// Columns that share a scale, 0 for all of them: then `scales` is [ceil(out / rows_per_scale),
+  /// ceil(in / cols_per_scale)]. Only made by post_training.hpp, and refused where it cannot be run or
+  /// stored.
+  std::int64_t cols_per_scale = 0;
 };
 
 /// absmean: m = max(mean|W|, 1e-5), trit = clamp(round_half_even(W / m), −1, 1), scale = m. The mean is

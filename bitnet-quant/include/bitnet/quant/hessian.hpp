@@ -1,0 +1,37 @@
+#pragma once
+// The second moments of a linear's inputs, which say what an error of its weights costs: for an error E of
+// one row the output's mean squared error is E·H·Eᵀ / n with H = XᵀX (Frantar et al. 2022, arXiv:2210.17323,
+// section 3). Collected here from rows of activations; who runs the model that makes them is the caller's
+// business.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+
+namespace bitnet::quant {
+
+/// Σ xᵀx over the rows x of a linear's input. Takes 8 · in² bytes. Not thread-safe; the sums are the same
+/// bits with any number of threads, and however the rows are cut into calls of multiples of kBlockRows.
+class Hessian {
+ public:
+  static constexpr std::int64_t kBlockRows = 128;  ///< summed in f32 before they go to the doubles
+
+  /// Throws Error(kInvalidArgument) unless 1 ≤ in ≤ 2^20, Error(kOutOfMemory).
+  explicit Hessian(std::int64_t in);
+
+  /// Rows x [n, in]. Throws Error(kInvalidArgument) on a size that is no multiple of `in`, or on a value that
+  /// is not finite, with its row and column; nothing is added then.
+  void add(const ExecutionContext& context, std::span<const float> x);
+
+  std::int64_t in() const noexcept { return in_; }
+  std::int64_t n_rows() const noexcept { return n_rows_; }  ///< added so far
+  /// [in, in], symmetric.
+  std::span<const double> values() const noexcept { return values_; }
+
+ private:
+  std::int64_t in_, n_rows_ = 0;
+  std::vector<double> values_;
+};
+
+}  // namespace bitnet::quant

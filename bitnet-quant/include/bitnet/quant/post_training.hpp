@@ -1,0 +1,80 @@
+#pragma once
+// Ternary weights from a model that was not trained for them. absmean, the right one for models that were, is
+// quantize.hpp; the second moments that the better methods need are hessian.hpp. All are deterministic: the
+// same bits with any number of threads.
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/quant/hessian.hpp"
+#include "bitnet/quant/quantize.hpp"
+
+namespace bitnet::quant {
+
+/// Which weights share a scale.
+struct ScaleGroups {
+  std::int64_t rows = 0;  ///< 0: all
+  std::int64_t cols = 0;  ///< 0: all
+  static constexpr ScaleGroups tensor() { return {0, 0}; }
+  static constexpr ScaleGroups row() { return {1, 0}; }
+  static constexpr ScaleGroups columns(std::int64_t n) { return {1, n}; }  ///< groups of n in each row
+};
+
+/// [out, in] of scale · trit.
+std::vector<float> dequantise(const TernaryWeights& w);
+
+/// The trits t and the scale α ≥ 0 that minimise Σ (w − α·t)² exactly: the k largest |w| get ±1, where k is
+/// the largest that maximises (Σ of the k largest |w|)² / k, and α is their mean; so the threshold is α / 2.
+/// By sorting and prefix sums in double. Throws Error(kInvalidArgument) on a weight that is not finite.
+float least_squares(std::span<const float> w, std::span<std::int8_t> trits);
+
+/// least_squares() of every group of a matrix [out, in]. A group of zeros has the scale 0. Throws
+/// Error(kInvalidArgument) on sizes that disagree, on groups that are no divisor of `in` (the last one may be
+/// smaller along the rows only), or on a weight that is not finite, with its index.
+TernaryWeights least_squares(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                             std::int64_t in, ScaleGroups groups);
+
+/// New scales for fixed trits that minimise Σ over the rows of (W − Ŵ)·H·(W − Ŵ)ᵀ: for one scale a group of
+/// whole rows α = ⟨WH, T⟩ / ⟨TH, T⟩, for groups of columns the solution of one small linear system a row.
+/// Groups whose trits are all zero, or which the inputs never reach, keep their scale; a scale that would be
+/// negative keeps its old value, too. Throws Error(kInvalidArgument) on sizes that disagree or columns that
+/// are shared by several rows.
+void refit_scales(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
+                  TernaryWeights& ternary);
+
+struct GptqOptions {
+  ScaleGroups groups;
+  /// Added to H's diagonal, times its mean: ≥ 0.
+  double damping = 0.01;
+  /// The least-squares scales are tried times each of these, and the best by H's error is kept: what is
+  /// rounded away from one column is made up for by those after it, which larger scales leave room for. Not
+  /// empty, all > 0.
+  std::vector<double> multipliers = {1.0, 1.2, 1.4, 1.6, 1.8, 2.0};
+  bool activation_order = false;  ///< columns in descending order of H's diagonal
+  bool refit = true;              ///< refit_scales() at the end
+};
+
+/// Weights rounded column by column, the error of each spread over the columns after it (Frantar et al. 2022,
+/// algorithm 1). Inputs that are always zero leave their columns to plain rounding. Takes 20 · in² bytes
+/// beside the Hessian. Throws Error(kInvalidArgument) as least_squares() does, on a Hessian of another size,
+/// without rows, or that no damping up to the mean of its diagonal makes positive definite.
+TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                    std::int64_t in, const Hessian& hessian, const GptqOptions& options = {});
+
+/// W ≈ first + second, each ternary with the same groups (PTQTP: Xiao et al. 2025, arXiv:2509.16989).
+struct TwoPlanes {
+  TernaryWeights first, second;
+};
+
+/// Alternates between the best trits for fixed scales, one of nine pairs for each weight, and the best two
+/// scales for fixed trits (a 2 × 2 system a group), from least_squares() of W and of what it leaves, until
+/// nothing changes or `rounds` are over; the squared error never grows. Throws as least_squares().
+TwoPlanes two_planes(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                     std::int64_t in, ScaleGroups groups, int rounds = 50);
+
+/// tr((W − Ŵ)·H·(W − Ŵ)ᵀ) / tr(W·H·Wᵀ): the output's relative mean squared error on the calibration inputs.
+double output_error(const ExecutionContext& context, std::span<const float> w,
+                    std::span<const float> approximation, const Hessian& hessian);
+
+}  // namespace bitnet::quant
