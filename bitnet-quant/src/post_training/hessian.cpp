@@ -8,11 +8,12 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
+#include "post_training/hessian_product.hpp"
 
 namespace bitnet::quant {
 namespace {
 
-constexpr std::int64_t kStrip = 256;  // columns of the product at a time: in · 1 KiB of floats
+constexpr std::int64_t kStrip = 256;  // rows or columns at a time: in · 1 KiB of floats
 
 }  // namespace
 
@@ -52,5 +53,42 @@ void Hessian::add(const ExecutionContext& context, std::span<const float> x) {
   }
   n_rows_ += rows;
 }
+
+double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian) {
+  if (m.size() % static_cast<std::size_t>(hessian.in()) != 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} weights for a Hessian of {} inputs", m.size(), hessian.in()));
+  const auto out = static_cast<std::int64_t>(m.size()) / hessian.in();
+  const std::vector<float> product = post_training::times_hessian(context, m, out, hessian);
+  double sum = 0;
+  for (std::size_t i = 0; i < m.size(); ++i)
+    sum += static_cast<double>(product[i]) * static_cast<double>(m[i]);
+  return std::max(sum, 0.0);  // roundings alone make it negative
+}
+
+namespace post_training {
+
+std::vector<float> rows_of(const Hessian& hessian, std::int64_t first, std::int64_t n) {
+  const auto in = static_cast<std::size_t>(hessian.in());
+  const auto from =
+      hessian.values().subspan(static_cast<std::size_t>(first) * in, static_cast<std::size_t>(n) * in);
+  std::vector<float> to(from.size());
+  std::transform(from.begin(), from.end(), to.begin(), [](double v) { return static_cast<float>(v); });
+  return to;
+}
+
+std::vector<float> times_hessian(const ExecutionContext& context, std::span<const float> m, std::int64_t out,
+                                 const Hessian& hessian) {
+  const std::int64_t in = hessian.in();
+  std::vector<float> to(static_cast<std::size_t>(out * in));
+  for (std::int64_t k = 0; k < in; k += kStrip) {
+    const std::int64_t n = std::min(kStrip, in - k);
+    const std::vector<float> rows = rows_of(hessian, k, n);
+    gemm(context, out, in, n, m.data() + k, in, 1, rows.data(), in, 1, to.data(), in, k > 0);
+  }
+  return to;
+}
+
+}  // namespace post_training
 
 }  // namespace bitnet::quant

@@ -8,36 +8,14 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
 #include "post_training/groups.hpp"
+#include "post_training/hessian_product.hpp"
 
 namespace bitnet::quant {
 namespace {
 
 using post_training::Grid;
-
-/// H rounded to f32, rows [first, first + n).
-std::vector<float> rows_of(const Hessian& hessian, std::int64_t first, std::int64_t n) {
-  const auto in = static_cast<std::size_t>(hessian.in());
-  const auto from =
-      hessian.values().subspan(static_cast<std::size_t>(first) * in, static_cast<std::size_t>(n) * in);
-  std::vector<float> to(from.size());
-  std::transform(from.begin(), from.end(), to.begin(), [](double v) { return static_cast<float>(v); });
-  return to;
-}
-
-constexpr std::int64_t kStrip = 256;  // rows of H at a time
-
-/// [out, in] = M · H for M [out, in], all sums in f32.
-std::vector<float> times_hessian(const ExecutionContext& context, std::span<const float> m, std::int64_t out,
-                                 const Hessian& hessian) {
-  const std::int64_t in = hessian.in();
-  std::vector<float> to(static_cast<std::size_t>(out * in));
-  for (std::int64_t k = 0; k < in; k += kStrip) {
-    const std::int64_t n = std::min(kStrip, in - k);
-    const std::vector<float> rows = rows_of(hessian, k, n);
-    gemm(context, out, in, n, m.data() + k, in, 1, rows.data(), in, 1, to.data(), in, k > 0);
-  }
-  return to;
-}
+using post_training::rows_of;
+using post_training::times_hessian;
 
 double dot(std::span<const float> a, std::span<const float> b) {
   double sum = 0;
@@ -149,11 +127,10 @@ double output_error(const ExecutionContext& context, std::span<const float> w,
   if (w.size() != approximation.size() || w.empty() || w.size() % static_cast<std::size_t>(in) != 0)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} and {} weights for {} inputs", w.size(), approximation.size(), in));
-  const auto out = static_cast<std::int64_t>(w.size()) / in;
   std::vector<float> error(w.size());
   for (std::size_t i = 0; i < w.size(); ++i) error[i] = w[i] - approximation[i];
-  const double whole = dot(times_hessian(context, w, out, hessian), w);
-  return whole > 0 ? dot(times_hessian(context, error, out, hessian), error) / whole : 0;
+  const double whole = quadratic_form(context, w, hessian);
+  return whole > 0 ? quadratic_form(context, error, hessian) / whole : 0;
 }
 
 }  // namespace bitnet::quant

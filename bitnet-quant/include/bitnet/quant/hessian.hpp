@@ -34,4 +34,9 @@ class Hessian {
   std::vector<double> values_;
 };
 
+/// tr(M·H·Mᵀ) of M [out, in]: n_rows() times the mean squared output of a linear with these weights, or of an
+/// error of them. Products in f32, summed in double. Throws Error(kInvalidArgument) on a size that does not
+/// fit.
+double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian);
+
 }  // namespace bitnet::quant
