@@ -45,6 +45,17 @@ void check(const RetryOptions& o) {
   }
 }
 
+/// For what is said about a failure: where there is no memory for it, the rules are asked all the same.
+template <class Body>
+bool succeeds_with_memory(Body&& body) {
+  try {
+    body();
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 RecoveryRule retry(RetryOptions options) {
@@ -113,14 +124,34 @@ RecoveryRule skip_item(std::function<void(const Error&)> on_skip, std::int64_t l
 
 Recovery::Recovery(std::vector<RecoveryRule> rules, ErrorMonitor* monitor,
                    std::function<void(const std::string&)> note)
-    : rules_(std::move(rules)), totals_(rules_.size(), 0), monitor_(monitor), note_(std::move(note)) {
+    : rules_(std::move(rules)),
+      totals_(rules_.size(), 0),
+      spare_(rules_.size(), 0),
+      monitor_(monitor),
+      note_(std::move(note)) {
   for (const RecoveryRule& r : rules_)
     if (!r.act) throw Error(ErrorCode::kInvalidArgument, fmt::format("rule '{}' does nothing", r.name));
 }
 
-RecoveryStep Recovery::decide(std::string_view doing, const Error& error, std::vector<std::int64_t>& tried) {
-  tried.resize(rules_.size(), 0);
-  const bool alone = monitor_ == nullptr || monitor_->record(error);
+/// A place for each rule; where memory for them is refused, those kept for that.
+void Recovery::begin(std::vector<std::int64_t>& tried) {
+  if (tried.size() == rules_.size()) return;
+  const auto fill = [this](std::vector<std::int64_t>& times) {
+    return succeeds_with_memory([&] { times.assign(rules_.size(), 0); });
+  };
+  if (fill(tried)) {
+    fill(spare_);  // again, if it was taken
+    return;
+  }
+  if (spare_.size() != rules_.size()) throw std::bad_alloc();
+  tried = std::exchange(spare_, {});
+}
+
+RecoveryStep Recovery::decide(std::string_view doing, const Error& error,
+                              std::vector<std::int64_t>& tried) try {
+  begin(tried);
+  bool alone = true;
+  if (monitor_ != nullptr) succeeds_with_memory([&] { alone = monitor_->record(error); });
   const Severity severity = error.severity();
   const bool hopeless = severity == Severity::kNotice || severity == Severity::kFatal;
   for (std::size_t i = 0; i < rules_.size() && !hopeless; ++i) {
@@ -130,8 +161,10 @@ RecoveryStep Recovery::decide(std::string_view doing, const Error& error, std::v
     if (step == RecoveryStep::kPass) continue;
     ++tried[i];
     ++totals_[i];
-    if (note_ && (alone || !r.routine))
-      note_(fmt::format("{}: {} ({}): {}", doing, r.name, tried[i], error.what()));
+    if (note_ && (alone || !r.routine)) {
+      succeeds_with_memory(
+          [&] { note_(fmt::format("{}: {} ({}): {}", doing, r.name, tried[i], error.what())); });
+    }
     return step;
   }
   std::string context(doing);
@@ -144,6 +177,10 @@ RecoveryStep Recovery::decide(std::string_view doing, const Error& error, std::v
   Error last = error;
   last.add_context(context);
   throw last;
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory(doing);
+} catch (const std::length_error&) {
+  throw_out_of_memory(doing);
 }
 
 std::int64_t Recovery::times(std::string_view rule) const noexcept {

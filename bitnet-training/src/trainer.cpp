@@ -8,6 +8,7 @@
 #include <map>
 #include <new>
 #include <numbers>
+#include <optional>
 #include <span>
 #include <stdexcept>
 
@@ -237,14 +238,18 @@ double Run::one_step() {
   const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
   double loss = 0;
   for (std::vector<std::int64_t> tried;;) {  // as Recovery::run(), without its words where nothing fails
+    std::optional<Error> error;
     try {
       loss = batch_gradients(scale);
       break;
-    } catch (const Error& e) {
-      steps_.decide(
-          "step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_), e,
-          tried);
+    } catch (Error& e) {
+      error = std::move(e);
+    } catch (const std::bad_alloc&) {
+      error.emplace(ErrorCode::kOutOfMemory, "out of memory");
     }
+    steps_.decide(
+        "step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_),
+        *error, tried);
   }
   const double norm =
       optimizer_->step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
@@ -307,7 +312,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
   std::int64_t at_once = micro_batch_;
   Recovery scoring({shrink(at_once)}, nullptr, callbacks_.message);
   for (std::int64_t done = 0, next = 0; done < count; done = next) {
-    scoring.run("scoring sequences from " + std::to_string(done), [&] {
+    static_cast<void>(scoring.run("scoring sequences from " + std::to_string(done), [&] {
       next = std::min(count, done + at_once);
       batch_.clear();
       for (std::int64_t i = done; i < next; ++i) {
@@ -325,7 +330,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
         eval_tape_.release();
         throw;
       }
-    });
+    }));
     for (std::size_t i = 0; i < losses.size(); ++i) {
       const std::int32_t target = batch_.targets[i];
       if (target < 0) continue;
@@ -346,8 +351,8 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
 
 void Run::save() {
   state_.seconds = seconds_before_ + seconds_since(start_);
-  saves_.run("writing the checkpoint",
-             [&] { save_checkpoint(checkpoint_path(), model_, *optimizer_, state_); });
+  static_cast<void>(saves_.run("writing the checkpoint",
+                               [&] { save_checkpoint(checkpoint_path(), model_, *optimizer_, state_); }));
   last_save_ = Clock::now();
 }
 

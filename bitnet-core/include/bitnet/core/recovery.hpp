@@ -78,11 +78,12 @@ class Recovery {
 
   /// Calls `body()` until it returns without an Error (true), a rule skips it (false), or no rule helps: the
   /// Error is rethrown, with `doing` and what was tried as context. std::bad_alloc and std::length_error
-  /// count as Error(kOutOfMemory). `body` must be able to begin anew: what a failed call did must not count
-  /// twice.
+  /// count as Error(kOutOfMemory), and leave as that where a rule throws them or the last Error cannot be
+  /// told; what there is no memory to record or to note is left unsaid, the rules are asked. `body` must be
+  /// able to begin anew: what a failed call did must not count twice.
   template <class Body>
-  bool run(std::string_view doing, Body&& body) {
-    std::vector<std::int64_t> tried(rules_.size(), 0);
+  [[nodiscard]] bool run(std::string_view doing, Body&& body) {
+    std::vector<std::int64_t> tried;
     while (true) {
       std::optional<Error> error;
       try {
@@ -107,8 +108,11 @@ class Recovery {
   std::int64_t times(std::string_view rule) const noexcept;
 
  private:
+  void begin(std::vector<std::int64_t>& tried);
+
   std::vector<RecoveryRule> rules_;
   std::vector<std::int64_t> totals_;
+  std::vector<std::int64_t> spare_;  // becomes a run's `tried` where memory for one is refused
   ErrorMonitor* monitor_;
   std::function<void(const std::string&)> note_;
 };
