@@ -277,9 +277,9 @@ void Batch::finish(std::size_t index, GenerationResult result) noexcept {
   record.milliseconds = 1000 * (result.timings.prompt_seconds + result.timings.decode_seconds);
   if (result.error) {
     try {
-      record.error = result.error->what();
+      record.error = failure_text(*result.error);
     } catch (const std::bad_alloc&) {
-      record.error = to_string(result.error->code());
+      record.error = "error";  // fits into the string itself, as not every code's name does
     }
     count(*result.error);
   }

@@ -83,7 +83,7 @@ int measure(const Values& values, Io& io) {
   }
   write_result(result, values, io);
   const std::int64_t tokens =
-      values.flag(opt::kPplLines) ? result.total_tokens : result.chunks * options.n_ctx;
+      values.flag(opt::kPplLines) ? result.scored_tokens : result.chunks * options.n_ctx;
   io.err << fixed(result.seconds, 1) << " s, " << rate(static_cast<double>(tokens), result.seconds)
          << " tokens/s, peak memory " << human_bytes(peak_memory_bytes()) << '\n';
   if (values.flag(opt::kVerbose)) io.err << memory.report();
