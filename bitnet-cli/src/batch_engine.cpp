@@ -1,6 +1,7 @@
 // See batch_engine.hpp.
 #include "batch_engine.hpp"
 
+#include <new>
 #include <ostream>
 #include <utility>
 
@@ -92,12 +93,26 @@ std::vector<RecoveryRule> BatchEngine::rules() {
           fall_back([this](const Error&) { return next_device(); })};
 }
 
-/// Free blocks of the pools, among them what the scheduler that failed has left.
+/// Free blocks of all pools, those of both sides where the CPU helps a device, among them what the scheduler
+/// that failed has left. A full pool has tried this with its own; not with the others, whose free memory may
+/// be what the system or a device that shares the host's memory lacks.
 std::size_t BatchEngine::drop_caches() {
-  std::size_t bytes = context_->memory()->trim().offered;
-  if (engine_ == nullptr) return bytes;
-  for (MemoryResource* own : engine_->model()->backend().memories())
-    if (own != context_->memory().get()) bytes += own->trim().offered;
+  std::size_t bytes = 0;
+  const auto trim = [&bytes](MemoryResource& pool) {
+    try {
+      bytes += pool.trim().offered;
+    } catch (const std::bad_alloc&) {  // for its own lists: then it keeps what it has
+    }
+  };
+  trim(*context_->memory());
+  if (engine_ != nullptr) {
+    for (MemoryResource* own : engine_->model()->backend().memories())
+      if (own != context_->memory().get()) trim(*own);
+  }
+  try {
+    if (bytes > 0) note_("memory: " + human_bytes(bytes) + " of free blocks were given back");
+  } catch (const std::bad_alloc&) {
+  }
   return bytes;
 }
 

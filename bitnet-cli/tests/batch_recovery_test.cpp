@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/device/registry.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/inference/register.hpp"
 #include "bitnet/testing/forwarding_backend.hpp"
 #include "cli_fixture.hpp"
@@ -171,6 +172,67 @@ TEST_F(BatchRecovery, WithNoOtherDeviceLeftTheLastErrorIsTheItems) {
   EXPECT_EQ(first.openings, 0);
   expect_texts_or(records("out.jsonl"), "nobody answers");
   expect_resume_completes("out.jsonl");
+}
+
+/// A device without attention, with a pool of its own, that shares the host's memory: from some linear on it
+/// has none left as long as the two pools hold more free blocks than kMostFree.
+class SharingDevice : public testing::ForwardingBackend {
+ public:
+  static constexpr std::size_t kBlock = std::size_t{6} << 20, kMostFree = std::size_t{16} << 20;
+  struct State {
+    std::shared_ptr<HybridMemoryPool> own = std::make_shared<HybridMemoryPool>(), host = nullptr;
+    int from = kNever, linears = 0, refusals = 0, openings = 0;
+  };
+  SharingDevice(std::unique_ptr<Backend> inner, State& state)
+      : ForwardingBackend(std::move(inner)), state_(state) {}
+  std::string_view name() const noexcept override { return "sharing"; }
+  bool supports(BackendOp op) const noexcept override { return op != BackendOp::kAttention; }
+
+ private:
+  static void leave_free_blocks(HybridMemoryPool& pool) {
+    void* blocks[4];
+    for (void*& block : blocks) block = pool.allocate(kBlock);
+    for (void* block : blocks) pool.deallocate(block);
+  }
+  void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
+                 std::span<const Matrix> outs) override {
+    if (++state_.linears == state_.from) {
+      leave_free_blocks(*state_.own);
+      leave_free_blocks(*state_.host);
+    }
+    if (state_.linears >= state_.from &&
+        state_.own->stats().free_bytes + state_.host->stats().free_bytes > kMostFree) {
+      ++state_.refusals;
+      throw Error(ErrorCode::kOutOfMemory, "the host's memory is full");
+    }
+    ForwardingBackend::do_linear(weights, x, outs);
+  }
+  State& state_;
+};
+
+TEST_F(BatchRecovery, FreeBlocksOfBothSidesAreWhatADeviceLacks) {
+  SharingDevice::State state;
+  state.from = 300;
+  BackendRegistry sharing;
+  sharing.add(
+      {.name = "sharing", .kind = DeviceKind::kGpu, .description = "a test device", .memory_bytes = 3 << 20},
+      [&](std::shared_ptr<const ExecutionContext> context) -> std::unique_ptr<Backend> {
+        ++state.openings;
+        state.host = context->memory();
+        auto own = std::make_shared<const ExecutionContext>(
+            ExecutionContext::Options{.threads = 1, .isa = {}, .memory = state.own});
+        return std::make_unique<SharingDevice>(inference::make_cpu_backend(std::move(own)), state);
+      });
+  const auto o = call({"batch", "-m", model(), "-i", in, "-o", file("out.jsonl"), "-n", "3", "--seed", "3",
+                       "--batch-size", "4", "--device", "sharing"},
+                      {.devices = &sharing});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+  EXPECT_THAT(o.err, HasSubstr(" of free blocks were given back"));
+  EXPECT_THAT(o.err, HasSubstr("note: a batch: drop caches (1): the host's memory is full"));
+  EXPECT_THAT(o.err, Not(HasSubstr("shrink")));
+  EXPECT_EQ(state.refusals, 1);
+  EXPECT_EQ(state.openings, 1);
 }
 
 TEST_F(BatchRecovery, ModelsThatCannotBeLoadedAtFirstLeaveNoOutput) {
