@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: check_sources.sh <source root>: fails, naming file and line, when a library includes what its place in the
-# workspace forbids, a public header includes a third-party one, a library reads the environment, prints or exits, or a
-# source does not begin with a paragraph that says what is in it.
+# workspace forbids, a public header includes a third-party one, a library reads the environment, prints or exits, a
+# source does not begin with a paragraph that says what is in it, or a public header does not say what holds for threads.
 set -u
 shopt -s lastpipe   # report, the last stage of each pipeline, must set `failed` of this shell and not of a subshell
 cd "$1" || exit 2
@@ -41,5 +41,9 @@ grep -rnE '\b(secure_)?getenv *\(' bitnet-*/src bitnet-*/include | grep -v '^bit
 find bitnet-* \( -name '*.cpp' -o -name '*.hpp' \) -exec awk 'FNR == 1 && /^#pragma once/ { next }
   FNR <= 2 { if (!/^\/\//) print FILENAME ":" FNR ": " $0; nextfile }' {} + |
   report 'a source does not begin with a comment that says what is in it'
+# A word about threads that a function uses is none about those that may call it.
+says='//.*(thread-safe|immutable|plain value|pure function|one thread at a time|(from|by) (several|distinct|one) threads?)'
+find bitnet-*/include -name '*.hpp' -exec grep -LiE "$says" {} + | sed 's/$/: expected e.g. "Not thread-safe." or "Pure functions."/' |
+  report 'a public header does not say what holds for threads'
 [ "$failed" -eq 0 ] && echo 'every include and call is where it may be'
 exit $failed

@@ -13,7 +13,7 @@ fresh() {
   local library
   for library in core quant inference training gpu cli benchmarks; do
     mkdir -p "$tree/bitnet-$library/include/bitnet/$library" "$tree/bitnet-$library/src"
-    printf '#pragma once\n// What is here.\n#include <vector>\n#include "bitnet/%s/b.hpp"\n' "$library" >"$tree/bitnet-$library/include/bitnet/$library/a.hpp"
+    printf '#pragma once\n// What is here. Thread-safe.\n#include <vector>\n#include "bitnet/%s/b.hpp"\n' "$library" >"$tree/bitnet-$library/include/bitnet/$library/a.hpp"
     printf '// exit(1) in a comment is no call\n#include "bitnet/core/a.hpp"\n' >"$tree/bitnet-$library/src/a.cpp"
   done
   printf '// The environment.\nconst char* v = secure_getenv("V");\n' >"$tree/bitnet-core/src/env.cpp"
@@ -47,4 +47,6 @@ broken bitnet-quant/src/a.cpp 'void f() { std::exit(1); }'
 broken bitnet-core/src/a.cpp '#include <CL/cl.h>'
 broken bitnet-cli/src/a.cpp 'auto v = std::getenv("V");'
 broken bitnet-core/src/b.cpp '#include <vector>'
+broken bitnet-quant/include/bitnet/quant/b.hpp '// What is here: it uses all threads of the context.'
+broken bitnet-cli/include/bitnet/cli/b.hpp '// What is here.'
 exit $failed

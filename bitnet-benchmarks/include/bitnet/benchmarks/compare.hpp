@@ -1,5 +1,5 @@
 #pragma once
-// What became slower from one measurement to the next, told from chance.
+// What became slower from one measurement to the next, told from chance. Pure functions, thread-safe.
 #include <cstddef>
 #include <cstdint>
 #include <optional>

@@ -1,5 +1,6 @@
 #pragma once
 // Random whole models of known shapes, made in memory. Measuring a model file is `bitnet run`'s business.
+// Thread-safe, but for the backend that random_model() is given: its ops are issued by one thread at a time.
 #include <cstdint>
 #include <memory>
 #include <span>

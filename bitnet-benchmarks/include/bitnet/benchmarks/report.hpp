@@ -1,5 +1,6 @@
 #pragma once
-// Results as a page with charts. The charts themselves are bitnet-core's report/chart.hpp.
+// Results as a page with charts. The charts themselves are bitnet-core's report/chart.hpp. A pure function,
+// thread-safe.
 #include <span>
 #include <string>
 

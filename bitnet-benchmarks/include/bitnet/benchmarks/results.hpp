@@ -1,6 +1,6 @@
 #pragma once
 // Measured figures as files have them: the JSON of `bitnet bench` and that of Google Benchmark. Comparing two
-// of them is compare.hpp, drawing them report.hpp.
+// of them is compare.hpp, drawing them report.hpp. Plain values; read_results() is thread-safe.
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>

@@ -1,5 +1,6 @@
 #pragma once
-// The program `bitnet-benchmarks` as a function, so that tests can call it.
+// The program `bitnet-benchmarks` as a function, so that tests can call it. Thread-safe, but for the streams
+// that it is given.
 #include <iosfwd>
 #include <span>
 #include <string>

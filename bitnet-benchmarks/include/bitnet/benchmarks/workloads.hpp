@@ -1,6 +1,6 @@
 #pragma once
 // What is measured: the shapes of linear layers, and random weights and rows of those shapes, made in memory.
-// Whole models are models.hpp; how long it takes is bench/*.cpp's business.
+// Whole models are models.hpp; how long it takes is bench/*.cpp's business. Pure functions, thread-safe.
 #include <cstdint>
 #include <span>
 #include <string_view>

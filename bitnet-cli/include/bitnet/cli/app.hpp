@@ -1,6 +1,7 @@
 #pragma once
 // The program `bitnet` as a function, so that it can be tested without a process. The commands are in
-// src/commands, their options in src/options.cpp; signals and the terminal are main.cpp's business.
+// src/commands, their options in src/options.cpp; signals and the terminal are main.cpp's business. Not
+// thread-safe: one run at a time in a process.
 #include <atomic>
 #include <iosfwd>
 

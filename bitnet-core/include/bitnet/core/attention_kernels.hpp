@@ -2,7 +2,7 @@
 // Kernels of causal attention over tiles of keys. One call: some rows of
 // queries of one KV head against one tile. Pages, threads and the order of
 // tiles are bitnet-inference/src/cpu/attention.cpp; the definition of the
-// result is docs/numerics.md.
+// result is docs/numerics.md. All is thread-safe: a kernel writes only to where its arguments say.
 #include <cstddef>
 #include <cstdint>
 

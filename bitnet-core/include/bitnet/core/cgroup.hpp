@@ -1,6 +1,7 @@
 #pragma once
 // What the control groups that this process is in let it use. What the machine has is asked of the kernel
-// elsewhere: cores in execution.cpp, memory in bitnet-inference's CPU backend.
+// elsewhere: cores in execution.cpp, memory in bitnet-inference's CPU backend. Thread-safe: each call reads
+// anew.
 #include <cstddef>
 #include <filesystem>
 #include <optional>

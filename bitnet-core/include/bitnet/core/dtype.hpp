@@ -1,5 +1,6 @@
 #pragma once
-// Element types of tensors, and the two 16-bit float formats with their exact conversions.
+// Element types of tensors, and the two 16-bit float formats with their exact conversions. Pure functions,
+// thread-safe.
 #include <bit>
 #include <cstddef>
 #include <cstdint>

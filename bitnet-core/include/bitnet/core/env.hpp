@@ -1,6 +1,6 @@
 #pragma once
 // The environment variables the libraries know, each read in one place (src/env.cpp). docs/environment.md
-// lists them with their meaning.
+// lists them with their meaning. Thread-safe as long as nobody changes the environment (setenv) meanwhile.
 #include <optional>
 #include <span>
 #include <string>

@@ -1,7 +1,7 @@
 #pragma once
 // Moving elements of tensors by index: gather and scatter, rows by number, concatenation. Slices, permutes
 // and reshapes copy nothing and are Tensor's own. The rules of ops.hpp hold; every dtype but kTernary moves,
-// to the bit.
+// to the bit. Thread-safe where what a call writes to is no other thread's meanwhile.
 #include <cstdint>
 #include <span>
 

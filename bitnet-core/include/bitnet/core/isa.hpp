@@ -1,5 +1,5 @@
 #pragma once
-// Instruction-set targets: which were compiled, which this CPU runs, and which one is chosen.
+// Instruction-set targets: which were compiled, which this CPU runs, and which one is chosen. Thread-safe.
 #include <cstdint>
 #include <string>
 #include <string_view>

@@ -1,5 +1,6 @@
 #pragma once
 // What this machine calls itself. What it can run is isa.hpp, how fast it is device/bandwidth.hpp.
+// Thread-safe.
 #include <filesystem>
 #include <string>
 

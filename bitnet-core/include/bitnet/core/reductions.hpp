@@ -3,7 +3,8 @@
 // rules (strides, dtypes, bits, errors) hold here too. Float sums run over 16 lanes and one fold
 // (docs/numerics.md): the error of a sum of n is at most γ(⌈n/16⌉ + 5) · Σ|terms|. f16 and bf16 are summed in
 // f32 and rounded once. The forms in place write to x, give the same bits, and allow the other operands to
-// share its memory; x must not name one place twice (a broadcast view).
+// share its memory; x must not name one place twice (a broadcast view). Thread-safe where a tensor that is
+// written to in place is no other thread's meanwhile.
 #include <cstdint>
 #include <initializer_list>
 #include <span>

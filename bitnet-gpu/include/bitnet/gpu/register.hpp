@@ -1,6 +1,7 @@
 #pragma once
 // The one door to the OpenCL backend: an application calls register_backends() and then knows the devices
-// only by name, through bitnet::BackendRegistry. No OpenCL type is visible here.
+// only by name, through bitnet::BackendRegistry. No OpenCL type is visible here. Filling a registry is not
+// thread-safe (BackendRegistry), nor are the backends: one thread at a time issues ops.
 #include <string>
 
 #include "bitnet/core/device/registry.hpp"

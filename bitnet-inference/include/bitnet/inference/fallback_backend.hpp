@@ -1,6 +1,7 @@
 #pragma once
 // A device that lacks some ops, completed by the CPU. Nothing falls back silently: the list of ops that do is
-// here.
+// here. Like every Backend's, its ops are issued by one thread at a time; what is asked about it here is not
+// thread-safe while it prepares weights.
 #include <memory>
 #include <string>
 #include <vector>

@@ -1,6 +1,6 @@
 #pragma once
 // What one generation is asked for and what comes out: used alike by the engine, the scheduler and the
-// command line.
+// command line. Plain values; a callback is called on the thread that generates.
 #include <cstdint>
 #include <functional>
 #include <memory>

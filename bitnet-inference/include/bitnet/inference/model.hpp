@@ -44,6 +44,7 @@ struct LoadOptions {
 HeadType resolve_head(HeadType asked, bool ternary) noexcept;
 
 /// A model's files, opened: configuration, tensors' shapes and types, tokenizer and policy were checked.
+/// Used by one thread at a time, though its reader is thread-safe.
 struct ModelFiles {
   /// Throws Error with the path as context: what ModelReader::open throws, Error(kUnsupported | kCorruptFile)
   /// for what inference cannot run.

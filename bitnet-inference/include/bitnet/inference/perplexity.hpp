@@ -1,7 +1,8 @@
 #pragma once
 // Perplexity of a text as llama.cpp's users know it (docs/numerics.md): chunks of n_ctx tokens, token 0 of
 // each chunk replaced by BOS where the vocabulary adds one, the second half of each chunk scored. Or of many
-// texts that have nothing to do with each other.
+// texts that have nothing to do with each other. Not thread-safe as to the model: ops of its backend are
+// issued by one thread at a time. Callbacks come on the caller's thread.
 #include <cstdint>
 #include <functional>
 #include <memory>

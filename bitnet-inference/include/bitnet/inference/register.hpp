@@ -1,6 +1,7 @@
 #pragma once
 // The CPU backend: how an application gets it. Its ops are in src/cpu/; the seam is
-// bitnet/core/device/backend.hpp.
+// bitnet/core/device/backend.hpp. Making a backend is thread-safe, filling a registry is not
+// (BackendRegistry).
 #include <memory>
 
 #include "bitnet/core/device/backend.hpp"

@@ -1,6 +1,7 @@
 #pragma once
 // Text of a running generation: tokens → whole characters → stop strings. Never emits half a UTF-8 character
-// nor a part of a stop string, also when either lies across tokens.
+// nor a part of a stop string, also when either lies across tokens. Not thread-safe: an object belongs to one
+// generation.
 #include <memory>
 #include <optional>
 #include <string>

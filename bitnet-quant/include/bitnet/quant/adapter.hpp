@@ -2,6 +2,7 @@
 // LoRA adapters: low-rank updates W + scaling · B·A of a model's linears (Hu et al. 2021, arXiv:2106.09685,
 // section 4.1), in the files and under the names of PEFT; and merging them into the weights. Running them
 // beside the weights is bitnet-inference's adapter_set.hpp. Format facts: docs/formats/lora.md.
+// Plain values; the functions are thread-safe, but for two that write to one directory.
 #include <cstdint>
 #include <filesystem>
 #include <span>

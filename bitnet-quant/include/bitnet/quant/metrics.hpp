@@ -1,6 +1,6 @@
 #pragma once
 // What quantising a weight lost, in the figures that people compare. How a whole model's output changed is
-// bitnet-inference's business (perplexity, logits).
+// bitnet-inference's business (perplexity, logits). Plain values and pure functions: thread-safe.
 #include <array>
 #include <cstdint>
 #include <span>

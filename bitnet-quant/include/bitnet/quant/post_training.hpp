@@ -1,7 +1,7 @@
 #pragma once
 // Ternary weights from a model that was not trained for them. absmean, the right one for models that were, is
 // quantize.hpp; the second moments that the better methods need are hessian.hpp. All are deterministic: the
-// same bits with any number of threads.
+// same bits with any number of threads. Thread-safe: each writes to nothing but what it is given for that.
 #include <cstdint>
 #include <span>
 #include <vector>

@@ -1,6 +1,6 @@
 #pragma once
 // The b1.58 quantisers: absmean for weights, per-token absmax for activations. Definitions and sources:
-// docs/numerics.md; Ma et al. 2024 (arXiv:2402.17764), section 2.
+// docs/numerics.md; Ma et al. 2024 (arXiv:2402.17764), section 2. Pure functions, thread-safe.
 #include <cstdint>
 #include <span>
 #include <vector>

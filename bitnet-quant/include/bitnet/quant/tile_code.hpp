@@ -1,6 +1,6 @@
 #pragma once
 // The two codes of a BitLinear's tiles. How they lie in bytes is described in src/kernels/ternary_table.hpp.
-// No std types and no functions: the kernels of each instruction set include this.
+// No std types and no functions: the kernels of each instruction set include this. A plain value.
 #include <cstdint>
 
 namespace bitnet::quant {

@@ -1,5 +1,6 @@
 #pragma once
-// The attention layer: projections of any kind around causal_attention() of ops.hpp.
+// The attention layer: projections of any kind around causal_attention() of ops.hpp. Not thread-safe, like
+// every module.
 #include <memory>
 #include <vector>
 

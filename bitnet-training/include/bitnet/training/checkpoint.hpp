@@ -1,6 +1,6 @@
 #pragma once
 // The whole state of a training run in one safetensors file, so that a resumed run gives the same bits as one
-// that was never stopped.
+// that was never stopped. Not thread-safe: model and optimiser are the caller's thread's alone meanwhile.
 #include <cstdint>
 #include <filesystem>
 #include <map>

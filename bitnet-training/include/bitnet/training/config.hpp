@@ -1,5 +1,6 @@
 #pragma once
-// A training run as a yaml file says it. What is done with it is trainer.hpp.
+// A training run as a yaml file says it. What is done with it is trainer.hpp. A plain value; its functions
+// are thread-safe.
 #include <cstdint>
 #include <filesystem>
 #include <string>

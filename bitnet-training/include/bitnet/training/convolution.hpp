@@ -1,5 +1,6 @@
 #pragma once
-// Convolutions, in full precision and ternary. Patches and pooling are image_ops.hpp.
+// Convolutions, in full precision and ternary. Patches and pooling are image_ops.hpp. Not thread-safe, like
+// every module.
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -1,6 +1,6 @@
 #pragma once
 // A trained model as files that inference reads: Hugging Face directory and GGUF, through bitnet-quant's
-// model_io.
+// model_io. Not thread-safe as to the model.
 #include <filesystem>
 
 #include "bitnet/core/text/tokenizer.hpp"

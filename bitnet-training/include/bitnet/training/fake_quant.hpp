@@ -2,7 +2,8 @@
 // Quantisers inside the training graph, with straight-through gradients: absmax int8 or int4 activations and
 // ternary weights (Ma et al. 2024 and its "Training Tips, Code, FAQ"; the variants of quantizer.hpp).
 // Definitions in bitnet/quant/quantize.hpp; with whole strength the forward product of a layer with a scale a
-// tensor or a row is the same exact integer that inference computes.
+// tensor or a row is the same exact integer that inference computes. Not thread-safe: a tape and a cache
+// belong to one thread, and use all of the context's inside.
 #include <cstdint>
 #include <memory>
 #include <span>

@@ -1,6 +1,7 @@
 #pragma once
 // Operations on images. An image of height · width pixels is as many rows of channels (NHWC), several one
-// after the other, so that a convolution is a linear layer on patches, and a ternary one a BitLinear.
+// after the other, so that a convolution is a linear layer on patches, and a ternary one a BitLinear. Not
+// thread-safe, as their tape is not.
 #include <cstdint>
 
 #include "bitnet/training/tape.hpp"

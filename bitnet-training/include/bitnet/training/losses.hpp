@@ -1,6 +1,7 @@
 #pragma once
 // Losses: what a backward pass starts from. Each is a scalar [1, 1], summed over rows in order, so that its
-// bits do not depend on the number of threads. All throw Error(kInvalidArgument) when shapes disagree.
+// bits do not depend on the number of threads. All throw Error(kInvalidArgument) when shapes disagree. Not
+// thread-safe, as their tape is not.
 #include <cstdint>
 #include <span>
 

@@ -2,7 +2,8 @@
 // Differentiable operations on a Tape, dense ones; each adds to the gradients of its inputs what calculus
 // says. Losses are losses.hpp, images image_ops.hpp, quantising operations with straight-through gradients
 // fake_quant.hpp. All throw
-// Error(kInvalidArgument) when shapes disagree; all give the same bits for any number of threads.
+// Error(kInvalidArgument) when shapes disagree; all give the same bits for any number of threads. Not
+// thread-safe, as their tape is not.
 #include <cstdint>
 #include <span>
 

@@ -1,6 +1,6 @@
 #pragma once
 // How weights and activations are quantised while training, as options, and how strongly over the steps. The
-// operations that do it are fake_quant.hpp.
+// operations that do it are fake_quant.hpp. Plain values and pure functions: thread-safe.
 #include <cstdint>
 #include <string_view>
 

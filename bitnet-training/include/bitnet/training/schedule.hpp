@@ -1,5 +1,5 @@
 #pragma once
-// Learning rate and weight decay as functions of the step.
+// Learning rate and weight decay as functions of the step. Plain values and pure functions: thread-safe.
 #include <cstdint>
 #include <string_view>
 

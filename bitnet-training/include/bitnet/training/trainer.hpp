@@ -1,5 +1,6 @@
 #pragma once
-// A training run from a TrainConfig to files: data, steps, evaluation, log, checkpoints.
+// A training run from a TrainConfig to files: data, steps, evaluation, log, checkpoints. Not thread-safe:
+// callbacks come on the caller's thread, and a folder of output is one run's.
 #include <cstdint>
 #include <filesystem>
 #include <functional>

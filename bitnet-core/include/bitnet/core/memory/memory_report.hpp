@@ -1,6 +1,7 @@
 #pragma once
 // What a pool has counted, for people: a text for a terminal, a page with charts. The numbers themselves are
-// in memory_stats.hpp.
+// in memory_stats.hpp. Thread-safe: while other threads allocate, figures of one text are not all of the same
+// moment.
 #include <cstddef>
 #include <string>
 

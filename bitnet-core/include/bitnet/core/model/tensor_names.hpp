@@ -1,6 +1,6 @@
 #pragma once
 // The one table of tensor names: what each tensor of a transformer is called in Hugging Face directories and
-// in GGUF files.
+// in GGUF files. Pure functions, thread-safe.
 #include <cstdint>
 #include <optional>
 #include <string>

@@ -1,6 +1,7 @@
 #pragma once
 // Charts as SVG and pages as HTML: the one writer that every report uses. Plain text out, nothing fetched:
-// a page is one file with its charts inside. All text given is escaped here.
+// a page is one file with its charts inside. All text given is escaped here. Pure functions, thread-safe; a
+// Page is used by one thread at a time.
 #include <optional>
 #include <string>
 #include <string_view>

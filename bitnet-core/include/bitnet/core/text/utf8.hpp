@@ -1,5 +1,6 @@
 #pragma once
-// Is a text UTF-8? Decoding and repairing it is the tokenizers' business, in bitnet-core/src/text.
+// Is a text UTF-8? Decoding and repairing it is the tokenizers' business, in bitnet-core/src/text. Pure
+// functions, thread-safe.
 #include <cstddef>
 #include <string_view>
 
