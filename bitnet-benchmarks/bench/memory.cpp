@@ -126,26 +126,30 @@ class Ring {
 };
 
 /// The time in which one block is allocated by one thread and freed by another, both at work at once.
+/// Seconds for `n` blocks from this thread to another.
+double pass(const Allocator& a, std::size_t bytes, std::size_t n) {
+  Ring ring;
+  std::atomic<bool> go{false};
+  std::thread other([&] {
+    while (!go) std::this_thread::yield();
+    for (std::size_t i = 0; i < n; ++i) a.free(ring.pop());
+  });
+  const auto begin = Clock::now();
+  go = true;
+  for (std::size_t i = 0; i < n; ++i) {
+    auto* block = static_cast<unsigned char*>(a.allocate(bytes));
+    *block = 1;
+    ring.push(block);
+  }
+  other.join();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 void passed(benchmark::State& state, const Allocator& a, std::size_t bytes) {
   const std::size_t n = bytes <= 65536 ? 20000 : 2000;
-  for (auto _ : state) {
-    Ring ring;
-    std::atomic<bool> go{false};
-    std::thread other([&] {
-      while (!go) std::this_thread::yield();
-      for (std::size_t i = 0; i < n; ++i) a.free(ring.pop());
-    });
-    const auto begin = Clock::now();
-    go = true;
-    for (std::size_t i = 0; i < n; ++i) {
-      auto* block = static_cast<unsigned char*>(a.allocate(bytes));
-      *block = 1;
-      ring.push(block);
-    }
-    other.join();
-    state.SetIterationTime(std::chrono::duration<double>(Clock::now() - begin).count() /
-                           static_cast<double>(n));
-  }
+  // What the system gives for the first time it zeroes: once, before what is measured.
+  pass(a, bytes, n);
+  for (auto _ : state) state.SetIterationTime(pass(a, bytes, n) / static_cast<double>(n));
 }
 
 }  // namespace

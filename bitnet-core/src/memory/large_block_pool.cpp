@@ -95,9 +95,6 @@ void LargeBlockPool::insert_pages(std::uint32_t first, std::uint32_t end, bool d
   }
 }
 
-// Free blocks above 32 MiB are not cut only because the system has given their memory already.
-constexpr unsigned kLargestSplitOrder = 13;
-
 std::uint32_t LargeBlockPool::allocate(std::uint32_t pages, PageKind kind, std::uint32_t value,
                                        Outcome& outcome) noexcept {
   const unsigned least = static_cast<unsigned>(std::bit_width(pages - 1));
@@ -121,11 +118,10 @@ std::uint32_t LargeBlockPool::allocate(std::uint32_t pages, PageKind kind, std::
   }
   unsigned order = least + static_cast<unsigned>(std::countr_zero(orders));
   // Memory that the system has given already is the cheaper one, even where a smaller block would do; but not
-  // the last large pieces, which larger requests need.
+  // pieces of more than a sixteenth of the range, of which there are few and which larger requests need.
   if (const std::uint64_t dirty_orders = has_dirty_ >> least; dirty_orders != 0) {
     const unsigned dirty_order = least + static_cast<unsigned>(std::countr_zero(dirty_orders));
-    if (dirty_order <= std::min(kLargestSplitOrder, top_order_ - std::min(top_order_, 4u)))
-      order = dirty_order;
+    if (dirty_order <= top_order_ - std::min(top_order_, 4u)) order = dirty_order;
   }
   const std::uint32_t page = first_[order];
   const std::size_t bytes = static_cast<std::size_t>(pages) * kPageBytes;
