@@ -1,43 +1,14 @@
 // A steady step allocates nothing: operator new of this executable counts, and the pool does not grow.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/testing/refusing_new.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
-
-namespace {
-
-std::atomic<std::size_t> allocations{0};
-
-void* counted(std::size_t n, std::size_t alignment) {
-  ++allocations;
-  void* p = nullptr;
-  if (posix_memalign(&p, alignment < sizeof(void*) ? sizeof(void*) : alignment, n == 0 ? 1 : n) != 0)
-    throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-void* operator new(std::size_t n) { return counted(n, alignof(std::max_align_t)); }
-void* operator new[](std::size_t n) { return counted(n, alignof(std::max_align_t)); }
-void* operator new(std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return counted(n, static_cast<std::size_t>(a)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace bitnet::training {
 namespace {
@@ -76,10 +47,11 @@ TEST(Allocations, ASteadyStepMakesNone) {
         Tape tape(context);
         std::vector<std::int32_t> ids(64, 7), targets(64, 8), positions(64);
         for (std::int32_t i = 0; i < 64; ++i) positions[static_cast<std::size_t>(i)] = i % 16;
-        std::size_t before = 0, held = 0;
+        long before = 0;
+        std::size_t held = 0;
         for (int step = 0; step < 6; ++step) {
           if (step == 4) {
-            before = allocations;
+            before = testing::allocations;
             held = context.memory()->held();
           }
           const Variable logits = model.forward(tape, ids, {32, positions});
@@ -88,7 +60,7 @@ TEST(Allocations, ASteadyStepMakesNone) {
           optimizer->step(context, 1e-3f, 0.1f, 1.0f);
           model.refresh(context);
         }
-        EXPECT_EQ(allocations - before, 0u) << optimizer->name() << " on " << threads << " threads";
+        EXPECT_EQ(testing::allocations - before, 0) << optimizer->name() << " on " << threads << " threads";
         EXPECT_EQ(context.memory()->held(), held) << optimizer->name();
       }
 }

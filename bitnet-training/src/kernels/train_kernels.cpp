@@ -109,20 +109,26 @@ void blend(float lambda, const float* x, float* y, std::size_t n) noexcept {
       });
 }
 
+/// to = at(x, dy), or to += it.
+template <class At>
+inline void gradient(const float* x, const float* dy, float* to, bool accumulate, std::size_t n, At at) {
+  for_lanes(
+      n,
+      [&](std::size_t i) {
+        const V g = at(load(x + i), load(dy + i));
+        store(to + i, accumulate ? load(to + i) + g : g);
+      },
+      [&](std::size_t i, std::size_t c) {
+        const V g = at(load_tail(x + i, c), load_tail(dy + i, c));
+        store_tail(to + i, accumulate ? load_tail(to + i, c) + g : g, c);
+      });
+}
+
 void clip_gradient(float limit, float lambda, const float* w, const float* d, float* dw, bool accumulate,
                    std::size_t n) noexcept {
   const float rest = 1.0f - lambda;
   const auto at = [limit, rest](V weight, V g) { return abs_of(weight) <= limit ? g : g * rest; };
-  for_lanes(
-      n,
-      [&](std::size_t i) {
-        const V g = at(load(w + i), load(d + i));
-        store(dw + i, accumulate ? load(dw + i) + g : g);
-      },
-      [&](std::size_t i, std::size_t c) {
-        const V g = at(load_tail(w + i, c), load_tail(d + i, c));
-        store_tail(dw + i, accumulate ? load_tail(dw + i, c) + g : g, c);
-      });
+  gradient(w, d, dw, accumulate, n, at);
 }
 
 double scale_gradient(float s, float clip, const float* w, const float* trits, const float* d,
@@ -252,16 +258,7 @@ void relu(const float* x, float* y, std::size_t n) noexcept {
 
 void relu_backward(const float* x, const float* dy, float* dx, bool accumulate, std::size_t n) noexcept {
   const auto at = [](V v, V d) { return v > 0.0f ? d : V{}; };
-  for_lanes(
-      n,
-      [&](std::size_t i) {
-        const V g = at(load(x + i), load(dy + i));
-        store(dx + i, accumulate ? load(dx + i) + g : g);
-      },
-      [&](std::size_t i, std::size_t c) {
-        const V g = at(load_tail(x + i, c), load_tail(dy + i, c));
-        store_tail(dx + i, accumulate ? load_tail(dx + i, c) + g : g, c);
-      });
+  gradient(x, dy, dx, accumulate, n, at);
 }
 
 /// Two rounds of multiply and shift ("lowbias32", C. Wellons) over the index and both halves of the key.
