@@ -55,6 +55,18 @@ TEST_F(TrainTest, CtrlCKeepsACheckpointAndResumeContinues) {
   EXPECT_THAT(o.err, HasSubstr("step 4/4"));
 }
 
+TEST_F(TrainTest, ADryRunSaysWhatARunTakesAndWritesNothing) {
+  const auto o = call({"train", config(), "--dry-run"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  for (const char* line : {"parameters\t", "\nvocabulary\t", "\nepoch\t", "\nstep\t", "\nrun\t4 steps, ",
+                           "\nmemory\t", "\ncheckpoint\t", "\nprocess\t"})
+    EXPECT_THAT(o.out, HasSubstr(line));
+  EXPECT_FALSE(fs::exists(file("out")));
+  std::string binary = config();
+  file("text.txt", std::string("a\0b", 3));
+  EXPECT_FAILS(call({"train", binary, "--dry-run"}), kFailure, "is no text");
+}
+
 TEST_F(TrainTest, ACheckpointOfAnotherModelIsAnError) {
   ASSERT_EQ(call({"train", config()}).code, kOk);
   EXPECT_FAILS(call({"train", config("", 256), "--resume"}), kFailure, "checkpoint");

@@ -117,6 +117,10 @@ class Section {
   static void assign(const YAML::Node& n, OptimizerKind& v) {
     v = optimizer_from_string(n.as<std::string>());
   }
+  static void assign(const YAML::Node& n, TextFormat& v) { v = text_format_from_string(n.as<std::string>()); }
+  static void assign(const YAML::Node& n, LongRecords& v) {
+    v = long_records_from_string(n.as<std::string>());
+  }
   static void assign(const YAML::Node& n, DType& v) { v = dtype_from_name(n.as<std::string>()); }
   static void assign(const YAML::Node& n, Quantization& v) {
     const auto s = n.as<std::string>();
@@ -187,7 +191,12 @@ void read_data(Section s, TrainConfig& c) {
   s.read("train", c.train, true);
   s.read("validation", c.validation, true);
   s.read("held_out", c.held_out);
+  s.read("format", c.format);
   s.read("document_separator", c.document_separator);
+  s.read("chat_template", c.chat_template);
+  s.read("long_records", c.long_records);
+  s.read("ignore_unknown_keys", c.ignore_unknown_keys);
+  s.read("shards", c.shards);
   s.read("tokenizer", c.tokenizer);
   s.read("validation_tokens", c.validation_tokens);
   s.refuse_unknown();
@@ -263,6 +272,18 @@ void check_model(const TrainConfig& c, const Require& require) {
           "must be positive");
 }
 
+void check_data(const TrainConfig& c, const Require& require) {
+  require(c.document_separator.empty() || c.format != TextFormat::kJsonl, "data.document_separator",
+          "cannot be used with data.format jsonl: each line is a document");
+  try {
+    if (!c.chat_template.empty()) static_cast<void>(ChatTemplate::by_name(c.chat_template));
+  } catch (const Error& e) {
+    require(false, "data.chat_template", "cannot be used: " + std::string(e.what()));
+  }
+  require(c.validation_tokens > 0, "data.validation_tokens",
+          "must be positive, got " + std::to_string(c.validation_tokens));
+}
+
 void check(const TrainConfig& c, const Require& require) {
   const auto positive = [&](std::int64_t v, const char* key) {
     require(v > 0, key, "must be positive, got " + std::to_string(v));
@@ -311,7 +332,7 @@ void check(const TrainConfig& c, const Require& require) {
   } catch (const Error& e) {
     require(false, "training.compute", "cannot be " + std::string(to_string(c.compute)) + ": " + e.what());
   }
-  positive(c.validation_tokens, "data.validation_tokens");
+  check_data(c, require);
   require(c.checkpoint_minutes > 0, "output.checkpoint_minutes", "must be positive");
   positive(c.log_every, "output.log_every");
   positive(c.evaluate_every, "output.evaluate_every");
@@ -345,6 +366,10 @@ OptimizerKind optimizer_from_string(std::string_view name) {
 bool TrainConfig::exports() const noexcept {
   return quantization == Quantization::kTernary && quantizer.granularity == ScaleGranularity::kTensor &&
          quantizer.activation_bits == 8 && !quantizer.hadamard;
+}
+
+TextOptions TrainConfig::text_options() const {
+  return {format, document_separator, chat_template, long_records, ignore_unknown_keys, length, shards};
 }
 
 TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {

@@ -36,21 +36,17 @@ std::vector<std::size_t> piece_ends(std::string_view text, bool at_lines) {
 
 }  // namespace
 
-std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
-                                   const std::filesystem::path& path) {
-  const std::string text = read_file(path);
+std::vector<TokenId> tokenize_text(const ExecutionContext& context, const Tokenizer& tokenizer,
+                                   std::string_view text) {
   const std::vector<std::size_t> ends = piece_ends(text, tokenizer.splits_at_lines());
   std::vector<std::vector<TokenId>> pieces(ends.size());
-  with_context("tokenising '" + path.string() + "'", [&] {
-    context.parallel_for(ends.size(), 1, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; ++i) {
-        const std::size_t from = i ? ends[i - 1] : 0;
-        with_context("text from byte " + std::to_string(from), [&] {
-          pieces[i] =
-              tokenizer.encode(std::string_view(text).substr(from, ends[i] - from), {.add_bos = false});
-        });
-      }
-    });
+  context.parallel_for(ends.size(), 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::size_t from = i ? ends[i - 1] : 0;
+      with_context("text from byte " + std::to_string(from), [&] {
+        pieces[i] = tokenizer.encode(text.substr(from, ends[i] - from), {.add_bos = false});
+      });
+    }
   });
   std::size_t count = 0;
   for (const auto& p : pieces) count += p.size();
@@ -58,6 +54,13 @@ std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokeni
   tokens.reserve(count);
   for (const auto& p : pieces) tokens.insert(tokens.end(), p.begin(), p.end());
   return tokens;
+}
+
+std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
+                                   const std::filesystem::path& path) {
+  const std::string text = read_file(path);
+  return with_context("tokenising '" + path.string() + "'",
+                      [&] { return tokenize_text(context, tokenizer, text); });
 }
 
 void append_window(std::span<const TokenId> tokens, std::int64_t at, std::int64_t length, std::int32_t bos,

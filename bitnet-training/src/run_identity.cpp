@@ -4,6 +4,9 @@
 #include <charconv>
 #include <cstdint>
 #include <cstdio>
+#include <span>
+
+#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -11,6 +14,12 @@ namespace {
 std::string exact(double v) {
   char text[64];
   return {text, std::to_chars(text, text + sizeof text, v).ptr};
+}
+
+std::string hex(std::uint64_t v) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(v));
+  return text;
 }
 
 std::string describe(const QuantizerOptions& o) {
@@ -23,13 +32,21 @@ std::string describe(const QuantizerOptions& o) {
 
 }  // namespace
 
-std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<const TokenId> tokens) {
+std::map<std::string, std::string> identity_of(const TrainConfig& c, const TrainingText& text) {
+  const std::span<const TokenId> tokens = text.documents.tokens;
   std::uint64_t hash = 14695981039346656037u;  // FNV-1a
   for (const TokenId t : tokens)
     for (int shift = 0; shift < 32; shift += 8)
       hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
-  char hex[17];
-  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
+  std::string data = std::to_string(tokens.size()) + " tokens with hash " + hex(hash);
+  // Where a separator in plain text does not say it all. Runs of such texts keep the words of older
+  // checkpoints.
+  if (text.packs && (c.document_separator.empty() || !text.documents.learned.empty()))
+    data += " in " + std::to_string(text.documents.ends.size()) + " documents with hash " +
+            hex(Hash64()
+                    .add(std::as_bytes(text.documents.ends))
+                    .add(std::as_bytes(text.documents.learned))
+                    .value());
   return {{"training.seed", std::to_string(c.seed)},
           {"training.length", std::to_string(c.length)},
           {"training.batch", std::to_string(c.batch)},
@@ -37,7 +54,7 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, std::span<c
           {"training.compute", std::string(to_string(c.compute))},
           {"data.document_separator", c.document_separator},
           {"model's quantiser", describe(c.quantizer)},
-          {"data.train", std::to_string(tokens.size()) + " tokens with hash " + hex}};
+          {"data.train", data}};
 }
 
 std::map<std::string, std::string> settings_of(const TrainConfig& c) {

@@ -1,6 +1,8 @@
 // The training loop. Arithmetic is modules.cpp and optimizer.cpp, files are checkpoint.cpp and export.cpp.
 #include "bitnet/training/trainer.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -13,12 +15,12 @@
 #include <stdexcept>
 
 #include "bitnet/core/error.hpp"
-#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/recovery.hpp"
-#include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/losses.hpp"
+#include "run_data.hpp"
 #include "run_identity.hpp"
 #include "run_log.hpp"
 
@@ -33,39 +35,6 @@ double seconds_since(Clock::time_point start) {
 
 void say(const TrainCallbacks& callbacks, const std::string& text) {
   if (callbacks.message) callbacks.message(text);
-}
-
-/// The tokenizer of the run: the given one, that of the checkpoint being resumed, or a new one. A file that a
-/// run without a checkpoint left behind may be of another text or size, and is replaced.
-std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
-                                              bool resumed) {
-  if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
-  const std::filesystem::path kept = c.output / "tokenizer.json";
-  if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
-  say(callbacks,
-      "learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " + c.train.string());
-  BpeTrainerOptions options;
-  options.vocab_size = c.model.vocab_size;
-  BpeTrainer trainer(options);
-  const std::string text = read_file(c.train);
-  with_context("'" + c.train.string() + "'", [&] { trainer.feed(text); });
-  const std::string json = trainer.train();
-  const auto tokenizer = Tokenizer::from_json(json);
-  write_file(c.output / "tokenizer_config.json", tokenizer->config_json());
-  write_file(kept, json);
-  return tokenizer;
-}
-
-ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
-  ModelConfig m = c.model;
-  if (tokenizer.vocab_size() > m.vocab_size)
-    throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
-                                                 " tokens, model.vocab_size allows " +
-                                                 std::to_string(m.vocab_size));
-  m.vocab_size = tokenizer.vocab_size();
-  m.bos_id = tokenizer.bos().value_or(-1);
-  m.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
-  return m;
 }
 
 std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
@@ -102,18 +71,16 @@ void keep_aside(const std::filesystem::path& log, const TrainCallbacks& callback
 class Run {
  public:
   Run(const TrainConfig& config, const TrainCallbacks& callbacks, const ExecutionContext& context,
-      bool resumed)
+      bool resumed, bool dry = false)
       : c_(config),
         callbacks_(callbacks),
         context_(context),
-        tokenizer_(tokenizer_of(config, callbacks, resumed)),
-        bos_(tokenizer_->adds_bos() && tokenizer_->bos() ? *tokenizer_->bos() : -1),
-        train_(tokens_of(config.train)),
-        validation_(scored_text(config.validation)),
-        held_out_(config.held_out.empty() ? Documents{} : scored_text(config.held_out)),
+        tokenizer_(tokenizer_of(config, callbacks, resumed, dry)),
+        bos_(bos_of(*tokenizer_)),
+        texts_(texts_of(config, context, *tokenizer_, callbacks, dry)),
         model_(context, model_of(config, *tokenizer_), config.quantization, config.quantizer),
         optimizer_(optimizer_of(config, context, model_)),
-        sampler_(sampler_of(config)),
+        sampler_(sampler_of(config, texts_.train, bos_)),
         tape_(context, true, config.precision()),
         eval_tape_(context, false, config.precision()),
         micro_batch_(config.micro_batch),
@@ -122,12 +89,12 @@ class Run {
                callbacks.message) {
     Rng rng(config.seed);
     model_.initialize(rng, static_cast<float>(config.init_deviation));
-    state_.identity = identity_of(config, train_.tokens);
+    state_.identity = identity_of(config, texts_.train);
     state_.settings = settings_of(config);
     state_.data = sampler_->state();
-    say(callbacks, std::to_string(train_.tokens.size()) + " training tokens, " +
-                       std::to_string(validation_.tokens.size()) + " of validation, " +
-                       std::to_string(held_out_.tokens.size()) + " held out, " +
+    say(callbacks, std::to_string(texts_.train.documents.tokens.size()) + " training tokens, " +
+                       std::to_string(texts_.validation.documents.tokens.size()) + " of validation, " +
+                       std::to_string(texts_.held_out.documents.tokens.size()) + " held out, " +
                        std::to_string(model_.parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
   }
@@ -155,33 +122,14 @@ class Run {
   }
 
   TrainResult loop(RunLog& log);
+  /// What the run would take. Its weights are worth nothing afterwards.
+  DryRun measure();
 
  private:
-  bool packs() const { return !c_.document_separator.empty(); }
-  /// A text's documents, or the whole as one.
-  Documents tokens_of(const std::filesystem::path& path) const {
-    if (packs()) return tokenize_documents(context_, *tokenizer_, path, c_.document_separator);
-    Documents all{tokenize_file(context_, *tokenizer_, path), {}};
-    all.ends.push_back(static_cast<std::int64_t>(all.tokens.size()));
-    return all;
-  }
-  /// Tokens of a text to be scored: at least one window or packed row.
-  Documents scored_text(const std::filesystem::path& path) const {
-    Documents text = tokens_of(path);
-    const auto tokens = static_cast<std::int64_t>(text.tokens.size()), least = packs() ? 2 : c_.length + 1;
-    if (tokens < least)
-      throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "' has " + std::to_string(tokens) +
-                                                   " tokens; one window needs " + std::to_string(least));
-    return text;
-  }
-  std::unique_ptr<Sampler> sampler_of(const TrainConfig& c) const {
-    if (packs()) return std::make_unique<PackedSampler>(train_, c.length, bos_, c.seed);
-    return std::make_unique<BatchSampler>(train_.tokens, c.length, bos_, c.seed);
-  }
   double batch_gradients(float scale);
   double one_step();
   void report(RunLog& log, double norm);
-  Evaluation evaluate(const Documents& text, std::int64_t max_tokens);
+  Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
   void save();
   void export_files();
   std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
@@ -191,7 +139,7 @@ class Run {
   const ExecutionContext& context_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int32_t bos_;
-  Documents train_, validation_, held_out_;
+  RunTexts texts_;
   LanguageModel model_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Sampler> sampler_;
@@ -296,15 +244,16 @@ void Run::report(RunLog& log, double norm) {
   last_report_ = Clock::now();
 }
 
-Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
+Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
   Evaluation e;
   std::uint64_t bytes = 0;
   double nll = 0;
   std::vector<float> losses;
-  // scored_text() has seen that there is a window and a token behind it, its last target.
-  const TokenWindows windows(std::span(text.tokens).first(text.tokens.size() - 1), c_.length);
+  const std::span<const TokenId> tokens = text.documents.tokens;
+  // texts_of() has seen that there is a window and a token behind it, its last target.
+  const TokenWindows windows(tokens.first(tokens.size() - 1), c_.length);
   std::optional<PackedRows> rows;
-  if (packs()) rows.emplace(text, c_.length, bos_);
+  if (text.packs) rows.emplace(text.documents, c_.length, bos_);
   const std::int64_t all = rows ? rows->size() : windows.size();
   const std::int64_t count = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all));
   // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
@@ -319,7 +268,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
         if (rows)
           rows->append(i, batch_);
         else
-          append_window(text.tokens, windows.begin_of(i), c_.length, bos_, batch_);
+          append_window(tokens, windows.begin_of(i), c_.length, bos_, batch_);
       }
       losses.resize(batch_.targets.size());
       eval_tape_.reset();
@@ -338,7 +287,7 @@ Evaluation Run::evaluate(const Documents& text, std::int64_t max_tokens) {
       ++e.tokens;
       // The end-of-text tokens between documents are none of its bytes.
       const auto eos = tokenizer_->eos();
-      if (!packs() || std::find(eos.begin(), eos.end(), target) == eos.end())
+      if (!text.packs || std::find(eos.begin(), eos.end(), target) == eos.end())
         bytes += tokenizer_->token_bytes(target).size();
     }
   }
@@ -383,7 +332,7 @@ TrainResult Run::loop(RunLog& log) {
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
     const auto before = Clock::now();
-    const Evaluation e = evaluate(validation_, limit);
+    const Evaluation e = evaluate(texts_.validation, limit);
     log.write("evaluation", state_.step, e);
     if (callbacks_.evaluation) callbacks_.evaluation(state_.step, e);
     last_report_ += Clock::now() - before;  // tokens per second are those of training
@@ -401,14 +350,80 @@ TrainResult Run::loop(RunLog& log) {
   result.tokens = state_.tokens;
   result.seconds = seconds_before_ + seconds_since(start_);
   if (!result.cancelled) {
-    result.final_evaluation = evaluated(static_cast<std::int64_t>(validation_.tokens.size()));
-    if (!held_out_.tokens.empty()) {
-      result.held_out = evaluate(held_out_, static_cast<std::int64_t>(held_out_.tokens.size()));
+    result.final_evaluation = evaluated(static_cast<std::int64_t>(texts_.validation.documents.tokens.size()));
+    if (const auto held_out = static_cast<std::int64_t>(texts_.held_out.documents.tokens.size())) {
+      result.held_out = evaluate(texts_.held_out, held_out);
       log.write("held_out", state_.step, *result.held_out);
     }
     export_files();
   }
   return result;
+}
+
+DryRun Run::measure() {
+  state_.step = 0;
+  model_.set_lambda(c_.quantizer_schedule, 0);
+  model_.refresh(context_);
+  one_step();  // takes the memory that the next ones use again
+  const auto before = Clock::now();
+  one_step();
+  DryRun d;
+  d.seconds_per_step = seconds_since(before);
+  evaluate(texts_.validation, c_.length);
+  d.parameters = model_.parameter_count();
+  d.vocab_size = tokenizer_->vocab_size();
+  d.train_tokens = static_cast<std::int64_t>(texts_.train.documents.tokens.size());
+  d.validation_tokens = static_cast<std::int64_t>(texts_.validation.documents.tokens.size());
+  d.held_out_tokens = static_cast<std::int64_t>(texts_.held_out.documents.tokens.size());
+  d.sequences_per_epoch = sampler_->sequences();
+  d.steps = c_.schedule.steps;
+  d.micro_batch = micro_batch_;
+  d.seconds_per_epoch =
+      d.seconds_per_step * static_cast<double>(d.sequences_per_epoch) / static_cast<double>(c_.batch);
+  d.seconds = d.seconds_per_step * static_cast<double>(d.steps);
+  d.memory_bytes = context_.memory()->stats().peak_used;
+  d.checkpoint_bytes = 4 * static_cast<std::uint64_t>(d.parameters);
+  for (const OptimizerState& state : optimizer_->state()) d.checkpoint_bytes += state.bytes.size();
+  return d;
+}
+
+/// Whether there is a checkpoint to go on from; throws where there is one that nobody wants to resume.
+bool has_checkpoint(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume) {
+  if (std::filesystem::exists(config.output) && !std::filesystem::is_directory(config.output))
+    throw Error(ErrorCode::kIo,
+                "output.directory '" + config.output.string() + "' is there, but is not a directory");
+  const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
+  const bool exists = std::filesystem::exists(checkpoint);
+  if (exists && !resume)
+    throw Error(ErrorCode::kInvalidArgument,
+                "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
+  if (resume && !exists)
+    say(callbacks, "no checkpoint to resume in '" + config.output.string() + "': starting at step 0");
+  return exists;
+}
+
+/// The output's folder, or the nearest above it that is there, can be written to.
+std::filesystem::path writable_place(const std::filesystem::path& output) {
+  std::filesystem::path place = std::filesystem::absolute(output);
+  while (!std::filesystem::exists(place) && place.has_relative_path()) place = place.parent_path();
+  if (!std::filesystem::is_directory(place) || ::access(place.c_str(), W_OK | X_OK) != 0)
+    throw Error(ErrorCode::kIo,
+                "output.directory '" + output.string() + "': '" + place.string() + "' cannot be written to");
+  return place;
+}
+
+/// Runs `body`, and makes what is no Error one.
+template <class Body>
+auto with_errors(Body&& body) {
+  try {
+    return body();
+  } catch (const std::filesystem::filesystem_error& e) {
+    throw Error(ErrorCode::kIo, e.what());
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
+  } catch (const std::length_error&) {
+    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
+  }
 }
 
 }  // namespace
@@ -425,34 +440,52 @@ std::string format_progress(const Progress& p) {
   return line;
 }
 
+std::string format_dry_run(const DryRun& d) {
+  char text[1024];
+  const auto whole = [](auto v) { return static_cast<long long>(v); };
+  std::snprintf(text, sizeof text,
+                "parameters\t%lld\nvocabulary\t%lld tokens\ntexts\t%lld tokens of training, %lld of "
+                "validation, %lld held out\nepoch\t%lld sequences, %.1f s\nstep\t%.3f s (measured), "
+                "micro-batches of %lld\nrun\t%lld steps, %.1f s\nmemory\t%lld bytes\ncheckpoint\t%lld "
+                "bytes\n",
+                whole(d.parameters), whole(d.vocab_size), whole(d.train_tokens), whole(d.validation_tokens),
+                whole(d.held_out_tokens), whole(d.sequences_per_epoch), d.seconds_per_epoch,
+                d.seconds_per_step, whole(d.micro_batch), whole(d.steps), d.seconds, whole(d.memory_bytes),
+                whole(d.checkpoint_bytes));
+  return text;
+}
+
+DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
+               const ExecutionContext& context) {
+  config.validate();
+  return with_errors([&] {
+    const bool exists = has_checkpoint(config, callbacks, resume);
+    const std::filesystem::path place = writable_place(config.output);
+    Run run(config, callbacks, context, exists, true);
+    if (exists) run.resume(config.output / "checkpoint.safetensors");
+    const DryRun d = run.measure();
+    const std::uintmax_t room = std::filesystem::space(place).available;
+    if (room / 2 < d.checkpoint_bytes)
+      throw Error(ErrorCode::kIo, "'" + place.string() + "' has room for " + std::to_string(room) +
+                                      " bytes; two checkpoints take " +
+                                      std::to_string(2 * d.checkpoint_bytes));
+    return d;
+  });
+}
+
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context) {
   config.validate();
-  try {
-    if (std::filesystem::exists(config.output) && !std::filesystem::is_directory(config.output))
-      throw Error(ErrorCode::kIo,
-                  "output.directory '" + config.output.string() + "' is there, but is not a directory");
+  return with_errors([&] {
+    const bool exists = has_checkpoint(config, callbacks, resume);
     std::filesystem::create_directories(config.output);
-    const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
-    const bool exists = std::filesystem::exists(checkpoint);
-    if (exists && !resume)
-      throw Error(ErrorCode::kInvalidArgument,
-                  "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
-    if (resume && !exists)
-      say(callbacks, "no checkpoint to resume in '" + config.output.string() + "': starting at step 0");
     Run run(config, callbacks, context, exists);
-    if (exists) run.resume(checkpoint);
+    if (exists) run.resume(config.output / "checkpoint.safetensors");
     const std::filesystem::path log_path = config.output / "log.jsonl";
     if (!exists) keep_aside(log_path, callbacks);
     RunLog log(log_path, exists);
     return run.loop(log);
-  } catch (const std::filesystem::filesystem_error& e) {
-    throw Error(ErrorCode::kIo, e.what());
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
-  } catch (const std::length_error&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
-  }
+  });
 }
 
 }  // namespace bitnet::training

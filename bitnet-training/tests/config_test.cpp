@@ -101,6 +101,34 @@ output: {directory: out}
   refuse("sigmoid", "step", "expected one of abrupt, linear, exponential, sigmoid");
 }
 
+TEST(Config, HowTextsAreRead) {
+  const std::string text =
+      R"(model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32}
+data: {train: a, validation: b, format: jsonl, chat_template: llama3, long_records: skip,
+       ignore_unknown_keys: true, shards: kept}
+training: {steps: 100, learning_rate: 1.0e-3, length: 16}
+output: {directory: out}
+)";
+  const TextOptions o = TrainConfig::from_yaml(text, "t.yaml").text_options();
+  EXPECT_EQ(o.format, TextFormat::kJsonl);
+  EXPECT_EQ(o.document_separator, "");
+  EXPECT_EQ(o.chat_template, "llama3");
+  EXPECT_EQ(o.long_records, LongRecords::kSkip);
+  EXPECT_TRUE(o.ignore_unknown_keys);
+  EXPECT_EQ(o.length, 16);
+  EXPECT_EQ(o.shards, "kept");
+  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
+    std::string other = text;
+    other.replace(other.find(from), from.size(), to);
+    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  };
+  refuse("jsonl", "csv", "t.yaml:2: 'data.format': unknown format 'csv': expected auto, text or jsonl");
+  refuse("jsonl", "jsonl, document_separator: x", "t.yaml:2: data.document_separator cannot be used");
+  refuse("llama3", "chatml", "t.yaml:2: data.chat_template cannot be used: ");
+  refuse("skip", "drop", "expected refuse, cut or skip");
+  refuse("shards: kept", "shard: kept", "unknown key 'shard' in 'data'");
+}
+
 TEST(Config, TheShippedOnesAreValid) {
   for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
     EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();

@@ -147,7 +147,7 @@ Documents documents_of(const std::vector<std::int64_t>& lengths) {
 
 TEST(PackedRows, AreThoseOfPackWithBosAndTheNextTokenAsTarget) {
   const Documents d = documents_of({3, 5, 2, 8, 1});
-  const PackedRows rows(d, 8, 0);
+  const PackedRows rows(d.view(), 8, 0);
   // The same with core's packing of whole sequences.
   std::vector<std::vector<TokenId>> inputs, targets;
   std::int64_t begin = 0;
@@ -170,7 +170,7 @@ TEST(PackedRows, AreThoseOfPackWithBosAndTheNextTokenAsTarget) {
 
 TEST(PackedRows, LongDocumentsAreCutAndWithoutBosTheFirstTokenIsNoTarget) {
   const Documents d = documents_of({9, 1, 3});
-  const PackedRows rows(d, 4, -1);  // 8 positions of the first, none of the second, 2 of the third
+  const PackedRows rows(d.view(), 4, -1);  // 8 positions of the first, none of the second, 2 of the third
   ASSERT_EQ(rows.size(), 3);
   Batch b;
   for (std::int64_t r = 0; r < 3; ++r) rows.append(r, b);
@@ -179,11 +179,27 @@ TEST(PackedRows, LongDocumentsAreCutAndWithoutBosTheFirstTokenIsNoTarget) {
   EXPECT_THAT(b.positions, ::testing::ElementsAre(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, -1, -1));
 }
 
+TEST(PackedRows, TokensThatAreNotLearnedAreReadButNoTargets) {
+  Documents d = documents_of({3, 9, 2});
+  d.learned = {0, 1, 1, /**/ 0, 0, 0, 0, 0, 0, 1, 0, 1, /**/ 0, 0};
+  const PackedRows with_bos(d.view(), 4, 0);
+  Batch b;
+  for (std::int64_t r = 0; r < with_bos.size(); ++r) with_bos.append(r, b);
+  // Of the second document the first four have no target and are left out, of the third all.
+  EXPECT_THAT(b.inputs, ::testing::ElementsAre(0, 8, 9, 10, 0, 1, 2, 0));
+  EXPECT_THAT(b.targets, ::testing::ElementsAre(-1, -1, 10, -1, -1, 2, 3, 12));
+  b.clear();
+  const PackedRows without(d.view(), 4, -1);
+  for (std::int64_t r = 0; r < without.size(); ++r) without.append(r, b);
+  EXPECT_THAT(b.inputs, ::testing::ElementsAre(8, 9, 10, 11, 1, 2, 0, 0));
+  EXPECT_THAT(b.targets, ::testing::ElementsAre(-1, 10, -1, 12, 2, 3, -1, -1));
+}
+
 TEST(PackedSampler, DealsEveryTokenOnceAnEpochInAnotherOrderAndResumes) {
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < 60; ++i) lengths.push_back(1 + i * 7 % 23);
   const Documents d = documents_of(lengths);
-  PackedSampler sampler(d, 10, 0, 5);
+  PackedSampler sampler(d.view(), 10, 0, 5);
   std::vector<std::vector<std::int32_t>> epochs(2);
   Batch b;
   while (true) {
@@ -201,12 +217,12 @@ TEST(PackedSampler, DealsEveryTokenOnceAnEpochInAnotherOrderAndResumes) {
   const SamplerState state = sampler.state();
   Batch next, again;
   sampler.next(30, next);
-  PackedSampler other(d, 10, 0, 99);
+  PackedSampler other(d.view(), 10, 0, 99);
   other.set_state(state);
   other.next(30, again);
   EXPECT_EQ(next.inputs, again.inputs);
   EXPECT_EQ(next.positions, again.positions);
-  BITNET_EXPECT_ERROR(PackedSampler(documents_of({1, 1}), 10, -1, 1), ErrorCode::kInvalidArgument,
+  BITNET_EXPECT_ERROR(PackedSampler(documents_of({1, 1}).view(), 10, -1, 1), ErrorCode::kInvalidArgument,
                       "two tokens");
 }
 

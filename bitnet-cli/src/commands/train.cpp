@@ -61,6 +61,13 @@ int train(const Values& values, Io& io) {
     };
     callbacks.message = [&](const std::string& text) { lines.message(text); };
     callbacks.cancelled = [&io] { return io.is_cancelled(); };
+    if (values.flag(opt::kDryRun)) {
+      const training::DryRun d =
+          training::dry_run(config, callbacks, values.flag(opt::kTrainResume), *context);
+      io.out << training::format_dry_run(d) << "process\t" << human_bytes(peak_memory_bytes())
+             << " at the most\n";
+      return kOk;
+    }
     result = training::train(config, callbacks, values.flag(opt::kTrainResume), *context);
   }
   io.err << grouped(result.steps) << " steps, " << grouped(result.tokens) << " tokens in "
@@ -88,16 +95,20 @@ int train(const Values&, Io&) {
 const Command kTrainCommand{
     .name = "train",
     .summary = "train a model as a yaml file says",
-    .usage = "CONFIG [--resume]",
+    .usage = "CONFIG [--resume] [--dry-run]",
     .description =
         "CONFIG names the data, the model's shape and the schedule; configs/train/ has examples. A line on "
         "standard "
         "error shows loss, learning rate, tokens/s, time to go, zero fraction and flip rate; the same goes "
         "to a JSONL "
-        "log. Ctrl-C writes a checkpoint; --resume continues from the newest.",
-    .example = "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume",
+        "log. Ctrl-C writes a checkpoint; --resume continues from the newest. --dry-run "
+        "checks the configuration, the data and the output, and prints parameters, memory and time per "
+        "epoch.",
+    .example =
+        "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume\nbitnet train "
+        "configs/train/demo.yaml --dry-run",
     .arguments = {"CONFIG"},
-    .options = {&opt::kTrainResume, &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit},
+    .options = {&opt::kTrainResume, &opt::kDryRun, &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit},
     .body = train,
 };
 

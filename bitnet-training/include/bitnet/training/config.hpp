@@ -12,6 +12,7 @@
 #include "bitnet/training/optimizer.hpp"
 #include "bitnet/training/quantizer.hpp"
 #include "bitnet/training/schedule.hpp"
+#include "bitnet/training/training_text.hpp"
 
 namespace bitnet::training {
 
@@ -30,11 +31,16 @@ struct TrainConfig {
   QuantizerSchedule quantizer_schedule;  ///< λ over the steps
   double init_deviation = 0.02;
 
-  std::filesystem::path train, validation;  ///< text files
-  std::filesystem::path held_out;           ///< text file, scored once after the last step; empty: none
+  std::filesystem::path train, validation;  ///< files as load_training_text() reads them
+  std::filesystem::path held_out;           ///< the same, scored once after the last step; empty: none
+  TextFormat format = TextFormat::kAuto;    ///< of all three
   /// What lies between two documents of these texts, which are then packed into sequences and do not see
   /// each other; empty: a text is one stream, cut into windows.
   std::string document_separator;
+  std::string chat_template;  ///< of chats, by name; empty: the tokenizer's own
+  LongRecords long_records = LongRecords::kRefuse;
+  bool ignore_unknown_keys = false;        ///< of JSONL
+  std::filesystem::path shards;            ///< directory that keeps the texts as tokens; empty: none
   std::filesystem::path tokenizer;         ///< empty: learn one from `train`
   std::int64_t validation_tokens = 65536;  ///< scored at each evaluation; the last one scores the whole file
 
@@ -62,6 +68,8 @@ struct TrainConfig {
   void validate() const;
   /// Whether files can hold the trained model: ternary, one scale a tensor, 8-bit activations as they are.
   bool exports() const noexcept;
+  /// How the texts are read.
+  TextOptions text_options() const;
   /// PrecisionPolicy::training(compute).
   PrecisionPolicy precision() const { return PrecisionPolicy::training(compute); }
 };

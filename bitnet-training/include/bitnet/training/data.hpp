@@ -1,40 +1,20 @@
 #pragma once
-// Text files as tokens, whole or as documents, and the order in which a run sees them.
+// The order in which a run sees its tokens: windows of one stream or packed documents, dealt epoch by epoch.
+// Where tokens come from is documents.hpp, training_text.hpp and token_shard.hpp.
 #include <cstdint>
-#include <filesystem>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "bitnet/core/execution.hpp"
 #include "bitnet/core/rng.hpp"
 #include "bitnet/core/text/sequences.hpp"
-#include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/training/documents.hpp"
 
 namespace bitnet::training {
 
-/// The tokens of a whole text file, no BOS. Encoded in parallel in pieces cut after line ends, where no
-/// pre-token crosses. Throws Error(kNotFound | kIo) and Error(kInvalidArgument) on invalid UTF-8, the file
-/// named.
-std::vector<TokenId> tokenize_file(const ExecutionContext& context, const Tokenizer& tokenizer,
-                                   const std::filesystem::path& path);
-
-/// Tokens of documents one behind the other.
-struct Documents {
-  std::vector<TokenId> tokens;
-  std::vector<std::int64_t> ends;  ///< ascending: document i is tokens [ends[i − 1], ends[i])
-};
-
-/// The documents of a text file: what lies between `separator`s, empty ones left out, each followed by the
-/// tokenizer's end-of-text token where it has one. Throws like tokenize_file, and Error(kInvalidArgument) for
-/// an empty separator.
-Documents tokenize_documents(const ExecutionContext& context, const Tokenizer& tokenizer,
-                             const std::filesystem::path& path, std::string_view separator);
-
 /// Sequences of a step: inputs and what should follow each.
 struct Batch {
-  std::vector<std::int32_t> inputs, targets;  // [sequences, length]; a target of −1 is padding
+  std::vector<std::int32_t> inputs, targets;  // [sequences, length]; a target of −1 counts nowhere
   std::vector<std::int32_t> positions;        // the same, as in RowLayout; empty: one document a sequence
   void clear() noexcept;
 };
@@ -52,6 +32,8 @@ class Sampler {
   /// Fills `batch` with the next `sequences`, reusing its memory.
   void next(std::int64_t sequences, Batch& batch);
   SamplerState state() const noexcept { return {epoch_rng_, position_, epoch_}; }
+  /// Sequences of this epoch; the next may have some more or fewer.
+  std::int64_t sequences() const noexcept { return static_cast<std::int64_t>(order_.size()); }
   /// Throws Error(kInvalidArgument) for a position outside the epoch.
   void set_state(const SamplerState& state);
 
@@ -90,12 +72,13 @@ class BatchSampler final : public Sampler {
 
 /// Documents packed into rows of `length` by pack_lengths(), padding at the end of a row. One that is longer
 /// than a row is cut, and each piece is a document to the model. A piece's first input is BOS as a window's
-/// is; without BOS a document gives one position less than it has tokens.
+/// is; without BOS a document gives one position less than it has tokens. A token that is not to be learned
+/// is target −1; pieces without a target are left out.
 class PackedRows {
  public:
-  /// `documents` must outlive it. With `shuffle` documents of one length change places and long ones are cut
-  /// at a random phase.
-  PackedRows(const Documents& documents, std::int64_t length, std::int32_t bos, Rng* shuffle = nullptr);
+  /// What `documents` points to must outlive it. With `shuffle` documents of one length change places and
+  /// long ones are cut at a random phase.
+  PackedRows(DocumentsView documents, std::int64_t length, std::int32_t bos, Rng* shuffle = nullptr);
   std::int64_t size() const noexcept { return static_cast<std::int64_t>(rows_.size()); }
   void append(std::int64_t row, Batch& batch) const;
 
@@ -103,8 +86,13 @@ class PackedRows {
   struct Piece {
     std::int64_t begin, positions;
   };
+  void add_piece(std::int64_t begin, std::int64_t positions);
   void add_pieces(std::int64_t begin, std::int64_t end, Rng* shuffle);
-  const Documents* documents_;
+  /// The token that is the target of a position whose window begins at `begin`.
+  std::size_t target_of(std::int64_t begin, std::int64_t position) const noexcept {
+    return static_cast<std::size_t>(begin + position + (bos_ >= 0 ? 0 : 1));
+  }
+  DocumentsView documents_;
   std::int64_t length_;
   std::int32_t bos_;
   std::vector<Piece> pieces_;
@@ -114,13 +102,14 @@ class PackedRows {
 /// Deals packed rows, packed anew each epoch.
 class PackedSampler final : public Sampler {
  public:
-  /// `documents` must outlive it. Throws Error(kInvalidArgument) when there is not one position to train on.
-  PackedSampler(const Documents& documents, std::int64_t length, std::int32_t bos, std::uint64_t seed);
+  /// What `documents` points to must outlive it. Throws Error(kInvalidArgument) when there is not one
+  /// position to train on.
+  PackedSampler(DocumentsView documents, std::int64_t length, std::int32_t bos, std::uint64_t seed);
 
  private:
   std::int64_t cut(Rng& rng) override;
   void append(std::int64_t sequence, Batch& batch) const override;
-  const Documents* documents_;
+  DocumentsView documents_;
   std::int64_t length_;
   std::int32_t bos_;
   std::optional<PackedRows> rows_;  // of this epoch

@@ -61,4 +61,25 @@ struct TrainResult {
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context);
 
+/// What a run would take, as far as two steps of it tell.
+struct DryRun {
+  std::int64_t parameters = 0, vocab_size = 0;
+  std::int64_t train_tokens = 0, validation_tokens = 0, held_out_tokens = 0;
+  std::int64_t sequences_per_epoch = 0, steps = 0;
+  std::int64_t micro_batch = 0;        ///< as configured, or what memory had room for
+  double seconds_per_step = 0;         ///< of the second step, measured
+  double seconds_per_epoch = 0;        ///< of steps alone, without evaluation and checkpoints
+  double seconds = 0;                  ///< of all steps
+  std::uint64_t memory_bytes = 0;      ///< the most that the context's pool had in use
+  std::uint64_t checkpoint_bytes = 0;  ///< about; a checkpoint is written beside the last one
+};
+/// "parameters 1234 …", a line each.
+std::string format_dry_run(const DryRun& d);
+
+/// Checks everything that train() with these arguments depends on, makes two steps and scores a sequence, and
+/// writes nothing: no folder, vocabulary, shard, log or checkpoint. Throws what train() would, and Error(kIo)
+/// where the output cannot be written or has no room for two checkpoints.
+DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
+               const ExecutionContext& context);
+
 }  // namespace bitnet::training

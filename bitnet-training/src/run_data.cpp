@@ -1,0 +1,96 @@
+// Vocabulary and texts of a run.
+#include "run_data.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/bpe_trainer.hpp"
+
+namespace bitnet::training {
+namespace {
+
+/// Control tokens that core's chat formats are made of, for a vocabulary that is learnt for chats.
+constexpr const char* kChatTokens[] = {"<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"};
+
+/// A text that is scored has a window or a row.
+void check_scored(const TrainingText& text, const std::filesystem::path& path, std::int64_t length,
+                  const Tokenizer& tokenizer) {
+  const auto tokens = static_cast<std::int64_t>(text.documents.tokens.size());
+  const std::int64_t least = text.packs ? 2 : length + 1;
+  if (tokens < least)
+    throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "' has " + std::to_string(tokens) +
+                                                 " tokens; one window needs " + std::to_string(least));
+  if (text.packs && PackedRows(text.documents, length, bos_of(tokenizer)).size() == 0)
+    throw Error(ErrorCode::kInvalidArgument, "'" + path.string() + "' has no token that can be scored");
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
+                                              bool resumed, bool dry) {
+  if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
+  const std::filesystem::path kept = c.output / "tokenizer.json";
+  if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
+  if (callbacks.message)
+    callbacks.message("learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " +
+                      c.train.string());
+  BpeTrainerOptions options;
+  options.vocab_size = c.model.vocab_size;
+  if (!c.chat_template.empty())
+    options.special_tokens.insert(options.special_tokens.end(), std::begin(kChatTokens),
+                                  std::end(kChatTokens));
+  BpeTrainer trainer(options);
+  for_each_text(c.train, c.text_options(), [&](std::string_view text) { trainer.feed(text); });
+  const std::string json = trainer.train();
+  auto tokenizer = Tokenizer::from_json(json);
+  if (!dry) {
+    write_file(c.output / "tokenizer_config.json", tokenizer->config_json());
+    write_file(kept, json);
+  }
+  return tokenizer;
+}
+
+std::int32_t bos_of(const Tokenizer& tokenizer) {
+  return tokenizer.adds_bos() && tokenizer.bos() ? *tokenizer.bos() : -1;
+}
+
+ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
+  ModelConfig m = c.model;
+  if (tokenizer.vocab_size() > m.vocab_size)
+    throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
+                                                 " tokens, model.vocab_size allows " +
+                                                 std::to_string(m.vocab_size));
+  m.vocab_size = tokenizer.vocab_size();
+  m.bos_id = tokenizer.bos().value_or(-1);
+  m.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
+  return m;
+}
+
+RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer,
+                  const TrainCallbacks& callbacks, bool dry) {
+  TextOptions options = c.text_options();
+  if (dry) options.shards.clear();
+  const auto read = [&](const std::filesystem::path& path) {
+    return load_training_text(context, tokenizer, path, options, callbacks.message);
+  };
+  RunTexts texts;
+  texts.train = read(c.train);
+  texts.validation = read(c.validation);
+  check_scored(texts.validation, c.validation, c.length, tokenizer);
+  if (!c.held_out.empty()) {
+    texts.held_out = read(c.held_out);
+    check_scored(texts.held_out, c.held_out, c.length, tokenizer);
+  }
+  return texts;
+}
+
+std::unique_ptr<Sampler> sampler_of(const TrainConfig& c, const TrainingText& text, std::int32_t bos) {
+  return with_context("'" + c.train.string() + "'", [&]() -> std::unique_ptr<Sampler> {
+    if (text.packs) return std::make_unique<PackedSampler>(text.documents, c.length, bos, c.seed);
+    return std::make_unique<BatchSampler>(text.documents.tokens, c.length, bos, c.seed);
+  });
+}
+
+}  // namespace bitnet::training

@@ -1,0 +1,36 @@
+#pragma once
+// What a run reads before its first step: vocabulary and texts. The steps are trainer.cpp.
+#include <memory>
+
+#include "bitnet/training/data.hpp"
+#include "bitnet/training/trainer.hpp"
+#include "bitnet/training/training_text.hpp"
+
+namespace bitnet::training {
+
+/// The tokenizer of the run: the given one, that of the checkpoint being resumed, or a new one, which is
+/// written to the output unless `dry`. A file that a run without a checkpoint left behind may be of another
+/// text or size, and is replaced. Throws Error.
+std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
+                                              bool resumed, bool dry);
+
+/// The token before a document's first; −1 where the vocabulary adds none.
+std::int32_t bos_of(const Tokenizer& tokenizer);
+
+/// The configuration's model with this vocabulary. Throws Error(kInvalidArgument) when it does not fit.
+ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer);
+
+/// The texts of a run.
+struct RunTexts {
+  TrainingText train, validation, held_out;  ///< the last without tokens where none is named
+};
+
+/// Reads them; those to be scored hold at least one window or packed row. Shards are not made where `dry`.
+RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer,
+                  const TrainCallbacks& callbacks, bool dry);
+
+/// Deals the sequences of a text, packed where it has documents. Throws Error(kInvalidArgument) when there is
+/// not one. The text must outlive it.
+std::unique_ptr<Sampler> sampler_of(const TrainConfig& c, const TrainingText& text, std::int32_t bos);
+
+}  // namespace bitnet::training
