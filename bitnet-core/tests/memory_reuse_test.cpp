@@ -10,6 +10,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <deque>
 #include <string>
 #include <thread>
 #include <utility>
@@ -68,6 +69,27 @@ TEST(LargeBlocks, SmallRequestsLeaveTheLargePiecesWhole) {
     const MemoryBlock large(pool, 40 * kMiB);
     EXPECT_EQ(large.size(), 40 * kMiB);
   }
+}
+
+TEST(LargeBlocks, FreedMemoryIsUsedBeforeFresh) {
+  memory::LargeBlockPool pages(kNoMemoryLimit, false);
+  memory::Outcome outcome;
+  const auto allocate = [&] { return pages.allocate(2048, memory::PageKind::kLarge, 0, outcome); };
+  const auto free = [&](std::uint32_t page) {
+    pages.close(page);
+    pages.free_large(page, false);
+  };
+  std::deque<std::uint32_t> blocks;
+  for (int i = 0; i < 258; ++i) blocks.push_back(allocate());  // a little more than 2 GiB
+  const auto committed = [&] { return pages.range().committed(0, pages.range().bytes()); };
+  const std::size_t most = committed();
+  for (unsigned round = 0; round < 5000; ++round) {  // numbers that go up and down, first come, first freed
+    const std::size_t live = 258 - (round * 2654435761u >> 16) % 200;
+    for (; blocks.size() > live; blocks.pop_front()) free(blocks.front());
+    while (blocks.size() < live) blocks.push_back(allocate());
+  }
+  EXPECT_EQ(committed(), most);
+  for (const std::uint32_t page : blocks) free(page);
 }
 
 TEST(LargeBlocks, OnTheirWayBackAreNotMissing) {

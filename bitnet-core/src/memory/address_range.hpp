@@ -46,6 +46,10 @@ class AddressRange {
   /// refuses. Fresh memory is zero. Costs a look at a bit for each step that is so already. `huge` asks for
   /// huge pages there, which is no more than a wish.
   bool commit(std::size_t offset, std::size_t bytes, bool huge) noexcept;
+  bool is_committed(std::size_t offset) const noexcept {
+    const std::size_t i = offset / kHugePageBytes;
+    return (committed_words()[i / 64].load(std::memory_order_relaxed) >> (i % 64) & 1) != 0;
+  }
   /// Bytes of [offset, offset + bytes) that are committed.
   std::size_t committed(std::size_t offset, std::size_t bytes) const noexcept;
   /// Gives the pages back; what is read there next is zero. False, and nothing happens, where the system

@@ -13,6 +13,9 @@ namespace {
 constexpr std::uint32_t kNone = LargeBlockPool::kNone;
 constexpr std::uint32_t kMostAtOnce = 8;  // blocks between a shard and the depot
 constexpr unsigned kSearched = 16;        // blocks of a bucket looked at for one size
+// Of larger blocks, of which fewer would fit, nearly every one would push another out of the depot, which
+// costs more than joining it with its buddies.
+constexpr std::size_t kLeastInDepot = 4;
 
 /// Threads are numbered as they come.
 std::atomic<unsigned> n_threads{0};
@@ -26,6 +29,7 @@ LargeBlockCache::LargeBlockCache(LargeBlockPool& pages, UseTotal* total, std::si
       total_(total),
       shard_pages_(bytes / 2 / kShards / kPageBytes),
       depot_pages_(bytes / 2 / kPageBytes),
+      longest_(depot_pages_ / kLeastInDepot),
       release_from_(release_from) {
   shards_[0].store(&first_, std::memory_order_relaxed);
 }
@@ -171,7 +175,7 @@ std::uint32_t LargeBlockCache::allocate(std::uint32_t pages, std::size_t asked, 
   Shard& mine = shard();
   std::unique_lock guard(mine.lock);
   std::uint32_t page = take(mine, pages);
-  if (page == kNone && pages <= depot_pages_) {
+  if (page == kNone && pages <= longest_) {
     page = take_from_depot(pages, std::max(1u, batch_of(pages)));
     while (page != kNone && pages_.next_cached(page) != kNone) {
       const std::uint32_t next = pages_.next_cached(page);
@@ -203,7 +207,7 @@ bool LargeBlockCache::free(std::uint32_t page) noexcept {
   const std::size_t bytes = std::size_t{n} * kPageBytes;
   if (total_ != nullptr) total_->add(-static_cast<std::int64_t>(bytes));
   Shard& mine = shard();
-  const bool waits = bytes < release_from_ && n <= depot_pages_, in_shard = waits && batch_of(n) > 0;
+  const bool waits = bytes < release_from_ && n <= longest_, in_shard = waits && batch_of(n) > 0;
   {
     const std::lock_guard guard(mine.lock);
     mine.frees.add(1);

@@ -18,7 +18,8 @@ namespace bitnet::memory {
 /// Thread-safe. Nothing throws.
 class LargeBlockCache {
  public:
-  /// Half of `bytes` bounds the depot, half the shards together. Blocks of `release_from` bytes and more go
+  /// Half of `bytes` bounds the depot, half the shards together; blocks of more than an eighth of `bytes` go
+  /// to the page pool as they are freed. Blocks of `release_from` bytes and more go
   /// back to the system as they are freed. `total` counts bytes in use; null: nobody wants to know.
   LargeBlockCache(LargeBlockPool& pages, UseTotal* total, std::size_t bytes,
                   std::size_t release_from) noexcept;
@@ -88,6 +89,7 @@ class LargeBlockCache {
   LargeBlockPool& pages_;
   UseTotal* const total_;
   const std::size_t shard_pages_, depot_pages_;  // bounds
+  const std::size_t longest_;                    // pages of a block that waits
   const std::size_t release_from_;
   Shard first_;                                        // so that there is one in any case
   std::array<std::atomic<Shard*>, kShards> shards_{};  // made as threads come

@@ -90,7 +90,9 @@ void LargeBlockPool::insert_pages(std::uint32_t first, std::uint32_t end, bool d
   while (first != end) {
     const unsigned aligned = first == 0 ? kOrders : static_cast<unsigned>(std::countr_zero(first));
     const unsigned order = std::min(aligned, floor_log2(end - first));
-    insert(first, order, dirty);
+    // Blocks are cut from the beginning of a free one, at every order: whose first page was never committed,
+    // of that nothing was ever used, whatever it was joined with meanwhile.
+    insert(first, order, dirty && range_.is_committed(static_cast<std::size_t>(first) * kPageBytes));
     first += std::uint32_t{1} << order;
   }
 }
