@@ -6,7 +6,7 @@
 packages_build=(
   cmake ninja-build g++ libc6-dev
   libfmt-dev libspdlog-dev libtbb-dev nlohmann-json3-dev libpcre2-dev libeigen3-dev
-  ocl-icd-opencl-dev libcxxopts-dev libyaml-cpp-dev libbenchmark-dev
+  ocl-icd-opencl-dev libcxxopts-dev libyaml-cpp-dev libbenchmark-dev zlib1g-dev
 )
 # To build and run the tests: GoogleTest and RapidCheck, PoCL as the OpenCL device, the Arm cross compiler, qemu,
 # clang-format.
