@@ -233,13 +233,20 @@ void BitLinear::forward_each(const ExecutionContext& context, const QuantizedRow
 }
 
 std::vector<std::int8_t> BitLinear::trits() const {
-  const Impl& m = *impl_;
-  std::vector<std::int8_t> result(static_cast<std::size_t>(m.out * m.in));
-  for (std::int64_t o = 0; o < m.out; o += kTileRows) {
-    unpack_tile(m.code, m.packed.get() + o / kTileRows * m.lines * kLineBytes, std::min(kTileRows, m.out - o),
-                m.in, result.data() + o * m.in);
-  }
+  std::vector<std::int8_t> result(static_cast<std::size_t>(impl_->out * impl_->in));
+  unpack_rows(0, impl_->out, result);
   return result;
+}
+
+void BitLinear::unpack_rows(std::int64_t begin, std::int64_t end, std::span<std::int8_t> to) const {
+  const Impl& m = *impl_;
+  check(begin >= 0 && begin % kTileRows == 0 && begin <= end && end <= m.out,
+        "rows {} to {} of {}: expected the first to be a multiple of {}", begin, end, m.out, kTileRows);
+  check(to.size() == static_cast<std::size_t>((end - begin) * m.in), "room for {} trits of {} rows of {}",
+        to.size(), end - begin, m.in);
+  for (std::int64_t o = begin; o < end; o += kTileRows)
+    unpack_tile(m.code, m.packed.get() + o / kTileRows * m.lines * kLineBytes, std::min(kTileRows, end - o),
+                m.in, to.data() + (o - begin) * m.in);
 }
 
 }  // namespace bitnet::quant

@@ -19,22 +19,6 @@ using Fields = std::map<std::string, std::string>;
 constexpr int kVersion = 2;  // 1 did not say which run it is of
 const std::string kIdentity = "identity.", kSetting = "setting.";
 
-/// Everything that must agree for a checkpoint to belong to a model.
-Fields architecture_of(const LanguageModel& model) {
-  const ModelConfig& c = model.config();
-  return {{"model.quantization", model.quantization() == Quantization::kTernary ? "ternary" : "none"},
-          {"model.vocab_size", std::to_string(c.vocab_size)},
-          {"model.hidden_size", std::to_string(c.hidden_size)},
-          {"model.intermediate_size", std::to_string(c.intermediate_size)},
-          {"model.layers", std::to_string(c.n_layers)},
-          {"model.heads", std::to_string(c.n_heads)},
-          {"model.kv_heads", std::to_string(c.n_kv_heads)},
-          {"model.head_dim", std::to_string(c.head_dim)},
-          {"model.context", std::to_string(c.max_position)},
-          {"model.rope_theta", std::to_string(c.rope_theta)},
-          {"model.rms_norm_eps", std::to_string(c.rms_norm_eps)}};
-}
-
 std::string exact(double v) {
   char text[64];
   const auto end = std::to_chars(text, text + sizeof text, v).ptr;
@@ -54,7 +38,7 @@ T field(const Fields& fields, const std::string& key) {
   return value;
 }
 
-std::vector<OptimizerState> entries_of(LanguageModel& model, Optimizer& optimizer) {
+std::vector<OptimizerState> entries_of(TextModel& model, Optimizer& optimizer) {
   std::vector<OptimizerState> all;
   for (Parameter* p : model.parameters())
     all.push_back({"weights/" + p->name(), std::as_writable_bytes(p->value()), true, {p->rows(), p->cols()}});
@@ -77,12 +61,28 @@ void check_entries(const SafeTensors& file, const std::vector<OptimizerState>& e
   }
 }
 
+/// Throws naming the first of what makes up a model that differs.
+void check_identity(const Fields& fields, const Fields& ours) {
+  const auto refuse = [](const std::string& key, const std::string& there, const std::string& here) {
+    throw Error(ErrorCode::kInvalidArgument, "it is of another model: " + key + " is " + there +
+                                                 " there and " + here + " in the configuration");
+  };
+  for (const auto& [key, here] : ours) {
+    const auto it = fields.find(key);
+    const std::string there = it == fields.end() ? "nothing" : it->second;
+    if (there != here) refuse(key, there, here);
+  }
+  for (const auto& [key, there] : fields)
+    if ((key.starts_with("model.") || key.starts_with("lora.")) && !ours.contains(key))
+      refuse(key, there, "nothing");
+}
+
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer,
+void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer,
                      const TrainState& state) {
   with_context("writing checkpoint '" + path.string() + "'", [&] {
-    Fields fields = architecture_of(model);
+    Fields fields = model.identity();
     fields["format"] = "bitnet-checkpoint";
     fields["version"] = std::to_string(kVersion);
     fields["step"] = std::to_string(state.step);
@@ -106,7 +106,7 @@ void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Op
   });
 }
 
-TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer) {
+TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer) {
   return with_context("reading checkpoint '" + path.string() + "'", [&] {
     const auto file = SafeTensors::open(path);
     const Fields& fields = file->metadata();
@@ -117,13 +117,7 @@ TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& mod
     if (field<int>(fields, "version") != kVersion)
       throw Error(ErrorCode::kUnsupported, "checkpoint version " + fields.at("version") +
                                                "; this build reads " + std::to_string(kVersion));
-    for (const auto& [key, ours] : architecture_of(model)) {
-      const auto it = fields.find(key);
-      const std::string theirs = it == fields.end() ? "nothing" : it->second;
-      if (theirs != ours)
-        throw Error(ErrorCode::kInvalidArgument, "it is of another model: " + key + " is " + theirs +
-                                                     " there and " + ours + " in the configuration");
-    }
+    check_identity(fields, model.identity());
     TrainState state;
     state.step = field<std::int64_t>(fields, "step");
     state.tokens = field<std::int64_t>(fields, "tokens");

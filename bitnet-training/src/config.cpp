@@ -1,8 +1,8 @@
-// Training configurations: yaml → TrainConfig, every key known, every message with file and line.
+// Training configurations: yaml → TrainConfig, every key known, every message with file and line. How a
+// section's values are read is config_section.hpp.
 #include "bitnet/training/config.hpp"
 
 #include <yaml-cpp/depthguard.h>
-#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +14,8 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/training/sub_norms.hpp"
+#include "config_section.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -22,140 +24,8 @@ constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 constexpr std::int64_t kMaxContext = 1 << 20;
 constexpr double kMaxParameters = 4e9;
 
-/// Where each section ("model") and key ("model.heads") of the file stands, counted from 1.
-using Lines = std::map<std::string, int>;
-
-[[noreturn]] void fail_at(const std::string& file, int line, const std::string& what) {
-  throw Error(ErrorCode::kInvalidArgument, file + ":" + std::to_string(line) + ": " + what);
-}
-
-int line_of(const YAML::Node& node) { return std::max(node.Mark().line, 0) + 1; }
-
-/// Adds the keys of a mapping, each of which must be a word and there once, to `lines`.
-void add_keys(const std::string& file, const YAML::Node& map, const std::string& prefix, Lines& lines) {
-  for (const auto& entry : map) {
-    const int line = line_of(entry.first);
-    if (!entry.first.IsScalar()) fail_at(file, line, "expected a word as key");
-    const auto [before, fresh] = lines.emplace(prefix + entry.first.Scalar(), line);
-    if (!fresh)
-      fail_at(file, line,
-              "key '" + entry.first.Scalar() + "' is given twice, first in line " +
-                  std::to_string(before->second));
-  }
-}
-
-/// One mapping of the file; hands out its keys and refuses those that nobody asked for.
-class Section {
- public:
-  Section(std::string file, std::string name, const YAML::Node& root, Lines& lines)
-      : file_(std::move(file)), name_(std::move(name)), lines_(lines) {
-    const YAML::Node node = root[name_];
-    if (!node.IsDefined()) return;
-    node_ = node;
-    if (!node_.IsMap() && !node_.IsNull()) fail(node_, "'" + name_ + "' must be a mapping");
-    if (node_.IsMap()) add_keys(file_, node_, name_ + ".", lines_);
-  }
-
-  bool has(const char* key) const { return lines_.contains(name_ + "." + key); }
-
-  template <class T>
-  void read(const char* key, T& value, bool required = false) {
-    known_[key] = true;
-    const YAML::Node n = node_.IsMap() ? node_[key] : YAML::Node(YAML::NodeType::Undefined);
-    if (!n.IsDefined()) {
-      if (required) fail(node_, "section '" + name_ + "' needs the key '" + key + "'");
-      return;
-    }
-    const auto wrong = [&](const std::string& why) {
-      fail_at(file_, lines_.at(name_ + "." + key), "'" + name_ + "." + key + "'" + why);
-    };
-    if (!n.IsScalar()) wrong(" must be " + expectation(value));
-    try {
-      assign(n, value);
-    } catch (const YAML::Exception&) {
-      wrong(" must be " + expectation(value));
-    } catch (const Error& e) {
-      wrong(": " + std::string(e.what()));
-    }
-  }
-
-  /// `rule` is one that the value of the key breaks.
-  [[noreturn]] void refuse(const char* key, const std::string& rule) const {
-    const std::string name = name_ + "." + key;
-    fail_at(file_, lines_.at(name), name + " " + rule);
-  }
-
-  void refuse_unknown() const {
-    if (!node_.IsMap()) return;
-    for (const auto& entry : node_) {
-      const auto key = entry.first.as<std::string>();
-      if (known_.contains(key)) continue;
-      std::string all;
-      for (const auto& [k, unused] : known_) all += (all.empty() ? "" : ", ") + k;
-      fail(entry.first, "unknown key '" + key + "' in '" + name_ + "'; known are " + all);
-    }
-  }
-
- private:
-  [[noreturn]] void fail(const YAML::Node& at, const std::string& what) const {
-    fail_at(file_, line_of(at), what);
-  }
-  static void assign(const YAML::Node& n, std::filesystem::path& v) { v = n.as<std::string>(); }
-  static void assign(const YAML::Node& n, ScheduleKind& v) { v = schedule_from_string(n.as<std::string>()); }
-  static void assign(const YAML::Node& n, ScaleGranularity& v) {
-    v = scale_granularity_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, ScaleStatistic& v) {
-    v = scale_statistic_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, StraightThrough& v) {
-    v = straight_through_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, QuantizerScheduleKind& v) {
-    v = quantizer_schedule_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, OptimizerKind& v) {
-    v = optimizer_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, TextFormat& v) { v = text_format_from_string(n.as<std::string>()); }
-  static void assign(const YAML::Node& n, LongRecords& v) {
-    v = long_records_from_string(n.as<std::string>());
-  }
-  static void assign(const YAML::Node& n, DType& v) { v = dtype_from_name(n.as<std::string>()); }
-  static void assign(const YAML::Node& n, Quantization& v) {
-    const auto s = n.as<std::string>();
-    if (s == "ternary") {
-      v = Quantization::kTernary;
-    } else if (s == "none") {
-      v = Quantization::kNone;
-    } else {
-      throw Error(ErrorCode::kInvalidArgument, "unknown quantization '" + s + "': expected ternary or none");
-    }
-  }
-  template <class T>
-  static void assign(const YAML::Node& n, T& v) {
-    v = n.as<T>();
-  }
-  static std::string expectation(const std::int64_t&) { return "a whole number"; }
-  static std::string expectation(const int&) { return "a whole number"; }
-  static std::string expectation(const bool&) { return "true or false"; }
-  static std::string expectation(const std::uint64_t&) { return "a whole number, not negative"; }
-  static std::string expectation(const double&) { return "a number"; }
-  static std::string expectation(const float&) { return "a number"; }
-  static std::string expectation(const std::filesystem::path&) { return "a path"; }
-  template <class T>
-  static std::string expectation(const T&) {
-    return "a word";
-  }
-
-  std::string file_, name_;
-  Lines& lines_;
-  YAML::Node node_;  ///< null where the section is not there
-  std::map<std::string, bool> known_;
-};
-
-void read_model(Section s, TrainConfig& c) {
-  ModelConfig& m = c.model;
+/// The sizes of a model that begins with random weights.
+void read_sizes(Section& s, ModelConfig& m) {
   m.architecture = "bitnet-b1.58";
   s.read("vocab_size", m.vocab_size, true);
   s.read("hidden_size", m.hidden_size, true);
@@ -175,6 +45,17 @@ void read_model(Section s, TrainConfig& c) {
   s.read("rope_theta", m.rope_theta);
   m.rope_theta = static_cast<float>(m.rope_theta);  // what the files of the trained model hold
   s.read("rms_norm_eps", m.rms_norm_eps);
+}
+
+void read_model(Section s, TrainConfig& c) {
+  ModelConfig& m = c.model;
+  s.read("base", c.base);
+  if (c.base.empty())
+    read_sizes(s, m);
+  else
+    s.with_file("base", [&] {
+      m = with_sub_norms(quant::ModelReader::open(c.base, quant::FloatLinears::kKeep)->config());
+    });
   s.read("quantization", c.quantization);
   s.read("scales", c.quantizer.granularity);
   s.read("scale_statistic", c.quantizer.statistic);
@@ -184,6 +65,31 @@ void read_model(Section s, TrainConfig& c) {
   s.read("hadamard", c.quantizer.hadamard);
   s.read("init_deviation", c.init_deviation);
   m.weights = c.quantization == Quantization::kTernary ? WeightKind::kTernary : WeightKind::kDense;
+  s.refuse_unknown();
+}
+
+void read_lora(Section s, TrainConfig& c) {
+  LoraRun& l = c.lora.emplace();
+  s.read("base", l.base, true);
+  s.read("rank", l.options.rank);
+  s.read("alpha", l.options.alpha);
+  s.read("dropout", l.options.dropout);
+  s.read("rslora", l.options.rslora);
+  s.read_targets("targets", l.options.targets);
+  s.refuse_unknown();
+  s.with_file("base", [&] { c.model = quant::ModelReader::open(l.base)->config(); });
+  c.quantization = c.model.weights == WeightKind::kTernary ? Quantization::kTernary : Quantization::kNone;
+}
+
+void read_distillation(Section s, TrainConfig& c) {
+  DistillationRun& d = c.distillation.emplace();
+  s.read("teacher", d.teacher, true);
+  s.read("temperature", d.temperature);
+  s.read("logits", d.logits);
+  s.read("attention", d.attention);
+  s.read("layer", d.layer);
+  s.read("teacher_layer", d.teacher_layer);
+  s.read("relation_heads", d.relation_heads);
   s.refuse_unknown();
 }
 
@@ -218,7 +124,8 @@ void read_training(Section s, TrainConfig& c) {
   s.read("beta2", c.adamw.beta2);
   s.read("eps", c.adamw.eps);
   s.read("clip", c.clip);
-  c.length = c.model.max_position;
+  c.length =
+      c.lora || !c.base.empty() ? std::min<std::int64_t>(c.model.max_position, 512) : c.model.max_position;
   s.read("length", c.length);
   s.read("batch", c.batch);
   s.read("micro_batch", c.micro_batch);
@@ -253,6 +160,7 @@ void check_model(const TrainConfig& c, const Require& require) {
       if (key == field) key = name;
     require(false, "model." + key, "cannot be used: " + message);
   }
+  if (c.lora) return;  // the base is there already, and stays as it is
   // I2_S, in which the ternary model is written at the end, holds rows of whole 128s: say so before the work.
   if (c.quantization == Quantization::kTernary) {
     const std::string rule = "must be a multiple of 128";
@@ -284,6 +192,40 @@ void check_data(const TrainConfig& c, const Require& require) {
           "must be positive, got " + std::to_string(c.validation_tokens));
 }
 
+void check_lora(const TrainConfig& c, const Require& require) {
+  if (!c.lora) return;
+  require(c.quantizer_schedule.kind == QuantizerScheduleKind::kAbrupt, "training.quantizer_schedule",
+          "must be abrupt with lora: the base is quantised already, or not at all");
+  require(c.optimizer != OptimizerKind::kMuon, "training.optimizer",
+          "muon is for the linears' whole weights; with lora adamw, adamw8 and sgd are possible");
+  try {
+    c.lora->options.validate();
+  } catch (const Error& e) {
+    const std::string message = e.what();  // begins with the option
+    require(false, "lora." + message.substr(0, message.find(':')), "cannot be used: " + message);
+  }
+}
+
+void check_distillation(const TrainConfig& c, const Require& require) {
+  if (!c.distillation) return;
+  const DistillationRun& d = *c.distillation;
+  const auto weight = [&](double v, const char* key) {
+    require(std::isfinite(v) && v >= 0, key, "must not be negative");
+  };
+  require(std::isfinite(d.temperature) && d.temperature > 0, "distillation.temperature", "must be positive");
+  weight(d.logits, "distillation.logits");
+  weight(d.attention, "distillation.attention");
+  require(d.logits > 0 || d.attention > 0, "distillation.logits",
+          "and distillation.attention must not both be 0: the teacher would teach nothing");
+  require(d.layer >= -1 && d.layer < c.model.n_layers, "distillation.layer",
+          "must be a layer of the model, counted from 0");
+  require(d.teacher_layer >= -1, "distillation.teacher_layer", "must be a layer of the teacher");
+  require(d.relation_heads >= 0, "distillation.relation_heads", "must not be negative");
+  const std::int64_t heads = d.relation_heads > 0 ? d.relation_heads : c.model.n_kv_heads;
+  require(c.model.kv_dim() % heads == 0 && c.model.q_dim() % heads == 0, "distillation.relation_heads",
+          "must divide the widths of the model's queries and keys");
+}
+
 void check(const TrainConfig& c, const Require& require) {
   const auto positive = [&](std::int64_t v, const char* key) {
     require(v > 0, key, "must be positive, got " + std::to_string(v));
@@ -292,6 +234,8 @@ void check(const TrainConfig& c, const Require& require) {
     require(v >= 0 && v < 1, key, "must be at least 0 and below 1");
   };
   check_model(c, require);
+  check_lora(c, require);
+  check_distillation(c, require);
   try {
     c.quantizer.validate();
   } catch (const Error& e) {
@@ -364,8 +308,9 @@ OptimizerKind optimizer_from_string(std::string_view name) {
 }
 
 bool TrainConfig::exports() const noexcept {
-  return quantization == Quantization::kTernary && quantizer.granularity == ScaleGranularity::kTensor &&
-         quantizer.activation_bits == 8 && !quantizer.hadamard;
+  return !lora && quantization == Quantization::kTernary &&
+         quantizer.granularity == ScaleGranularity::kTensor && quantizer.activation_bits == 8 &&
+         !quantizer.hadamard;
 }
 
 TextOptions TrainConfig::text_options() const {
@@ -385,15 +330,23 @@ TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& nam
     const YAML::Node& root = documents[0];
     Lines lines;
     add_keys(name, root, "", lines);
-    const char* const sections[] = {"model", "data", "training", "output"};
+    const char* const sections[] = {"model", "lora", "distillation", "data", "training", "output"};
     for (const auto& entry : root) {
       const auto key = entry.first.as<std::string>();
       if (std::find(std::begin(sections), std::end(sections), key) == std::end(sections))
         fail_at(name, line_of(entry.first),
-                "unknown section '" + key + "'; known are model, data, training, output");
+                "unknown section '" + key + "'; known are model, lora, distillation, data, training, output");
     }
     TrainConfig c;
-    read_model(Section(name, "model", root, lines), c);
+    if (root["lora"].IsDefined()) {
+      if (root["model"].IsDefined())
+        fail_at(name, lines.at("model"),
+                "'model' and 'lora' exclude each other: an adapter's model is its base");
+      read_lora(Section(name, "lora", root, lines), c);
+    } else {
+      read_model(Section(name, "model", root, lines), c);
+    }
+    if (root["distillation"].IsDefined()) read_distillation(Section(name, "distillation", root, lines), c);
     read_data(Section(name, "data", root, lines), c);
     read_training(Section(name, "training", root, lines), c);
     read_output(Section(name, "output", root, lines), c);
@@ -401,7 +354,8 @@ TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& nam
       if (holds) return;
       auto line = lines.find(key);
       if (line == lines.end()) line = lines.find(key.substr(0, key.find('.')));
-      fail_at(name, line->second, key + " " + rule);  // its section is there: it has required keys
+      // The model's section is not there where its base's files say what it is.
+      fail_at(name, line == lines.end() ? 1 : line->second, key + " " + rule);
     });
     return c;
   } catch (const YAML::DeepRecursion& e) {

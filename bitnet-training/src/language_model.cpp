@@ -98,10 +98,8 @@ const ModelConfig& checked(const ModelConfig& c) {
     throw Error(ErrorCode::kUnsupported, "training makes models of the 2B-4T architecture only: " + what);
   };
   if (c.family != ModelFamily::kBitNet25) refuse("another model family");
-  if (c.activation != Activation::kRelu2) refuse("activation must be relu2");
   if (!c.sub_norms) refuse("sub_norms must be on");
   if (c.input_norms) refuse("input_norms must be off");
-  if (!c.tied_embeddings) refuse("the embedding must be tied");
   return c;
 }
 
@@ -119,10 +117,14 @@ LanguageModel::LanguageModel(const ExecutionContext& context, const ModelConfig&
       rope_(config.max_position, config.head_dim, config.rope_theta) {
   for (std::int64_t i = 0; i < config_.n_layers; ++i)
     layers_.push_back(std::make_unique<Layer>(Layer::Maker{context, config_, quantization_, quantizer_, i}));
+  if (!config_.tied_embeddings)
+    head_ = std::make_unique<Linear>(context, hf_name({TensorRole::kOutputHead}, config_.family),
+                                     config_.vocab_size, config_.hidden_size);
   for (const TensorId id : model_tensors(config_)) {
     Parameter* p = id.role == TensorRole::kTokenEmbedding ? &embedding_.weight()
-                   : id.role == TensorRole::kOutputNorm
-                       ? &norm_.weight()
+                   : id.role == TensorRole::kOutputNorm   ? &norm_.weight()
+                   : id.role == TensorRole::kOutputHead
+                       ? &head_->weight()
                        : layers_[static_cast<std::size_t>(id.layer)]->parameter(id.role);
     if (!p) throw Error(ErrorCode::kInternal, "no parameter for tensor " + hf_name(id, config_.family));
     parameters_.push_back(p);
@@ -155,17 +157,28 @@ void LanguageModel::refresh(const ExecutionContext& context) {
   });
 }
 
-Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout) {
+Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
+                                AttentionStates* states) {
+  if (states && (states->layer < 0 || states->layer >= config_.n_layers))
+    throw Error(ErrorCode::kInvalidArgument, "attention states of layer " + std::to_string(states->layer) +
+                                                 ", the model has " + std::to_string(config_.n_layers));
   Variable x = embedding_.forward(tape, ids);
-  for (auto& layer : layers_) x = layer_forward(tape, *layer, x, layout);
-  return embedding_.logits(tape, norm_.forward(tape, x));
+  for (std::size_t i = 0; i < layers_.size(); ++i)
+    x = layer_forward(tape, *layers_[i], x, layout,
+                      states && states->layer == static_cast<std::int64_t>(i) ? states : nullptr);
+  x = norm_.forward(tape, x);
+  return head_ ? training::linear(tape, x, head_->weight().variable(), OpClass::kHead)
+               : embedding_.logits(tape, x);
 }
 
-Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout) {
-  x = add(tape, x, l.attention.forward(tape, l.attn_norm.forward(tape, x), rope_, layout));
+Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout,
+                                      AttentionStates* states) {
+  x = add(tape, x, l.attention.forward(tape, l.attn_norm.forward(tape, x), rope_, layout, states));
 
   const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));
-  const Variable h = relu2_gate(tape, l.gate->forward(tape, f), l.up->forward(tape, f));
+  const Variable gate = l.gate->forward(tape, f), up = l.up->forward(tape, f);
+  const Variable h =
+      config_.activation == Activation::kRelu2 ? relu2_gate(tape, gate, up) : silu_gate(tape, gate, up);
   return add(tape, x, (*l.down)(tape, l.ffn_sub_norm.forward(tape, h)));
 }
 
@@ -173,13 +186,16 @@ Linear* LanguageModel::linear(TensorId id) const noexcept {
   return is_linear(id.role) ? layers_[static_cast<std::size_t>(id.layer)]->find(id.role) : nullptr;
 }
 
-std::int64_t LanguageModel::parameter_count() const noexcept {
-  std::int64_t n = 0;
-  for (const Parameter* p : parameters_) n += p->rows() * p->cols();
-  return n;
+std::map<std::string, std::string> LanguageModel::identity() const {
+  auto all = identity_of_shape(config_);
+  all["model.quantization"] = quantization_ == Quantization::kTernary ? "ternary" : "none";
+  // Of what older checkpoints could not have: absent there, as here for what they had.
+  if (config_.activation != Activation::kRelu2) all["model.activation"] = to_string(config_.activation);
+  if (!config_.tied_embeddings) all["model.tied_embeddings"] = "false";
+  return all;
 }
 
-LanguageModel::TritCounts LanguageModel::trit_counts() const noexcept {
+TritCounts LanguageModel::trit_counts() const noexcept {
   TritCounts counts;
   for (const TensorId id : ids_)
     if (const Linear* l = linear(id); l && l->ternary()) {

@@ -113,20 +113,25 @@ Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::
                  "the layers are not those of " + std::to_string(heads.n_heads) + " heads over " +
                      std::to_string(heads.n_kv_heads) + ", each of " + std::to_string(heads.head_dim));
 }
-Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout) {
-  const auto& [q_layer, k_layer, v_layer, o_layer, sub_norm] = layers_;
+Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout,
+                            AttentionStates* states) {
+  Linear &q_layer = *layers_.q, &o_layer = *layers_.o;
   AttentionShape heads = heads_;
   heads.length = layout.length;
-  const LinearInput input = q_layer->prepare(tape, x);
+  const LinearInput input = q_layer.prepare(tape, x);
   const auto project = [&](Linear& layer) {
-    return layer.forward(tape, takes_input_of(*q_layer, layer) ? input : layer.prepare(tape, x));
+    return layer.forward(tape, takes_input_of(q_layer, layer) ? input : layer.prepare(tape, x));
   };
-  const Variable q = rope(tape, q_layer->forward(tape, input), table, layout);
-  const Variable k = rope(tape, project(*k_layer), table, layout);
-  const Variable v = project(*v_layer);
-  Variable attended = causal_attention(tape, q, k, v, heads, layout.positions);
-  if (sub_norm) attended = sub_norm->forward(tape, attended);
-  return (*o_layer)(tape, attended);
+  const Variable q = q_layer.forward(tape, input), k = project(*layers_.k), v = project(*layers_.v);
+  if (states) {
+    states->q = q;
+    states->k = k;
+    states->v = v;
+  }
+  const Variable turned_q = rope(tape, q, table, layout), turned_k = rope(tape, k, table, layout);
+  Variable attended = causal_attention(tape, turned_q, turned_k, v, heads, layout.positions);
+  if (layers_.sub_norm) attended = layers_.sub_norm->forward(tape, attended);
+  return o_layer(tape, attended);
 }
 void Attention::parameters(std::vector<Parameter*>& all) {
   for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()}) l->parameters(all);

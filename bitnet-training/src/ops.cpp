@@ -128,7 +128,8 @@ Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
   Tape* t = &tape;
   tape.on_backward(out, [t, x, w, out, n, cols, eps] {
     const auto dx = t->grad_target(x);
-    const auto dw = t->grad_target(w);
+    // A frozen weight lives longer than the tape and must not get memory of it as gradient.
+    const auto dw = w.needs_grad() ? t->grad_target(w) : Tape::GradTarget{t->floats(cols), false};
     const std::int64_t partials = (n + kRowsPerPartial - 1) / kRowsPerPartial;
     float* sums = t->floats(static_cast<std::size_t>(partials) * cols);
     const float* d = out.grad().data();

@@ -1,4 +1,5 @@
-// Operations on single values and on short pieces of rows: ReLU, bias, dropout, the Hadamard transform.
+// Operations on single values and on short pieces of rows: ReLU, SiLU gate, bias, scaled sums, dropout, the
+// Hadamard transform.
 // Products, norms and embeddings are ops.cpp.
 #include <algorithm>
 #include <cmath>
@@ -24,6 +25,61 @@ Variable relu(Tape& tape, Variable x) {
       const auto at = static_cast<std::size_t>(r) * cols;
       train_of(*t).relu_backward(x.value().data() + at, d + at, dx.data + at, dx.accumulate, cols);
     });
+  });
+  return out;
+}
+
+Variable silu_gate(Tape& tape, Variable gate, Variable up) {
+  BITNET_REQUIRE(gate.rows() == up.rows() && gate.cols() == up.cols(), "silu_gate",
+                 dims(gate) + " with " + dims(up));
+  const auto cols = static_cast<std::size_t>(gate.cols());
+  Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
+  for_rows(tape, gate.rows(), 16, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    f32_of(tape).silu_gate(gate.value().data() + at, up.value().data() + at, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, gate, up, out, cols] {
+    const auto dg = t->grad_target(gate);
+    const auto du = t->grad_target(up);
+    const float* d = out.grad().data();
+    for_rows(*t, gate.rows(), 16, [&](std::int64_t r) {
+      for (std::size_t i = static_cast<std::size_t>(r) * cols, end = i + cols; i < end; ++i) {
+        const float g = gate.value()[i], s = 1.0f / (1.0f + std::exp(-g));
+        const float to_g = d[i] * up.value()[i] * (s * (1.0f + g * (1.0f - s))), to_u = d[i] * (g * s);
+        dg.data[i] = dg.accumulate ? dg.data[i] + to_g : to_g;
+        du.data[i] = du.accumulate ? du.data[i] + to_u : to_u;
+      }
+    });
+  });
+  return out;
+}
+
+Variable add_scaled(Tape& tape, Variable x, Variable y, float factor) {
+  BITNET_REQUIRE(x.rows() == y.rows() && x.cols() == y.cols(), "add_scaled", dims(x) + " + " + dims(y));
+  const auto cols = static_cast<std::size_t>(x.cols());
+  Variable out = tape.make(x.rows(), x.cols(), x.needs_grad() || y.needs_grad());
+  for_rows(tape, x.rows(), 32, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    std::memcpy(out.value().data() + at, x.value().data() + at, cols * sizeof(float));
+    f32_of(tape).axpy(factor, y.value().data() + at, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, x, y, out, cols, factor] {
+    const float* d = out.grad().data();
+    const auto pass = [&](Variable input, float by) {
+      if (!input.needs_grad()) return;
+      const auto target = t->grad_target(input);
+      for_rows(*t, input.rows(), 32, [&](std::int64_t r) {
+        const auto at = static_cast<std::size_t>(r) * cols;
+        if (target.accumulate)
+          f32_of(*t).axpy(by, d + at, target.data + at, cols);
+        else
+          train_of(*t).scale_to(by, d + at, target.data + at, cols);
+      });
+    };
+    pass(x, 1.0f);
+    pass(y, factor);
   });
   return out;
 }

@@ -31,6 +31,9 @@ void check_scored(const TrainingText& text, const std::filesystem::path& path, s
 std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
                                               bool resumed, bool dry) {
   if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
+  if (c.lora) return Tokenizer::load(c.lora->base);
+  if (!c.base.empty()) return Tokenizer::load(c.base);
+  if (c.distillation) return Tokenizer::load(c.distillation->teacher);
   const std::filesystem::path kept = c.output / "tokenizer.json";
   if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
   if (callbacks.message)
@@ -54,18 +57,6 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainC
 
 std::int32_t bos_of(const Tokenizer& tokenizer) {
   return tokenizer.adds_bos() && tokenizer.bos() ? *tokenizer.bos() : -1;
-}
-
-ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer) {
-  ModelConfig m = c.model;
-  if (tokenizer.vocab_size() > m.vocab_size)
-    throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
-                                                 " tokens, model.vocab_size allows " +
-                                                 std::to_string(m.vocab_size));
-  m.vocab_size = tokenizer.vocab_size();
-  m.bos_id = tokenizer.bos().value_or(-1);
-  m.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
-  return m;
 }
 
 RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer,

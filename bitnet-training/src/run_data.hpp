@@ -8,17 +8,14 @@
 
 namespace bitnet::training {
 
-/// The tokenizer of the run: the given one, that of the checkpoint being resumed, or a new one, which is
-/// written to the output unless `dry`. A file that a run without a checkpoint left behind may be of another
-/// text or size, and is replaced. Throws Error.
+/// The tokenizer of the run: the given one, that of the base or the teacher, of the checkpoint being resumed,
+/// or a new one, which is written to the output unless `dry`. A file that a run without a checkpoint left
+/// behind may be of another text or size, and is replaced. Throws Error.
 std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
                                               bool resumed, bool dry);
 
 /// The token before a document's first; −1 where the vocabulary adds none.
 std::int32_t bos_of(const Tokenizer& tokenizer);
-
-/// The configuration's model with this vocabulary. Throws Error(kInvalidArgument) when it does not fit.
-ModelConfig model_of(const TrainConfig& c, const Tokenizer& tokenizer);
 
 /// The texts of a run.
 struct RunTexts {

@@ -58,20 +58,32 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, const Train
 }
 
 std::map<std::string, std::string> settings_of(const TrainConfig& c) {
-  return {{"training.quantizer_schedule", std::string(to_string(c.quantizer_schedule.kind))},
-          {"training.quantizer_steps", std::to_string(c.quantizer_schedule.steps)},
-          {"training.quantizer_layer_by_layer", c.quantizer_schedule.layer_by_layer ? "true" : "false"},
-          {"training.steps", std::to_string(c.schedule.steps)},
-          {"training.warmup", std::to_string(c.schedule.warmup)},
-          {"training.schedule", std::string(to_string(c.schedule.kind))},
-          {"training.learning_rate", exact(c.schedule.peak)},
-          {"training.second_learning_rate", exact(c.schedule.second_peak)},
-          {"training.weight_decay", exact(c.schedule.weight_decay)},
-          {"training.beta1", exact(c.adamw.beta1)},
-          {"training.beta2", exact(c.adamw.beta2)},
-          {"training.eps", exact(c.adamw.eps)},
-          {"training.momentum", exact(c.momentum)},
-          {"training.clip", exact(c.clip)}};
+  std::map<std::string, std::string> all = {
+      {"training.quantizer_schedule", std::string(to_string(c.quantizer_schedule.kind))},
+      {"training.quantizer_steps", std::to_string(c.quantizer_schedule.steps)},
+      {"training.quantizer_layer_by_layer", c.quantizer_schedule.layer_by_layer ? "true" : "false"},
+      {"training.steps", std::to_string(c.schedule.steps)},
+      {"training.warmup", std::to_string(c.schedule.warmup)},
+      {"training.schedule", std::string(to_string(c.schedule.kind))},
+      {"training.learning_rate", exact(c.schedule.peak)},
+      {"training.second_learning_rate", exact(c.schedule.second_peak)},
+      {"training.weight_decay", exact(c.schedule.weight_decay)},
+      {"training.beta1", exact(c.adamw.beta1)},
+      {"training.beta2", exact(c.adamw.beta2)},
+      {"training.eps", exact(c.adamw.eps)},
+      {"training.momentum", exact(c.momentum)},
+      {"training.clip", exact(c.clip)}};
+  if (c.distillation) {
+    const DistillationRun& d = *c.distillation;
+    all["distillation.teacher"] = d.teacher.string();
+    all["distillation.temperature"] = exact(d.temperature);
+    all["distillation.logits"] = exact(d.logits);
+    all["distillation.attention"] = exact(d.attention);
+    all["distillation.layer"] = std::to_string(d.layer);
+    all["distillation.teacher_layer"] = std::to_string(d.teacher_layer);
+    all["distillation.relation_heads"] = std::to_string(d.relation_heads);
+  }
+  return all;
 }
 
 void add_older_identity(std::map<std::string, std::string>& identity) {

@@ -1,4 +1,4 @@
-// The training loop. Arithmetic is modules.cpp and optimizer.cpp, files are checkpoint.cpp and export.cpp.
+// The training loop. What is trained is made in run_model.cpp; files are checkpoint.cpp and export.cpp.
 #include "bitnet/training/trainer.hpp"
 
 #include <unistd.h>
@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <new>
 #include <numbers>
@@ -23,11 +24,15 @@
 #include "run_data.hpp"
 #include "run_identity.hpp"
 #include "run_log.hpp"
+#include "run_model.hpp"
 
 namespace bitnet::training {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Tokens to score where all of a text is meant: packed rows have more positions than tokens.
+constexpr std::int64_t kWhole = std::numeric_limits<std::int64_t>::max();
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -35,26 +40,6 @@ double seconds_since(Clock::time_point start) {
 
 void say(const TrainCallbacks& callbacks, const std::string& text) {
   if (callbacks.message) callbacks.message(text);
-}
-
-std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
-                                        LanguageModel& model) {
-  const auto all = model.parameters();
-  switch (c.optimizer) {
-    case OptimizerKind::kAdamW:
-      break;
-    case OptimizerKind::kAdamW8:
-      return std::make_unique<AdamW8>(context, all, c.adamw);
-    case OptimizerKind::kSgd:
-      return std::make_unique<Sgd>(context, all, SgdOptions{c.momentum, false});
-    case OptimizerKind::kMuon: {
-      std::vector<Parameter*> matrices;
-      for (const TensorId id : model.tensor_ids())
-        if (Linear* l = model.linear(id)) matrices.push_back(&l->weight());
-      return std::make_unique<Muon>(context, all, matrices, MuonOptions{c.momentum, 5, c.adamw});
-    }
-  }
-  return std::make_unique<AdamW>(context, all, c.adamw);
 }
 
 /// Gives a log that is about to be started anew another name, so that nobody's figures are lost.
@@ -78,8 +63,9 @@ class Run {
         tokenizer_(tokenizer_of(config, callbacks, resumed, dry)),
         bos_(bos_of(*tokenizer_)),
         texts_(texts_of(config, context, *tokenizer_, callbacks, dry)),
-        model_(context, model_of(config, *tokenizer_), config.quantization, config.quantizer),
+        model_(model_of(config, context, *tokenizer_)),
         optimizer_(optimizer_of(config, context, model_)),
+        distillation_(teacher_of(config, context, model_->config(), *tokenizer_)),
         sampler_(sampler_of(config, texts_.train, bos_)),
         tape_(context, true, config.precision()),
         eval_tape_(context, false, config.precision()),
@@ -87,20 +73,18 @@ class Run {
         steps_({shrink(micro_batch_)}, nullptr, callbacks.message),
         saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
                callbacks.message) {
-    Rng rng(config.seed);
-    model_.initialize(rng, static_cast<float>(config.init_deviation));
     state_.identity = identity_of(config, texts_.train);
     state_.settings = settings_of(config);
     state_.data = sampler_->state();
     say(callbacks, std::to_string(texts_.train.documents.tokens.size()) + " training tokens, " +
                        std::to_string(texts_.validation.documents.tokens.size()) + " of validation, " +
                        std::to_string(texts_.held_out.documents.tokens.size()) + " held out, " +
-                       std::to_string(model_.parameter_count()) + " parameters, " +
+                       std::to_string(model_->parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
   }
 
   void resume(const std::filesystem::path& checkpoint) {
-    TrainState state = load_checkpoint(checkpoint, model_, *optimizer_);
+    TrainState state = load_checkpoint(checkpoint, *model_, *optimizer_);
     add_older_identity(state.identity);
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
       const auto it = of.find(key);
@@ -140,8 +124,9 @@ class Run {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int32_t bos_;
   RunTexts texts_;
-  LanguageModel model_;
+  RunModel model_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Distillation> distillation_;
   std::unique_ptr<Sampler> sampler_;
   Tape tape_, eval_tape_;
   std::int64_t micro_batch_;  ///< sequences at once: as configured, or what memory has left of that
@@ -157,7 +142,7 @@ class Run {
 /// Loss and gradients of the sequences in batch_, in passes of micro_batch_. Begins anew after an Error.
 double Run::batch_gradients(float scale) {
   double loss = 0;
-  for (Parameter* p : model_.parameters()) p->zero_grad();
+  for (Parameter* p : model_->parameters()) p->zero_grad();
   try {
     for (std::int64_t done = 0; done < c_.batch; done += micro_batch_) {
       const auto at = static_cast<std::size_t>(done * c_.length);
@@ -165,14 +150,22 @@ double Run::batch_gradients(float scale) {
       const auto part = [&](const std::vector<std::int32_t>& of) {
         return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
       };
-      const Variable logits = model_.forward(tape_, part(batch_.inputs), {c_.length, part(batch_.positions)});
-      const Variable l = cross_entropy(tape_, logits, part(batch_.targets), scale);
+      const RowLayout layout{c_.length, part(batch_.positions)};
+      model_->begin_pass(state_.step, done);
+      const Variable logits = model_->forward(tape_, part(batch_.inputs), layout,
+                                              distillation_ ? distillation_->states() : nullptr);
+      Variable taught;
+      if (distillation_)
+        taught = distillation_->loss(tape_, logits, part(batch_.inputs), layout, part(batch_.targets), scale);
+      Variable l = cross_entropy(tape_, logits, part(batch_.targets), scale);
+      if (taught) l = add(tape_, taught, l);
       loss += l.value()[0];
       tape_.backward(l);
       tape_.reset();
     }
   } catch (...) {
     tape_.release();
+    if (distillation_) distillation_->release();
     throw;
   }
   return loss;
@@ -208,12 +201,12 @@ double Run::one_step() {
                     std::to_string(loss) + ", gradient norm " + std::to_string(norm) +
                     "; resume from the last checkpoint with a lower learning rate");
   ++state_.step;
-  model_.set_lambda(c_.quantizer_schedule, state_.step);
-  model_.refresh(context_);
+  model_->set_lambda(c_.quantizer_schedule, state_.step);
+  model_->refresh(context_);
   state_.tokens += targets;
   state_.data = sampler_->state();
   state_.micro_batch = micro_batch_;
-  const auto trits = model_.trit_counts();
+  const auto trits = model_->trit_counts();
   loss_sum_ += loss;
   flips_sum_ += trits.all ? static_cast<double>(trits.flips) / static_cast<double>(trits.all) : 0.0;
   ++since_report_;
@@ -222,7 +215,7 @@ double Run::one_step() {
 
 void Run::report(RunLog& log, double norm) {
   const double elapsed = seconds_since(last_report_);
-  const auto trits = model_.trit_counts();
+  const auto trits = model_->trit_counts();
   Progress p;
   p.step = state_.step;
   p.steps = c_.schedule.steps;
@@ -258,6 +251,7 @@ Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
   const std::int64_t count = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all));
   // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
   tape_.release();
+  if (distillation_) distillation_->release();
   std::int64_t at_once = micro_batch_;
   Recovery scoring({shrink(at_once)}, nullptr, callbacks_.message);
   for (std::int64_t done = 0, next = 0; done < count; done = next) {
@@ -273,7 +267,7 @@ Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
       losses.resize(batch_.targets.size());
       eval_tape_.reset();
       try {
-        const Variable logits = model_.forward(eval_tape_, batch_.inputs, {c_.length, batch_.positions});
+        const Variable logits = model_->forward(eval_tape_, batch_.inputs, {c_.length, batch_.positions});
         cross_entropy(eval_tape_, logits, batch_.targets, 1.0f, losses);
       } catch (...) {
         eval_tape_.release();
@@ -301,14 +295,20 @@ Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
 void Run::save() {
   state_.seconds = seconds_before_ + seconds_since(start_);
   static_cast<void>(saves_.run("writing the checkpoint",
-                               [&] { save_checkpoint(checkpoint_path(), model_, *optimizer_, state_); }));
+                               [&] { save_checkpoint(checkpoint_path(), *model_, *optimizer_, state_); }));
   last_save_ = Clock::now();
 }
 
 void Run::export_files() {
+  if (model_.adapter) {
+    say(callbacks_, "writing " + (c_.output / "adapter").string());
+    quant::write_adapter(c_.output / "adapter", model_.adapter->adapter(c_.lora->base.string()),
+                         model_->config());
+    return;
+  }
   if (!c_.exports()) {
     // Readers ternarise float linears of this architecture, which would destroy a model in full precision.
-    const std::string what = model_.quantization() == Quantization::kNone
+    const std::string what = c_.quantization == Quantization::kNone
                                  ? "trained in full precision"
                                  : "no file format here knows this quantiser";
     say(callbacks_, what + ": no model file is written, the checkpoint holds the weights");
@@ -319,15 +319,15 @@ void Run::export_files() {
   hf.type = quant::LinearType::kHf;
   say(callbacks_,
       "writing " + (c_.output / "model").string() + " and " + (c_.output / "model.gguf").string());
-  export_model(c_.output / "model", model_, tokenizer_.get(), hf);
-  export_model(c_.output / "model.gguf", model_, tokenizer_.get(), {});
+  export_model(c_.output / "model", *model_.whole, tokenizer_.get(), hf);
+  export_model(c_.output / "model.gguf", *model_.whole, tokenizer_.get(), {});
 }
 
 TrainResult Run::loop(RunLog& log) {
   seconds_before_ = state_.seconds;
-  model_.set_lambda(c_.quantizer_schedule, state_.step);
-  model_.refresh(context_);
-  log.start(c_, state_.step, model_.parameter_count());
+  model_->set_lambda(c_.quantizer_schedule, state_.step);
+  model_->refresh(context_);
+  log.start(c_, state_.step, model_->parameter_count());
   start_ = last_report_ = last_save_ = Clock::now();
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
@@ -350,9 +350,9 @@ TrainResult Run::loop(RunLog& log) {
   result.tokens = state_.tokens;
   result.seconds = seconds_before_ + seconds_since(start_);
   if (!result.cancelled) {
-    result.final_evaluation = evaluated(static_cast<std::int64_t>(texts_.validation.documents.tokens.size()));
-    if (const auto held_out = static_cast<std::int64_t>(texts_.held_out.documents.tokens.size())) {
-      result.held_out = evaluate(texts_.held_out, held_out);
+    result.final_evaluation = evaluated(kWhole);
+    if (!texts_.held_out.documents.tokens.empty()) {
+      result.held_out = evaluate(texts_.held_out, kWhole);
       log.write("held_out", state_.step, *result.held_out);
     }
     export_files();
@@ -362,15 +362,15 @@ TrainResult Run::loop(RunLog& log) {
 
 DryRun Run::measure() {
   state_.step = 0;
-  model_.set_lambda(c_.quantizer_schedule, 0);
-  model_.refresh(context_);
+  model_->set_lambda(c_.quantizer_schedule, 0);
+  model_->refresh(context_);
   one_step();  // takes the memory that the next ones use again
   const auto before = Clock::now();
   one_step();
   DryRun d;
   d.seconds_per_step = seconds_since(before);
   evaluate(texts_.validation, c_.length);
-  d.parameters = model_.parameter_count();
+  d.parameters = model_->parameter_count();
   d.vocab_size = tokenizer_->vocab_size();
   d.train_tokens = static_cast<std::int64_t>(texts_.train.documents.tokens.size());
   d.validation_tokens = static_cast<std::int64_t>(texts_.validation.documents.tokens.size());

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/refusing_new.hpp"
 #include "bitnet/training/language_model.hpp"
+#include "bitnet/training/lora.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
 
@@ -63,6 +65,34 @@ TEST(Allocations, ASteadyStepMakesNone) {
         EXPECT_EQ(testing::allocations - before, 0) << optimizer->name() << " on " << threads << " threads";
         EXPECT_EQ(context.memory()->held(), held) << optimizer->name();
       }
+}
+
+TEST(Allocations, ASteadyStepOfAnAdapterMakesNone) {
+  for (const std::size_t threads : {1, 2}) {
+    const ExecutionContext context(ExecutionContext::Options{threads, {}});
+    const testing::TensorModel tensors = testing::random_model(testing::tiny_config(), 1);
+    LoraOptions options;
+    options.dropout = 0.1;
+    LoraModel model(context, std::make_unique<FrozenModel>(context, tensors.config, tensors), options, 1);
+    AdamW optimizer(context, model.parameters(), {});
+    Tape tape(context);
+    const std::vector<std::int32_t> ids(64, 7), targets(64, 8);
+    long before = 0;
+    std::size_t held = 0;
+    for (int step = 0; step < 6; ++step) {
+      if (step == 4) {
+        before = testing::allocations;
+        held = context.memory()->held();
+      }
+      model.begin_pass(step, 0);
+      const Variable logits = model.forward(tape, ids, {32, {}});
+      tape.backward(cross_entropy(tape, logits, targets, 1.0f / 64));
+      tape.reset();
+      optimizer.step(context, 1e-3f, 0, 1.0f);
+    }
+    EXPECT_EQ(testing::allocations - before, 0) << threads << " threads";
+    EXPECT_EQ(context.memory()->held(), held);
+  }
 }
 
 }  // namespace

@@ -55,8 +55,15 @@ TEST(TextRuns, ResponsesTrainAndResumeToTheSameBitsFromMemoryAndFromShards) {
     if (first == 0) first = p.loss;
     EXPECT_LT(p.tokens, p.step * 128);  // neither prompts nor padding count
   };
-  run(f.jsonl_config("whole"), false, callbacks);
+  const TrainConfig whole = f.jsonl_config("whole");
+  const TrainResult result = run(whole, false, callbacks);
   EXPECT_LT(last, first);
+  // Each learned token of the held-out records is scored, though rows end in padding.
+  const ExecutionContext context;
+  const TrainingText scored =
+      load_training_text(context, *Tokenizer::load(whole.output), whole.validation, whole.text_options());
+  EXPECT_EQ(result.final_evaluation.tokens,
+            std::count(scored.documents.learned.begin(), scored.documents.learned.end(), 1));
   TrainConfig kept = f.jsonl_config("kept");
   kept.shards = f.dir / "shards";
   stop_after(kept, 6);

@@ -97,7 +97,8 @@ const Command kTrainCommand{
     .summary = "train a model as a yaml file says",
     .usage = "CONFIG [--resume] [--dry-run]",
     .description =
-        "CONFIG names the data, the model's shape and the schedule; configs/train/ has examples. A line on "
+        "CONFIG names the data, the model's shape (or a base and an adapter's) and the schedule; "
+        "configs/train/ has examples. A line on "
         "standard "
         "error shows loss, learning rate, tokens/s, time to go, zero fraction and flip rate; the same goes "
         "to a JSONL "

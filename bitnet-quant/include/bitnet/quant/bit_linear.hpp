@@ -116,6 +116,10 @@ class BitLinear {
   /// forward() of each, in one cut over the threads: the same values. Without products nothing happens.
   static void forward_each(const ExecutionContext& context, const QuantizedRows& x,
                            std::span<const Product> products);
+  /// Trits of rows [begin, end) to `to` [end − begin, in], `begin` a multiple of 16: what a product by the
+  /// transposed matrix goes through. Allocates nothing. Throws Error(kInvalidArgument) for other rows or
+  /// another size.
+  void unpack_rows(std::int64_t begin, std::int64_t end, std::span<std::int8_t> to) const;
   /// The trits again, for export and tests. [out, in]
   std::vector<std::int8_t> trits() const;
 

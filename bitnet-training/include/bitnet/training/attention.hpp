@@ -6,6 +6,7 @@
 
 #include "bitnet/training/modules.hpp"
 #include "bitnet/training/ops.hpp"
+#include "bitnet/training/text_model.hpp"
 
 namespace bitnet::training {
 
@@ -18,7 +19,9 @@ class Attention final : public Module {
   };
   /// Throws Error(kInvalidArgument) when the layers' sizes are not those of the heads (length is not used).
   Attention(Layers layers, const AttentionShape& heads);
-  Variable forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout);
+  /// `states`, where given, gets the projections.
+  Variable forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout,
+                   AttentionStates* states = nullptr);
   void parameters(std::vector<Parameter*>& all) override;
   void refresh(const ExecutionContext& context) override;
   void set_lambda(float lambda) override;

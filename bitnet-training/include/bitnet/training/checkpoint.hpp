@@ -7,8 +7,8 @@
 #include <string>
 
 #include "bitnet/training/data.hpp"
-#include "bitnet/training/language_model.hpp"
 #include "bitnet/training/optimizer.hpp"
+#include "bitnet/training/text_model.hpp"
 
 namespace bitnet::training {
 
@@ -25,12 +25,12 @@ struct TrainState {
 
 /// Writes weights ("weights/…"), the optimiser's state by its own names and the rest as metadata, atomically:
 /// the old file stays whole until the new one is on disk. Throws Error(kIo).
-void save_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer,
+void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer,
                      const TrainState& state);
 
 /// Fills model and optimiser from a checkpoint. Throws Error(kNotFound | kCorruptFile), and
 /// Error(kInvalidArgument) naming the first difference when it is of another architecture or quantisation;
 /// nothing is changed then. The caller refreshes the model.
-TrainState load_checkpoint(const std::filesystem::path& path, LanguageModel& model, Optimizer& optimizer);
+TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer);
 
 }  // namespace bitnet::training

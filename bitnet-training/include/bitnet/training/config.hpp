@@ -3,12 +3,14 @@
 // are thread-safe.
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "bitnet/core/model/model_config.hpp"
 #include "bitnet/core/precision.hpp"
 #include "bitnet/training/language_model.hpp"
+#include "bitnet/training/lora.hpp"
 #include "bitnet/training/optimizer.hpp"
 #include "bitnet/training/quantizer.hpp"
 #include "bitnet/training/schedule.hpp"
@@ -21,6 +23,23 @@ std::string_view to_string(OptimizerKind kind) noexcept;  ///< "adamw", "adamw8"
 /// Throws Error(kInvalidArgument) listing the kinds.
 OptimizerKind optimizer_from_string(std::string_view name);
 
+/// Training of an adapter instead of the weights.
+struct LoraRun {
+  std::filesystem::path base;  ///< the model that it is for
+  LoraOptions options;
+};
+
+/// What a teacher adds to the loss: logits · KL of its predictions + attention · KL of its attention
+/// relations (distillation.hpp), each a mean over positions.
+struct DistillationRun {
+  std::filesystem::path teacher;  ///< any model that can be read, of the same vocabulary
+  double temperature = 5;
+  double logits = 1, attention = 0;
+  std::int64_t layer = -1;  ///< whose relations, counted from 0; −1: the last but one, or the only one
+  std::int64_t teacher_layer = -1;  ///< the teacher's; −1 as above, in the teacher
+  std::int64_t relation_heads = 0;  ///< 0: the student's key-value heads
+};
+
 /// Everything that a run depends on. Paths are relative to the current directory. docs/guides/training.md
 /// explains each key.
 struct TrainConfig {
@@ -30,6 +49,10 @@ struct TrainConfig {
   QuantizerOptions quantizer;            ///< of a ternary model
   QuantizerSchedule quantizer_schedule;  ///< λ over the steps
   double init_deviation = 0.02;
+
+  std::filesystem::path base;   ///< model whose weights all of `model` begins with; empty: random ones
+  std::optional<LoraRun> lora;  ///< then `model` is the base's
+  std::optional<DistillationRun> distillation;
 
   std::filesystem::path train, validation;  ///< files as load_training_text() reads them
   std::filesystem::path held_out;           ///< the same, scored once after the last step; empty: none

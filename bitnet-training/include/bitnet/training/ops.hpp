@@ -23,11 +23,17 @@ Variable linear(Tape& tape, Variable x, Variable w, OpClass op = OpClass::kDense
 /// z = x + y, same shapes.
 Variable add(Tape& tape, Variable x, Variable y);
 
+/// z = x + factor · y, same shapes: one fused multiply-add a value where the processor has it.
+Variable add_scaled(Tape& tape, Variable x, Variable y, float factor);
+
 /// y = x / sqrt(mean x² + eps) · w, row by row; w [1, cols].
 Variable rms_norm(Tape& tape, Variable x, Variable w, float eps);
 
 /// h = max(g, 0)² · u, the 2B-4T feed-forward gate.
 Variable relu2_gate(Tape& tape, Variable gate, Variable up);
+
+/// h = g / (1 + exp(−g)) · u, the gate of Llama's feed-forward.
+Variable silu_gate(Tape& tape, Variable gate, Variable up);
 
 /// Angles of the rotary embedding: cos and sin of position · theta^(−2i/head_dim), computed in double.
 struct RopeTable {

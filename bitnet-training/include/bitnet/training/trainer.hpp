@@ -52,12 +52,13 @@ struct TrainResult {
 
 /// Trains and writes into config.output: tokenizer.json, log.jsonl, checkpoint.safetensors, and at the end
 /// model/ (Hugging Face directory) and model.gguf (I2_S); in full precision no model file, as readers would
-/// ternarise it, and the checkpoint holds the weights. With `resume` it
-/// continues from the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed,
-/// length, batch or micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If
-/// there is none, it says so and starts, as without `resume`, where an existing checkpoint is an
-/// Error(kInvalidArgument). A start renames the log of an earlier one to log.<n>.jsonl. Throws Error; a loss
-/// that is not finite stops the run with step and value, the last checkpoint kept.
+/// ternarise it, and the checkpoint holds the weights; of an adapter the directory adapter/
+/// (docs/formats/lora.md), the checkpoint holds its factors and not the base. With `resume` it continues from
+/// the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed, length, batch or
+/// micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If there is none, it
+/// says so and starts, as without `resume`, where an existing checkpoint is an Error(kInvalidArgument). A
+/// start renames the log of an earlier one to log.<n>.jsonl. Throws Error; a loss that is not finite stops
+/// the run with step and value, the last checkpoint kept.
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context);
 

@@ -1,0 +1,110 @@
+#pragma once
+// A model whose weights do not change: the base of adapters (lora.hpp) and the teacher of distillation
+// (distillation.hpp). Trits stay packed; gradients flow through it to what was put beside its linears.
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/core/memory/memory_handle.hpp"
+#include "bitnet/core/model/tensor_names.hpp"
+#include "bitnet/quant/bit_linear.hpp"
+#include "bitnet/quant/model_io.hpp"
+#include "bitnet/training/text_model.hpp"
+
+namespace bitnet::training {
+
+/// One matrix, ternary in the tiles of quant::BitLinear or dense in f32 (tag "frozen weights"). Immutable; a
+/// tape is one thread's.
+class FrozenLinear {
+ public:
+  /// `tensor` is a matrix. Throws what quant::BitLinear throws, Error(kOutOfMemory).
+  FrozenLinear(const ExecutionContext& context, const quant::LogicalTensor& tensor);
+  FrozenLinear(const FrozenLinear&) = delete;
+  FrozenLinear& operator=(const FrozenLinear&) = delete;
+
+  /// y = W·q(x) of quant::BitLinear, of rows that were quantised from x, or W·x. Backward: dx += dy·(s · T)
+  /// straight through the quantiser, 64 rows of T unpacked at a time: the same bits as bit_linear(). `rows`
+  /// is read now only. Throws Error(kInvalidArgument) on sizes that disagree.
+  Variable forward(Tape& tape, Variable x, const quant::QuantizedRows& rows) const;
+  /// Dense weights as a variable without gradient, of any tape. Throws Error(kInvalidArgument) for ternary
+  /// ones.
+  Variable constant() const;
+  /// Whether it wants quantised rows.
+  bool ternary() const noexcept { return trits_.has_value(); }
+  std::int64_t out() const noexcept { return out_; }
+  std::int64_t in() const noexcept { return in_; }
+  std::size_t bytes() const noexcept;  ///< of the weights as they lie in memory
+  /// The packed matrix, or null.
+  const quant::BitLinear* trits() const noexcept { return trits_ ? &*trits_ : nullptr; }
+
+ private:
+  void multiply_transposed(Tape& tape, Variable x, const float* d) const;
+  std::int64_t out_, in_;
+  std::shared_ptr<HybridMemoryPool> memory_;
+  std::optional<quant::BitLinear> trits_;
+  std::vector<float> scales_;
+  std::int64_t rows_per_scale_ = 1;
+  MemoryArray<float> dense_;
+  mutable Node node_;  ///< dense weights as a constant of any tape
+};
+
+/// What is added to a linear's output.
+class LinearAddition {
+ public:
+  virtual ~LinearAddition() = default;
+  /// y, or y and something of x (the linear's input before it is quantised).
+  virtual Variable add(Tape& tape, TensorId id, Variable x, Variable y) = 0;
+};
+
+/// A decoder of any shape that model_io reads but for norms before each linear (`input_norms`): ternary or
+/// dense linears, with or without sub-norms, squared ReLU or SiLU, head tied or not. parameters() is empty.
+/// Not thread-safe.
+class FrozenModel final : public TextModel {
+ public:
+  /// `source(id)` is called once for each of model_tensors(config). Sequences may have `positions` tokens (0:
+  /// config.max_position). Throws Error(kUnsupported) for input norms, Error(kInvalidArgument) for tensors
+  /// that do not fit, Error(kOutOfMemory).
+  FrozenModel(const ExecutionContext& context, const ModelConfig& config,
+              const std::function<quant::LogicalTensor(TensorId)>& source, std::int64_t positions = 0);
+  /// The same from files; ternary where the files say so. Throws what ModelReader::open throws, too.
+  static std::unique_ptr<FrozenModel> load(const ExecutionContext& context, const std::filesystem::path& path,
+                                           std::int64_t positions = 0);
+  ~FrozenModel() override;
+
+  const ModelConfig& config() const noexcept override { return config_; }
+  std::span<Parameter* const> parameters() const noexcept override { return {}; }
+  Variable forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
+                   AttentionStates* states = nullptr) override {
+    return forward_with(tape, ids, layout, states, nullptr);
+  }
+  /// forward() with something beside its linears.
+  Variable forward_with(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
+                        AttentionStates* states, LinearAddition* addition);
+  /// The shape, and a hash of every tensor as it was read.
+  std::map<std::string, std::string> identity() const override;
+  std::size_t bytes() const noexcept;  ///< of all weights as they lie in memory
+  /// Null unless id is one of the seven linears of a layer.
+  const FrozenLinear* linear(TensorId id) const noexcept;
+
+ private:
+  struct Layer;
+  struct Pass;
+  void take(const ExecutionContext& context, const quant::LogicalTensor& tensor);
+  ModelConfig config_;
+  std::vector<Layer> layers_;
+  std::unique_ptr<FrozenLinear> embedding_, head_;
+  std::vector<float> output_norm_;
+  RopeTable rope_;
+  quant::QuantizedRows rows_;  ///< of the linears that are being multiplied
+  std::uint64_t hash_ = 14695981039346656037u;
+};
+
+}  // namespace bitnet::training

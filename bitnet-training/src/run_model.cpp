@@ -1,0 +1,117 @@
+// TrainConfig → model, optimiser, teacher.
+#include "run_model.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/rng.hpp"
+#include "bitnet/training/sub_norms.hpp"
+
+namespace bitnet::training {
+
+namespace {
+
+/// Whose tokenizer run_data.cpp takes.
+const char* tokenizer_name(const TrainConfig& c) {
+  const bool own = !c.tokenizer.empty() || c.lora || !c.base.empty();
+  return c.distillation && !own ? "the teacher's tokenizer" : "the tokenizer";
+}
+
+/// Predictions are compared id by id, so that ids must mean the same to a teacher. Nothing can be compared
+/// where its files have no tokenizer.
+void check_vocabulary(const std::filesystem::path& teacher, const Tokenizer& ours) {
+  std::shared_ptr<const Tokenizer> theirs;
+  try {
+    theirs = Tokenizer::load(teacher);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kNotFound && e.code() != ErrorCode::kUnsupported) throw;
+    return;
+  }
+  const std::int64_t n = std::max(ours.vocab_size(), theirs->vocab_size());
+  const auto known = [](const Tokenizer& t, TokenId id) { return id < t.vocab_size(); };
+  const auto name = [&](const Tokenizer& t, TokenId id) {
+    return known(t, id) ? "'" + std::string(t.token(id)) + "'" : std::string("none");
+  };
+  for (TokenId id = 0; id < n; ++id)
+    if (!known(ours, id) || !known(*theirs, id) ||
+        ours.token_bytes(id, true) != theirs->token_bytes(id, true))
+      throw Error(ErrorCode::kInvalidArgument, "the teacher '" + teacher.string() +
+                                                   "' has another vocabulary: token " + std::to_string(id) +
+                                                   " is " + name(*theirs, id) + " there and " +
+                                                   name(ours, id) + " here");
+}
+
+}  // namespace
+
+RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer) {
+  if (tokenizer.vocab_size() > c.model.vocab_size)
+    throw Error(ErrorCode::kInvalidArgument,
+                std::string(tokenizer_name(c)) + " has " + std::to_string(tokenizer.vocab_size()) +
+                    " tokens, " + (c.lora || !c.base.empty() ? "the base" : "model.vocab_size") + " allows " +
+                    std::to_string(c.model.vocab_size));
+  RunModel run;
+  if (c.lora) {
+    auto model = std::make_unique<LoraModel>(context, FrozenModel::load(context, c.lora->base, c.length),
+                                             c.lora->options, c.seed);
+    run.adapter = model.get();
+    run.model = std::move(model);
+    return run;
+  }
+  ModelConfig m = c.model;
+  // A student's predictions are compared with a teacher's token by token, unused ones included.
+  if (!c.distillation && c.base.empty()) m.vocab_size = tokenizer.vocab_size();
+  m.bos_id = tokenizer.bos().value_or(-1);
+  m.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
+  auto model = std::make_unique<LanguageModel>(context, m, c.quantization, c.quantizer);
+  Rng rng(c.seed);
+  model->initialize(rng, static_cast<float>(c.init_deviation));
+  if (!c.base.empty())
+    with_context("'" + c.base.string() + "'", [&] {
+      load_weights(context, *model, *quant::ModelReader::open(c.base, quant::FloatLinears::kKeep));
+    });
+  run.whole = model.get();
+  run.model = std::move(model);
+  return run;
+}
+
+std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
+                                        const RunModel& model) {
+  const auto all = model->parameters();
+  switch (c.optimizer) {
+    case OptimizerKind::kAdamW:
+      break;
+    case OptimizerKind::kAdamW8:
+      return std::make_unique<AdamW8>(context, all, c.adamw);
+    case OptimizerKind::kSgd:
+      return std::make_unique<Sgd>(context, all, SgdOptions{c.momentum, false});
+    case OptimizerKind::kMuon: {
+      std::vector<Parameter*> matrices;
+      if (model.whole)
+        for (const TensorId id : model.whole->tensor_ids())
+          if (Linear* l = model.whole->linear(id)) matrices.push_back(&l->weight());
+      return std::make_unique<Muon>(context, all, matrices, MuonOptions{c.momentum, 5, c.adamw});
+    }
+  }
+  return std::make_unique<AdamW>(context, all, c.adamw);
+}
+
+std::unique_ptr<Distillation> teacher_of(const TrainConfig& c, const ExecutionContext& context,
+                                         const ModelConfig& student, const Tokenizer& tokenizer) {
+  if (!c.distillation) return nullptr;
+  const DistillationRun& d = *c.distillation;
+  DistillationOptions options;
+  options.temperature = static_cast<float>(d.temperature);
+  options.logits = static_cast<float>(d.logits);
+  options.attention = static_cast<float>(d.attention);
+  options.layer = d.layer;
+  options.teacher_layer = d.teacher_layer;
+  options.relation_heads = d.relation_heads;
+  auto distillation = std::make_unique<Distillation>(context, FrozenModel::load(context, d.teacher, c.length),
+                                                     student, options);
+  check_vocabulary(d.teacher, tokenizer);
+  return distillation;
+}
+
+}  // namespace bitnet::training
