@@ -92,14 +92,19 @@ Variable max_pool(Tape& tape, Variable x, ImageShape image, const ImageWindow& w
     const float* from = x.value().data() + i * g.image.pixels() * c;
     const std::int64_t base = i * g.places.pixels() * c;
     float *to = out.value().data() + base, *origin = origins + base;
-    std::fill_n(origin, g.places.pixels() * c, -1.0f);
+    std::int64_t seen = -1;  // the last place of which a pixel was seen
     g.each([&](std::int64_t place, std::int64_t, std::int64_t pixel) {
-      for (std::int64_t k = 0; k < c; ++k) {
-        const std::int64_t at = place * c + k;
-        if (origin[at] >= 0 && !(from[pixel * c + k] > to[at])) continue;
-        to[at] = from[pixel * c + k];
-        origin[at] = static_cast<float>(pixel);
+      const float *const values = from + pixel * c, here = static_cast<float>(pixel);
+      float *const best = to + place * c, *const best_at = origin + place * c;
+      if (place != seen) {
+        seen = place;
+        std::copy_n(values, c, best);
+        std::fill_n(best_at, c, here);
+        return;
       }
+      // Two loops of one choice each: compilers make vectors of those.
+      for (std::int64_t k = 0; k < c; ++k) best_at[k] = values[k] > best[k] ? here : best_at[k];
+      for (std::int64_t k = 0; k < c; ++k) best[k] = values[k] > best[k] ? values[k] : best[k];
     });
   });
   Tape* t = &tape;
