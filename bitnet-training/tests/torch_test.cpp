@@ -150,6 +150,11 @@ TEST(Torch, Conv2dAndBitConv2d) {
   ternary.check(bit.forward(ternary.tape, ternary.make("x", 60, 3).variable(), {5, 6}));
 }
 
+TEST(Torch, MaxPoolWithEqualValues) {
+  Case c("max_pool");
+  c.check(max_pool(c.tape, c.make("x", 60, 3).variable(), {5, 6}, {3, 3, 2, 1}));
+}
+
 TEST(Torch, Losses) {
   {
     Case c("cross_entropy");

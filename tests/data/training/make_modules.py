@@ -115,6 +115,11 @@ def bit_layers():
     y = F.conv2d(p["x"].view(2, 5, 6, 3).permute(0, 3, 1, 2), p["w"].view(4, 3, 3, 3).permute(0, 3, 1, 2), p["b"],
                  stride=2, padding=1)
     record("conv2d", p, y.permute(0, 2, 3, 1).reshape(-1, 4))
+    # Small integers, so that windows have several largest values: the first gets the gradient.
+    x = torch.randint(-2, 3, (2 * 30, 3), generator=torch.Generator().manual_seed(4)).float()
+    p = {"x": torch.nn.Parameter(x)}
+    y = F.max_pool2d(p["x"].view(2, 5, 6, 3).permute(0, 3, 1, 2), 3, stride=2, padding=1)
+    record("max_pool", p, y.permute(0, 2, 3, 1).reshape(-1, 3))
 
 
 def losses():
