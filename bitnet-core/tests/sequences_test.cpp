@@ -228,6 +228,23 @@ TEST(Statistics, CountTokensOfACorpus) {
   EXPECT_EQ(corpus_statistics({}, 5).entropy_bits, 0);
   BITNET_EXPECT_ERROR(corpus_statistics(s, 4), ErrorCode::kInvalidArgument,
                       "token 4 of sequence 2 is 4: expected 0 … 3");
+  // The same sequences, one behind the other.
+  const Ids flat{3, 1, 1, 1, 2, 2, 1, 4};
+  const CorpusStatistics f = corpus_statistics(flat, Lengths{3, 3, 8}, 5, 2);
+  EXPECT_EQ(f.lengths.count, 3);
+  EXPECT_EQ(f.lengths.shortest, 0);
+  EXPECT_EQ(f.lengths.longest, 5);
+  EXPECT_EQ(f.distinct_tokens, 4);
+  EXPECT_EQ(f.entropy_bits, c.entropy_bits);
+  EXPECT_EQ(f.most_frequent[1].id, 2);
+  BITNET_EXPECT_ERROR(corpus_statistics(flat, Lengths{3, 3, 8}, 4), ErrorCode::kInvalidArgument,
+                      "token 4 of sequence 2 is 4: expected 0 … 3");
+  BITNET_EXPECT_ERROR(corpus_statistics(flat, Lengths{3, 2, 8}, 5), ErrorCode::kInvalidArgument,
+                      "sequence 1 ends at token 2: expected 3 … 8");
+  BITNET_EXPECT_ERROR(corpus_statistics(flat, Lengths{3, 9}, 5), ErrorCode::kInvalidArgument,
+                      "sequence 1 ends at token 9: expected 3 … 8");
+  BITNET_EXPECT_ERROR(corpus_statistics(flat, Lengths{3}, 5), ErrorCode::kInvalidArgument,
+                      "the last sequence ends at token 3: expected 8");
 }
 
 TEST(Statistics, RefuseWhatCannotBeCounted) {

@@ -77,6 +77,14 @@ RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const T
   return texts;
 }
 
+TextFigures figures_of(const TrainingText& text, const Tokenizer& tokenizer) {
+  const DocumentsView& d = text.documents;
+  TextFigures f{corpus_statistics(d.tokens, d.ends, tokenizer.vocab_size()),
+                static_cast<std::int64_t>(d.tokens.size())};
+  if (!d.learned.empty()) f.learned = std::count(d.learned.begin(), d.learned.end(), std::uint8_t{1});
+  return f;
+}
+
 std::unique_ptr<Sampler> sampler_of(const TrainConfig& c, const TrainingText& text, std::int32_t bos) {
   return with_context("'" + c.train.string() + "'", [&]() -> std::unique_ptr<Sampler> {
     if (text.packs) return std::make_unique<PackedSampler>(text.documents, c.length, bos, c.seed);

@@ -26,6 +26,13 @@ struct RunTexts {
 RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer,
                   const TrainCallbacks& callbacks, bool dry);
 
+/// What a text is made of, for the log and for dry runs.
+struct TextFigures {
+  CorpusStatistics corpus;   ///< of its documents; a stream is one
+  std::int64_t learned = 0;  ///< tokens that are targets
+};
+TextFigures figures_of(const TrainingText& text, const Tokenizer& tokenizer);
+
 /// Deals the sequences of a text, packed where it has documents. Throws Error(kInvalidArgument) when there is
 /// not one. The text must outlive it.
 std::unique_ptr<Sampler> sampler_of(const TrainConfig& c, const TrainingText& text, std::int32_t bos);

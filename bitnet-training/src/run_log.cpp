@@ -19,7 +19,9 @@ void RunLog::line(const std::string& json) {
   if (!out_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "': is the disk full?");
 }
 
-void RunLog::start(const TrainConfig& c, std::int64_t step, std::int64_t parameters) {
+void RunLog::start(const TrainConfig& c, std::int64_t step, std::int64_t parameters,
+                   const TextFigures& text) {
+  const LengthStatistics& l = text.corpus.lengths;
   line(Json{{"type", "start"},
             {"step", step},
             {"steps", c.schedule.steps},
@@ -29,7 +31,17 @@ void RunLog::start(const TrainConfig& c, std::int64_t step, std::int64_t paramet
             {"schedule", std::string(to_string(c.schedule.kind))},
             {"batch", c.batch},
             {"length", c.length},
-            {"seed", c.seed}}
+            {"seed", c.seed},
+            {"text",
+             {{"tokens", l.total},
+              {"learned_tokens", text.learned},
+              {"documents", l.count},
+              {"shortest", l.shortest},
+              {"median", l.median},
+              {"p99", l.p99},
+              {"longest", l.longest},
+              {"distinct_tokens", text.corpus.distinct_tokens},
+              {"entropy_bits", text.corpus.entropy_bits}}}}
            .dump());
 }
 

@@ -6,6 +6,7 @@
 
 #include "bitnet/training/config.hpp"
 #include "bitnet/training/trainer.hpp"
+#include "run_data.hpp"
 
 namespace bitnet::training {
 
@@ -13,7 +14,7 @@ class RunLog {
  public:
   /// Starts a new file, or goes on at the end of an old one. Throws Error(kIo).
   RunLog(std::filesystem::path path, bool append);
-  void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters);
+  void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters, const TextFigures& text);
   void write(const Progress& p);
   /// `type`: "evaluation" for the validation text, "held_out".
   void write(const char* type, std::int64_t step, const Evaluation& e);

@@ -327,7 +327,7 @@ TrainResult Run::loop(RunLog& log) {
   seconds_before_ = state_.seconds;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
   model_->refresh(context_);
-  log.start(c_, state_.step, model_->parameter_count());
+  log.start(c_, state_.step, model_->parameter_count(), figures_of(texts_.train, *tokenizer_));
   start_ = last_report_ = last_save_ = Clock::now();
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
@@ -375,6 +375,9 @@ DryRun Run::measure() {
   d.train_tokens = static_cast<std::int64_t>(texts_.train.documents.tokens.size());
   d.validation_tokens = static_cast<std::int64_t>(texts_.validation.documents.tokens.size());
   d.held_out_tokens = static_cast<std::int64_t>(texts_.held_out.documents.tokens.size());
+  TextFigures figures = figures_of(texts_.train, *tokenizer_);
+  d.corpus = std::move(figures.corpus);
+  d.learned_tokens = figures.learned;
   d.sequences_per_epoch = sampler_->sequences();
   d.steps = c_.schedule.steps;
   d.micro_batch = micro_batch_;
@@ -427,33 +430,6 @@ auto with_errors(Body&& body) {
 }
 
 }  // namespace
-
-std::string format_progress(const Progress& p) {
-  const auto eta = static_cast<long long>(p.eta_seconds);
-  char line[256];
-  std::snprintf(line, sizeof line,
-                "step %lld/%lld | loss %.4f | lr %.2e | %.0f tok/s | eta %lld:%02lld:%02lld | zero %.1f%% | "
-                "flips %.3f%%",
-                static_cast<long long>(p.step), static_cast<long long>(p.steps), p.loss, p.learning_rate,
-                p.tokens_per_second, eta / 3600, eta / 60 % 60, eta % 60, p.zero_fraction * 100,
-                p.flip_rate * 100);
-  return line;
-}
-
-std::string format_dry_run(const DryRun& d) {
-  char text[1024];
-  const auto whole = [](auto v) { return static_cast<long long>(v); };
-  std::snprintf(text, sizeof text,
-                "parameters\t%lld\nvocabulary\t%lld tokens\ntexts\t%lld tokens of training, %lld of "
-                "validation, %lld held out\nepoch\t%lld sequences, %.1f s\nstep\t%.3f s (measured), "
-                "micro-batches of %lld\nrun\t%lld steps, %.1f s\nmemory\t%lld bytes\ncheckpoint\t%lld "
-                "bytes\n",
-                whole(d.parameters), whole(d.vocab_size), whole(d.train_tokens), whole(d.validation_tokens),
-                whole(d.held_out_tokens), whole(d.sequences_per_epoch), d.seconds_per_epoch,
-                d.seconds_per_step, whole(d.micro_batch), whole(d.steps), d.seconds, whole(d.memory_bytes),
-                whole(d.checkpoint_bytes));
-  return text;
-}
 
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                const ExecutionContext& context) {

@@ -62,6 +62,7 @@ TEST(TextRuns, ResponsesTrainAndResumeToTheSameBitsFromMemoryAndFromShards) {
   const ExecutionContext context;
   const TrainingText scored =
       load_training_text(context, *Tokenizer::load(whole.output), whole.validation, whole.text_options());
+  EXPECT_THAT(read_file(whole.output / "log.jsonl"), ::testing::HasSubstr(R"("documents":300,)"));
   EXPECT_EQ(result.final_evaluation.tokens,
             std::count(scored.documents.learned.begin(), scored.documents.learned.end(), 1));
   TrainConfig kept = f.jsonl_config("kept");
@@ -124,6 +125,11 @@ TEST(DryRun, SaysWhatARunTakesAndWritesNothing) {
   EXPECT_EQ(d.micro_batch, 2);
   EXPECT_EQ(d.held_out_tokens, 0);
   EXPECT_GT(d.train_tokens, d.validation_tokens);
+  EXPECT_EQ(d.corpus.lengths.count, 300);
+  EXPECT_EQ(d.corpus.lengths.total, d.train_tokens);
+  EXPECT_GT(d.corpus.entropy_bits, 1);
+  EXPECT_LT(d.learned_tokens, d.train_tokens);  // prompts are read only
+  EXPECT_GE(d.learned_tokens, 2 * 300);         // an answer and its end
   EXPECT_GT(d.sequences_per_epoch, 0);
   EXPECT_LE(d.sequences_per_epoch, d.train_tokens);
   EXPECT_GT(d.seconds_per_step, 0);
@@ -132,7 +138,11 @@ TEST(DryRun, SaysWhatARunTakesAndWritesNothing) {
   // Weights, gradients and two moments of four bytes.
   EXPECT_GE(d.memory_bytes, 16u * static_cast<std::uint64_t>(d.parameters));
   EXPECT_EQ(d.checkpoint_bytes, 12u * static_cast<std::uint64_t>(d.parameters));
-  EXPECT_THAT(format_dry_run(d), ::testing::HasSubstr("parameters\t" + std::to_string(d.parameters) + "\n"));
+  const std::string text = format_dry_run(d);
+  for (const std::string& line :
+       {"parameters\t" + std::to_string(d.parameters) + "\n", std::string("\ndocuments\t300 of training, "),
+        "\nlearned\t" + std::to_string(d.learned_tokens) + " tokens of training\n"})
+    EXPECT_THAT(text, ::testing::HasSubstr(line));
 }
 
 TEST(DryRun, ChangesNothingOfARunThatIsResumed) {

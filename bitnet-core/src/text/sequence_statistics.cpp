@@ -42,40 +42,85 @@ LengthStatistics length_statistics(std::span<const std::int64_t> lengths) {
   return s;
 }
 
-CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size, std::size_t most_frequent) {
-  constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;  // ids are 32-bit
-  if (vocab_size < 1 || vocab_size > kMostTokens)
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("a vocabulary of {} tokens: expected 1 … {}", vocab_size, kMostTokens));
-  CorpusStatistics s;
-  s.lengths = length_statistics(lengths_of(sequences));
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(vocab_size), 0);
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    for (std::size_t t = 0; t < sequences[i].size(); ++t) {
-      const TokenId id = sequences[i][t];
-      if (id < 0 || id >= vocab_size)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("token {} of sequence {} is {}: expected 0 … {}", t, i, id, vocab_size - 1));
-      ++counts[static_cast<std::size_t>(id)];
+namespace {
+
+/// Tokens of sequences that are given one after the other.
+class TokenCounter {
+ public:
+  explicit TokenCounter(std::int64_t vocab_size) : vocab_size_(vocab_size) {
+    constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;  // ids are 32-bit
+    if (vocab_size < 1 || vocab_size > kMostTokens)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("a vocabulary of {} tokens: expected 1 … {}", vocab_size, kMostTokens));
+    counts_.resize(static_cast<std::size_t>(vocab_size), 0);
+  }
+
+  void add(std::span<const TokenId> sequence) {
+    for (std::size_t t = 0; t < sequence.size(); ++t) {
+      const TokenId id = sequence[t];
+      if (id < 0 || id >= vocab_size_)
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("token {} of sequence {} is {}: expected 0 … {}",
+                                                             t, sequences_, id, vocab_size_ - 1));
+      ++counts_[static_cast<std::size_t>(id)];
     }
+    ++sequences_;
   }
-  const auto total = static_cast<double>(s.lengths.total);
-  std::vector<TokenCount> seen;
-  for (std::size_t id = 0; id < counts.size(); ++id) {
-    if (counts[id] == 0) continue;
-    seen.push_back({static_cast<TokenId>(id), counts[id]});
-    const double p = static_cast<double>(counts[id]) / total;
-    s.entropy_bits -= p * std::log2(p);
+
+  CorpusStatistics statistics(std::span<const std::int64_t> lengths, std::size_t most_frequent) const {
+    CorpusStatistics s;
+    s.lengths = length_statistics(lengths);
+    const auto total = static_cast<double>(s.lengths.total);
+    std::vector<TokenCount> seen;
+    for (std::size_t id = 0; id < counts_.size(); ++id) {
+      if (counts_[id] == 0) continue;
+      seen.push_back({static_cast<TokenId>(id), counts_[id]});
+      const double p = static_cast<double>(counts_[id]) / total;
+      s.entropy_bits -= p * std::log2(p);
+    }
+    s.distinct_tokens = static_cast<std::int64_t>(seen.size());
+    const std::size_t n = std::min(most_frequent, seen.size());
+    std::partial_sort(seen.begin(), seen.begin() + static_cast<std::ptrdiff_t>(n), seen.end(),
+                      [](const TokenCount& a, const TokenCount& b) {
+                        return a.count != b.count ? a.count > b.count : a.id < b.id;
+                      });
+    seen.resize(n);
+    s.most_frequent = std::move(seen);
+    return s;
   }
-  s.distinct_tokens = static_cast<std::int64_t>(seen.size());
-  const std::size_t n = std::min(most_frequent, seen.size());
-  std::partial_sort(seen.begin(), seen.begin() + static_cast<std::ptrdiff_t>(n), seen.end(),
-                    [](const TokenCount& a, const TokenCount& b) {
-                      return a.count != b.count ? a.count > b.count : a.id < b.id;
-                    });
-  seen.resize(n);
-  s.most_frequent = std::move(seen);
-  return s;
+
+ private:
+  std::int64_t vocab_size_;
+  std::size_t sequences_ = 0;
+  std::vector<std::int64_t> counts_;
+};
+
+}  // namespace
+
+CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size, std::size_t most_frequent) {
+  TokenCounter counter(vocab_size);
+  for (const auto& sequence : sequences) counter.add(sequence);
+  return counter.statistics(lengths_of(sequences), most_frequent);
+}
+
+CorpusStatistics corpus_statistics(std::span<const TokenId> tokens, std::span<const std::int64_t> ends,
+                                   std::int64_t vocab_size, std::size_t most_frequent) {
+  TokenCounter counter(vocab_size);
+  std::vector<std::int64_t> lengths;
+  lengths.reserve(ends.size());
+  const auto n = static_cast<std::int64_t>(tokens.size());
+  std::int64_t begin = 0;
+  for (const std::int64_t end : ends) {
+    if (end < begin || end > n)
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("sequence {} ends at token {}: expected {} … {}",
+                                                           lengths.size(), end, begin, n));
+    counter.add(tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
+    lengths.push_back(end - begin);
+    begin = end;
+  }
+  if (begin != n)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the last sequence ends at token {}: expected {}", begin, n));
+  return counter.statistics(lengths, most_frequent);
 }
 
 }  // namespace bitnet

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/text/sequences.hpp"
 #include "bitnet/training/config.hpp"
 
 namespace bitnet::training {
@@ -66,6 +67,8 @@ TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bo
 struct DryRun {
   std::int64_t parameters = 0, vocab_size = 0;
   std::int64_t train_tokens = 0, validation_tokens = 0, held_out_tokens = 0;
+  CorpusStatistics corpus;          ///< of the training text's documents; a stream is one
+  std::int64_t learned_tokens = 0;  ///< of the training text: those that are targets
   std::int64_t sequences_per_epoch = 0, steps = 0;
   std::int64_t micro_batch = 0;        ///< as configured, or what memory had room for
   double seconds_per_step = 0;         ///< of the second step, measured

@@ -1,7 +1,8 @@
 #pragma once
 // Sequences of token ids as batches: cutting, truncating, padding, packing, bucketing, and their statistics.
 // Inference is ragged and needs no padding (inference/batch_scheduler.hpp): it cuts (`bitnet batch`), windows
-// and packs (perplexity). Rectangles, masks and buckets are for code of others that wants them. Pure
+// and packs (perplexity). Training windows and packs (training/data.hpp), so that all padding is at the ends
+// of packed rows. Rectangles, masks and buckets are for code of others that wants them. Pure
 // functions of their arguments, thread-safe. All throw Error(kInvalidArgument) with the numbers, and
 // std::bad_alloc.
 #include <cstdint>
@@ -119,5 +120,9 @@ struct CorpusStatistics {
 /// vocab_size: 1 … 2^31, eight bytes of memory each.
 CorpusStatistics corpus_statistics(Sequences sequences, std::int64_t vocab_size,
                                    std::size_t most_frequent = 10);
+/// The same of sequences one behind the other: i is tokens [ends[i − 1], ends[i]). Throws where the ends do
+/// not ascend to the number of tokens.
+CorpusStatistics corpus_statistics(std::span<const TokenId> tokens, std::span<const std::int64_t> ends,
+                                   std::int64_t vocab_size, std::size_t most_frequent = 10);
 
 }  // namespace bitnet
