@@ -1,9 +1,10 @@
-# bitnet_add_test(<name> SOURCES … [LIBS …] [LABELS …] [ISAS]): a GoogleTest executable bitnet_test_<name> that is
-# one ctest `<name>` — or, with ISAS, one ctest per compiled ISA, `<name>.<isa>`, run with BITNET_ISA=<isa>; an ISA
-# that the CPU lacks counts as skipped (77, from bitnet-testing's main).
+# bitnet_add_test(<name> SOURCES … [LIBS …] [LABELS …] [ISAS | PROCESSES <n>]): a GoogleTest executable
+# bitnet_test_<name> that is one ctest `<name>` — or, with ISAS, one ctest per compiled ISA, `<name>.<isa>`, run with
+# BITNET_ISA=<isa>; an ISA that the CPU lacks counts as skipped (77, from bitnet-testing's main). With PROCESSES mpirun
+# starts so many of it, each with one thread (find_package(MPI) before).
 bitnet_find(GTest libgtest-dev)
 function(bitnet_add_test name)
-  cmake_parse_arguments(ARG "ISAS" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "ISAS" "PROCESSES" "SOURCES;LIBS;LABELS" ${ARGN})
   string(REPLACE "." "_" exe bitnet_test_${name})
   add_executable(${exe} ${ARG_SOURCES})
   target_link_libraries(${exe} PRIVATE ${ARG_LIBS} bitnet-testing)
@@ -18,8 +19,14 @@ function(bitnet_add_test name)
         LABELS "isa;${ARG_LABELS}" TIMEOUT 300)
     endforeach()
   else()
-    add_test(NAME ${name} COMMAND ${exe})
-    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${BITNET_TEST_ENVIRONMENT}"
+    set(mpirun "")
+    set(environment "${BITNET_TEST_ENVIRONMENT}")
+    if(ARG_PROCESSES)
+      set(mpirun ${MPIEXEC_EXECUTABLE} --oversubscribe --allow-run-as-root --bind-to none -n ${ARG_PROCESSES})
+      list(APPEND environment BITNET_THREADS=1)
+    endif()
+    add_test(NAME ${name} COMMAND ${mpirun} $<TARGET_FILE:${exe}>)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${environment}"
       ENVIRONMENT_MODIFICATION "${unset}" SKIP_RETURN_CODE 77
       LABELS "${ARG_LABELS}" TIMEOUT 300)
   endif()

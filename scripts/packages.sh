@@ -8,10 +8,11 @@ packages_build=(
   libfmt-dev libspdlog-dev libtbb-dev nlohmann-json3-dev libpcre2-dev libeigen3-dev
   ocl-icd-opencl-dev libcxxopts-dev libyaml-cpp-dev libbenchmark-dev zlib1g-dev
 )
-# To build and run the tests: GoogleTest and RapidCheck, PoCL as the OpenCL device, the Arm cross compiler, qemu,
-# clang-format.
+# To build and run the tests: GoogleTest and RapidCheck, OpenMPI for training on several processes (BITNET_WITH_MPI),
+# PoCL as the OpenCL device, the Arm cross compiler, qemu, clang-format.
 packages_test=(
-  git clang-format libgtest-dev libgmock-dev librapidcheck-dev pocl-opencl-icd g++-aarch64-linux-gnu qemu-user-static
+  git clang-format libgtest-dev libgmock-dev librapidcheck-dev libopenmpi-dev openmpi-bin pocl-opencl-icd
+  g++-aarch64-linux-gnu qemu-user-static
 )
 # What `test.sh --full` needs besides.
 packages_full=(clang)

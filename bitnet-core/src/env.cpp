@@ -24,6 +24,7 @@ constexpr std::array kVariables{
     EnvVariable{"BITNET_MODEL", "model of `bitnet` commands unless -m is given"},
     EnvVariable{"BITNET_MEMORY_LIMIT",
                 "most memory of `bitnet` commands unless --memory-limit is given, e.g. 4GiB"},
+    EnvVariable{"OMPI_COMM_WORLD_SIZE", "set by mpirun: the processes that train together (BITNET_WITH_MPI)"},
     EnvVariable{"BITNET_LOG",
                 "diagnostics of the libraries: warning (the default) or off; another name is an error"},
 };

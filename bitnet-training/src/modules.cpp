@@ -57,6 +57,7 @@ void BitLinear::parameters(std::vector<Parameter*>& all) {
   if (scale_) all.push_back(scale_.get());
 }
 void BitLinear::refresh(const ExecutionContext& context) {
+  if (elsewhere_) return;
   with_context(weight_.name(), [&] {
     if (scale_ &&
         std::all_of(scale_->value().begin(), scale_->value().end(), [](float s) { return s == 0; })) {

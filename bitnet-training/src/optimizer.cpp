@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
@@ -18,6 +19,7 @@ Optimizer::Optimizer(const ExecutionContext& context, std::span<Parameter* const
   std::size_t most = 0;
   for (const Parameter* p : parameters_) most = std::max(most, p->value().size());
   partials_ = MemoryArray<double>(*memory_, (most + kOptimizerChunk - 1) / kOptimizerChunk, "optimizer");
+  squares_ = MemoryArray<double>(*memory_, parameters_.size(), "optimizer");
 }
 
 MemoryResource& Optimizer::memory() const noexcept { return *memory_; }
@@ -32,25 +34,32 @@ OptimizerState Optimizer::state_of(const char* kind, std::size_t i, std::span<fl
 }
 
 double Optimizer::step(const ExecutionContext& context, float lr, float decay, float clip) {
+  sum_squares(context, squares_.span());
+  const double norm = global_norm(squares_.span());
+  if (std::isfinite(norm)) apply(context, norm, lr, decay, clip);
+  return norm;
+}
+
+void Optimizer::sum_squares(const ExecutionContext& context, std::span<double> squares) {
   const F32Kernels& f = tested_f32_kernels(context.isa());
-  double squares = 0;
-  for (Parameter* p : parameters_) {
-    p->finish_grad();
-    const std::span<const float> g = p->grad();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = *parameters_[i];
+    p.finish_grad();
+    const std::span<const float> g = p.grad();
     const auto partials = partials_.span().first((g.size() + kOptimizerChunk - 1) / kOptimizerChunk);
     for_chunks(context, g.size(), [&](std::size_t at, std::size_t count) {
       partials[at / kOptimizerChunk] = f.sum_squares(g.data() + at, count);
     });
-    for (const double s : partials) squares += s;
-    p->zero_grad();
+    squares[i] = std::accumulate(partials.begin(), partials.end(), 0.0);
+    p.zero_grad();
   }
-  const double norm = std::sqrt(squares);
-  if (!std::isfinite(norm)) return norm;
+}
+
+void Optimizer::apply(const ExecutionContext& context, double norm, float lr, float decay, float clip) {
   ++steps_;
   const float g_scale = clip > 0 && norm > clip ? static_cast<float>(clip / norm) : 1.0f;
   for (std::size_t i = 0; i < parameters_.size(); ++i)
     update(context, i, {lr, parameters_[i]->decay() ? 1.0f - lr * decay : 1.0f, g_scale});
-  return norm;
 }
 
 AdamW::AdamW(const ExecutionContext& context, std::span<Parameter* const> parameters,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/training/optimizer.hpp"
@@ -21,6 +22,13 @@ void for_chunks(const ExecutionContext& context, std::size_t n, Body&& body) {
                          for (std::size_t c = begin; c < end; ++c)
                            body(c * kOptimizerChunk, std::min(kOptimizerChunk, n - c * kOptimizerChunk));
                        });
+}
+
+/// Of all parameters' Σ g², in their order.
+inline double global_norm(std::span<const double> squares) {
+  double sum = 0;
+  for (const double s : squares) sum += s;
+  return std::sqrt(sum);
 }
 
 /// `step` counts from 1.

@@ -8,6 +8,7 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
+#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -68,6 +69,52 @@ struct Tape::Impl {
   std::size_t block = 0, used = 0;  // the next byte of blocks[block]
   std::vector<Step> steps;
   std::vector<FreeGrad> free_grads;  // buffers whose node is done, for reuse within the backward pass
+
+  /// The parameters of the last watched pass, by the last step that wrote their gradients.
+  struct Last {
+    std::int64_t step;
+    Node* node;
+  };
+  std::function<void(Node*)> done;
+  std::vector<Last> plan;
+  std::uint64_t planned_pass = 0;  // what pass() was
+  std::vector<Node*> touched;      // parameters of the pass that runs
+  std::int64_t step = 0;           // of it, counted from its beginning
+
+  /// Ops and shapes of the recorded pass.
+  std::uint64_t pass() const {
+    Hash64 hash;
+    for (const Step& s : steps)
+      hash.add(reinterpret_cast<std::uintptr_t>(s.call))
+          .add(static_cast<std::uint64_t>(s.out->rows))
+          .add(static_cast<std::uint64_t>(s.out->cols));
+    return hash.value();
+  }
+  void touch(Node* n) {
+    if (n->last_step < 0) touched.push_back(n);
+    n->last_step = step;
+  }
+  void forget_touched() {
+    for (Node* n : touched) n->last_step = -1;
+    touched.clear();
+  }
+  void begin_watched() {
+    forget_touched();
+    if (const std::uint64_t now = pass(); now != planned_pass) {
+      plan.clear();
+      planned_pass = now;
+    }
+  }
+  void end_watched() {
+    for (const Last& last : plan)
+      if (last.node->last_step != last.step)
+        throw Error(ErrorCode::kInternal, "a gradient was written after it was said to be complete");
+    if (plan.empty()) {
+      for (Node* n : touched) plan.push_back({n->last_step, n});
+      std::sort(plan.begin(), plan.end(), [](const Last& a, const Last& b) { return a.step < b.step; });
+    }
+    forget_touched();
+  }
 };
 
 Tape::Tape(const ExecutionContext& context, bool record, const PrecisionPolicy& precision)
@@ -138,27 +185,40 @@ Tape::GradTarget Tape::grad_target(Variable x) {
       n->grad = floats(count);
     }
   }
+  if (n->persistent && impl_->done) impl_->touch(n);
   const bool accumulate = n->grad_written;
   n->grad_written = true;
   return {n->grad, accumulate};
+}
+
+void Tape::watch_gradients(std::function<void(Node*)> done) {
+  impl_->forget_touched();
+  impl_->done = std::move(done);
 }
 
 void Tape::backward(Variable loss) {
   if (!record_ || loss.rows() != 1 || loss.cols() != 1 || !loss.needs_grad())
     throw Error(ErrorCode::kInvalidArgument,
                 "backward() starts from a recorded scalar that depends on a parameter");
+  Impl& m = *impl_;
+  if (m.done) m.begin_watched();
   grad_target(loss).data[0] = 1.0f;
-  for (auto it = impl_->steps.rbegin(); it != impl_->steps.rend(); ++it) {
+  std::size_t told = 0;
+  m.step = 0;
+  for (auto it = m.steps.rbegin(); it != m.steps.rend(); ++it, ++m.step) {
     Node* out = it->out;
     if (!out->grad_written) continue;  // nothing downstream depends on it
     it->call(it->closure);
     // All consumers of `out` came later on the tape, so its gradient is no longer needed.
     if (out->grad != out->value)
-      impl_->free_grads.push_back({static_cast<std::size_t>(out->rows * out->cols), out->grad});
+      m.free_grads.push_back({static_cast<std::size_t>(out->rows * out->cols), out->grad});
     out->grad = nullptr;
     out->grad_written = false;
+    if (m.done)
+      while (told < m.plan.size() && m.plan[told].step <= m.step) m.done(m.plan[told++].node);
   }
-  impl_->steps.clear();
+  m.steps.clear();
+  if (m.done) m.end_watched();
 }
 
 void Tape::reset() {

@@ -51,6 +51,14 @@ class TernaryCache {
     std::size_t begin, count;
   };
   Segment segment(std::size_t i) const noexcept;
+  /// The trits as codes of 2 bits, trit + 1, the first in the lowest bits of its byte; what is left of the
+  /// last byte is 0. `codes` has code_bytes().
+  void pack(const ExecutionContext& context, std::span<std::uint8_t> codes) const;
+  std::size_t code_bytes() const noexcept { return (trits_.size() + 3) / 4; }
+  /// Takes trits and scales from another cache of the same matrix and options, whose λ was 1: the same bits
+  /// as update() there, zeros and flips included. Throws Error(kInvalidArgument) for other numbers of them.
+  void assign(const ExecutionContext& context, std::span<const std::uint8_t> codes,
+              std::span<const float> scales);
   /// Trits and scales by themselves. Throws Error(kUnsupported) for scales by group.
   quant::TernaryWeights weights() const;
   /// Of the last update: trits that are zero, and trits that changed (none counted in the first).

@@ -95,7 +95,15 @@ class BitLinear final : public Linear {
   /// Learned scales that are still 0 begin with what the options' rule gives.
   void refresh(const ExecutionContext& context) override;
   void set_lambda(float lambda) override { lambda_ = lambda; }
+  float lambda() const noexcept { return lambda_; }  ///< of the next refresh()
   const TernaryCache* ternary() const noexcept override { return &cache_; }
+  /// While `elsewhere`, refresh() does nothing: another process makes the ternary form of this layer, and
+  /// assign() takes it as TernaryCache::assign() does. The latent weights may then be old ones.
+  void set_ternarised_elsewhere(bool elsewhere) noexcept { elsewhere_ = elsewhere; }
+  void assign(const ExecutionContext& context, std::span<const std::uint8_t> codes,
+              std::span<const float> scales) {
+    cache_.assign(context, codes, scales);
+  }
   /// The learned scales, or null.
   Parameter* scale() noexcept { return scale_.get(); }
   /// Takes trits and scales as latent_from_ternary() does, and refreshes.
@@ -106,6 +114,7 @@ class BitLinear final : public Linear {
   std::unique_ptr<RmsNorm> norm_;
   std::unique_ptr<Parameter> scale_;
   float lambda_ = 1;
+  bool elsewhere_ = false;
 };
 
 class Embedding final : public Module {

@@ -36,6 +36,10 @@ class Optimizer {
   /// clipping), then cleared. Returns the norm before clipping; when it is not finite nothing is changed
   /// except that gradients are cleared.
   double step(const ExecutionContext& context, float lr, float decay, float clip);
+  /// The two halves of step(), for an optimiser that has a part of a model's parameters: Σ g² of each, whose
+  /// gradients then count as cleared, and the rest of it with the global norm, which is finite.
+  void sum_squares(const ExecutionContext& context, std::span<double> squares);
+  void apply(const ExecutionContext& context, double norm, float lr, float decay, float clip);
 
   std::int64_t steps() const noexcept { return steps_; }
   void set_steps(std::int64_t steps) noexcept { steps_ = steps; }
@@ -58,6 +62,7 @@ class Optimizer {
   std::vector<Parameter*> parameters_;
   std::shared_ptr<HybridMemoryPool> memory_;
   MemoryArray<double> partials_;  // of the parameter with the most
+  MemoryArray<double> squares_;   // a parameter
   std::int64_t steps_ = 0;
 };
 

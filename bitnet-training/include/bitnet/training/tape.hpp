@@ -3,6 +3,7 @@
 // What can be computed with them is ops.hpp and fake_quant.hpp; layers made of ops are modules.hpp.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <new>
 #include <span>
@@ -24,8 +25,9 @@ struct Node {
   std::int64_t rows = 0, cols = 0;
   Node* grad_owner = nullptr;  ///< node whose gradient this one shares (straight-through ops), or null
   bool needs_grad = false;
-  bool grad_written = false;  ///< false: the next contribution overwrites, true: it adds
-  bool persistent = false;    ///< a parameter's: its gradient outlives the tape
+  bool grad_written = false;    ///< false: the next contribution overwrites, true: it adds
+  bool persistent = false;      ///< a parameter's: its gradient outlives the tape
+  std::int64_t last_step = -1;  ///< of a watched backward pass that wrote a parameter's gradient
 };
 
 /// A handle to a node; copying it copies the handle.
@@ -120,6 +122,10 @@ class Tape {
     bool accumulate;
   };
   GradTarget grad_target(Variable x);
+  /// `done` (empty: nobody) is called in backward passes with a parameter's node as soon as no later step
+  /// writes its gradient. Which step is the last one is known from an earlier watched pass of the same ops
+  /// and shapes; for other passes, and for parameters without gradient, it is not called.
+  void watch_gradients(std::function<void(Node*)> done);
 
   /// d(loss) = 1, then all steps in reverse. Throws Error(kInvalidArgument) unless loss is a recorded [1, 1].
   void backward(Variable loss);

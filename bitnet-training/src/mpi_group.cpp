@@ -1,0 +1,103 @@
+// The group of the processes that mpirun started; the only file that sees MPI. A build without it refuses to
+// be one of several.
+#include <string>
+
+#include "bitnet/core/env.hpp"
+#include "bitnet/core/error.hpp"
+#include "bitnet/training/process_group.hpp"
+
+#ifdef BITNET_WITH_MPI
+#include <mpi.h>
+
+#include <algorithm>
+#include <exception>
+#endif
+
+namespace bitnet::training {
+namespace {
+
+#ifdef BITNET_WITH_MPI
+
+/// A message of MPI has at most 2^31 − 1 elements: longer ones go in pieces, which keep their order.
+constexpr std::size_t kPiece = std::size_t{1} << 30;
+
+void check(int code, const char* doing) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
+  throw Error(ErrorCode::kIo, std::string("MPI cannot ") + doing + ": " +
+                                  std::string(text, static_cast<std::size_t>(length)));
+}
+
+class MpiGroup final : public ProcessGroup {
+ public:
+  MpiGroup() {
+    int got = 0;
+    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &got), "start");
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "set its error handler");
+    check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "tell the rank");
+    check(MPI_Comm_size(MPI_COMM_WORLD, &size_), "tell the number of processes");
+    if (got < MPI_THREAD_FUNNELED)
+      throw Error(ErrorCode::kUnsupported, "this MPI allows no threads beside the one that calls it");
+  }
+  ~MpiGroup() override {
+    // MPI_Finalize would wait for processes that wait for this one.
+    if (std::uncaught_exceptions() > exceptions_)
+      MPI_Abort(MPI_COMM_WORLD, 1);
+    else
+      MPI_Finalize();
+  }
+  int rank() const noexcept override { return rank_; }
+  int size() const noexcept override { return size_; }
+  void send(std::span<const std::byte> bytes, int to, int tag) override {
+    for (std::size_t at = 0; at < bytes.size(); at += kPiece)
+      check(MPI_Isend(bytes.data() + at, static_cast<int>(std::min(kPiece, bytes.size() - at)), MPI_BYTE, to,
+                      tag, MPI_COMM_WORLD, next()),
+            "send");
+  }
+  void receive(std::span<std::byte> bytes, int from, int tag) override {
+    for (std::size_t at = 0; at < bytes.size(); at += kPiece)
+      check(MPI_Irecv(bytes.data() + at, static_cast<int>(std::min(kPiece, bytes.size() - at)), MPI_BYTE,
+                      from, tag, MPI_COMM_WORLD, next()),
+            "receive");
+  }
+  void progress() override {
+    int done = 0;
+    check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+          "exchange messages");
+  }
+  void wait() override {
+    check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
+          "exchange messages");
+    requests_.clear();
+  }
+  void leave(std::string_view) noexcept override { MPI_Abort(MPI_COMM_WORLD, 1); }
+
+ private:
+  MPI_Request* next() {
+    requests_.push_back(MPI_REQUEST_NULL);
+    return &requests_.back();
+  }
+  int rank_ = 0, size_ = 1;
+  const int exceptions_ = std::uncaught_exceptions();
+  std::vector<MPI_Request> requests_;
+};
+
+#endif
+
+}  // namespace
+
+std::unique_ptr<ProcessGroup> launched_group() {
+  const auto launched = env("OMPI_COMM_WORLD_SIZE");
+  if (!launched || *launched == "1") return single_process();
+#ifdef BITNET_WITH_MPI
+  return std::make_unique<MpiGroup>();
+#else
+  throw Error(ErrorCode::kUnsupported, "mpirun has started " + *launched +
+                                           " processes, and this build has no MPI: each would train by "
+                                           "itself. Configure it with BITNET_WITH_MPI=ON");
+#endif
+}
+
+}  // namespace bitnet::training

@@ -1,0 +1,49 @@
+// What the other tests of data parallelism show in threads, between processes: started by mpirun, whose
+// processes all run each of these tests.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "bitnet/training/process_group.hpp"
+#include "group_checks.hpp"
+#include "tiny_training.hpp"
+
+namespace bitnet::training {
+namespace {
+
+/// MPI starts and ends once in a process.
+class Launched : public ::testing::Environment {
+ public:
+  void SetUp() override { group = launched_group(); }
+  void TearDown() override { group.reset(); }
+  static std::unique_ptr<ProcessGroup> group;
+};
+std::unique_ptr<ProcessGroup> Launched::group;
+[[maybe_unused]] const auto* const kLaunched = ::testing::AddGlobalTestEnvironment(new Launched);
+
+TEST(Mpi, SeveralProcessesAreOneGroup) {
+  ASSERT_GT(Launched::group->size(), 1) << "to be started by mpirun";
+  check_collectives(*Launched::group);
+  check_order(*Launched::group);
+}
+
+TEST(Mpi, TrainingGivesTheBitsOfOneProcess) {
+  ProcessGroup& group = *Launched::group;
+  for (const char* optimizer : {"adamw", "muon"})
+    for (const auto kind : {QuantizerScheduleKind::kAbrupt, QuantizerScheduleKind::kLinear}) {
+      TinyOptions o;
+      o.optimizer = optimizer;
+      o.steps = 5;
+      o.schedule = {kind, 4, false};
+      const TinyResult got = train_tiny(group, o);
+      const auto alone = single_process();
+      const TinyResult expected = train_tiny(*alone, o);
+      EXPECT_EQ(got.steps, expected.steps);
+      if (group.rank() == 0) {
+        EXPECT_EQ(got.state, expected.state);
+      }
+    }
+}
+
+}  // namespace
+}  // namespace bitnet::training
