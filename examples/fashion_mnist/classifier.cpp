@@ -48,6 +48,7 @@ Classifier::Classifier(const ExecutionContext& context, std::string network_name
     layer.linear().initialize(rng, std::sqrt(2.0f / static_cast<float>(s.fan_in())));
     layer.linear().parameters(parameters_);
   }
+  refresh(context);
 }
 
 Variable Classifier::logits(Tape& tape, Variable x) {
@@ -147,7 +148,6 @@ void train(const ExecutionContext& context, Classifier& classifier, const Datase
   std::iota(order.begin(), order.end(), 0);
   std::vector<std::int32_t> labels(static_cast<std::size_t>(batch));
   const float scale = 1.0f / static_cast<float>(batch);
-  classifier.refresh(context);
   for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
     for (std::size_t i = order.size() - 1; i > 0; --i) std::swap(order[i], order[rng.below(i + 1)]);
     double loss_sum = 0;

@@ -241,7 +241,6 @@ TEST(Predictor, DamagedExportsAreErrors) {
   const TempDir dir;
   const ExecutionContext context;
   Classifier net(context, "mlp", {kSize, kSize, 1}, true, 1);
-  net.refresh(context);
   net.save(dir / "good");
   const Export good(dir / "good");
   const auto load = [&](const std::function<void(Export&)>& edit) {
@@ -258,6 +257,8 @@ TEST(Predictor, DamagedExportsAreErrors) {
   refused([](Export& e) { e.metadata["network"] = "rnn"; }, "its network is 'rnn'");
   refused([](Export& e) { e.metadata.erase("width"); }, "its width is ''");
   refused([](Export& e) { e.metadata["height"] = "100000"; }, "expected 1 to 1024");
+  BITNET_EXPECT_ERROR(load([](Export& e) { e.metadata["network"] = "cnn", e.metadata["height"] = "7"; }),
+                      ErrorCode::kInvalidArgument, "bad': images of 7 x 12 are too small for cnn");
   refused([](Export& e) { e.metadata["height"] = "13"; }, "has another type or shape");
   refused(
       [](Export& e) {

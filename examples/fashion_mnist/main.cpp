@@ -130,7 +130,7 @@ int train_and_export(const Options& o) {
                         o.training.seed);
   std::int64_t parameters = 0;
   for (const auto* p : classifier.parameters()) parameters += p->rows() * p->cols();
-  std::printf("%s, %s: %lld parameters, %lld of them ternary; %lld images, %lld to score; %s, %zu threads\n",
+  std::printf("%s, %s: %lld parameters, %lld of them ternary; %lld images, %lld to score; %s, threads: %zu\n",
               o.model.c_str(), o.precision.c_str(), static_cast<long long>(parameters),
               static_cast<long long>(classifier.ternary_weights()), static_cast<long long>(training.count()),
               static_cast<long long>(test.count()), std::string(to_string(context.isa())).c_str(),

@@ -18,7 +18,7 @@ class Predictor {
  public:
   /// Throws bitnet::Error as bitnet::SafeTensors::open, and kCorruptFile, naming the file and the tensor, for
   /// a file that is none of ours, that lacks a tensor or has one in another shape or type than its network
-  /// asks for, and for values that are not finite.
+  /// asks for, and for values that are not finite; kInvalidArgument for images that its network cannot have.
   static Predictor load(const bitnet::ExecutionContext& context, const std::filesystem::path& path);
 
   Extent image() const noexcept { return layers_.front().stage.in; }
