@@ -1,15 +1,18 @@
 // What the tracking levels of the memory pool cost a training step of the shipped model
 // (configs/train/demo.yaml): one model a level, each on a context with a pool of that level, whose steps
-// alternate. Printed are the median step and, as the median over rounds, how much longer it took than the
-// step without tracking of the same round.
+// alternate. Printed are the median step and, as the median over rounds with its 95 % confidence interval,
+// how much longer it took than the step without tracking of the same round.
 //   bitnet_tracking_cost [rounds]
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
@@ -85,6 +88,15 @@ class Training {
   std::vector<std::int32_t> inputs_, targets_;
 };
 
+/// Places of the median's 95 % confidence interval among n sorted values (normal approximation of the
+/// binomial distribution).
+std::pair<std::size_t, std::size_t> interval_of_median(std::size_t n) {
+  const double half = static_cast<double>(n) / 2, reach = 0.98 * std::sqrt(static_cast<double>(n));
+  const auto last = static_cast<double>(n - 1);
+  return {static_cast<std::size_t>(std::clamp(std::floor(half - reach), 0.0, last)),
+          static_cast<std::size_t>(std::clamp(std::ceil(half + reach), 0.0, last))};
+}
+
 int run(int rounds) {
   std::array<std::unique_ptr<Training>, kLevels.size()> runs;
   for (std::size_t i = 0; i < kLevels.size(); ++i) {
@@ -106,9 +118,12 @@ int run(int rounds) {
   }
   std::printf("%.0f allocations a step\n",
               static_cast<double>(runs[0]->allocations() - before) / static_cast<double>(rounds));
-  for (std::size_t i = 0; i < kLevels.size(); ++i)
-    std::printf("%-8s %7.1f ms %+5.2f %%\n", std::string(to_string(kLevels[i])).c_str(),
-                1000 * median(seconds[i]), median(more[i]));
+  for (std::size_t i = 0; i < kLevels.size(); ++i) {
+    std::sort(more[i].begin(), more[i].end());
+    const auto [low, high] = interval_of_median(more[i].size());
+    std::printf("%-8s %7.1f ms %+5.2f %% (%+5.2f to %+5.2f)\n", std::string(to_string(kLevels[i])).c_str(),
+                1000 * median(seconds[i]), median(more[i]), more[i][low], more[i][high]);
+  }
   return 0;
 }
 
@@ -117,7 +132,7 @@ int run(int rounds) {
 
 int main(int argc, char** argv) {
   try {
-    return bitnet::run(argc > 1 ? std::atoi(argv[1]) : 40);
+    return bitnet::run(argc > 1 ? std::max(1, std::atoi(argv[1])) : 40);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -1,6 +1,7 @@
 // The thread count (asked, environment, cores that this process may use), and who runs parallel_for(): the
 // team of spinning threads (thread_team.cpp), or a oneTBB arena what is nested, concurrent or has more
-// threads than cores that are left. Limits of control groups are read in cgroup.cpp.
+// threads than cores that are left; where the system gives no such threads, the caller. Limits of control
+// groups are read in cgroup.cpp.
 #include "bitnet/core/execution.hpp"
 
 #include <fmt/format.h>
@@ -164,6 +165,8 @@ struct ExecutionContext::Impl {
   std::shared_ptr<ThreadTeam> team;  // null: everything is the arena's
   std::shared_ptr<const tbb::global_control> control;
   mutable tbb::task_arena arena;
+  mutable std::once_flag arena_once;
+  mutable bool has_arena = false;  // after arena_once
 };
 
 ExecutionContext::ExecutionContext() : ExecutionContext(Options{}) {}
@@ -197,6 +200,11 @@ void ExecutionContext::run(std::size_t n, std::size_t grain, void (*call)(void*,
     return;
   }
   if (impl_->team != nullptr && impl_->team->try_run(n, parts, call, body)) return;
+  std::call_once(impl_->arena_once, [&] { impl_->has_arena = gives_threads(impl_->threads - 1); });
+  if (!impl_->has_arena) {
+    call(body, 0, n);
+    return;
+  }
   const Fork fork(n, parts, call, body);
   impl_->arena.execute([&] {
     tbb::parallel_for(tbb::blocked_range<std::size_t>(0, parts, 1), ForkBody{&fork},

@@ -1,6 +1,7 @@
 // Hand-over of jobs to spinning threads; see thread_team.hpp.
 #include "thread_team.hpp"
 
+#include <fmt/format.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -8,6 +9,8 @@
 #include <algorithm>
 #include <chrono>
 #include <utility>
+
+#include "bitnet/core/log.hpp"
 
 namespace bitnet {
 namespace {
@@ -63,6 +66,33 @@ class BlockSignals {
 
 }  // namespace
 
+void warn_of_refused_threads(std::size_t given, std::size_t asked) noexcept {
+  try {
+    log(LogLevel::kWarning,
+        fmt::format("the system gives {} of {} threads: the work is done by those", given, asked));
+  } catch (...) {  // the work matters more than the word
+    return;
+  }
+}
+
+bool gives_threads(std::size_t n) noexcept {
+  const BlockSignals blocked;
+  std::atomic<bool> go{false};
+  std::vector<std::thread> threads;
+  bool all = true;
+  try {
+    threads.reserve(n);
+    while (threads.size() < n) threads.emplace_back([&go] { go.wait(false); });
+  } catch (const std::exception&) {  // bad_alloc, system_error
+    all = false;
+  }
+  go.store(true);
+  go.notify_all();
+  for (std::thread& t : threads) t.join();
+  if (!all) warn_of_refused_threads(1, n + 1);
+  return all;
+}
+
 /// What one worker looks at, in a cache line of its own.
 struct alignas(64) ThreadTeam::Worker {
   static constexpr int kQuit = -1;
@@ -84,7 +114,7 @@ ThreadTeam::~ThreadTeam() {
   for (const auto& w : workers_) w->thread.join();
 }
 
-bool ThreadTeam::start_threads(std::size_t parts) noexcept {
+void ThreadTeam::start_threads(std::size_t parts) noexcept {
   const BlockSignals blocked;
   try {
     errors_.resize(std::max(errors_.size(), parts));
@@ -95,10 +125,9 @@ bool ThreadTeam::start_threads(std::size_t parts) noexcept {
       worker->thread = std::thread([this, &self, part] { work(self, part); });
       workers_.push_back(std::move(worker));
     }
-    return true;
-  } catch (const std::exception&) {  // bad_alloc, system_error: those that run serve smaller jobs
+  } catch (const std::exception&) {  // bad_alloc, system_error: those that run do the work
     refused_ = true;
-    return false;
+    warn_of_refused_threads(workers_.size() + 1, parts);
   }
 }
 
@@ -137,7 +166,12 @@ bool ThreadTeam::try_run(std::size_t n, std::size_t parts, Call call, void* body
   if (busy_.exchange(true, std::memory_order_acquire)) return false;
   const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> release(
       &busy_, [](std::atomic<bool>* b) { b->store(false, std::memory_order_release); });
-  if (workers_.size() + 1 < parts && (refused_ || !start_threads(parts))) return false;
+  if (workers_.size() + 1 < parts && !refused_) start_threads(parts);
+  parts = std::min({parts, workers_.size() + 1, std::max<std::size_t>(errors_.size(), 1)});
+  if (parts == 1) {
+    call(body, 0, n);
+    return true;
+  }
   n_ = n;
   parts_ = parts;
   call_ = call;

@@ -29,13 +29,14 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   /// Calls call(body, p·n/parts, (p + 1)·n/parts) for each p < parts, at once, each p on the same
-  /// thread in every job. Returns false, and has done nothing, when the team is at work or its threads cannot
-  /// be had. The first exception, in the order of parts, is rethrown after all parts have ended.
+  /// thread in every job; in fewer parts where the system gives fewer threads. Returns false, and has done
+  /// nothing, when the team is at work. The first exception, in the order of parts, is rethrown after all
+  /// parts have ended.
   bool try_run(std::size_t n, std::size_t parts, Call call, void* body);
 
  private:
   struct Worker;
-  bool start_threads(std::size_t parts) noexcept;
+  void start_threads(std::size_t parts) noexcept;
   void work(Worker& self, std::size_t part) noexcept;
   void run_part(std::size_t part) noexcept;
   void wait_for_workers() noexcept;
@@ -53,6 +54,11 @@ class ThreadTeam {
   alignas(64) std::atomic<int> pending_{0};  // parts of other threads that have not ended
   std::atomic<bool> caller_sleeps_{false};
 };
+
+/// Logs it, whatever happens.
+void warn_of_refused_threads(std::size_t given, std::size_t asked) noexcept;
+/// Whether the system gives `n` more threads now; logs that it does not. oneTBB ends the process then.
+bool gives_threads(std::size_t n) noexcept;
 
 /// A team for jobs of up to `size` parts, on threads that may use the `cores` whole cores of `mask`. One of
 /// its own while the threads of all teams of this process that may run there, callers included, have a core

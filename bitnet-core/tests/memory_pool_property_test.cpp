@@ -171,7 +171,7 @@ class MapModel {
     try {
       pool_.deallocate(p);
     } catch (const Error& e) {
-      RC_ASSERT(e.code() == ErrorCode::kInvalidArgument || e.code() == ErrorCode::kInternal);
+      RC_ASSERT(e.code() == ErrorCode::kInvalidArgument);
       return;
     }
     RC_FAIL("no error");

@@ -3,11 +3,16 @@
 // process, which must end with the status it is told to, and soon.
 #include <gtest/gtest.h>
 
+#include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -17,6 +22,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/execution.hpp"
+#include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
 #include "memory/address_range.hpp"
@@ -28,6 +34,20 @@
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define BITNET_SHADOWED 1
 #endif
+#endif
+
+#if !defined(BITNET_SHADOWED)
+namespace {
+/// Whether so many bytes may become writable; null: as the system says.
+bool (*may_commit)(std::size_t bytes) = nullptr;
+}  // namespace
+
+extern "C" int mprotect(void* address, std::size_t bytes, int protection) noexcept {
+  if (may_commit == nullptr || may_commit(bytes))
+    return static_cast<int>(syscall(SYS_mprotect, address, bytes, protection));
+  errno = ENOMEM;
+  return -1;
+}
 #endif
 
 namespace bitnet {
@@ -212,9 +232,70 @@ TEST_F(Refusals, PagesThatMayNotBeWrittenAreAnErrorAndTheirBlockIsFreeAgain) {
             }));
 }
 
+#if !defined(BITNET_SHADOWED)
+HybridMemoryPool* refused_pool = nullptr;
+
+TEST_F(Refusals, WhatAnotherThreadUsedBesideARefusedBlockIsNotTakenForZero) {
+  MemoryPoolOptions options;
+  options.check_blocks = false;
+  HybridMemoryPool pool(options);
+  refused_pool = &pool;
+  may_commit = [](std::size_t bytes) {
+    if (bytes < 24 * kMiB) return true;
+    may_commit = [](std::size_t more) { return more < 24 * kMiB; };
+    MemoryBlock other(*refused_pool, 8 * kMiB);  // as another thread might, meanwhile
+    std::memset(other.data(), 0xab, other.size());
+    return false;
+  };
+  EXPECT_EQ(pool.try_allocate(24 * kMiB), nullptr);
+  may_commit = nullptr;
+  const MemoryBlock first(pool, 2 * kMiB);
+  auto* zeros = static_cast<const unsigned char*>(pool.allocate_zeroed(16 * kMiB));
+  EXPECT_TRUE(std::all_of(zeros, zeros + 16 * kMiB, [](unsigned char c) { return c == 0; }));
+  pool.deallocate(const_cast<unsigned char*>(zeros));
+}
+#endif
+
+TEST_F(Refusals, ThreadsThatTheSystemRefusesAreDoneWithout) {
+  for (const std::size_t threads : {2, 3, 64}) {  // a team, where there are two cores, and arenas
+    EXPECT_EQ(kFine, in_child([&] {
+                int n_warnings = 0;
+                set_log_sink([&](LogLevel, std::string_view) { ++n_warnings; });
+                ExecutionContext::Options options;
+                options.threads = threads;
+                const ExecutionContext context(options);
+                static_cast<void>(context.memory());
+                pthread_attr_t large;  // so that no stack of a thread that ended does
+                if (pthread_attr_init(&large) != 0 || pthread_attr_setstacksize(&large, 256 * kMiB) != 0 ||
+                    pthread_setattr_default_np(&large) != 0)
+                  return kUnexpected;
+                set_limit(RLIMIT_AS, status_bytes("VmSize") + 64 * kMiB);
+                for (int round = 0; round < 3; ++round) {
+                  std::atomic<int> sum{0};
+                  context.parallel_for(1000, 1, [&](std::size_t begin, std::size_t end) {
+                    sum += static_cast<int>(end - begin);
+                  });
+                  if (sum != 1000) return kWrong;
+                }
+                return n_warnings == 1 ? kFine : kWrong;
+              }))
+        << threads << " threads";
+  }
+}
+
+TEST_F(Refusals, APoolTakesTheTablesItMayHave) {
+  EXPECT_EQ(kFine, in_child([] {
+              set_limit(RLIMIT_DATA, status_bytes("VmData") + 64 * kMiB);
+              HybridMemoryPool pool;
+              MemoryBlock block(pool, 24 * kMiB);
+              std::memset(block.data(), 1, block.size());
+              return pool.capacity() >= 64 * kMiB ? kFine : kWrong;
+            }));
+}
+
 TEST_F(Refusals, TablesThatTheSystemRefusesAreAnError) {
   EXPECT_EQ(kFine, in_child([] {
-              set_limit(RLIMIT_DATA, status_bytes("VmData") + kMiB);
+              set_limit(RLIMIT_DATA, status_bytes("VmData") + 64 * 1024);
               const auto make = [] { HybridMemoryPool pool; };
               return refuses("refuses a memory pool's table", make) ? kFine : kWrong;
             }));

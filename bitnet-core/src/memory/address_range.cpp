@@ -35,6 +35,11 @@ void* reserve(std::size_t bytes) {
   return mapping == MAP_FAILED ? nullptr : mapping;
 }
 
+/// Memory whose pages come with their first write; MAP_FAILED where the system refuses.
+void* map_lazily(std::size_t bytes) {
+  return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 /// Calls body(first, last) for each run of parts in [begin, end) whose bit is not set, and sets their bits;
 /// false, at once, where body is. Two threads may both do a run.
 template <class Body>
@@ -106,6 +111,17 @@ bool AddressRange::commit(std::size_t offset, std::size_t bytes, bool huge) noex
   });
 }
 
+bool AddressRange::any_committed(std::size_t offset, std::size_t bytes) const noexcept {
+  const std::size_t first = offset / kHugePageBytes, last = (offset + bytes - 1) / kHugePageBytes;
+  for (std::size_t word = first / 64; word <= last / 64; ++word) {
+    std::uint64_t bits = committed_words()[word].load(std::memory_order_relaxed);
+    if (word == first / 64) bits = bits >> (first % 64) << (first % 64);
+    if (word == last / 64) bits &= ~std::uint64_t{0} >> (63 - last % 64);
+    if (bits != 0) return true;
+  }
+  return false;
+}
+
 std::size_t AddressRange::committed(std::size_t offset, std::size_t bytes) const noexcept {
   const std::size_t end = offset + bytes;
   std::size_t sum = 0;
@@ -143,9 +159,12 @@ std::size_t AddressRange::resident() const {
   return sum;
 }
 
-LazyTable::LazyTable(std::size_t bytes)
-    : data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)),
-      bytes_(bytes) {
+bool LazyTable::fits(std::size_t bytes) noexcept {
+  void* mapping = map_lazily(bytes);
+  return mapping != MAP_FAILED && munmap(mapping, bytes) == 0;
+}
+
+LazyTable::LazyTable(std::size_t bytes) : data_(map_lazily(bytes)), bytes_(bytes) {
   if (data_ == MAP_FAILED)
     throw Error(ErrorCode::kOutOfMemory,
                 fmt::format("the system refuses a memory pool's table of {} bytes", bytes));

@@ -18,6 +18,8 @@ class LazyTable {
   ~LazyTable();
   LazyTable(const LazyTable&) = delete;
   LazyTable& operator=(const LazyTable&) = delete;
+  /// Whether the system would give as much now.
+  static bool fits(std::size_t bytes) noexcept;
   void* data() const noexcept { return data_; }
   /// Makes all of it zero again.
   void clear() noexcept;
@@ -46,10 +48,8 @@ class AddressRange {
   /// refuses. Fresh memory is zero. Costs a look at a bit for each step that is so already. `huge` asks for
   /// huge pages there, which is no more than a wish.
   bool commit(std::size_t offset, std::size_t bytes, bool huge) noexcept;
-  bool is_committed(std::size_t offset) const noexcept {
-    const std::size_t i = offset / kHugePageBytes;
-    return (committed_words()[i / 64].load(std::memory_order_relaxed) >> (i % 64) & 1) != 0;
-  }
+  /// Whether a step of [offset, offset + bytes) is committed; bytes ≥ 1. Looks at 128 MiB at once.
+  bool any_committed(std::size_t offset, std::size_t bytes) const noexcept;
   /// Bytes of [offset, offset + bytes) that are committed.
   std::size_t committed(std::size_t offset, std::size_t bytes) const noexcept;
   /// Gives the pages back; what is read there next is zero. False, and nothing happens, where the system

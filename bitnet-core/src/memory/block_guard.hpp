@@ -62,4 +62,14 @@ inline GuardState read_guard(const std::byte* block, std::size_t bytes_left, Gua
              : GuardState::kEndDamaged;
 }
 
+/// Whether a block with a good header begins at `block`.
+inline bool begins_block(const std::byte* block, std::size_t bytes_left) {
+  GuardHeader header{};
+  if (bytes_left < kGuardBack || read_guard(block, bytes_left, header) == GuardState::kHeaderDamaged)
+    return false;
+  poison(block - kGuardFront, kGuardFront);
+  poison(block + header.bytes, kGuardBack);
+  return true;
+}
+
 }  // namespace bitnet::memory

@@ -326,14 +326,22 @@ void HybridMemoryPool::Impl::check_guard(void* block, void*& whole) const {
   const auto left = static_cast<std::size_t>(first + bytes - seen);
   const GuardState state = memory::read_guard(seen, left, header);
   if (state == GuardState::kGood) return;
-  const bool end = state == GuardState::kEndDamaged;
-  throw Error(ErrorCode::kInternal,
-              end ? fmt::format("memory pool '{}': the block at {} ({} bytes, '{}') was written past its end",
-                                options.name, block, header.bytes, header.tag)
-                  : fmt::format("memory pool '{}': the header of the block at {} is damaged: mark {:#x}, "
-                                "expected {:#x}",
-                                options.name, block, header.mark,
-                                memory::kGuardMark ^ reinterpret_cast<std::uintptr_t>(block)));
+  if (state == GuardState::kEndDamaged)
+    throw Error(ErrorCode::kInternal,
+                fmt::format("memory pool '{}': the block at {} ({} bytes, '{}') was written past its end",
+                            options.name, block, header.bytes, header.tag));
+  for (std::size_t front = memory::kGuardFront; front <= kMaxAlignment && front < bytes; front *= 2) {
+    if (first + front != seen && memory::begins_block(first + front, bytes - front))
+      refuse_block(block, "is not where a block begins");
+  }
+  const std::uint64_t mark = memory::kGuardMark ^ reinterpret_cast<std::uintptr_t>(block);
+  throw Error(
+      ErrorCode::kInternal,
+      fmt::format("memory pool '{}': the header of the block at {} is damaged: {}", options.name, block,
+                  header.mark != mark
+                      ? fmt::format("mark {:#x}, expected {:#x}", header.mark, mark)
+                      : fmt::format("check word {:#x} of {} bytes, expected {:#x}", header.check,
+                                    header.bytes, memory::guard_check(header))));
 }
 
 void HybridMemoryPool::Impl::deallocate(void* block) {

@@ -249,7 +249,7 @@ bool LargeBlockCache::flush() noexcept {
     any = true;
     std::this_thread::yield();
   }
-  return any;
+  return any || waiting() > 0;  // what moved from a shard to the depot or back behind our back
 }
 
 void LargeBlockCache::reset() noexcept {

@@ -17,12 +17,21 @@ namespace {
 
 constexpr std::size_t kLeastRange = std::size_t{64} << 20, kMostRange = std::size_t{1} << 42;
 
+/// Of a page: its PageInfo, and a sixteenth of a Span (small_block_pool.hpp).
+constexpr std::size_t kTableBytesOfPage = sizeof(PageInfo) + 2;
+
 /// Room for twice the limit, or twice the machine's memory, so that it is memory that runs out first and not
-/// aligned addresses.
+/// aligned addresses. Where the process may not write to tables of that size (RLIMIT_DATA, or a system that
+/// counts what is mapped and not touched), for half of those that it may, so that there is some left for
+/// blocks and others.
 std::size_t range_bytes(std::size_t limit) {
   const auto pages = static_cast<std::size_t>(std::max(1L, sysconf(_SC_PHYS_PAGES)));
   const std::size_t most = std::min(limit, pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
-  return std::clamp(std::bit_ceil(std::min(most, kMostRange / 2) * 2), kLeastRange, kMostRange);
+  std::size_t bytes = std::clamp(std::bit_ceil(std::min(most, kMostRange / 2) * 2), kLeastRange, kMostRange);
+  const auto fits = [&] { return LazyTable::fits(bytes / kPageBytes * kTableBytesOfPage); };
+  if (fits()) return bytes;
+  while (bytes > kLeastRange && !fits()) bytes /= 2;
+  return std::max(bytes / 2, kLeastRange);
 }
 
 unsigned floor_log2(std::uint32_t n) { return static_cast<unsigned>(std::bit_width(n)) - 1; }
@@ -90,9 +99,9 @@ void LargeBlockPool::insert_pages(std::uint32_t first, std::uint32_t end, bool d
   while (first != end) {
     const unsigned aligned = first == 0 ? kOrders : static_cast<unsigned>(std::countr_zero(first));
     const unsigned order = std::min(aligned, floor_log2(end - first));
-    // Blocks are cut from the beginning of a free one, at every order: whose first page was never committed,
-    // of that nothing was ever used, whatever it was joined with meanwhile.
-    insert(first, order, dirty && range_.is_committed(static_cast<std::size_t>(first) * kPageBytes));
+    // Of what was never committed nothing was ever used, whatever it was joined with meanwhile.
+    insert(first, order,
+           dirty && range_.any_committed(static_cast<std::size_t>(first) * kPageBytes, kPageBytes << order));
     first += std::uint32_t{1} << order;
   }
 }
