@@ -77,6 +77,18 @@ void check_identity(const Fields& fields, const Fields& ours) {
       refuse(key, there, "nothing");
 }
 
+/// Throws unless these are fields of a checkpoint that this build reads.
+const Fields& checked(const Fields& fields) {
+  const auto format = fields.find("format");
+  if (format == fields.end() || format->second != "bitnet-checkpoint")
+    throw Error(ErrorCode::kCorruptFile,
+                "this is not a training checkpoint (no metadata format=bitnet-checkpoint)");
+  if (field<int>(fields, "version") != kVersion)
+    throw Error(ErrorCode::kUnsupported, "checkpoint version " + fields.at("version") +
+                                             "; this build reads " + std::to_string(kVersion));
+  return fields;
+}
+
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer,
@@ -93,6 +105,17 @@ void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimi
     fields["optimizer"] = optimizer.name();
     fields["optimizer_steps"] = std::to_string(optimizer.steps());
     fields["micro_batch"] = std::to_string(state.micro_batch);
+    if (state.loss.steps > 0) {
+      fields["loss.mean"] = exact(state.loss.mean);
+      fields["loss.variance"] = exact(state.loss.variance);
+      fields["loss.steps"] = std::to_string(state.loss.steps);
+      fields["loss.spikes"] = std::to_string(state.loss.spikes);
+    }
+    if (state.best.step > 0) {
+      fields["best.nll"] = exact(state.best.nll);
+      fields["best.step"] = std::to_string(state.best.step);
+      fields["best.since"] = std::to_string(state.best.since);
+    }
     fields["data.position"] = std::to_string(state.data.position);
     fields["data.epoch"] = std::to_string(state.data.epoch);
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
@@ -109,14 +132,7 @@ void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimi
 TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer) {
   return with_context("reading checkpoint '" + path.string() + "'", [&] {
     const auto file = SafeTensors::open(path);
-    const Fields& fields = file->metadata();
-    const auto format = fields.find("format");
-    if (format == fields.end() || format->second != "bitnet-checkpoint")
-      throw Error(ErrorCode::kCorruptFile,
-                  "this is not a training checkpoint (no metadata format=bitnet-checkpoint)");
-    if (field<int>(fields, "version") != kVersion)
-      throw Error(ErrorCode::kUnsupported, "checkpoint version " + fields.at("version") +
-                                               "; this build reads " + std::to_string(kVersion));
+    const Fields& fields = checked(file->metadata());
     check_identity(fields, model.identity());
     TrainState state;
     state.step = field<std::int64_t>(fields, "step");
@@ -127,6 +143,12 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
       if (key.starts_with(kSetting)) state.settings[key.substr(kSetting.size())] = value;
     }
     if (fields.contains("micro_batch")) state.micro_batch = field<std::int64_t>(fields, "micro_batch");
+    if (fields.contains("loss.steps"))
+      state.loss = {field<double>(fields, "loss.mean"), field<double>(fields, "loss.variance"),
+                    field<std::int64_t>(fields, "loss.steps"), field<std::int64_t>(fields, "loss.spikes")};
+    if (fields.contains("best.step"))
+      state.best = {field<double>(fields, "best.nll"), field<std::int64_t>(fields, "best.step"),
+                    field<std::int64_t>(fields, "best.since")};
     state.data.position = field<std::uint64_t>(fields, "data.position");
     state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
@@ -144,6 +166,13 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
       std::memcpy(e.bytes.data(), file->data(*file->find(e.name)).data(), e.bytes.size());
     optimizer.set_steps(optimizer_steps);
     return state;
+  });
+}
+
+std::int64_t checkpoint_step(const std::filesystem::path& path) {
+  return with_context("reading checkpoint '" + path.string() + "'", [&] {
+    const auto file = SafeTensors::open(path);
+    return field<std::int64_t>(checked(file->metadata()), "step");
   });
 }
 

@@ -124,6 +124,8 @@ void read_training(Section s, TrainConfig& c) {
   s.read("beta2", c.adamw.beta2);
   s.read("eps", c.adamw.eps);
   s.read("clip", c.clip);
+  s.read("spike_deviations", c.spike_deviations);
+  s.read("patience", c.patience);
   c.length =
       c.lora || !c.base.empty() ? std::min<std::int64_t>(c.model.max_position, 512) : c.model.max_position;
   s.read("length", c.length);
@@ -139,6 +141,7 @@ void read_output(Section s, TrainConfig& c) {
   s.read("checkpoint_minutes", c.checkpoint_minutes);
   s.read("log_every", c.log_every);
   s.read("evaluate_every", c.evaluate_every);
+  s.read("keep_best", c.keep_best);
   s.refuse_unknown();
 }
 
@@ -264,6 +267,9 @@ void check(const TrainConfig& c, const Require& require) {
   fraction(c.momentum, "training.momentum");
   require(c.adamw.eps > 0, "training.eps", "must be positive");
   require(std::isfinite(c.clip) && c.clip >= 0, "training.clip", "must not be negative");
+  require(std::isfinite(c.spike_deviations) && c.spike_deviations >= 0, "training.spike_deviations",
+          "must not be negative");
+  require(c.patience >= 0, "training.patience", "must not be negative");
   positive(c.length, "training.length");
   require(c.length <= c.model.max_position, "training.length", "must not be above model.context");
   positive(c.batch, "training.batch");

@@ -73,6 +73,8 @@ std::map<std::string, std::string> settings_of(const TrainConfig& c) {
       {"training.eps", exact(c.adamw.eps)},
       {"training.momentum", exact(c.momentum)},
       {"training.clip", exact(c.clip)}};
+  if (c.spike_deviations > 0) all["training.spike_deviations"] = exact(c.spike_deviations);
+  if (c.patience > 0) all["training.patience"] = std::to_string(c.patience);
   if (c.distillation) {
     const DistillationRun& d = *c.distillation;
     all["distillation.teacher"] = d.teacher.string();

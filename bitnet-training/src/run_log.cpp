@@ -1,6 +1,7 @@
 // JSONL lines. Numbers are written so that they read back to the same double.
 #include "run_log.hpp"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/error.hpp"
@@ -57,6 +58,15 @@ void RunLog::write(const Progress& p) {
             {"zero_fraction", p.zero_fraction},
             {"flip_rate", p.flip_rate},
             {"epoch", p.epoch}}
+           .dump());
+}
+
+void RunLog::skipped(std::int64_t step, double loss, const LossLevel& level) {
+  line(Json{{"type", "skipped"},
+            {"step", step},
+            {"loss", loss},
+            {"mean", level.mean},
+            {"deviation", std::sqrt(level.variance)}}
            .dump());
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "bitnet/training/checkpoint.hpp"
 #include "bitnet/training/config.hpp"
 #include "bitnet/training/trainer.hpp"
 #include "run_data.hpp"
@@ -16,6 +17,8 @@ class RunLog {
   RunLog(std::filesystem::path path, bool append);
   void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters, const TextFigures& text);
   void write(const Progress& p);
+  /// A step that was passed over for its loss.
+  void skipped(std::int64_t step, double loss, const LossLevel& level);
   /// `type`: "evaluation" for the validation text, "held_out".
   void write(const char* type, std::int64_t step, const Evaluation& e);
 

@@ -22,6 +22,8 @@
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/losses.hpp"
 #include "run_data.hpp"
+#include "run_evaluation.hpp"
+#include "run_guard.hpp"
 #include "run_identity.hpp"
 #include "run_log.hpp"
 #include "run_model.hpp"
@@ -68,7 +70,7 @@ class Run {
         distillation_(teacher_of(config, context, model_->config(), *tokenizer_)),
         sampler_(sampler_of(config, texts_.train, bos_)),
         tape_(context, true, config.precision()),
-        eval_tape_(context, false, config.precision()),
+        evaluator_(config, callbacks, context, *tokenizer_, model_),
         micro_batch_(config.micro_batch),
         steps_({shrink(micro_batch_)}, nullptr, callbacks.message),
         saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
@@ -110,13 +112,28 @@ class Run {
   DryRun measure();
 
  private:
+  struct MicroBatch {
+    std::span<const std::int32_t> inputs, targets;
+    RowLayout layout;
+  };
+  struct Step {
+    double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
+    bool skipped = false;
+  };
+  MicroBatch micro_batch_at(std::int64_t first) const;
   double batch_gradients(float scale);
-  double one_step();
-  void report(RunLog& log, double norm);
+  double recovering_gradients(float scale);
+  [[noreturn]] void diverged(double loss, double norm, float scale);
+  Step one_step();
+  void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
-  void save();
+  void save(const std::filesystem::path& path);
+  void note_validation(const Evaluation& e);
+  void take_best(TrainResult& result);
+  bool gets_no_better() const noexcept { return c_.patience > 0 && state_.best.since >= c_.patience; }
   void export_files();
   std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
+  std::filesystem::path best_path() const { return c_.output / "best.safetensors"; }
 
   const TrainConfig& c_;
   const TrainCallbacks& callbacks_;
@@ -128,16 +145,27 @@ class Run {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Distillation> distillation_;
   std::unique_ptr<Sampler> sampler_;
-  Tape tape_, eval_tape_;
+  Tape tape_;
+  Evaluator evaluator_;
   std::int64_t micro_batch_;  ///< sequences at once: as configured, or what memory has left of that
   Recovery steps_, saves_;
   TrainState state_;
   Batch batch_;
   double seconds_before_ = 0;  ///< of earlier starts
   Clock::time_point start_ = Clock::now(), last_report_ = start_, last_save_ = start_;
-  double loss_sum_ = 0, flips_sum_ = 0;
+  double loss_sum_ = 0, flips_sum_ = 0, norm_ = 0;
   std::int64_t since_report_ = 0;
 };
+
+/// The sequences of batch_ from `first` on that are taken at once.
+Run::MicroBatch Run::micro_batch_at(std::int64_t first) const {
+  const auto at = static_cast<std::size_t>(first * c_.length);
+  const auto count = static_cast<std::size_t>(std::min(micro_batch_, c_.batch - first) * c_.length);
+  const auto part = [&](const std::vector<std::int32_t>& of) {
+    return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
+  };
+  return {part(batch_.inputs), part(batch_.targets), {c_.length, part(batch_.positions)}};
+}
 
 /// Loss and gradients of the sequences in batch_, in passes of micro_batch_. Begins anew after an Error.
 double Run::batch_gradients(float scale) {
@@ -145,19 +173,14 @@ double Run::batch_gradients(float scale) {
   for (Parameter* p : model_->parameters()) p->zero_grad();
   try {
     for (std::int64_t done = 0; done < c_.batch; done += micro_batch_) {
-      const auto at = static_cast<std::size_t>(done * c_.length);
-      const auto count = static_cast<std::size_t>(std::min(micro_batch_, c_.batch - done) * c_.length);
-      const auto part = [&](const std::vector<std::int32_t>& of) {
-        return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
-      };
-      const RowLayout layout{c_.length, part(batch_.positions)};
+      const MicroBatch part = micro_batch_at(done);
       model_->begin_pass(state_.step, done);
-      const Variable logits = model_->forward(tape_, part(batch_.inputs), layout,
-                                              distillation_ ? distillation_->states() : nullptr);
+      const Variable logits =
+          model_->forward(tape_, part.inputs, part.layout, distillation_ ? distillation_->states() : nullptr);
       Variable taught;
       if (distillation_)
-        taught = distillation_->loss(tape_, logits, part(batch_.inputs), layout, part(batch_.targets), scale);
-      Variable l = cross_entropy(tape_, logits, part(batch_.targets), scale);
+        taught = distillation_->loss(tape_, logits, part.inputs, part.layout, part.targets, scale);
+      Variable l = cross_entropy(tape_, logits, part.targets, scale);
       if (taught) l = add(tape_, taught, l);
       loss += l.value()[0];
       tape_.backward(l);
@@ -171,18 +194,12 @@ double Run::batch_gradients(float scale) {
   return loss;
 }
 
-/// A batch's gradients, then the update. Returns the gradient's norm.
-double Run::one_step() {
-  sampler_->next(c_.batch, batch_);
-  const auto targets =
-      std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
-  const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
-  double loss = 0;
+/// batch_gradients() in as much memory as there is.
+double Run::recovering_gradients(float scale) {
   for (std::vector<std::int64_t> tried;;) {  // as Recovery::run(), without its words where nothing fails
     std::optional<Error> error;
     try {
-      loss = batch_gradients(scale);
-      break;
+      return batch_gradients(scale);
     } catch (Error& e) {
       error = std::move(e);
     } catch (const std::bad_alloc&) {
@@ -192,28 +209,60 @@ double Run::one_step() {
         "step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_),
         *error, tried);
   }
-  const double norm =
-      optimizer_->step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
-                       static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
-  if (!std::isfinite(loss) || !std::isfinite(norm))
-    throw Error(ErrorCode::kInvalidArgument,
-                "training diverged at step " + std::to_string(state_.step) + ": loss " +
-                    std::to_string(loss) + ", gradient norm " + std::to_string(norm) +
-                    "; resume from the last checkpoint with a lower learning rate");
+}
+
+/// Throws with the place of what is not finite in the step whose sequences are in batch_.
+void Run::diverged(double loss, double norm, float scale) {
+  std::string where;
+  Tape tape(context_, false, c_.precision());
+  for (std::int64_t done = 0; done < c_.batch && where.empty(); done += micro_batch_) {
+    const MicroBatch part = micro_batch_at(done);
+    where = first_not_finite(*model_, tape, part.inputs, part.layout);
+  }
+  if (where.empty()) {
+    batch_gradients(scale);
+    where = gradient_not_finite(*model_);
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              "training diverged at step " + std::to_string(state_.step) + ": loss " + std::to_string(loss) +
+                  ", gradient norm " + std::to_string(norm) +
+                  (where.empty() ? "" : "; the first values that are not finite are " + where) +
+                  "; resume from the last checkpoint with a lower learning rate");
+}
+
+/// A batch's gradients, then the update, unless the loss is a spike.
+Run::Step Run::one_step() {
+  sampler_->next(c_.batch, batch_);
+  const auto targets =
+      std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
+  const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
+  Step step;
+  step.loss = recovering_gradients(scale);
+  if (!std::isfinite(step.loss)) diverged(step.loss, step.norm, scale);
+  step.skipped = c_.spike_deviations > 0 && is_spike(state_.loss, step.loss, c_.spike_deviations);
+  if (!step.skipped) {
+    step.norm =
+        optimizer_->step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
+                         static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
+    if (!std::isfinite(step.norm)) diverged(step.loss, step.norm, scale);
+  }
   ++state_.step;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
   model_->refresh(context_);
-  state_.tokens += targets;
   state_.data = sampler_->state();
   state_.micro_batch = micro_batch_;
+  if (step.skipped) return step;
+  state_.tokens += targets;
   const auto trits = model_->trit_counts();
-  loss_sum_ += loss;
+  loss_sum_ += step.loss;
   flips_sum_ += trits.all ? static_cast<double>(trits.flips) / static_cast<double>(trits.all) : 0.0;
   ++since_report_;
-  return norm;
+  norm_ = step.norm;
+  return step;
 }
 
-void Run::report(RunLog& log, double norm) {
+void Run::report(RunLog& log) {
+  if (since_report_ == 0) return;  // all steps since were skipped
   const double elapsed = seconds_since(last_report_);
   const auto trits = model_->trit_counts();
   Progress p;
@@ -222,7 +271,7 @@ void Run::report(RunLog& log, double norm) {
   p.tokens = state_.tokens;
   p.loss = loss_sum_ / static_cast<double>(since_report_);
   p.learning_rate = c_.schedule.learning_rate(state_.step - 1);
-  p.gradient_norm = norm;
+  p.gradient_norm = norm_;
   p.tokens_per_second = static_cast<double>(since_report_ * c_.batch * c_.length) / std::max(elapsed, 1e-9);
   p.seconds = seconds_before_ + seconds_since(start_);
   p.eta_seconds =
@@ -238,65 +287,43 @@ void Run::report(RunLog& log, double norm) {
 }
 
 Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
-  Evaluation e;
-  std::uint64_t bytes = 0;
-  double nll = 0;
-  std::vector<float> losses;
-  const std::span<const TokenId> tokens = text.documents.tokens;
-  // texts_of() has seen that there is a window and a token behind it, its last target.
-  const TokenWindows windows(tokens.first(tokens.size() - 1), c_.length);
-  std::optional<PackedRows> rows;
-  if (text.packs) rows.emplace(text.documents, c_.length, bos_);
-  const std::int64_t all = rows ? rows->size() : windows.size();
-  const std::int64_t count = std::max<std::int64_t>(1, std::min(max_tokens / c_.length, all));
   // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
   tape_.release();
   if (distillation_) distillation_->release();
-  std::int64_t at_once = micro_batch_;
-  Recovery scoring({shrink(at_once)}, nullptr, callbacks_.message);
-  for (std::int64_t done = 0, next = 0; done < count; done = next) {
-    static_cast<void>(scoring.run("scoring sequences from " + std::to_string(done), [&] {
-      next = std::min(count, done + at_once);
-      batch_.clear();
-      for (std::int64_t i = done; i < next; ++i) {
-        if (rows)
-          rows->append(i, batch_);
-        else
-          append_window(tokens, windows.begin_of(i), c_.length, bos_, batch_);
-      }
-      losses.resize(batch_.targets.size());
-      eval_tape_.reset();
-      try {
-        const Variable logits = model_->forward(eval_tape_, batch_.inputs, {c_.length, batch_.positions});
-        cross_entropy(eval_tape_, logits, batch_.targets, 1.0f, losses);
-      } catch (...) {
-        eval_tape_.release();
-        throw;
-      }
-    }));
-    for (std::size_t i = 0; i < losses.size(); ++i) {
-      const std::int32_t target = batch_.targets[i];
-      if (target < 0) continue;
-      nll += losses[i];
-      ++e.tokens;
-      // The end-of-text tokens between documents are none of its bytes.
-      const auto eos = tokenizer_->eos();
-      if (!text.packs || std::find(eos.begin(), eos.end(), target) == eos.end())
-        bytes += tokenizer_->token_bytes(target).size();
-    }
-  }
-  eval_tape_.release();
-  e.nll = nll / static_cast<double>(e.tokens);
-  e.perplexity = std::exp(e.nll);
-  e.bits_per_byte = nll / std::numbers::ln2 / static_cast<double>(std::max<std::uint64_t>(bytes, 1));
-  return e;
+  return evaluator_.score(text, max_tokens, micro_batch_);
 }
 
-void Run::save() {
+void Run::save(const std::filesystem::path& path) {
   state_.seconds = seconds_before_ + seconds_since(start_);
-  static_cast<void>(saves_.run("writing the checkpoint",
-                               [&] { save_checkpoint(checkpoint_path(), *model_, *optimizer_, state_); }));
-  last_save_ = Clock::now();
+  static_cast<void>(
+      saves_.run("writing the checkpoint", [&] { save_checkpoint(path, *model_, *optimizer_, state_); }));
+}
+
+void Run::note_validation(const Evaluation& e) {
+  BestValidation& best = state_.best;
+  if (best.step > 0 && e.nll >= best.nll) {
+    ++best.since;
+    return;
+  }
+  best = {e.nll, state_.step, 0};
+  if (c_.keep_best) save(best_path());
+}
+
+/// Puts the weights of the best validation in place of the last ones.
+void Run::take_best(TrainResult& result) {
+  if (!c_.keep_best || state_.best.step == 0 || state_.best.step == state_.step) return;
+  // After a run that was resumed with other settings it may be of steps that were given up.
+  if (!std::filesystem::exists(best_path()) || checkpoint_step(best_path()) != state_.best.step) {
+    say(callbacks_, "'" + best_path().string() + "' is not of step " + std::to_string(state_.best.step) +
+                        ", which was the best: the last weights are the result");
+    return;
+  }
+  load_checkpoint(best_path(), *model_, *optimizer_);
+  result.best_step = state_.best.step;
+  model_->set_lambda(c_.quantizer_schedule, result.best_step);
+  model_->refresh(context_);
+  say(callbacks_, "the result is the model of step " + std::to_string(result.best_step) +
+                      ", whose validation was the best");
 }
 
 void Run::export_files() {
@@ -338,18 +365,38 @@ TrainResult Run::loop(RunLog& log) {
     last_report_ += Clock::now() - before;  // tokens per second are those of training
     return e;
   };
-  while (state_.step < c_.schedule.steps && !result.cancelled) {
-    const double norm = one_step();
+  const bool judged = c_.keep_best || c_.patience > 0;
+  while (state_.step < c_.schedule.steps && !result.cancelled && !gets_no_better()) {
+    const Step step = one_step();
+    if (step.skipped) {
+      ++result.skipped;
+      log.skipped(state_.step, step.loss, state_.loss);
+      say(callbacks_, "step " + std::to_string(state_.step) + " is passed over: its loss of " +
+                          std::to_string(step.loss) + " is far above those of late, " +
+                          std::to_string(state_.loss.mean));
+    }
     const bool last = state_.step == c_.schedule.steps;
-    if (last || state_.step % c_.log_every == 0) report(log, norm);
-    if (!last && state_.step % c_.evaluate_every == 0) evaluated(c_.validation_tokens);
+    if (last || state_.step % c_.log_every == 0) report(log);
+    if (state_.step % c_.evaluate_every == 0 ? !last || judged : last && judged) {
+      const Evaluation e = evaluated(c_.validation_tokens);
+      if (judged) note_validation(e);
+    }
     result.cancelled = callbacks_.cancelled && callbacks_.cancelled();
-    if (last || result.cancelled || seconds_since(last_save_) > c_.checkpoint_minutes * 60) save();
+    if (last || result.cancelled || gets_no_better() ||
+        seconds_since(last_save_) > c_.checkpoint_minutes * 60) {
+      save(checkpoint_path());
+      last_save_ = Clock::now();
+    }
   }
+  result.stopped_early = !result.cancelled && state_.step < c_.schedule.steps;
+  if (result.stopped_early)
+    say(callbacks_, "stopped at step " + std::to_string(state_.step) +
+                        ": no validation was better than that of step " + std::to_string(state_.best.step));
   result.steps = state_.step;
   result.tokens = state_.tokens;
   result.seconds = seconds_before_ + seconds_since(start_);
   if (!result.cancelled) {
+    take_best(result);
     result.final_evaluation = evaluated(kWhole);
     if (!texts_.held_out.documents.tokens.empty()) {
       result.held_out = evaluate(texts_.held_out, kWhole);
@@ -441,10 +488,11 @@ DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool 
     if (exists) run.resume(config.output / "checkpoint.safetensors");
     const DryRun d = run.measure();
     const std::uintmax_t room = std::filesystem::space(place).available;
-    if (room / 2 < d.checkpoint_bytes)
+    const std::uint64_t checkpoints = config.keep_best ? 3 : 2;  // one while it is being written
+    if (room / checkpoints < d.checkpoint_bytes)
       throw Error(ErrorCode::kIo, "'" + place.string() + "' has room for " + std::to_string(room) +
-                                      " bytes; two checkpoints take " +
-                                      std::to_string(2 * d.checkpoint_bytes));
+                                      " bytes; " + std::to_string(checkpoints) + " checkpoints take " +
+                                      std::to_string(checkpoints * d.checkpoint_bytes));
     return d;
   });
 }

@@ -76,11 +76,14 @@ struct TrainConfig {
   std::int64_t batch = 8;        ///< sequences per optimiser step
   std::int64_t micro_batch = 2;  ///< sequences at once; divides batch
   std::uint64_t seed = 1;
+  double spike_deviations = 0;  ///< a loss so many deviations above those of late is passed over; 0: none is
+  std::int64_t patience = 0;    ///< evaluations without a better one that end the run; 0: none does
   DType compute = DType::kF32;  ///< of the products of dense linears and the head: kF32 or kBF16
 
   std::filesystem::path output;  ///< directory of checkpoint, log, tokenizer and exported model
   double checkpoint_minutes = 3;
   std::int64_t log_every = 10, evaluate_every = 250;
+  bool keep_best = false;  ///< the weights of the best validation are kept, and are the result
 
   /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that
   /// cannot be parsed, a second document, an unknown, missing or repeated key, or a value that breaks a rule.

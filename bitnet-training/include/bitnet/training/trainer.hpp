@@ -48,6 +48,9 @@ struct TrainResult {
   double seconds = 0;
   Evaluation final_evaluation;         ///< of the whole validation text; as the next, not when cancelled
   std::optional<Evaluation> held_out;  ///< of the whole held-out text, where the configuration names one
+  std::int64_t skipped = 0;            ///< steps of this start whose loss was a spike
+  std::int64_t best_step = 0;          ///< whose weights are the result; 0: those of the last step
+  bool stopped_early = false;          ///< no better validation in config.patience evaluations
   bool cancelled = false;
 };
 
