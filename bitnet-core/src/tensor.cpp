@@ -42,6 +42,15 @@ std::size_t bytes_for(DType dtype, const Shape& shape) {
 
 std::size_t element_alignment(DType dtype) { return dtype == DType::kTernary ? 1 : bits_of(dtype) / 8; }
 
+/// The element types that span<T>() is for.
+template <class T>
+std::string_view types_of() {
+  if constexpr (std::is_same_v<T, std::uint16_t>) return "f16 or bf16";
+  if constexpr (std::is_same_v<T, std::int8_t>) return "i8";
+  if constexpr (std::is_same_v<T, std::int32_t>) return "i32";
+  return "f32";
+}
+
 template <class T>
 bool is_type(DType dtype) {
   if constexpr (std::is_same_v<T, float>) return dtype == DType::kF32;
@@ -153,7 +162,9 @@ bool Tensor::is_contiguous() const noexcept {
 
 template <class T>
 std::span<T> Tensor::span() {
-  if (!is_type<T>(dtype_)) invalid(fmt::format("tensor of {} asked for as another type", to_string(dtype_)));
+  if (!is_type<T>(dtype_))
+    invalid(
+        fmt::format("tensor {} of {} asked for as {}", shape_.to_string(), to_string(dtype_), types_of<T>()));
   const auto b = bytes();
   return {reinterpret_cast<T*>(b.data()), b.size() / sizeof(T)};
 }

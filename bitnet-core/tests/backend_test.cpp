@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,8 @@
 
 namespace bitnet {
 namespace {
+
+constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max() - 1;  // even
 
 struct PlainBuffer final : Buffer {
   explicit PlainBuffer(std::size_t bytes) : Buffer(bytes) {}
@@ -81,13 +84,15 @@ TEST_F(BackendChecks, MatricesMustFitTheirBuffers) {
   refused([&] { backend_.add({big_.get(), 2, 1, 1}, matrix(1, 1)); }, "does not fit");
   refused([&] { backend_.add({nullptr, 0, 1, 1}, matrix(1, 1)); }, "does not fit");
   refused([&] { backend_.add({big_.get(), 0, std::int64_t{1} << 62, 8}, matrix(1, 1)); }, "does not fit");
-  refused([&] { backend_.add(matrix(2, 3), matrix(3, 2)); }, "same shape");
+  refused([&] { backend_.add(matrix(2, 3), matrix(3, 2)); },
+          "add: x is [2, 3], y [3, 2]: they must have the same shape");
 }
 
 TEST_F(BackendChecks, TransfersStayInside) {
   std::array<std::byte, 16> bytes{};
   accepted([&] { backend_.upload(*big_, 4080, bytes); });
-  refused([&] { backend_.upload(*big_, 4081, bytes); }, "outside the buffer");
+  refused([&] { backend_.upload(*big_, 4081, bytes); },
+          "upload: 16 bytes at byte 4081 of 4096: the range is outside the buffer");
   refused([&] { backend_.download(*big_, ~std::size_t{0}, bytes); }, "outside the buffer");
 }
 
@@ -125,11 +130,13 @@ TEST_F(BackendChecks, WeightsMustBeWhole) {
   EXPECT_EQ(backend_.prepare(good)->out(), 2);
   LinearWeights bad = good;
   bad.in = 4;
-  refused([&] { (void)backend_.prepare(bad); }, "out × in elements");
+  refused([&] { (void)backend_.prepare(bad); },
+          "prepare: 6 trits for 2 × 4: trits must have out × in elements");
   bad = good;
   bad.rows_per_scale = 1;
-  refused([&] { (void)backend_.prepare(bad); }, "one scale for every group");
-  refused([&] { (void)backend_.prepare_embedding(good); }, "embeddings are dense");
+  refused([&] { (void)backend_.prepare(bad); }, "1 scales for 2 rows: one scale for every group");
+  refused([&] { (void)backend_.prepare_embedding(good); },
+          "the weights of 2 × 3 are ternary; embeddings are dense");
   bad = good;
   bad.trit_rows = [](std::int64_t, std::int64_t, std::int8_t*) {};
   refused([&] { (void)backend_.prepare(bad); }, "not several");
@@ -138,7 +145,12 @@ TEST_F(BackendChecks, WeightsMustBeWhole) {
   bad.scales = {};
   refused([&] { (void)backend_.prepare(bad); }, "one scale for every group");
   bad = {};
-  refused([&] { (void)backend_.prepare(bad); }, "positive");
+  refused([&] { (void)backend_.prepare(bad); }, "weights of 0 × 0: out and in must be positive");
+  const std::vector<std::byte> bytes(10);
+  bad = {.out = 2, .in = 3, .trits = {}, .scales = {}, .dense = bytes, .dense_type = DType::kF16};
+  refused([&] { (void)backend_.prepare(bad); }, "10 bytes for 2 × 3 of f16");
+  bad.dense_type = DType::kI32;
+  refused([&] { (void)backend_.prepare(bad); }, "weights are i32; dense weights are f32, f16 or bf16");
 }
 
 TEST(LinearWeights, RowsComeFromEitherForm) {
@@ -171,11 +183,16 @@ TEST_F(BackendChecks, LinearsAgreeWithTheirMatrices) {
   const std::array<const PreparedWeights*, 2> mixed{&a, &b};
   const std::array<Matrix, 2> outs{matrix(2, 5), matrix(2, 4)};
   accepted([&] { backend_.linear(std::span(mixed).first(1), matrix(2, 3), std::span(outs).first(1)); });
-  refused([&] { backend_.linear(mixed, matrix(2, 3), outs); }, "one kind");
+  refused([&] { backend_.linear(mixed, matrix(2, 3), outs); },
+          "weight 0 is ternary, weight 1 dense: weights of one call must be of one kind");
+  refused([&] { backend_.linear(mixed, matrix(2, 3), std::span(outs).first(1)); },
+          "2 weights, 1 outputs: one output for every weight");
   refused([&] { backend_.linear(std::span(mixed).first(1), matrix(2, 4), std::span(outs).first(1)); },
-          "`in` columns");
+          "linear: x is [2, 4], weight 0 [5, 3]: x must have `in` columns");
+  const std::array<const PreparedWeights*, 1> none{nullptr};
+  refused([&] { backend_.linear(none, matrix(2, 3), std::span(outs).first(1)); }, "weight 0 is null");
   refused([&] { backend_.linear(std::span(mixed).first(1), matrix(3, 3), std::span(outs).first(1)); },
-          "rows of x");
+          "out 0 is [2, 5], x [3, 3], weight 0 [5, 3]: out must be [rows of x, out]");
 }
 
 TEST_F(BackendChecks, FusedLinearsAgreeWithTheirMatricesAndAreMadeOfTheSingleOps) {
@@ -192,7 +209,8 @@ TEST_F(BackendChecks, FusedLinearsAgreeWithTheirMatricesAndAreMadeOfTheSingleOps
   EXPECT_EQ(calls([&] { backend_.norm_linear(one, x, norm, 1e-5f, x, outs); }), 2);
   EXPECT_EQ(calls([&] { backend_.gated_linear(Activation::kSilu, x, x, &norm, 1e-5f, a, outs[0]); }), 3);
   EXPECT_EQ(calls([&] { backend_.gated_linear(Activation::kSilu, x, x, nullptr, 1e-5f, a, outs[0]); }), 2);
-  refused([&] { backend_.norm_linear(one, x, small, 1e-5f, x, outs); }, "a value a column");
+  refused([&] { backend_.norm_linear(one, x, small, 1e-5f, x, outs); },
+          "weight has 8 bytes, x is [2, 3]: weight must have a value a column");
   refused([&] { backend_.norm_linear(one, x, norm, 1e-5f, matrix(1, 3), outs); }, "norm_linear");
   refused([&] { backend_.norm_linear(one, matrix(2, 4), norm, 1e-5f, matrix(2, 4), outs); }, "`in` columns");
   refused([&] { backend_.gated_linear(Activation::kSilu, x, matrix(1, 3), nullptr, 1e-5f, a, outs[0]); },
@@ -214,7 +232,16 @@ TEST_F(BackendChecks, IdsPositionsAndPagesAreInRange) {
   const BufferPtr rope = backend_.allocate(sizeof(float) * 4 * 8);  // 8 positions of head_dim 4
   accepted([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{7}, *rope, 4); });
   refused([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{8}, *rope, 4); }, "positions[0] = 8");
-  refused([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{0}, *rope, 3); }, "even");
+  refused([&] { backend_.rope(matrix(1, 8), std::vector<std::int32_t>{0}, *rope, 3); },
+          "head_dim is 3, x [1, 8]: head_dim must be even and divide the columns");
+  refused([&] { backend_.rope(matrix(2, 8), std::vector<std::int32_t>{0}, *rope, 4); },
+          "1 positions, x is [2, 8]");
+  refused([&] { backend_.rope(matrix(1, 0), std::vector<std::int32_t>{0}, *rope, kHuge); }, "head_dim is");
+  refused([&] { backend_.embed(table, ids, matrix(1, 3)); }, "out is [1, 3] for 2 ids of a table [10, 3]");
+  refused([&] { backend_.logits(table, matrix(2, 4), ids, matrix(2, 10)); },
+          "hidden is [2, 4], head [10, 3]: hidden must have `in` columns");
+  refused([&] { backend_.logits(table, matrix(2, 3), ids, matrix(2, 9)); },
+          "out is [2, 9] for 2 rows of a head [10, 3]");
 }
 
 TEST_F(BackendChecks, AttentionCoversItsRows) {
@@ -232,15 +259,32 @@ TEST_F(BackendChecks, AttentionCoversItsRows) {
                      4};
   accepted([&] { backend_.attention(args); });
   sequences[0].past = 7;  // nine tokens in two pages of four
-  refused([&] { backend_.attention(args); }, "too few pages");
+  refused([&] { backend_.attention(args); }, "too few pages: 2 of 3 for 9 tokens");
+  sequences[0].past = kHuge;  // more than int64 counts
+  refused([&] { backend_.attention(args); }, "too few pages: 2 of ");
   sequences[0].past = 3;
+  sequences[0].n_rows = kHuge;
+  refused([&] { backend_.attention(args); }, "too few pages: 2 of ");
   sequences[0].n_rows = 1;
-  refused([&] { backend_.attention(args); }, "cover every row");
+  refused([&] { backend_.attention(args); },
+          "sequences have 1 rows, k is [2, 4]: sequences must cover every row");
+  sequences[0].first_row = 1;
+  refused([&] { backend_.attention(args); },
+          "a sequence of 1 rows at row 1, 3 in the cache, where row 0 is next");
+  sequences[0].first_row = 0;
   sequences[0].n_rows = 2;
   args.cache.n_pages = 1;
   refused([&] { backend_.attention(args); }, "pages[1] = 1");
   args.cache.n_pages = 1000;
-  refused([&] { backend_.attention(args); }, "too small");
+  refused([&] { backend_.attention(args); },
+          "too small: 4096 bytes of keys, 4096 of values for 1000 pages of 64 bytes");
+  args.n_heads = args.n_kv_heads = kHuge;
+  refused([&] { backend_.attention(args); }, "heads × 4: columns must be heads × head_dim");
+  args.n_heads = 3;
+  args.n_kv_heads = 2;
+  refused([&] { backend_.attention(args); }, "n_heads is 3, n_kv_heads 2: n_kv_heads must divide n_heads");
+  BITNET_EXPECT_ERROR((void)kv_page_bytes(DType::kI8, 16, 1, std::numeric_limits<std::int64_t>::max()),
+                      ErrorCode::kInvalidArgument, "KV pages of 16 tokens × 1 heads");
 }
 
 TEST_F(BackendChecks, QueriesAreRowsOfTheSequences) {
@@ -263,6 +307,9 @@ TEST_F(BackendChecks, QueriesAreRowsOfTheSequences) {
   args.queries = queries;
   accepted([&] { backend_.attention(args); });
   queries[0].past = 5;
+  refused([&] { backend_.attention(args); },
+          "the query at row 0, tokens 5 … 5, lies in none of the 2 sequences");
+  queries[0].past = kHuge;
   refused([&] { backend_.attention(args); }, "rows of the sequences");
   queries[0] = {0, 1, 4, others};
   refused([&] { backend_.attention(args); }, "rows of the sequences");
@@ -274,7 +321,7 @@ TEST_F(BackendChecks, QueriesAreRowsOfTheSequences) {
   args.queries = std::span(queries).first(1);
   refused([&] { backend_.attention(args); }, "cover every row of q");
   args.q = args.out = matrix(6, 8);
-  refused([&] { backend_.attention(args); }, "more rows than k");
+  refused([&] { backend_.attention(args); }, "q is [6, 8], k [5, 4]: q must not have more rows than k");
 }
 
 TEST(BackendRegistry, FindsSelectsAndExplains) {
@@ -316,6 +363,11 @@ TEST(BackendRegistry, FindsSelectsAndExplains) {
       registry.add({.name = "cpu", .kind = {}, .description = "", .memory_bytes = 0, .emulated = false},
                    make),
       ErrorCode::kInvalidArgument, "registered already");
+  registry.add(
+      {.name = "none", .kind = DeviceKind::kGpu, .description = "", .memory_bytes = 0, .emulated = false},
+      [](std::shared_ptr<const ExecutionContext>) { return std::unique_ptr<Backend>(); });
+  BITNET_EXPECT_ERROR((void)registry.create("none", nullptr), ErrorCode::kInternal,
+                      "device 'none': its factory made no backend");
 }
 
 }  // namespace

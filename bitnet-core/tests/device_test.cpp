@@ -168,7 +168,40 @@ TEST(SelectDevice, PoliciesHaveNames) {
                       "'speed': expected one of latency, throughput, memory");
 }
 
-/// A registry whose devices fail to open with the given codes; "none" opens (as a null backend).
+/// Measures what it is told, counts how often.
+class MeasuredBackend final : public Backend {
+ public:
+  MeasuredBackend(std::optional<double> figure, int& times) : figure_(figure), times_(times) {}
+  std::string_view name() const noexcept override { return "measured"; }
+  std::string description() const override { return "has a figure and no ops"; }
+  bool supports(BackendOp) const noexcept override { return false; }
+  std::size_t available_memory() const override { return 0; }
+
+ private:
+  BufferPtr do_allocate(std::size_t, MemoryTag) override { return nullptr; }
+  void do_upload(Buffer&, std::size_t, std::span<const std::byte>) override {}
+  void do_download(const Buffer&, std::size_t, std::span<std::byte>) override {}
+  PreparedPtr do_prepare(const LinearWeights&) override { return nullptr; }
+  PreparedPtr do_prepare_embedding(const LinearWeights&) override { return nullptr; }
+  void do_linear(std::span<const PreparedWeights* const>, Matrix, std::span<const Matrix>) override {}
+  void do_embed(const PreparedWeights&, std::span<const std::int32_t>, Matrix) override {}
+  void do_rms_norm(Matrix, const Buffer&, float, Matrix) override {}
+  void do_rope(Matrix, std::span<const std::int32_t>, const Buffer&, std::int64_t) override {}
+  void do_attention(const AttentionArgs&) override {}
+  void do_gated_activation(Activation, Matrix, Matrix, Matrix) override {}
+  void do_add(Matrix, Matrix) override {}
+  void do_logits(const PreparedWeights&, Matrix, std::span<const std::int32_t>, Matrix) override {}
+  void do_sync() override {}
+  std::optional<double> do_measure_bandwidth() override {
+    ++times_;
+    if (figure_ && *figure_ < 0) throw Error(ErrorCode::kDevice, "no answer");
+    return figure_;
+  }
+  std::optional<double> figure_;
+  int& times_;
+};
+
+/// A registry whose devices fail to open with the given codes, or open.
 struct OpenTest : ::testing::Test {
   BackendRegistry registry;
   std::vector<std::string> tried;
@@ -176,9 +209,10 @@ struct OpenTest : ::testing::Test {
     registry.add(d, [this, d, fails](auto) -> std::unique_ptr<Backend> {
       tried.push_back(d.name);
       if (fails) throw Error(*fails, "driver of " + d.name);
-      return nullptr;
+      return std::make_unique<MeasuredBackend>(std::nullopt, measured);
     });
   }
+  int measured = 0;
 };
 
 TEST_F(OpenTest, AutoGoesOnAndTellsWhatFailed) {
@@ -310,39 +344,6 @@ TEST(BandwidthProbe, ReadsMoreThanAllCachesHold) {
   EXPECT_EQ(bandwidth_probe_bytes(32 * kMiB, 100 * kMiB), 50 * kMiB);
   EXPECT_EQ(bandwidth_probe_bytes(SIZE_MAX, 0), kMiB);
 }
-
-/// Measures what it is told, counts how often.
-class MeasuredBackend final : public Backend {
- public:
-  MeasuredBackend(std::optional<double> figure, int& times) : figure_(figure), times_(times) {}
-  std::string_view name() const noexcept override { return "measured"; }
-  std::string description() const override { return "has a figure and no ops"; }
-  bool supports(BackendOp) const noexcept override { return false; }
-  std::size_t available_memory() const override { return 0; }
-
- private:
-  BufferPtr do_allocate(std::size_t, MemoryTag) override { return nullptr; }
-  void do_upload(Buffer&, std::size_t, std::span<const std::byte>) override {}
-  void do_download(const Buffer&, std::size_t, std::span<std::byte>) override {}
-  PreparedPtr do_prepare(const LinearWeights&) override { return nullptr; }
-  PreparedPtr do_prepare_embedding(const LinearWeights&) override { return nullptr; }
-  void do_linear(std::span<const PreparedWeights* const>, Matrix, std::span<const Matrix>) override {}
-  void do_embed(const PreparedWeights&, std::span<const std::int32_t>, Matrix) override {}
-  void do_rms_norm(Matrix, const Buffer&, float, Matrix) override {}
-  void do_rope(Matrix, std::span<const std::int32_t>, const Buffer&, std::int64_t) override {}
-  void do_attention(const AttentionArgs&) override {}
-  void do_gated_activation(Activation, Matrix, Matrix, Matrix) override {}
-  void do_add(Matrix, Matrix) override {}
-  void do_logits(const PreparedWeights&, Matrix, std::span<const std::int32_t>, Matrix) override {}
-  void do_sync() override {}
-  std::optional<double> do_measure_bandwidth() override {
-    ++times_;
-    if (figure_ && *figure_ < 0) throw Error(ErrorCode::kDevice, "no answer");
-    return figure_;
-  }
-  std::optional<double> figure_;
-  int& times_;
-};
 
 struct MeasureTest : ::testing::Test {
   BackendRegistry registry;

@@ -145,6 +145,18 @@ TEST(Npy, BadHeadersAreNamed) {
                       ErrorCode::kCorruptFile, "4294967295 bytes");
 }
 
+TEST(Npy, WhatCannotBeWrittenIsNamedOnce) {
+  std::string message;
+  try {
+    write_npy("/no/such/x.npy", Tensor(DType::kF32, {2}));
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kIo);
+    message = e.what();
+  }
+  EXPECT_EQ(message.find("writing '/no/such/x.npy'"), 0u) << message;
+  EXPECT_EQ(message.rfind("x.npy"), message.find("x.npy")) << message;
+}
+
 TEST(Npy, EveryTruncationIsCorrupt) {
   const std::string whole = read_file(source_path("tests/data/tensors/npy/fortran_f4.npy"));
   for (std::size_t n = 0; n < whole.size(); ++n) EXPECT_THROW((void)parse(whole.substr(0, n)), Error) << n;

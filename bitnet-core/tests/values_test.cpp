@@ -174,7 +174,9 @@ TEST(Tensor, RefusesWhatItCannotDo) {
   BITNET_EXPECT_ERROR((void)t.slice(2, 0, 1), ErrorCode::kInvalidArgument, "axis 2");
   BITNET_EXPECT_ERROR((void)t.reshape({7}), ErrorCode::kInvalidArgument, "other number of elements");
   BITNET_EXPECT_ERROR((void)t.transpose(0, 1).reshape({6}), ErrorCode::kInvalidArgument, "contiguous");
-  BITNET_EXPECT_ERROR((void)t.span<float>(), ErrorCode::kInvalidArgument, "i32");
+  BITNET_EXPECT_ERROR((void)t.span<float>(), ErrorCode::kInvalidArgument,
+                      "tensor [2, 3] of i32 asked for as f32");
+  BITNET_EXPECT_ERROR((void)t.span<std::uint16_t>(), ErrorCode::kInvalidArgument, "asked for as f16 or bf16");
   const std::array<std::int64_t, 2> twice{0, 0};
   BITNET_EXPECT_ERROR((void)t.permute(twice), ErrorCode::kInvalidArgument, "twice");
   BITNET_EXPECT_ERROR(Tensor(DType::kTernary, {2, 3}), ErrorCode::kInvalidArgument, "multiple of 4");

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/profiler.hpp"
@@ -12,9 +13,30 @@
 namespace bitnet {
 namespace {
 
-void require(bool holds, const char* op, std::string_view rule,
-             SourceLocation where = SourceLocation::current()) {
-  if (!holds) throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: {}", op, rule), where);
+/// What has to hold, behind the format of the two sides that do not agree; and the line that asks for it.
+struct Rule {
+  Rule(const char* rule, SourceLocation line = SourceLocation::current()) : text(rule), where(line) {}
+  std::string_view text;
+  SourceLocation where;
+};
+
+/// The message is put together only where the rule is broken: checks allocate nothing.
+template <class... Args>
+void require(bool holds, const char* op, const Rule& rule, const Args&... args) {
+  if (!holds)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: {}", op, fmt::vformat(rule.text, fmt::make_format_args(args...))),
+                rule.where);
+}
+
+/// Of numbers ≥ 0; the largest there is where the result would be larger.
+std::int64_t sum(std::int64_t a, std::int64_t b) {
+  std::int64_t c = 0;
+  return __builtin_add_overflow(a, b, &c) ? std::numeric_limits<std::int64_t>::max() : c;
+}
+std::int64_t product(std::int64_t a, std::int64_t b) {
+  std::int64_t c = 0;
+  return __builtin_mul_overflow(a, b, &c) ? std::numeric_limits<std::int64_t>::max() : c;
 }
 
 /// A matrix must lie inside its buffer; offsets are multiples of 4 bytes.
@@ -30,6 +52,8 @@ void check(const Matrix& m, const char* op, const char* name) {
   }
 }
 
+const char* kind(const PreparedWeights& w) { return w.ternary() ? "ternary" : "dense"; }
+
 void check_ids(std::span<const std::int32_t> ids, std::int64_t below, const char* op, const char* name,
                SourceLocation where = SourceLocation::current()) {
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -41,50 +65,68 @@ void check_ids(std::span<const std::int32_t> ids, std::int64_t below, const char
 }
 
 void check(const LinearWeights& w, const char* op) {
-  require(w.out > 0 && w.in > 0, op, "out and in must be positive");
+  require(w.out > 0 && w.in > 0, op, "weights of {} × {}: out and in must be positive", w.out, w.in);
   std::int64_t cells = 0;
-  require(!__builtin_mul_overflow(w.out, w.in, &cells), op, "out × in overflows");
-  const int forms = int{!w.trits.empty()} + int{w.trit_rows != nullptr} + int{!w.dense.empty()} +
-                    int{w.dense_rows != nullptr};
-  require(forms <= 1, op, "one of trits, trit_rows, dense and dense_rows, not several");
+  require(!__builtin_mul_overflow(w.out, w.in, &cells), op, "weights of {} × {}: out × in overflows", w.out,
+          w.in);
+  require(int{!w.trits.empty()} + int{w.trit_rows != nullptr} + int{!w.dense.empty()} +
+                  int{w.dense_rows != nullptr} <=
+              1,
+          op, "one of trits ({}), trit_rows ({}), dense ({} bytes) and dense_rows ({}), not several",
+          w.trits.size(), w.trit_rows != nullptr, w.dense.size(), w.dense_rows != nullptr);
   if (w.ternary()) {
     require(w.trits.empty() || static_cast<std::int64_t>(w.trits.size()) == cells, op,
-            "trits must have out × in elements");
-    require(w.rows_per_scale > 0, op, "rows_per_scale must be positive");
+            "{} trits for {} × {}: trits must have out × in elements", w.trits.size(), w.out, w.in);
+    require(w.rows_per_scale > 0, op, "rows_per_scale is {}, must be positive", w.rows_per_scale);
     require(static_cast<std::int64_t>(w.scales.size()) == (w.out - 1) / w.rows_per_scale + 1, op,
-            "one scale for every group of rows_per_scale rows");
+            "{} scales for {} rows: one scale for every group of rows_per_scale rows, {}", w.scales.size(),
+            w.out, w.rows_per_scale);
     return;
   }
   require(w.dense_type == DType::kF32 || w.dense_type == DType::kF16 || w.dense_type == DType::kBF16, op,
-          "dense weights are f32, f16 or bf16");
+          "weights are {}; dense weights are f32, f16 or bf16", to_string(w.dense_type));
   const std::size_t size = bits_of(w.dense_type) / 8;
   std::int64_t bytes = 0;
-  require(!__builtin_mul_overflow(cells, static_cast<std::int64_t>(size), &bytes), op, "out × in overflows");
+  require(!__builtin_mul_overflow(cells, static_cast<std::int64_t>(size), &bytes), op,
+          "weights of {} × {}: out × in overflows", w.out, w.in);
   require(w.dense_rows != nullptr || static_cast<std::int64_t>(w.dense.size()) == bytes, op,
-          "dense weights must have out × in elements");
+          "{} bytes for {} × {} of {}: dense weights must have out × in elements", w.dense.size(), w.out,
+          w.in, to_string(w.dense_type));
 }
 
-void check_same(const Matrix& a, const Matrix& b, const char* op) {
-  require(a.rows == b.rows && a.cols == b.cols, op, "operands must have the same shape");
+void check_same(const Matrix& a, const char* a_name, const Matrix& b, const char* b_name, const char* op,
+                SourceLocation where = SourceLocation::current()) {
+  require(a.rows == b.rows && a.cols == b.cols, op,
+          {"{} is [{}, {}], {} [{}, {}]: they must have the same shape", where}, a_name, a.rows, a.cols,
+          b_name, b.rows, b.cols);
 }
 
 void check_linear(std::span<const PreparedWeights* const> weights, const Matrix& x,
                   std::span<const Matrix> outs, const char* op) {
-  require(!weights.empty() && weights.size() == outs.size(), op, "one output for every weight");
+  require(!weights.empty() && weights.size() == outs.size(), op,
+          "{} weights, {} outputs: one output for every weight", weights.size(), outs.size());
   check(x, op, "x");
   for (std::size_t i = 0; i < weights.size(); ++i) {
     check(outs[i], op, "out");
-    require(weights[i] != nullptr && weights[i]->in() == x.cols, op, "x must have `in` columns");
-    require(outs[i].rows == x.rows && outs[i].cols == weights[i]->out(), op, "out must be [rows of x, out]");
-    require(weights[i]->ternary() == weights[0]->ternary(), op, "weights of one call must be of one kind");
+    require(weights[i] != nullptr, op, "weight {} is null", i);
+    const PreparedWeights& w = *weights[i];
+    require(w.in() == x.cols, op, "x is [{}, {}], weight {} [{}, {}]: x must have `in` columns", x.rows,
+            x.cols, i, w.out(), w.in());
+    require(outs[i].rows == x.rows && outs[i].cols == w.out(), op,
+            "out {} is [{}, {}], x [{}, {}], weight {} [{}, {}]: out must be [rows of x, out]", i,
+            outs[i].rows, outs[i].cols, x.rows, x.cols, i, w.out(), w.in());
+    require(w.ternary() == weights[0]->ternary(), op,
+            "weight 0 is {}, weight {} {}: weights of one call must be of one kind", kind(*weights[0]), i,
+            kind(w));
   }
 }
 
 void check_norm(const Matrix& x, const Buffer& weight, const Matrix& out, const char* op) {
   check(out, op, "out");
-  check_same(x, out, op);
+  check_same(x, "x", out, "out", op);
   require(weight.bytes() / sizeof(float) >= static_cast<std::size_t>(x.cols), op,
-          "weight must have a value a column");
+          "weight has {} bytes, x is [{}, {}]: weight must have a value a column", weight.bytes(), x.rows,
+          x.cols);
 }
 
 /// Sequences cover rows 0 … n_rows in order, and their pages are inside the cache.
@@ -92,13 +134,20 @@ void check_sequences(const AttentionArgs& a) {
   constexpr const char* kOp = "attention";
   std::int64_t row = 0;
   for (const SequenceSlice& s : a.sequences) {
-    require(s.first_row == row && s.n_rows > 0 && s.past >= 0, kOp, "sequences must cover the rows in order");
-    row += s.n_rows;
-    const std::int64_t pages = (s.past + s.n_rows + a.cache.page_size - 1) / a.cache.page_size;
-    require(static_cast<std::int64_t>(s.pages.size()) >= pages, kOp, "a sequence has too few pages");
+    require(
+        s.first_row == row && s.n_rows > 0 && s.past >= 0, kOp,
+        "a sequence of {} rows at row {}, {} in the cache, where row {} is next: sequences must cover the "
+        "rows in order",
+        s.n_rows, s.first_row, s.past, row);
+    row = sum(row, s.n_rows);
+    const std::int64_t tokens = sum(s.past, s.n_rows);
+    const std::int64_t pages = (tokens - 1) / a.cache.page_size + 1;
+    require(static_cast<std::int64_t>(s.pages.size()) >= pages, kOp,
+            "a sequence has too few pages: {} of {} for {} tokens", s.pages.size(), pages, tokens);
     check_ids(s.pages, a.cache.n_pages, kOp, "pages");
   }
-  require(row == a.k.rows, kOp, "sequences must cover every row");
+  require(row == a.k.rows, kOp, "sequences have {} rows, k is [{}, {}]: sequences must cover every row", row,
+          a.k.rows, a.k.cols);
 }
 
 /// The queries cover the rows of q in order, and each lies in one of the (checked) sequences.
@@ -107,16 +156,56 @@ void check_queries(const AttentionArgs& a) {
   std::int64_t row = 0;
   auto s = a.sequences.begin();
   for (const SequenceSlice& q : a.queried()) {
-    require(q.first_row == row && q.n_rows > 0, kOp, "queries must cover the rows of q in order");
-    row += q.n_rows;
+    require(q.first_row == row && q.n_rows > 0, kOp,
+            "a query of {} rows at row {}, where row {} is next: queries must cover the rows of q in order",
+            q.n_rows, q.first_row, row);
+    row = sum(row, q.n_rows);
     const auto contains = [&](const SequenceSlice& of) {
       return of.pages.data() == q.pages.data() && of.pages.size() == q.pages.size() && q.past >= of.past &&
-             q.past + q.n_rows <= of.past + of.n_rows;
+             sum(q.past, q.n_rows) <= of.past + of.n_rows;
     };
     while (s != a.sequences.end() && !contains(*s)) ++s;
-    require(s != a.sequences.end(), kOp, "queries must be rows of the sequences, in their order");
+    require(s != a.sequences.end(), kOp,
+            "the query at row {}, tokens {} … {}, lies in none of the {} sequences: queries must be rows of "
+            "the sequences, in their order",
+            q.first_row, q.past, sum(q.past, q.n_rows - 1), a.sequences.size());
   }
-  require(row == a.q.rows, kOp, "queries must cover every row of q");
+  require(row == a.q.rows, kOp, "queries have {} rows, q is [{}, {}]: queries must cover every row of q", row,
+          a.q.rows, a.q.cols);
+}
+
+void check_range(const Buffer& buffer, std::size_t offset, std::size_t bytes, const char* op,
+                 SourceLocation where = SourceLocation::current()) {
+  require(offset <= buffer.bytes() && bytes <= buffer.bytes() - offset, op,
+          {"{} bytes at byte {} of {}: the range is outside the buffer", where}, bytes, offset,
+          buffer.bytes());
+}
+
+/// Shapes of attention(), and that its cache is as large as it says.
+void check_shapes(const AttentionArgs& a) {
+  constexpr const char* kOp = "attention";
+  check(a.q, kOp, "q");
+  check(a.k, kOp, "k");
+  check(a.v, kOp, "v");
+  check(a.out, kOp, "out");
+  require(a.n_heads > 0 && a.n_kv_heads > 0 && a.n_heads % a.n_kv_heads == 0, kOp,
+          "n_heads is {}, n_kv_heads {}: n_kv_heads must divide n_heads", a.n_heads, a.n_kv_heads);
+  require(a.head_dim > 0 && a.q.cols == product(a.n_heads, a.head_dim) &&
+              a.k.cols == product(a.n_kv_heads, a.head_dim),
+          kOp, "q is [{}, {}], k [{}, {}], {} and {} heads × {}: columns must be heads × head_dim", a.q.rows,
+          a.q.cols, a.k.rows, a.k.cols, a.n_heads, a.n_kv_heads, a.head_dim);
+  check_same(a.q, "q", a.out, "out", kOp);
+  check_same(a.k, "k", a.v, "v", kOp);
+  require(a.q.rows <= a.k.rows, kOp, "q is [{}, {}], k [{}, {}]: q must not have more rows than k", a.q.rows,
+          a.q.cols, a.k.rows, a.k.cols);
+  const KvLayer& cache = a.cache;
+  require(cache.page_size > 0 && cache.n_pages >= 0 && cache.keys != nullptr && cache.values != nullptr, kOp,
+          "the cache needs pages; it has {} of {} tokens", cache.n_pages, cache.page_size);
+  const std::size_t page = kv_page_bytes(cache.type, cache.page_size, a.n_kv_heads, a.head_dim);
+  const auto pages = static_cast<std::size_t>(cache.n_pages);
+  require(cache.keys->bytes() / page >= pages && cache.values->bytes() / page >= pages, kOp,
+          "the cache's buffers are too small: {} bytes of keys, {} of values for {} pages of {} bytes",
+          cache.keys->bytes(), cache.values->bytes(), pages, page);
 }
 
 /// Bytes of a matrix that is read or written once.
@@ -199,9 +288,10 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
                 fmt::format("a KV cache of type {}: expected one of f16, i8, f32", to_string(type)));
   }
   std::int64_t rows = 0, bytes = 0;
+  const std::int64_t dim = std::min(head_dim, std::int64_t{1} << 33);  // refused below, but no overflow here
   // int8 rows are rounded up so that the scales of every head and page are aligned floats.
-  const std::int64_t row = type == DType::kI8 ? (head_dim + 3) / 4 * 4 + std::int64_t{sizeof(float)}
-                                              : head_dim * static_cast<std::int64_t>(bits_of(type) / 8);
+  const std::int64_t row = type == DType::kI8 ? (dim + 3) / 4 * 4 + std::int64_t{sizeof(float)}
+                                              : dim * static_cast<std::int64_t>(bits_of(type) / 8);
   if (page_size <= 0 || n_kv_heads <= 0 || head_dim <= 0 || head_dim > (std::int64_t{1} << 32) ||
       __builtin_mul_overflow(page_size, n_kv_heads, &rows) || __builtin_mul_overflow(rows, row, &bytes)) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -211,8 +301,7 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
 }
 
 std::size_t Backend::discard(Buffer& buffer, std::size_t offset, std::size_t bytes) {
-  require(offset <= buffer.bytes() && bytes <= buffer.bytes() - offset, "discard",
-          "range is outside the buffer");
+  check_range(buffer, offset, bytes, "discard");
   return bytes == 0 ? 0 : do_discard(buffer, offset, bytes);
 }
 
@@ -221,16 +310,14 @@ std::optional<double> Backend::measure_bandwidth() { return do_measure_bandwidth
 BufferPtr Backend::allocate(std::size_t bytes, MemoryTag tag) { return do_allocate(bytes, tag); }
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
-  require(offset <= to.bytes() && from.size() <= to.bytes() - offset, "upload",
-          "range is outside the buffer");
+  check_range(to, offset, from.size(), "upload");
   if (from.empty()) return;
   zone(
       "upload", 0, [&] { return from.size(); }, [&] { do_upload(to, offset, from); });
 }
 
 void Backend::download(const Buffer& from, std::size_t offset, std::span<std::byte> to) {
-  require(offset <= from.bytes() && to.size() <= from.bytes() - offset, "download",
-          "range is outside the buffer");
+  check_range(from, offset, to.size(), "download");
   if (to.empty()) return;
   zone(
       "download", 0, [&] { return to.size(); }, [&] { do_download(from, offset, to); });
@@ -244,7 +331,8 @@ PreparedPtr Backend::prepare(const LinearWeights& weights) {
 
 PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   check(weights, "prepare_embedding");
-  require(!weights.ternary(), "prepare_embedding", "embeddings are dense");
+  require(!weights.ternary(), "prepare_embedding", "the weights of {} × {} are ternary; embeddings are dense",
+          weights.out, weights.in);
   const ProfileZone measured(profiler_, "prepare_embedding", 0, weights.out);
   return do_prepare_embedding(weights);
 }
@@ -273,7 +361,7 @@ void Backend::gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* n
   const PreparedWeights* const one = &weights;
   check_linear({&one, 1}, gate, {&out, 1}, kOp);
   check(up, kOp, "up");
-  check_same(gate, up, kOp);
+  check_same(gate, "gate", up, "up", kOp);
   if (norm != nullptr) check_norm(gate, *norm, gate, kOp);
   if (gate.rows == 0) return;
   zone(
@@ -311,7 +399,8 @@ void Backend::do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer
 void Backend::embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) {
   check(out, "embed", "out");
   require(out.rows == static_cast<std::int64_t>(ids.size()) && out.cols == table.in(), "embed",
-          "out must be [ids, hidden]");
+          "out is [{}, {}] for {} ids of a table [{}, {}]: out must be [ids, hidden]", out.rows, out.cols,
+          ids.size(), table.out(), table.in());
   check_ids(ids, table.out(), "embed", "ids");
   if (ids.empty()) return;
   const auto row_bytes = table.bytes() / static_cast<std::size_t>(std::max<std::int64_t>(table.out(), 1));
@@ -332,9 +421,11 @@ void Backend::rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
 void Backend::rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
                    std::int64_t head_dim) {
   check(x, "rope", "x");
-  require(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0, "rope",
-          "head_dim must be even and divide the columns");
-  require(static_cast<std::int64_t>(positions.size()) == x.rows, "rope", "one position a row");
+  require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= x.cols && x.cols % head_dim == 0, "rope",
+          "head_dim is {}, x [{}, {}]: head_dim must be even and divide the columns", head_dim, x.rows,
+          x.cols);
+  require(static_cast<std::int64_t>(positions.size()) == x.rows, "rope",
+          "{} positions, x is [{}, {}]: one position a row", positions.size(), x.rows, x.cols);
   const std::size_t n_positions = table.bytes() / (sizeof(float) * static_cast<std::size_t>(head_dim));
   check_ids(positions, static_cast<std::int64_t>(n_positions), "rope", "positions");
   if (x.rows == 0) return;
@@ -343,25 +434,7 @@ void Backend::rope(Matrix x, std::span<const std::int32_t> positions, const Buff
 }
 
 void Backend::attention(const AttentionArgs& a) {
-  constexpr const char* kOp = "attention";
-  check(a.q, kOp, "q");
-  check(a.k, kOp, "k");
-  check(a.v, kOp, "v");
-  check(a.out, kOp, "out");
-  require(a.n_heads > 0 && a.n_kv_heads > 0 && a.n_heads % a.n_kv_heads == 0, kOp,
-          "n_kv_heads must divide n_heads");
-  require(a.head_dim > 0 && a.q.cols == a.n_heads * a.head_dim && a.k.cols == a.n_kv_heads * a.head_dim, kOp,
-          "columns must be heads × head_dim");
-  check_same(a.q, a.out, kOp);
-  check_same(a.k, a.v, kOp);
-  require(a.q.rows <= a.k.rows, kOp, "q must not have more rows than k");
-  require(
-      a.cache.page_size > 0 && a.cache.n_pages >= 0 && a.cache.keys != nullptr && a.cache.values != nullptr,
-      kOp, "the cache needs pages");
-  const std::size_t page = kv_page_bytes(a.cache.type, a.cache.page_size, a.n_kv_heads, a.head_dim);
-  const auto pages = static_cast<std::size_t>(a.cache.n_pages);
-  require(a.cache.keys->bytes() / page >= pages && a.cache.values->bytes() / page >= pages, kOp,
-          "the cache's buffers are too small");
+  check_shapes(a);
   check_sequences(a);
   check_queries(a);
   if (a.k.rows == 0) return;
@@ -373,8 +446,8 @@ void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out)
   check(gate, "gated_activation", "gate");
   check(up, "gated_activation", "up");
   check(out, "gated_activation", "out");
-  check_same(gate, up, "gated_activation");
-  check_same(gate, out, "gated_activation");
+  check_same(gate, "gate", up, "up", "gated_activation");
+  check_same(gate, "gate", out, "out", "gated_activation");
   if (gate.rows == 0) return;
   zone(
       "gated_activation", gate.rows, [&] { return 3 * bytes_of(gate); },
@@ -384,7 +457,7 @@ void Backend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out)
 void Backend::add(Matrix x, Matrix y) {
   check(x, "add", "x");
   check(y, "add", "y");
-  check_same(x, y, "add");
+  check_same(x, "x", y, "y", "add");
   if (x.rows == 0) return;
   zone(
       "add", x.rows, [&] { return 3 * bytes_of(x); }, [&] { do_add(x, y); });
@@ -394,9 +467,12 @@ void Backend::logits(const PreparedWeights& head, Matrix hidden, std::span<const
                      Matrix out) {
   check(hidden, "logits", "hidden");
   check(out, "logits", "out");
-  require(hidden.cols == head.in(), "logits", "hidden must have `in` columns");
+  require(hidden.cols == head.in(), "logits",
+          "hidden is [{}, {}], head [{}, {}]: hidden must have `in` columns", hidden.rows, hidden.cols,
+          head.out(), head.in());
   require(out.rows == static_cast<std::int64_t>(rows.size()) && out.cols == head.out(), "logits",
-          "out must be [rows, vocab]");
+          "out is [{}, {}] for {} rows of a head [{}, {}]: out must be [rows, vocab]", out.rows, out.cols,
+          rows.size(), head.out(), head.in());
   check_ids(rows, hidden.rows, "logits", "rows");
   if (rows.empty()) return;
   zone(

@@ -46,8 +46,11 @@ Selection BackendRegistry::select(std::string_view name) const {
 std::unique_ptr<Backend> BackendRegistry::create(std::string_view name,
                                                  std::shared_ptr<const ExecutionContext> context) const {
   const Entry& e = entry(select(name).device.name);
-  return with_context(fmt::format("device '{}'", e.device.name),
-                      [&] { return e.factory(std::move(context)); });
+  return with_context(fmt::format("device '{}'", e.device.name), [&] {
+    std::unique_ptr<Backend> backend = e.factory(std::move(context));
+    if (backend == nullptr) throw Error(ErrorCode::kInternal, "its factory made no backend");
+    return backend;
+  });
 }
 
 const BackendRegistry::Entry& BackendRegistry::entry(std::string_view name) const {

@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/error.hpp"
@@ -311,6 +312,38 @@ Tensor parse(std::span<const std::byte> bytes, NpyWide wide) {
   return t.permute(axes);
 }
 
+/// What stands before the elements.
+std::string start_of(const Tensor& tensor) {
+  std::string_view descr;
+  switch (tensor.dtype()) {
+    case DType::kF32:
+      descr = "<f4";
+      break;
+    case DType::kF16:
+      descr = "<f2";
+      break;
+    case DType::kI8:
+      descr = "|i1";
+      break;
+    case DType::kI32:
+      descr = "<i4";
+      break;
+    default:
+      throw Error(
+          ErrorCode::kUnsupported,
+          fmt::format("NumPy has no {}: convert the tensor to f32 or i8 first", to_string(tensor.dtype())));
+  }
+  const auto dims = tensor.shape().dims();
+  std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr,
+                                   fmt::join(dims, ", "), dims.size() == 1 ? "," : "");
+  // Magic, version, length, header and a line feed fill a multiple of 64 bytes; at most 8 axes of 19 digits.
+  header.append((64 - (10 + header.size() + 1) % 64) % 64, ' ').push_back('\n');
+  std::string start(kMagic);
+  start.append(
+      {'\x01', '\x00', static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)});
+  return start + header;
+}
+
 }  // namespace
 
 Tensor parse_npy(std::span<const std::byte> bytes, std::string_view name, NpyWide wide) {
@@ -323,42 +356,14 @@ Tensor read_npy(const std::filesystem::path& path, NpyWide wide) {
 }
 
 void write_npy(const std::filesystem::path& path, const Tensor& tensor) {
-  with_context(fmt::format("writing '{}'", path.string()), [&] {
-    std::string_view descr;
-    switch (tensor.dtype()) {
-      case DType::kF32:
-        descr = "<f4";
-        break;
-      case DType::kF16:
-        descr = "<f2";
-        break;
-      case DType::kI8:
-        descr = "|i1";
-        break;
-      case DType::kI32:
-        descr = "<i4";
-        break;
-      default:
-        throw Error(
-            ErrorCode::kUnsupported,
-            fmt::format("NumPy has no {}: convert the tensor to f32 or i8 first", to_string(tensor.dtype())));
-    }
-    const auto dims = tensor.shape().dims();
-    std::string header = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", descr,
-                                     fmt::join(dims, ", "), dims.size() == 1 ? "," : "");
-    // Magic, version, length, header and a line feed fill a multiple of 64 bytes; at most 8 axes of 19
-    // digits.
-    header.append((64 - (10 + header.size() + 1) % 64) % 64, ' ').push_back('\n');
-    std::string start(kMagic);
-    start.append(
-        {'\x01', '\x00', static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)});
-    AtomicFile file(path);
-    file.write(start);
-    file.write(header);
-    const Tensor elements = tensor.contiguous();
-    file.write(elements.bytes());
-    file.commit();
+  // Beside the file, whose errors name it themselves.
+  const auto [start, elements] = with_context(fmt::format("writing '{}'", path.string()), [&] {
+    return std::pair(start_of(tensor), tensor.contiguous());
   });
+  AtomicFile file(path);
+  file.write(start);
+  file.write(elements.bytes());
+  file.commit();
 }
 
 }  // namespace bitnet
