@@ -97,10 +97,12 @@ std::vector<RecoveryRule> BatchEngine::rules() {
 /// that failed has left. A full pool has tried this with its own; not with the others, whose free memory may
 /// be what the system or a device that shares the host's memory lacks.
 std::size_t BatchEngine::drop_caches() {
-  std::size_t bytes = 0;
-  const auto trim = [&bytes](MemoryResource& pool) {
+  std::size_t offered = 0, returned = 0;
+  const auto trim = [&](MemoryResource& pool) {
     try {
-      bytes += pool.trim().offered;
+      const TrimReport report = pool.trim();
+      offered += report.offered;
+      returned += report.returned;
     } catch (const std::bad_alloc&) {  // for its own lists: then it keeps what it has
     }
   };
@@ -110,10 +112,12 @@ std::size_t BatchEngine::drop_caches() {
       if (own != context_->memory().get()) trim(*own);
   }
   try {
-    if (bytes > 0) note_("memory: " + human_bytes(bytes) + " of free blocks were given back");
+    if (offered > 0)
+      note_("memory: " + human_bytes(returned) + " were given back, of " + human_bytes(offered) +
+            " of free blocks");
   } catch (const std::bad_alloc&) {
   }
-  return bytes;
+  return offered;
 }
 
 /// To the device that `--device auto` would have taken next.

@@ -162,8 +162,11 @@ RecoveryStep Recovery::decide(std::string_view doing, const Error& error,
     ++tried[i];
     ++totals_[i];
     if (note_ && (alone || !r.routine)) {
-      succeeds_with_memory(
-          [&] { note_(fmt::format("{}: {} ({}): {}", doing, r.name, tried[i], error.what())); });
+      succeeds_with_memory([&] {
+        const std::string step_text = fmt::format("{}: {} ({})", doing, r.name, tried[i]);
+        note_(alone ? fmt::format("{}: {}", step_text, error.what())
+                    : step_text);  // the monitor tells the rest
+      });
     }
     return step;
   }
