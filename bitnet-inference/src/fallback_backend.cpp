@@ -179,6 +179,8 @@ class FallbackBackend final : public Backend {
     return m;
   }
 
+  std::optional<double> do_measure_bandwidth() override { return at(kDeviceSide).measure_bandwidth(); }
+
   BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
     return std::make_shared<MirrorBuffer>(bytes, tag);
   }

@@ -273,6 +273,7 @@ class PartialDevice final : public Backend {
     m.buffer = &in(*m.buffer);
     return m;
   }
+  std::optional<double> do_measure_bandwidth() override { return 42; }
   void use(BackendOp op) const {
     ++runs;
     if (!supports(op)) throw Error(ErrorCode::kDevice, "an op that the device lacks");
@@ -528,6 +529,12 @@ TEST_F(EngineTest, WeightsThatTheDeviceRefusesRunOnTheCpu) {
   greedy.temperature = 0;
   EXPECT_EQ(plain_generate(model, {3, 4, 5}, greedy, 8),
             plain_generate(make_model(dense), {3, 4, 5}, greedy, 8));
+}
+
+TEST_F(EngineTest, TheBandwidthOfADeviceWithTheCpuBesideItIsTheDevices) {
+  const auto both = with_cpu_fallback(std::make_unique<PartialDevice>(std::vector<Op>{Op::kLinear}),
+                                      make_cpu_backend(make_context(1)));
+  EXPECT_EQ(both->measure_bandwidth(), 42.0);
 }
 
 TEST_F(EngineTest, TheEngineTellsWhatADeviceAskedForByNameDoesNotRun) {
