@@ -12,11 +12,14 @@
 #include <ostream>
 #include <utility>
 
+#include "adapters.hpp"
 #include "bitnet/core/error_monitor.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/isa.hpp"
 
 namespace bitnet::cli {
+
+namespace fs = std::filesystem;
 
 std::string require(const Values& values, const Option& option) {
   const std::string text = values.text(option);
@@ -32,6 +35,36 @@ std::string read_text(const std::string& path, Io& io) {
   check_cancelled(io);
   if (io.in.bad()) throw Error(ErrorCode::kIo, "cannot read standard input");
   return text;
+}
+
+bool would_replace(const fs::path& out, const fs::path& in) {
+  std::error_code ignored;
+  if (fs::equivalent(out, in, ignored)) return true;
+  if (!fs::is_directory(in, ignored) || !fs::exists(out, ignored)) return false;
+  for (fs::directory_iterator i(in, ignored), end; i != end; i.increment(ignored))
+    if (fs::equivalent(out, i->path(), ignored)) return true;
+  return false;
+}
+
+void check_replaces_no_input(const Values& values, const fs::path& out, const std::string& subject) {
+  const auto refuse_over = [&](const fs::path& in, const std::string& name) {
+    if (in.empty() || in == "-" || !would_replace(out, in)) return;
+    std::error_code ignored;
+    const std::string_view part = fs::is_directory(in, ignored) ? "a file of " : "";
+    throw Error(ErrorCode::kInvalidArgument, subject + " would replace " + std::string(part) + name);
+  };
+  refuse_over(values.text(opt::kModel), "the model");
+  for (const auto& adapter : adapter_sources(values)) refuse_over(adapter.path, "an adapter");
+  for (const Option* o : {&opt::kFile, &opt::kInput, &opt::kConfig, &opt::kSynthConfig})
+    refuse_over(values.text(*o), "the file of --" + std::string(o->name));
+}
+
+fs::path report_path(const Values& values, const Option& option, std::string_view name) {
+  const std::string option_name = "--" + std::string(option.name);
+  const fs::path path = values.text(option);
+  if (path == "-") throw UsageError(option_name + " needs a file: standard output is the text's");
+  check_replaces_no_input(values, path, option_name + " '" + path.string() + "': the " + std::string(name));
+  return path;
 }
 
 InputText text_or_file(const Values& values, const Option& text_option, const Option& file_option, Io& io) {
@@ -159,10 +192,27 @@ std::size_t parse_bytes(const std::string& text) {
   return static_cast<std::size_t>(std::ldexp(*value, shift));
 }
 
+namespace {
+
+/// Of --memory-limit. The least is a pool's (MemoryPoolOptions::limit).
+std::size_t parse_limit(const std::string& text) {
+  constexpr std::size_t kLeast = std::size_t{64} << 10;
+  const std::size_t limit = parse_bytes(text);
+  if (limit < kLeast)
+    throw Error(ErrorCode::kInvalidArgument, "expected at least 64 KiB, got '" + text + "'");
+  return limit;
+}
+
+}  // namespace
+
 MemoryPoolOptions pool_options(const Values& values) {
   MemoryPoolOptions options = host_pool_options();
-  if (values.has(opt::kMemoryLimit)) options.limit = checked(values, opt::kMemoryLimit, parse_bytes);
+  if (values.has(opt::kMemoryLimit)) options.limit = checked(values, opt::kMemoryLimit, parse_limit);
   return options;
+}
+
+std::shared_ptr<HybridMemoryPool> limited_pool(const Values& values) {
+  return values.has(opt::kMemoryLimit) ? std::make_shared<HybridMemoryPool>(pool_options(values)) : nullptr;
 }
 
 std::shared_ptr<const ExecutionContext> make_context(const Values& values,
@@ -170,9 +220,7 @@ std::shared_ptr<const ExecutionContext> make_context(const Values& values,
   ExecutionContext::Options options;
   options.threads = thread_count(values.integer(opt::kThreads));
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
-  if (memory == nullptr && values.has(opt::kMemoryLimit))
-    memory = std::make_shared<HybridMemoryPool>(pool_options(values));
-  options.memory = std::move(memory);
+  options.memory = memory != nullptr ? std::move(memory) : limited_pool(values);
   return std::make_shared<const ExecutionContext>(options);
 }
 

@@ -37,6 +37,20 @@ auto checked(const Values& values, const Option& option, Use&& use) {
 /// The whole of a file, or of standard input for "-". Throws Error(kNotFound | kIo | kCancelled).
 std::string read_text(const std::string& path, Io& io);
 
+/// Whether writing a file `out` replaces `in` or, where that is a directory, a file in it; false where one of
+/// them is not there.
+bool would_replace(const std::filesystem::path& out, const std::filesystem::path& in);
+
+/// Refuses, before anything runs, to write `out` over what the command reads: the model, a file of one, an
+/// adapter, the file of --file, --input or --config. `subject` begins the message ("'x.html': the page").
+/// Throws Error(kInvalidArgument).
+void check_replaces_no_input(const Values& values, const std::filesystem::path& out,
+                             const std::string& subject);
+
+/// The file of `option`, where a report goes, `name` in messages, that the command writes beside its text on
+/// standard output. Throws UsageError for "-" and what check_replaces_no_input() throws.
+std::filesystem::path report_path(const Values& values, const Option& option, std::string_view name);
+
 struct InputText {
   std::string text;
   std::string path;  ///< empty: the text is the option's own
@@ -71,6 +85,8 @@ std::size_t thread_count(std::int64_t asked);
 std::size_t parse_bytes(const std::string& text);
 /// Of --memory-limit: the options of a host's pool with that limit, or without one.
 MemoryPoolOptions pool_options(const Values& values);
+/// A pool with the limit of --memory-limit; null where there is none: contexts then share the default pool.
+std::shared_ptr<HybridMemoryPool> limited_pool(const Values& values);
 /// Of --threads, --isa and, without `memory`, --memory-limit, which makes a pool.
 std::shared_ptr<const ExecutionContext> make_context(const Values& values,
                                                      std::shared_ptr<HybridMemoryPool> memory = nullptr);

@@ -52,6 +52,7 @@ void check_output_path(const fs::path& out, const fs::path& in, const WriteOptio
   const bool directory = !options.gguf || options.type == LinearType::kHf;
   std::error_code ignored;
   if (!in.empty() && fs::equivalent(out, in, ignored)) refuse(out, "input and output are the same");
+  if (!in.empty() && would_replace(out, in)) refuse(out, "is a file of the input, which it would replace");
   if (fs::exists(out, ignored)) {
     if (directory && !fs::is_directory(out, ignored))
       refuse(out, "expected a directory: that is what this type writes");

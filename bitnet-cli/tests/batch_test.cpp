@@ -58,9 +58,9 @@ TEST_F(BatchTest, DraftsChangeNoRecord) {
 
 TEST_F(BatchTest, WatchesThePoolOfALimit) {
   const std::string in = file("in.txt", "one two three four\nfive\n");
-  const auto limited = batch(in, file("a.jsonl"), {"--seed", "1", "-v", "--memory-limit", "40MiB"});
+  const auto limited = batch(in, file("a.jsonl"), {"--seed", "1", "-v", "--memory-limit", "14MiB"});
   ASSERT_EQ(limited.code, kOk) << limited.err;
-  EXPECT_THAT(limited.err, HasSubstr(" of at most 40.0 MiB\n"));
+  EXPECT_THAT(limited.err, HasSubstr(" of at most 14.0 MiB\n"));
   EXPECT_THAT(limited.err, HasSubstr("memory: pressure was "));
   ASSERT_EQ(batch(in, file("b.jsonl"), {"--seed", "1"}).code, kOk);
   const auto a = records_of(file("a.jsonl")), b = records_of(file("b.jsonl"));
@@ -351,6 +351,13 @@ TEST_F(BatchTest, WrongInput) {
   EXPECT_FAILS(batch(in, file("no/out.jsonl")), kFailure, "there is no directory");
   EXPECT_FAILS(batch(file("same.jsonl", "\"a\"\n"), file("same.jsonl")), kFailure,
                "input and output are the same");
+  const std::string other = file("model.jsonl", read_file(model()));  // whatever it is called
+  EXPECT_FAILS(call({"batch", "-m", other, "-i", in, "-o", other}), kFailure,
+               "the records would replace the model");
+  const std::string options = file("options.json", "{}");
+  EXPECT_FAILS(batch(in, options, {"--config", options}), kFailure,
+               "the records would replace the file of --config");
+  EXPECT_EQ(read_file(other), read_file(model()));
   EXPECT_FAILS(batch(in, file("out.jsonl"), {"--top-p", "7"}), kUsage, "--top-p");
   EXPECT_FAILS(batch(in, "-", {"--resume"}), kUsage, "--resume needs an output file");
   EXPECT_FAILS(call({"batch", "-m", file("none.gguf"), "-i", in, "-o", file("o.jsonl")}), kFailure,

@@ -181,27 +181,6 @@ TEST_F(RunTest, TheBarOfTheLoadingIsGoneBeforeAWarning) {
   EXPECT_THAT(o.err, HasSubstr("loading\x1b[K\r\x1b[Kwarning: a context of 256 tokens"));
 }
 
-TEST_F(RunTest, AMemoryLimitIsSaidWithThePressureItMakes) {
-  const auto roomy = run_model({"-p", "hello", "-v", "--temp", "0", "--memory-limit", "1 GiB"});
-  ASSERT_EQ(roomy.code, kOk) << roomy.err;
-  EXPECT_THAT(roomy.err, HasSubstr("memory: pool 'host' holds "));
-  EXPECT_THAT(roomy.err, HasSubstr(" of at most 1.0 GiB\n"));
-  EXPECT_THAT(roomy.err, Not(HasSubstr("of its limit")));
-  const auto tight =
-      run_model({"-p", "hello", "-v", "--temp", "0", "--memory-limit", "40MiB"});  // weights come in 32 MiB
-  ASSERT_EQ(tight.code, kOk) << tight.err;
-  EXPECT_EQ(tight.out, roomy.out);
-  EXPECT_THAT(tight.err, HasSubstr(" of at most 40.0 MiB\n"));
-  EXPECT_THAT(tight.err, HasSubstr("memory: pressure was "));
-  EXPECT_THAT(tight.err, HasSubstr("% of its limit\n"));
-  EXPECT_THAT(run_model({"-p", "hello", "-v"}).err, Not(HasSubstr("of at most")));
-  EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", "1MiB"}), kFailure, "limit 1048576 bytes");
-  EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", "1"}), kFailure, "a limit of 1 bytes");
-  for (const char* bad : {"lots", "-1MiB", "0", "4 miles", "GiB", "1e30"})
-    EXPECT_FAILS(run_model({"-p", "hello", "--memory-limit", bad}), kUsage,
-                 "--memory-limit: expected a number of bytes, or one with KiB, MiB, GiB or TiB behind it");
-}
-
 TEST_F(RunTest, VerboseSaysWhatIsUsed) {
   const auto o = run_model({"-p", "hello", "-v", "--threads", "2"});
   EXPECT_THAT(o.err, HasSubstr("device: cpu: the default"));
@@ -424,6 +403,25 @@ TEST_F(ProfileTest, MemoryIsPrintedAndDrawn) {
       call({"profile", "memory", "-m", model(), "-p", "hello", "-n", "4", "--tracking", "none"});
   ASSERT_EQ(none.code, kOk) << none.err;
   EXPECT_THAT(none.out, HasSubstr("not kept"));
+}
+
+TEST_F(ProfileTest, ThePageReplacesNothingThatIsRead) {
+  const std::string text = file("p.txt", "hello");
+  const auto bytes = read_file(model());
+  const auto profile = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"profile", "memory", "-n", "2"});
+    return call(more);
+  };
+  EXPECT_FAILS(profile({"-m", model(), "-p", "a", "-o", model()}), kFailure,
+               "--output '" + model() + "': the page would replace the model");
+  EXPECT_FAILS(profile({"-m", model(), "-f", text, "-o", text}), kFailure,
+               "the page would replace the file of --file");
+  EXPECT_FAILS(profile({"-m", model(), "-p", "a", "-o", "-"}), kUsage, "--output needs a file");
+  const auto nowhere = profile({"-m", model(), "-p", "a", "-o", file("no/such/x.html")});
+  EXPECT_FAILS(nowhere, kFailure, "no/such");
+  EXPECT_EQ(nowhere.err.find("tokens/s"), std::string::npos) << "found out after the run";
+  EXPECT_EQ(read_file(model()), bytes);
+  EXPECT_EQ(read_file(text), "hello");
 }
 
 TEST_F(ProfileTest, WrongUsageSaysWhatThereIs) {

@@ -79,6 +79,10 @@ TEST_F(ModelsTest, SynthRefusesWhatItCannotDo) {
               Not(HasSubstr("json.exception")));
   EXPECT_FAILS(call({"synth", "--config", file("cut.json", "{\"hidden_size\": "), "-o", file("x.gguf")}),
                kFailure, "cut.json");
+  const std::string own = file("own.json", read_file(config));
+  EXPECT_FAILS(call({"synth", "--config", own, "-o", own}), kFailure,
+               "the model would replace the file of --config");
+  EXPECT_EQ(read_file(own), read_file(config));
   EXPECT_FAILS(call({"synth", "--config", config, "-o", file("no/x.gguf")}), kFailure,
                "there is no directory");
   EXPECT_FAILS(call({"synth", "--config", config, "-o", dir_.path().string()}), kFailure, "is a directory");
@@ -226,6 +230,12 @@ TEST_F(ModelsTest, ConvertNeverChangesWeightsSilently) {
   EXPECT_FAILS(call({"synth", "--config", odd, "--type", "i2_s", "-o", file("odd.gguf")}), kFailure, "hf");
   ASSERT_EQ(call({"synth", "--config", odd, "--type", "hf", "-o", file("odd")}).code, kOk);
   EXPECT_FAILS(call({"convert", file("odd"), file("x.gguf"), "--type", "tq2_0"}), kFailure, "hf");
+  const std::string part = file("odd") + "/model.safetensors", link = file("link.gguf");
+  const std::string bytes = read_file(part);
+  fs::create_symlink(part, link);
+  for (const std::string& out : {part, link})
+    EXPECT_FAILS(call({"convert", file("odd"), out, "--type", "i2_s"}), kFailure, "is a file of the input");
+  EXPECT_EQ(read_file(part), bytes);
   EXPECT_FALSE(fs::exists(file("x.gguf")));
 }
 

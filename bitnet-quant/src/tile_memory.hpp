@@ -9,9 +9,10 @@
 
 namespace bitnet::quant {
 
-/// Uninitialised bytes of the context's memory pool, aligned to 64. Weights that are prepared one after
-/// another lie one after another: several matrices share a block of 32 MB, which goes back with the last of
-/// them. Throws what HybridMemoryPool::allocate throws. Thread-safe.
+/// Uninitialised bytes of the context's memory pool, aligned to 64. Matrices share blocks, which go back with
+/// the last of them: of 2 MiB, later of an eighth of what is prepared, up to 32 MiB. A matrix that would take
+/// more than half of such a block, or one that the pool has no room for, has one of its own size. Throws what
+/// HybridMemoryPool::allocate throws. Thread-safe.
 std::shared_ptr<std::uint8_t> allocate_tiles(const ExecutionContext& context, std::size_t bytes);
 
 }  // namespace bitnet::quant

@@ -125,6 +125,7 @@ void Batch::check_output() const {
     throw Error(ErrorCode::kInvalidArgument, "'" + output_.string() + "': is no ordinary file");
   if (fs::equivalent(output_, require(values_, opt::kInput), ignored))
     throw Error(ErrorCode::kInvalidArgument, "'" + output_.string() + "': input and output are the same");
+  check_replaces_no_input(values_, output_, "'" + output_.string() + "': the records");
   const fs::path folder = output_.parent_path();
   if (!folder.empty() && !fs::is_directory(folder, ignored))
     throw Error(ErrorCode::kNotFound,

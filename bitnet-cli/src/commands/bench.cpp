@@ -62,10 +62,12 @@ std::vector<ThroughputTest> tests_of(const Values& values) {
   return tests;
 }
 
-/// A context for each thread count; all counts are checked before anything runs.
+/// A context for each thread count, with one pool for all of them; all counts are checked before anything
+/// runs.
 std::vector<std::shared_ptr<const ExecutionContext>> contexts_of(const Values& values) {
   ExecutionContext::Options options;
   if (values.has(opt::kIsa)) options.isa = checked(values, opt::kIsa, isa_from_name);
+  options.memory = limited_pool(values);
   if (values.origin(opt::kBenchThreads) == Origin::kEnvironment)  // one number, as for the other commands
     check_value(opt::kThreads, values.text(opt::kBenchThreads), opt::kThreads.env);
   const std::string remark = " (there are " + std::to_string(usable_cores()) + " cores)";

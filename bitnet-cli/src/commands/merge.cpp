@@ -67,6 +67,7 @@ int merge(const Values& values, Io& io) {
   const std::string type = type_of(values, *model, out);
   auto options = write_options(type, values.text(opt::kDenseType), dense);
   check_output_path(out, in, options);
+  check_replaces_no_input(values, out, "'" + out.string() + "': the merged model");
   std::vector<quant::LoraAdapter> adapters;
   const std::vector<inference::AdapterSource> sources = adapter_sources(values);
   for (const auto& source : sources) adapters.push_back(quant::read_adapter(source.path, model->config()));

@@ -1,5 +1,6 @@
 // `bitnet profile memory`: who holds how much of the host's memory while a model runs, and what is left when
 // it has gone. What is printed is made in bitnet-core (memory_report.hpp).
+#include <optional>
 #include <ostream>
 
 #include "bitnet/core/io/atomic_file.hpp"
@@ -31,6 +32,8 @@ int profile(const Values& values, Io& io) {
   require(values, opt::kModel);
   const std::string prompt = text_or_file(values, opt::kPrompt, opt::kFile, io).text;
   text::require_utf8(prompt, "the prompt");
+  std::optional<AtomicFile> page_file;  // opened before the run, which takes long
+  if (values.has(opt::kProfileOutput)) page_file.emplace(report_path(values, opt::kProfileOutput, "page"));
   MemoryPoolOptions options = pool_options(values);
   options.tracking = parse_tracking_level(values.text(opt::kTracking));
   const auto memory = std::make_shared<HybridMemoryPool>(std::move(options));
@@ -40,10 +43,13 @@ int profile(const Values& values, Io& io) {
     const auto engine = load_engine(values, io, context);
     run_model(values, prompt, *context, *engine, io);
     for (const MemoryResource* pool : engine->model()->backend().memories()) text += memory_text(*pool);
-    if (values.has(opt::kProfileOutput)) page = memory_page(*memory);
+    if (page_file) page = memory_page(*memory);
   }
   io.out << text << leak_text(*memory);
-  if (values.has(opt::kProfileOutput)) write_file(values.text(opt::kProfileOutput), page);
+  if (page_file) {
+    page_file->write(page);
+    page_file->commit();
+  }
   return kOk;
 }
 

@@ -1,6 +1,6 @@
 // `bitnet run`: text after one prompt.
 #include <algorithm>
-#include <filesystem>
+#include <exception>
 #include <optional>
 #include <ostream>
 
@@ -74,32 +74,11 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
   return continue_ids(ids, engine, options, write);
 }
 
-/// Where the trace goes. Refuses a file that the run reads: the trace would take its place.
-std::filesystem::path trace_path(const Values& values) {
-  namespace fs = std::filesystem;
-  const fs::path path = values.text(opt::kProfile);
-  if (path == "-") throw UsageError("--profile needs a file: standard output is the text's");
-  std::error_code ignored;
-  const auto refuse = [&](std::string_view what) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "--profile '" + path.string() + "': the trace would replace " + std::string(what));
-  };
-  const fs::path model = values.text(opt::kModel);
-  if (fs::equivalent(path, model, ignored)) refuse("the model");
-  if (fs::is_directory(model, ignored) && fs::exists(path, ignored) &&
-      fs::equivalent(path.parent_path().empty() ? "." : path.parent_path(), model, ignored))
-    refuse("a file of the model");
-  for (const Option* o : {&opt::kFile, &opt::kConfig})
-    if (values.has(*o) && fs::equivalent(path, values.text(*o), ignored))
-      refuse("the file of --" + std::string(o->name));
-  return path;
-}
-
 /// --profile: a trace of loading and running, opened before both.
 class Trace {
  public:
-  /// Throws what trace_path() throws, and Error(kIo) where the file cannot be written.
-  explicit Trace(const Values& values) : file_(trace_path(values)) {}
+  /// Throws what report_path() throws, and Error(kIo) where the file cannot be written.
+  explicit Trace(const Values& values) : file_(report_path(values, opt::kProfile, "trace")) {}
   Profiler* profiler() noexcept { return &profiler_; }
   void write(Io& io) {
     profiler_.chrome_trace("bitnet run", [&](std::string_view piece) { file_.write(piece); });
@@ -110,7 +89,7 @@ class Trace {
   void write_after_failure(Io& io) {
     try {
       write(io);
-    } catch (const Error& e) {
+    } catch (const std::exception& e) {
       io.err << "note: no trace: " << e.what() << '\n';
     }
   }
@@ -153,7 +132,7 @@ int run_model(const Values& values, Io& io) {
     const auto engine = load_engine(values, io, make_context(values), trace ? trace->profiler() : nullptr);
     if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
     code = generate_text(values, prompt, *engine, options, io);
-  } catch (const Error&) {
+  } catch (const std::exception&) {  // std::bad_alloc, too
     // Where the time of a run that failed went is worth knowing, too.
     if (trace && !trace->profiler()->events().empty()) trace->write_after_failure(io);
     throw;

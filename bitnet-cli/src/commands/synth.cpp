@@ -18,6 +18,7 @@ int synth(const Values& values, Io& io) {
   const auto options = write_options(type, "f16", dense);
   config.weights = dense ? WeightKind::kDense : WeightKind::kTernary;
   check_output_path(out, {}, options);
+  check_replaces_no_input(values, out, "'" + out.string() + "': the model");
 
   check_cancelled(io);
   const auto tokenizer = byte_tokenizer(config.vocab_size);

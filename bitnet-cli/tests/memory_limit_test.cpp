@@ -1,0 +1,113 @@
+// `--memory-limit` and BITNET_MEMORY_LIMIT: every command that has them keeps to them, and a limit that the
+// model fits into is enough.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "cli_fixture.hpp"
+#include "commands.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+class MemoryLimitTest : public CliTest {
+ protected:
+  Outcome run_model(const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m",     model(), "-p", "hello",  "-n",
+                                   "8",   "--temp", "0",     "-v", "--seed", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  }
+  /// A call of each command that has the option.
+  std::map<std::string_view, std::vector<std::string>> calls() {
+    std::string lines;
+    for (int i = 0; i < 300; ++i) lines += "The cat sat on the mat and looked at the dog.\n";
+    const std::string text = file("text.txt", lines);
+    const std::string train = file(
+        "train.yaml",
+        "model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 2, kv_heads: "
+        "1, context: 64}\n"
+        "data: {train: " +
+            text + ", validation: " + text +
+            "}\ntraining: {steps: 2, warmup: 1, learning_rate: 1.0e-3, length: 32, batch: 1, micro_batch: "
+            "1}\n" +
+            "output: {directory: " + file("out") + "}\n");
+    return {{"run", {"run", "-m", model(), "-p", "a", "-n", "2"}},
+            {"chat", {"chat", "-m", model(), "--chat-template", "llama3"}},
+            {"batch", {"batch", "-m", model(), "-i", text, "-o", "-", "-n", "2"}},
+            {"perplexity", {"perplexity", "-m", model(), "-f", text, "-c", "64"}},
+            {"bench", {"bench", "-m", model(), "-p", "8", "-n", "2", "-b", "1", "-r", "1"}},
+            {"profile", {"profile", "memory", "-m", model(), "-p", "a", "-n", "2"}},
+            {"train", {"train", train}}};
+  }
+};
+
+TEST_F(MemoryLimitTest, EveryCommandThatHasItKeepsToIt) {
+  const bool trains = call({"--version"}).out.find(", training") != std::string::npos;
+  const auto all = calls();
+  for (const Command& command : commands()) {
+    if (std::find(command.options.begin(), command.options.end(), &opt::kMemoryLimit) ==
+        command.options.end())
+      continue;
+    SCOPED_TRACE(command.name);
+    ASSERT_TRUE(all.contains(command.name)) << "has --memory-limit and no call here";
+    if (command.name == "train" && !trains) continue;
+    auto words = all.at(command.name);
+    words.insert(words.end(), {"--memory-limit", "64KiB"});
+    EXPECT_FAILS(call(words, {.input = "hello\n"}), kFailure, "limit 65536 bytes");
+    words.back() = "lots";
+    EXPECT_FAILS(call(words), kUsage, "--memory-limit: expected a number of bytes");
+    words.resize(words.size() - 2);
+    setenv("BITNET_MEMORY_LIMIT", "65KiB", 1);
+    const Outcome limited = call(words, {.input = "hello\n"});
+    unsetenv("BITNET_MEMORY_LIMIT");
+    EXPECT_FAILS(limited, kFailure, "limit 66560 bytes");
+  }
+}
+
+TEST_F(MemoryLimitTest, AModelRunsWithinLittleMoreThanItNeeds) {
+  const auto free = run_model({});
+  ASSERT_EQ(free.code, kOk) << free.err;
+  for (const char* limit : {"12MiB", "16MiB", "1GiB"}) {
+    const auto o = run_model({"--memory-limit", limit});
+    ASSERT_EQ(o.code, kOk) << limit << o.err;
+    EXPECT_EQ(o.out, free.out);
+    EXPECT_THAT(o.err, Not(HasSubstr("of its limit"))) << limit;
+  }
+}
+
+TEST_F(MemoryLimitTest, IsSaidWithThePressureItMakes) {
+  const auto roomy = run_model({"--memory-limit", "1 GiB"});
+  ASSERT_EQ(roomy.code, kOk) << roomy.err;
+  EXPECT_THAT(roomy.err, HasSubstr("memory: pool 'host' holds "));
+  EXPECT_THAT(roomy.err, HasSubstr(" of at most 1.0 GiB\n"));
+  EXPECT_THAT(run_model({}).err, Not(HasSubstr("of at most")));
+  double held = 0;
+  const std::size_t says = roomy.err.find("holds ");
+  ASSERT_EQ(std::sscanf(roomy.err.c_str() + says, "holds %lf MiB", &held), 1) << roomy.err;
+  const std::string limit = std::to_string(1.08 * held);
+  const auto tight = run_model({"--memory-limit", limit + "MiB"});
+  ASSERT_EQ(tight.code, kOk) << tight.err;
+  EXPECT_EQ(tight.out, roomy.out);
+  EXPECT_THAT(tight.err, HasSubstr(" of at most "));
+  EXPECT_THAT(tight.err, HasSubstr("memory: pressure was "));
+  EXPECT_THAT(tight.err, HasSubstr("% of its limit\n"));
+}
+
+TEST_F(MemoryLimitTest, WhatIsNoLimitIsRefusedByName) {
+  for (const char* bad : {"lots", "-1MiB", "0", "4 miles", "GiB", "1e30"})
+    EXPECT_FAILS(run_model({"--memory-limit", bad}), kUsage,
+                 "--memory-limit: expected a number of bytes, or one with KiB, MiB, GiB or TiB behind it");
+  // The least that a pool takes, and no byte less.
+  EXPECT_NO_THROW(HybridMemoryPool({.limit = 65536}));
+  EXPECT_THROW(HybridMemoryPool({.limit = 65535}), Error);
+  EXPECT_FAILS(run_model({"--memory-limit", "65536"}), kFailure, "limit 65536 bytes");
+  for (const char* few : {"1", "1KiB", "65535"})
+    EXPECT_FAILS(run_model({"--memory-limit", few}), kUsage,
+                 "--memory-limit: expected at least 64 KiB, got '" + std::string(few) + "'");
+}
+
+}  // namespace
+}  // namespace bitnet::cli
