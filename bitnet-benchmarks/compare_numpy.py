@@ -22,6 +22,7 @@ arguments.add_argument("--sizes", default="1024,256", help="of bench/tensor.cpp,
 options = arguments.parse_args()
 for variable in ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"]:
     os.environ[variable] = str(options.threads)  # before NumPy loads its BLAS
+os.environ.pop("OPENBLAS_CORETYPE", None)  # OpenBLAS chooses its kernels by the processor
 
 import numpy as np  # noqa: E402
 

@@ -72,9 +72,9 @@ void expect_close(const Case& s, const std::vector<float>& got) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  const std::int64_t sizes[][3] = {{1, 1, 1},    {1, 5, 9},     {3, 17, 4},    {8, 32, 256}, {7, 31, 257},
-                                   {9, 33, 255}, {13, 100, 70}, {33, 47, 300}, {170, 40, 5}, {5, 530, 20},
-                                   {1, 64, 600}, {64, 1, 64},   {2, 23, 0}};
+  const std::int64_t sizes[][3] = {{1, 1, 1},    {1, 5, 9},    {3, 17, 4},   {8, 32, 256},  {7, 31, 257},
+                                   {8, 32, 384}, {9, 33, 385}, {9, 33, 255}, {13, 100, 70}, {33, 47, 300},
+                                   {170, 40, 5}, {5, 530, 20}, {1, 64, 600}, {64, 1, 64},   {2, 23, 0}};
   for (const auto& d : sizes)
     for (const bool ta : {false, true})
       for (const bool tb : {false, true})

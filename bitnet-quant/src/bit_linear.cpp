@@ -25,7 +25,7 @@ void check(bool ok, std::string_view message, const Args&... args) {
 }
 
 /// Rows that one call of the kernels gets: near-equal chunks of the size that they want.
-std::int64_t row_chunk(const TernaryKernels& kernels, const QuantizedRows& x) {
+std::int64_t row_chunk(const TernaryKernels& kernels, const QuantizedView& x) {
   const std::int64_t most = std::max<std::int64_t>(32, kernels.x_bytes / x.stride);
   if (x.rows <= most) return std::max<std::int64_t>(1, x.rows);
   const std::int64_t near_equal = ceil_div(x.rows, ceil_div(x.rows, most));
@@ -45,6 +45,15 @@ RowSource<std::int8_t> rows_of(std::span<const std::int8_t> trits, std::int64_t 
   return [trits, in](std::int64_t begin, std::int64_t end, std::int8_t* to) {
     std::copy(trits.data() + begin * in, trits.data() + end * in, to);
   };
+}
+
+/// Rows as quantize_rows() makes them, or an error.
+QuantizedView view_of(const QuantizedRows& x) {
+  check(x.rows >= 0 && x.values.size() >= static_cast<std::size_t>(x.rows * x.stride) &&
+            x.sums.size() >= static_cast<std::size_t>(x.rows) &&
+            x.inv_scales.size() >= static_cast<std::size_t>(x.rows),
+        "the input rows are not as quantize_rows makes them");
+  return {x.rows, x.cols, x.stride, x.values.data(), x.inv_scales.data(), x.sums.data()};
 }
 
 /// Throws naming the first value of a tile that is no trit.
@@ -143,20 +152,34 @@ std::size_t BitLinear::bytes() const noexcept {
   return impl_->tile_bytes + impl_->scales.size() * sizeof(float);
 }
 
-void BitLinear::check_product(const QuantizedRows& x, std::size_t size) const {
+void BitLinear::assign(std::span<const std::int8_t> trits, std::span<const float> scales) {
+  Impl& m = *impl_;
+  const auto rows = static_cast<std::size_t>(m.out), in = static_cast<std::size_t>(m.in);
+  check(trits.size() == rows * in, "{} trits for a matrix of {} x {}", trits.size(), m.out, m.in);
+  check(!scales.empty() && rows % scales.size() == 0, "{} scales for {} rows", scales.size(), m.out);
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    check(std::isfinite(scales[i]), "scale {} is {}, not finite", i, scales[i]);
+  for (std::size_t o = 0; o < rows; ++o) m.scales[o] = scales[o / (rows / scales.size())];
+  for (std::int64_t tile = 0; tile < m.tiles; ++tile) {
+    const std::int64_t first = tile * kTileRows, n = std::min(kTileRows, m.out - first);
+    if (!pack_tile(m.code, trits.data() + first * m.in, n, m.in,
+                   m.packed.get() + tile * m.lines * kLineBytes))
+      refuse_trits(trits.subspan(static_cast<std::size_t>(first) * in, static_cast<std::size_t>(n) * in),
+                   first, m.in);
+  }
+}
+
+void BitLinear::check_product(const QuantizedView& x, std::size_t size) const {
   const Impl& m = *impl_;
   check(x.cols == m.in, "input rows of {}, expected {}", x.cols, m.in);
-  check(x.rows >= 0 && x.stride % 64 == 0 && x.stride >= m.lines * line_columns(m.code) &&
-            x.values.size() >= static_cast<std::size_t>(x.rows * x.stride) &&
-            x.sums.size() >= static_cast<std::size_t>(x.rows) &&
-            x.inv_scales.size() >= static_cast<std::size_t>(x.rows),
+  check(x.rows >= 0 && x.stride % 64 == 0 && x.stride >= m.lines * line_columns(m.code),
         "the input rows are not as quantize_rows makes them");
   check(size == static_cast<std::size_t>(x.rows * m.out), "{} results for {} rows of {}", size, x.rows,
         m.out);
 }
 
 /// Rows [row, row + rows) of x times pairs of tiles [pair_begin, pair_end), on the calling thread.
-void BitLinear::multiply(const ExecutionContext& context, const QuantizedRows& x, std::int64_t row,
+void BitLinear::multiply(const ExecutionContext& context, const QuantizedView& x, std::int64_t row,
                          std::int64_t rows, std::int64_t pair_begin, std::int64_t pair_end, std::int32_t* acc,
                          float* y) const {
   const Impl& m = *impl_;
@@ -167,14 +190,14 @@ void BitLinear::multiply(const ExecutionContext& context, const QuantizedRows& x
                  .out = m.out,
                  .tile_begin = 2 * pair_begin,
                  .tile_end = std::min(m.tiles, 2 * pair_end),
-                 .x = x.values.data() + row * x.stride,
+                 .x = x.values + row * x.stride,
                  .stride = x.stride,
                  .rows = rows,
-                 .sums = x.sums.data() + row,
+                 .sums = x.sums + row,
                  .acc = acc == nullptr ? nullptr : acc + row * m.out,
                  .y = y == nullptr ? nullptr : y + row * m.out,
                  .scales = m.scales.data(),
-                 .inv_scales = x.inv_scales.data() + row});
+                 .inv_scales = x.inv_scales + row});
 }
 
 namespace {
@@ -183,7 +206,7 @@ namespace {
 /// after the other, each cut over the threads by pairs of tiles, so that every cut keeps the kernels' widest
 /// blocks.
 template <class Multiply>
-void cut(const ExecutionContext& context, const QuantizedRows& x, std::int64_t pairs, Multiply&& multiply) {
+void cut(const ExecutionContext& context, const QuantizedView& x, std::int64_t pairs, Multiply&& multiply) {
   if (pairs == 0 || x.rows == 0) return;  // without products nobody has checked x
   const std::int64_t chunk = row_chunk(tested_kernels(context.isa()), x);
   for (std::int64_t row = 0; row < x.rows; row += chunk) {
@@ -198,8 +221,9 @@ void cut(const ExecutionContext& context, const QuantizedRows& x, std::int64_t p
 
 }  // namespace
 
-void BitLinear::multiply_int(const ExecutionContext& context, const QuantizedRows& x,
+void BitLinear::multiply_int(const ExecutionContext& context, const QuantizedRows& rows_of_x,
                              std::span<std::int32_t> acc) const {
+  const QuantizedView x = view_of(rows_of_x);
   check_product(x, acc.size());
   cut(context, x, ceil_div(impl_->tiles, 2),
       [&](std::int64_t row, std::int64_t rows, std::int64_t begin, std::int64_t end) {
@@ -208,12 +232,21 @@ void BitLinear::multiply_int(const ExecutionContext& context, const QuantizedRow
 }
 
 void BitLinear::forward(const ExecutionContext& context, const QuantizedRows& x, std::span<float> y) const {
+  forward(context, view_of(x), y);
+}
+
+void BitLinear::forward(const ExecutionContext& context, const QuantizedView& x, std::span<float> y) const {
   const Product one{this, y};
-  forward_each(context, x, {&one, 1});
+  run(context, x, {&one, 1});
 }
 
 void BitLinear::forward_each(const ExecutionContext& context, const QuantizedRows& x,
                              std::span<const Product> products) {
+  run(context, view_of(x), products);
+}
+
+void BitLinear::run(const ExecutionContext& context, const QuantizedView& x,
+                    std::span<const Product> products) {
   std::int64_t pairs = 0;  // of all products, one after the other
   for (const Product& p : products) {
     p.linear->check_product(x, p.y.size());

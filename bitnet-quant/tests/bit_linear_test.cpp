@@ -164,7 +164,8 @@ TEST(BitLinear, NothingInOneCutIsNothing) {
   const BitLinear linear(context, test::random_weights(7, 40, 6));
   std::vector<float> y;
   linear.forward(context, test::random_rows(0, 40, 5), y);
-  BITNET_EXPECT_ERROR(linear.forward(context, {}, y), ErrorCode::kInvalidArgument, "input rows of 0");
+  BITNET_EXPECT_ERROR(linear.forward(context, QuantizedRows{}, y), ErrorCode::kInvalidArgument,
+                      "input rows of 0");
 }
 
 TEST(BitLinear, TheContextOfTheCallMayHaveAnotherIsa) {
@@ -321,10 +322,48 @@ TEST(BitLinear, RefusesWhatDoesNotFit) {
                       "rows of 7, expected 6");
   BITNET_EXPECT_ERROR(linear.forward(context, test::random_rows(3, 6, 18), y), ErrorCode::kInvalidArgument,
                       "8 results for 3 rows of 4");
+  BitLinear other(context, test::random_weights(4, 6, 17));
+  const std::vector<std::int8_t> trits(24, 1), wrong(24, 3);
+  const std::vector<float> one = {1}, three = {1, 1, 1}, infinite = {std::numeric_limits<float>::infinity()};
+  BITNET_EXPECT_ERROR(other.assign(std::span(trits).first(23), one), ErrorCode::kInvalidArgument,
+                      "23 trits for a matrix of 4 x 6");
+  BITNET_EXPECT_ERROR(other.assign(trits, three), ErrorCode::kInvalidArgument, "3 scales for 4 rows");
+  BITNET_EXPECT_ERROR(other.assign(trits, infinite), ErrorCode::kInvalidArgument, "not finite");
+  BITNET_EXPECT_ERROR(other.assign(wrong, one), ErrorCode::kInvalidArgument, "row 0, column 0 is 3");
   auto narrow = test::random_rows(2, 6, 18);
   narrow.stride = 6;
   BITNET_EXPECT_ERROR(linear.forward(context, narrow, y), ErrorCode::kInvalidArgument,
                       "not as quantize_rows");
+}
+
+TEST(BitLinear, WhatItIsAssignedIsWhatItMultiplies) {
+  const ExecutionContext context(ExecutionContext::Options{2, {}});
+  for (const TileCode code : {TileCode::kTwoBit, TileCode::kBase3})
+    for (const auto& [out, in] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {32, 64}, {37, 83}}) {
+      BitLinear linear(context, test::random_weights(out, in, 1), code);
+      TernaryWeights next = test::random_weights(out, in, 2);
+      next.rows_per_scale = 1;
+      next.scales.clear();
+      for (std::int64_t o = 0; o < out; ++o) next.scales.push_back(0.5f + static_cast<float>(o));
+      const BitLinear fresh(context, next, code);
+      linear.assign(next.trits, next.scales);
+      EXPECT_EQ(linear.trits(), next.trits);
+      const QuantizedRows x = test::random_rows(9, in, 3);
+      std::vector<float> y(static_cast<std::size_t>(9 * out)), expected(y.size()), seen(y.size());
+      fresh.forward(context, x, expected);
+      linear.forward(context, x, y);
+      EXPECT_EQ(y, expected);
+      linear.forward(
+          context,
+          QuantizedView{x.rows, x.cols, x.stride, x.values.data(), x.inv_scales.data(), x.sums.data()}, seen);
+      EXPECT_EQ(seen, expected);
+      const float one = 2;
+      linear.assign(next.trits, {&one, 1});  // one scale for all rows
+      linear.forward(context, x, y);
+      for (std::size_t i = 0; i < y.size(); ++i)
+        EXPECT_NEAR(y[i], expected[i] * one / next.scales[i % static_cast<std::size_t>(out)],
+                    1e-6f * std::abs(y[i]));
+    }
 }
 
 }  // namespace

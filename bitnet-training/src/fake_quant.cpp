@@ -11,20 +11,30 @@ namespace bitnet::training {
 QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits, float lambda) {
   BITNET_REQUIRE(bits == 8 || bits == 4, "quantize_activations",
                  "activations of " + std::to_string(bits) + " bits: expected 8 or 4");
-  Variable out = tape.make_straight_through(x);
-  float* inv_scales = tape.floats(static_cast<std::size_t>(x.rows()));
-  const auto cols = static_cast<std::size_t>(x.cols());
+  const std::int64_t n = x.rows(), stride = quant::quantized_stride(x.cols());
+  const auto cols = static_cast<std::size_t>(x.cols()), count = static_cast<std::size_t>(n);
+  auto* const q = static_cast<std::int8_t*>(tape.bytes(count * static_cast<std::size_t>(stride)));
+  auto* const sums = static_cast<std::int32_t*>(tape.bytes(count * sizeof(std::int32_t)));
+  float* const inv_scales = tape.floats(count);
   const float largest = bits == 8 ? 127.0f : 7.0f;
   const TrainKernels& k = train_of(tape);
-  for_rows(tape, x.rows(), 16, [&](std::int64_t r) {
+  for_rows(tape, n, 16, [&](std::int64_t r) {
+    std::int8_t* const row = q + r * stride;
+    inv_scales[r] =
+        k.quantize_row(x.value().data() + static_cast<std::size_t>(r) * cols, largest, row, &sums[r], cols);
+    std::fill(row + cols, row + stride, std::int8_t{0});
+  });
+  const quant::QuantizedView view{n, x.cols(), stride, q, inv_scales, sums};
+  if (lambda == 1) return {x, view, {}};
+  const Variable mixed = tape.make_straight_through(x);
+  for_rows(tape, n, 16, [&](std::int64_t r) {
     const auto at = static_cast<std::size_t>(r) * cols;
-    float* row = out.value().data() + at;
-    inv_scales[r] = k.quantize_row(x.value().data() + at, largest, row, cols);
-    if (lambda == 1) return;
+    float* const row = mixed.value().data() + at;
+    k.widen(q + r * stride, row, cols);
     k.scale_to(inv_scales[r], row, row, cols);
     k.blend(lambda, x.value().data() + at, row, cols);
   });
-  return {out, lambda == 1 ? inv_scales : nullptr};
+  return {x, {}, mixed};
 }
 
 namespace {
@@ -53,6 +63,9 @@ TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, st
       effective_(*memory_, trits_.size(), "ternary weights", 64),
       scales_(*memory_, scales_of(options.granularity, out, in), "ternary weights", 64) {
   options_.validate();
+  if (options.granularity != ScaleGranularity::kGroup)
+    packed_.emplace(context, out, in, trits_.span(), scales_.span(),
+                    options.granularity == ScaleGranularity::kRow ? 1 : out, quant::TileCode::kTwoBit);
 }
 
 TernaryCache::Segment TernaryCache::segment(std::size_t i) const noexcept {
@@ -91,21 +104,26 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
   BITNET_REQUIRE(learned.empty() || learned.size() == scales_.size(), "ternarise",
                  "the learned scales have another number");
   const TrainKernels& k = train_kernels(context.isa());
-  if (!std::isfinite(k.abs_sum(latent.data(), latent.size())))
+  const double sum = k.abs_sum(latent.data(), latent.size());
+  if (!std::isfinite(sum))
     throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
   const bool sorts = !learns && options_.statistic == ScaleStatistic::kMedian;
+  const bool summed = !learns && !sorts && scales_.size() == 1;
   const MemoryArray<float> room(*memory_, sorts ? segment(0).count : 0, "training scratch");
   zeros_ = flips_ = 0;
   lambda_ = lambda;
   for (std::size_t i = 0; i < scales_.size(); ++i) {
     const auto [begin, count] = segment(i);
-    const float s = std::max(
-        learns ? std::abs(learned[i]) : rule(context, latent.subspan(begin, count), room.data()), 1e-5f);
+    const float rule_scale = learns   ? std::abs(learned[i])
+                             : summed ? static_cast<float>(sum / static_cast<double>(count))
+                                      : rule(context, latent.subspan(begin, count), room.data());
+    const float s = std::max(rule_scale, 1e-5f);
     scales_[i] = invertible_scale(s);
     k.ternarize(latent.data() + begin, 1.0f / s, scales_[i], trits_.data() + begin, effective_.data() + begin,
                 count, &zeros_, &flips_);
     if (lambda != 1) k.blend(lambda, latent.data() + begin, effective_.data() + begin, count);
   }
+  if (packed()) packed_->assign(trits(), scales());
   if (fresh_) flips_ = 0;
   fresh_ = false;
 }
@@ -156,23 +174,23 @@ namespace {
 /// What one call of bit_linear needs in both passes.
 struct Product {
   QuantizedVariable x;
+  const float* values;  // [n, in] that were multiplied as floats, or null
   Variable latent, scale, out;
   const TernaryCache* cache;
   std::int64_t n, in, out_dim;
 };
 
-/// Each value times its weights' scale and its row's: one factor, rounded once, as inference has it.
-void scale_rows(const Tape& tape, const Product& p, bool exact) {
-  const auto cols = static_cast<std::size_t>(p.out_dim);
-  const std::span<const float> scales = p.cache->scales();
-  if (!p.x.inv_scales) return;
-  for_rows(tape, p.n, 16, [&](std::int64_t r) {
-    float* y = p.out.value().data() + r * p.out_dim;
-    const float inv = p.x.inv_scales[r];
-    if (exact && scales.size() > 1)
-      for (std::size_t c = 0; c < cols; ++c) y[c] *= scales[c] * inv;
-    else
-      f32_of(tape).scale(exact ? scales[0] * inv : inv, y, cols);
+void widen_rows(const Tape& tape, const quant::QuantizedView& q, float* to) {
+  const auto cols = static_cast<std::size_t>(q.cols);
+  for_rows(tape, q.rows, 16, [&](std::int64_t r) {
+    train_of(tape).widen(q.values + r * q.stride, to + static_cast<std::size_t>(r) * cols, cols);
+  });
+}
+
+/// Row r times 1 / a of it.
+void scale_rows(const Tape& tape, const quant::QuantizedView& q, float* y, std::int64_t cols) {
+  for_rows(tape, q.rows, 16, [&](std::int64_t r) {
+    f32_of(tape).scale(q.inv_scales[r], y + r * cols, static_cast<std::size_t>(cols));
   });
 }
 
@@ -201,23 +219,23 @@ void straight_through(Tape& tape, const Product& p, const float* d) {
 
 void backward(Tape& tape, const Product& p) {
   float* d = p.out.grad().data();
-  const Variable integers = p.x.integers;
-  if (integers.needs_grad()) {
-    const auto dx = tape.grad_target(integers);
+  if (p.x.rows.needs_grad()) {
+    const auto dx = tape.grad_target(p.x.rows);
     gemm(tape.context(), p.n, p.in, p.out_dim, d, p.out_dim, 1, p.cache->effective().data(), p.in, 1, dx.data,
          p.in, dx.accumulate);
   }
   if (!p.latent.needs_grad()) return;
   // dYᵀ·(integers · inv_scale): the scales go into dY, which nobody reads after this step.
-  if (p.x.inv_scales)
-    for_rows(tape, p.n, 16, [&](std::int64_t r) {
-      f32_of(tape).scale(p.x.inv_scales[r], d + r * p.out_dim, static_cast<std::size_t>(p.out_dim));
-    });
+  if (p.x.q.values) scale_rows(tape, p.x.q, d, p.out_dim);
   const bool identity = p.cache->options().gradient == StraightThrough::kIdentity;
   const auto dw =
       identity ? tape.grad_target(p.latent) : Tape::GradTarget{tape.floats(p.latent.value().size()), false};
-  gemm(tape.context(), p.out_dim, p.in, p.n, d, 1, p.out_dim, integers.value().data(), p.in, 1, dw.data, p.in,
+  const auto count = static_cast<std::size_t>(p.n * p.in);
+  float* const wide = p.values ? nullptr : tape.borrow(count);
+  if (wide) widen_rows(tape, p.x.q, wide);
+  gemm(tape.context(), p.out_dim, p.in, p.n, d, 1, p.out_dim, wide ? wide : p.values, p.in, 1, dw.data, p.in,
        dw.accumulate);
+  if (wide) tape.give_back(wide, count);
   if (!identity) straight_through(tape, p, dw.data);
 }
 
@@ -225,24 +243,30 @@ void backward(Tape& tape, const Product& p) {
 
 Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, const TernaryCache& cache,
                     Variable scale) {
-  const Variable integers = x.integers;
-  BITNET_REQUIRE(integers.cols() == latent.cols(), "bit_linear",
-                 "input " + dims(integers) + " does not fit weights " + dims(latent));
+  BITNET_REQUIRE(x.rows.cols() == latent.cols(), "bit_linear",
+                 "input " + dims(x.rows) + " does not fit weights " + dims(latent));
   BITNET_REQUIRE(cache.trits().size() == latent.value().size(), "bit_linear",
                  "the ternary form has another size");
   BITNET_REQUIRE(!scale || scale.value().size() == cache.scales().size(), "bit_linear",
                  "the learned scales have another number");
-  const std::int64_t n = integers.rows(), in = integers.cols(), out_dim = latent.rows();
+  const std::int64_t n = x.rows.rows(), in = x.rows.cols(), out_dim = latent.rows();
   const bool learns = scale && scale.needs_grad();
-  const Variable out = tape.make(n, out_dim, integers.needs_grad() || latent.needs_grad() || learns);
-  // |sum| ≤ 128 · in < 2^24 for in < 131072: floats hold every partial sum exactly.
-  BITNET_REQUIRE(in < 131072, "bit_linear", "more than 131071 inputs would not be exact");
-  const bool exact =
-      x.inv_scales && cache.lambda() == 1 && cache.options().granularity != ScaleGranularity::kGroup;
-  gemm(tape.context(), n, out_dim, in, integers.value().data(), in, 1,
-       exact ? cache.trits().data() : cache.effective().data(), 1, in, out.value().data(), out_dim, false);
-  const Product p{x, latent, scale, out, &cache, n, in, out_dim};
-  scale_rows(tape, p, exact);
+  const Variable out = tape.make(n, out_dim, x.rows.needs_grad() || latent.needs_grad() || learns);
+  Product p{x, nullptr, latent, scale, out, &cache, n, in, out_dim};
+  if (x.q.values && cache.packed()) {
+    cache.packed()->forward(tape.context(), x.q, out.value());
+  } else {
+    if (x.q.values) {
+      float* const wide = tape.floats(static_cast<std::size_t>(n * in));
+      widen_rows(tape, x.q, wide);
+      p.values = wide;
+    } else {
+      p.values = x.mixed.value().data();
+    }
+    gemm(tape.context(), n, out_dim, in, p.values, in, 1, cache.effective().data(), 1, in, out.value().data(),
+         out_dim, false);
+    if (x.q.values) scale_rows(tape, x.q, out.value().data(), out_dim);
+  }
   Tape* t = &tape;
   tape.on_backward(out, [t, p] { backward(*t, p); });
   return out;

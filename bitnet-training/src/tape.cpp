@@ -172,19 +172,20 @@ void Tape::push(Node* out, void* closure, void (*call)(void*)) {
   impl_->steps.push_back({out, closure, call});
 }
 
+float* Tape::borrow(std::size_t count) {
+  auto& pool = impl_->free_grads;
+  const auto it = std::find_if(pool.begin(), pool.end(), [&](const auto& f) { return f.count == count; });
+  if (it == pool.end()) return floats(count);
+  float* const data = it->data;
+  pool.erase(it);
+  return data;
+}
+
+void Tape::give_back(float* floats, std::size_t count) { impl_->free_grads.push_back({count, floats}); }
+
 Tape::GradTarget Tape::grad_target(Variable x) {
   Node* n = x.node()->grad_owner ? x.node()->grad_owner : x.node();
-  if (!n->grad) {
-    const auto count = static_cast<std::size_t>(n->rows * n->cols);
-    auto& pool = impl_->free_grads;
-    const auto it = std::find_if(pool.begin(), pool.end(), [&](const auto& f) { return f.count == count; });
-    if (it != pool.end()) {
-      n->grad = it->data;
-      pool.erase(it);
-    } else {
-      n->grad = floats(count);
-    }
-  }
+  if (!n->grad) n->grad = borrow(static_cast<std::size_t>(n->rows * n->cols));
   if (n->persistent && impl_->done) impl_->touch(n);
   const bool accumulate = n->grad_written;
   n->grad_written = true;
@@ -210,8 +211,7 @@ void Tape::backward(Variable loss) {
     if (!out->grad_written) continue;  // nothing downstream depends on it
     it->call(it->closure);
     // All consumers of `out` came later on the tape, so its gradient is no longer needed.
-    if (out->grad != out->value)
-      m.free_grads.push_back({static_cast<std::size_t>(out->rows * out->cols), out->grad});
+    if (out->grad != out->value) give_back(out->grad, static_cast<std::size_t>(out->rows * out->cols));
     out->grad = nullptr;
     out->grad_written = false;
     if (m.done)

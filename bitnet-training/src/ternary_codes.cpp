@@ -25,13 +25,13 @@ void for_pieces(const ExecutionContext& context, std::size_t bytes, Body&& body)
 
 void TernaryCache::pack(const ExecutionContext& context, std::span<std::uint8_t> codes) const {
   BITNET_REQUIRE(codes.size() == code_bytes(), "ternary codes", "their number of bytes is another one");
-  const std::span<const float> trits = trits_.span();
+  const std::span<const std::int8_t> trits = trits_.span();
   for_pieces(context, codes.size(), [&](std::size_t begin, std::size_t end) {
     for (std::size_t b = begin; b < end; ++b) {
       unsigned byte = 0;
       const std::size_t last = std::min(trits.size(), (b + 1) * kTritsPerByte);
       for (std::size_t i = b * kTritsPerByte; i < last; ++i)
-        byte |= static_cast<unsigned>(static_cast<int>(trits[i]) + 1) << 2 * (i % kTritsPerByte);
+        byte |= static_cast<unsigned>(trits[i] + 1) << 2 * (i % kTritsPerByte);
       codes[b] = static_cast<std::uint8_t>(byte);
     }
   });
@@ -41,13 +41,13 @@ void TernaryCache::assign(const ExecutionContext& context, std::span<const std::
                           std::span<const float> scales) {
   BITNET_REQUIRE(codes.size() == code_bytes() && scales.size() == scales_.size(), "ternary codes",
                  "codes or scales have another number");
-  const std::span<float> trits = trits_.span();
+  const std::span<std::int8_t> trits = trits_.span();
   std::atomic<std::int64_t> zeros{0}, flips{0};
   for_pieces(context, codes.size(), [&](std::size_t begin, std::size_t end) {
     std::int64_t zero = 0, flipped = 0;
     for (std::size_t i = begin * kTritsPerByte; i < std::min(trits.size(), end * kTritsPerByte); ++i) {
       const int code = codes[i / kTritsPerByte] >> 2 * (i % kTritsPerByte) & 3;
-      const auto trit = static_cast<float>(code - 1);
+      const auto trit = static_cast<std::int8_t>(code - 1);
       zero += trit == 0;
       flipped += trit != trits[i];
       trits[i] = trit;
@@ -60,12 +60,13 @@ void TernaryCache::assign(const ExecutionContext& context, std::span<const std::
   fresh_ = false;
   lambda_ = 1;
   std::copy(scales.begin(), scales.end(), scales_.data());
+  if (packed_) packed_->assign(trits, scales_.span());
   const F32Kernels& f = tested_f32_kernels(context.isa());
   const std::span<float> effective = effective_.span();
   context.parallel_for(scales_.size(), 1, [&](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; ++i) {
       const auto [at, count] = segment(i);
-      std::copy_n(trits.data() + at, count, effective.data() + at);
+      train_kernels(context.isa()).widen(trits.data() + at, effective.data() + at, count);
       f.scale(scales[i], effective.data() + at, count);
     }
   });

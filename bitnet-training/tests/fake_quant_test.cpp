@@ -2,7 +2,9 @@
 // bitnet-quant's definitions bit for bit.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "bitnet/quant/quantize.hpp"
 #include "bitnet/testing/testing.hpp"
@@ -34,8 +36,8 @@ TEST(TernaryCache, IsAbsmeanToTheBit) {
     EXPECT_EQ(cache.scale(), invertible_scale(expected.scales.at(0)));
     std::int64_t zeros = 0;
     for (std::size_t i = 0; i < w.size(); ++i) {
-      ASSERT_EQ(cache.trits()[i], static_cast<float>(expected.trits[i])) << i;
-      EXPECT_EQ(cache.effective()[i], cache.trits()[i] * cache.scale());
+      ASSERT_EQ(cache.trits()[i], expected.trits[i]) << i;
+      EXPECT_EQ(cache.effective()[i], static_cast<float>(cache.trits()[i]) * cache.scale());
       zeros += expected.trits[i] == 0;
     }
     EXPECT_EQ(cache.zeros(), zeros);
@@ -95,9 +97,12 @@ TEST(QuantizeActivations, IsAbsmaxToTheBit) {
       std::vector<std::int8_t> expected(n);
       const float a =
           quant::quantize_row(context, std::span<const float>(x.value()).subspan(r * n, n), expected);
-      EXPECT_EQ(q.inv_scales[r], 1.0f / a);
-      for (std::size_t c = 0; c < n; ++c)
-        EXPECT_EQ(q.integers.value()[r * n + c], static_cast<float>(expected[c]));
+      const std::span row(q.q.values + static_cast<std::int64_t>(r) * q.q.stride,
+                          static_cast<std::size_t>(q.q.stride));
+      EXPECT_EQ(q.q.inv_scales[r], 1.0f / a);
+      EXPECT_EQ(q.q.sums[r], std::accumulate(expected.begin(), expected.end(), 0));
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), row.begin()));
+      EXPECT_TRUE(std::all_of(row.begin() + cols, row.end(), [](std::int8_t v) { return v == 0; }));
     }
   }
 }
@@ -109,7 +114,7 @@ TEST(QuantizeActivations, HalvesGoToEven) {
   const float row[] = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f};  // a = 1
   std::copy(std::begin(row), std::end(row), x.value().begin());
   const QuantizedVariable q = quantize_activations(tape, x.variable());
-  EXPECT_THAT(q.integers.value(), ::testing::ElementsAre(127.0f, 0.0f, 2.0f, 2.0f, 0.0f, -2.0f));
+  EXPECT_THAT(std::span(q.q.values, 6), ::testing::ElementsAre(127, 0, 2, 2, 0, -2));
 }
 
 /// dX = dY·w_q and dW = dYᵀ·x_q with the quantised values, in double from the formulas.
@@ -159,6 +164,40 @@ TEST(BitLinear, FollowsTheStraightThroughFormulas) {
       EXPECT_LT(reference::relative_error(pw.grad(), dw), 1e-5) << "pass " << pass;
     }
   }
+}
+
+/// Sums of products by plain loops, each scaled once; with ragged tiles, and again after new weights.
+TEST(BitLinear, ProductsAreThoseOfIntegersToTheBit) {
+  const ExecutionContext context(ExecutionContext::Options{2, {}});
+  for (const ScaleGranularity granularity : {ScaleGranularity::kTensor, ScaleGranularity::kRow})
+    for (const auto& [n, in, out] : {std::array<std::int64_t, 3>{1, 1, 1}, {3, 300, 6}, {40, 77, 53}}) {
+      QuantizerOptions options;
+      options.granularity = granularity;
+      Random random;
+      TernaryCache cache(context, out, in, options);
+      Parameter x(context, "x", n, in, false), w(context, "w", out, in, true);
+      const std::vector<float> rows = random.values(n * in, 2.0);
+      std::copy(rows.begin(), rows.end(), x.value().begin());
+      for (int pass = 0; pass < 2; ++pass) {
+        const std::vector<float> latent = random.values(out * in, 0.05);
+        std::copy(latent.begin(), latent.end(), w.value().begin());
+        cache.update(context, w.value());
+        Tape tape(context);
+        const QuantizedVariable q = quantize_activations(tape, x.variable());
+        const auto y = bit_linear(tape, q, w.variable(), cache).value();
+        for (std::int64_t r = 0; r < n; ++r)
+          for (std::int64_t o = 0; o < out; ++o) {
+            std::int64_t sum = 0;
+            for (std::int64_t i = 0; i < in; ++i)
+              sum += std::int64_t{q.q.values[r * q.q.stride + i]} *
+                     cache.trits()[static_cast<std::size_t>(o * in + i)];
+            const float scale = cache.scales()[granularity == ScaleGranularity::kRow ? o : 0];
+            ASSERT_EQ(y[static_cast<std::size_t>(r * out + o)],
+                      static_cast<float>(sum) * (scale * q.q.inv_scales[r]))
+                << r << " " << o << " pass " << pass;
+          }
+      }
+    }
 }
 
 /// Two layers that share one quantised input: their gradients add up in the rows.

@@ -26,14 +26,18 @@ TEST(TrainerMemory, IsAllOfTheContextsPoolAndTagged) {
   std::map<std::string, std::size_t> peaks;
   for (const TagStats& tag : pool->tags()) peaks[tag.tag] = tag.peak;
   const auto checkpoint = SafeTensors::open(f.dir / "out/checkpoint.safetensors");
-  std::size_t weights = 0;
-  for (const SafeTensorInfo& t : checkpoint->tensors())
-    if (t.name.starts_with("weights/")) weights += checkpoint->data(t).size();
+  std::size_t weights = 0, linears = 0;
+  for (const SafeTensorInfo& t : checkpoint->tensors()) {
+    if (!t.name.starts_with("weights/")) continue;
+    weights += checkpoint->data(t).size();
+    if (t.name.ends_with("_proj.weight")) linears += checkpoint->data(t).size();
+  }
   EXPECT_EQ(peaks["parameters"], weights);
   EXPECT_EQ(peaks["gradients"], weights);
   EXPECT_GE(peaks["optimizer"], 2 * weights);  // and its partial sums
   EXPECT_LT(peaks["optimizer"], 2 * weights + 4096);
-  EXPECT_GT(peaks["ternary weights"], weights);  // two forms of every linear
+  EXPECT_GT(peaks["ternary weights"], linears / 4 * 5);  // of every linear's weight a float and a trit
+  EXPECT_LT(peaks["ternary weights"], linears / 4 * 5 + 4096);
   EXPECT_GT(peaks["training tape"], 0u);
   EXPECT_GT(peaks["training scratch"], 0u);
   EXPECT_EQ(pool->stats().used, 0u);

@@ -174,29 +174,6 @@ TEST(Quantizer, LambdaZeroIsFullPrecision) {
   EXPECT_TRUE(std::equal(y.begin(), y.end(), dense.begin()));
 }
 
-TEST(Quantizer, ProductsOfAScaleARowAreThoseOfIntegers) {
-  const ExecutionContext context;
-  Rng rng(23);
-  QuantizerOptions o;
-  o.granularity = ScaleGranularity::kRow;
-  Parameter px(context, "x", 3, 300, false), pw(context, "w", 6, 300, true);
-  fill(px, random(rng, 3, 300));
-  fill(pw, random(rng, 6, 300));
-  TernaryCache cache(context, 6, 300, o);
-  cache.update(context, pw.value());
-  Tape tape(context);
-  const QuantizedVariable q = quantize_activations(tape, px.variable());
-  const auto y = bit_linear(tape, q, pw.variable(), cache).value();
-  for (std::size_t r = 0; r < 3; ++r)
-    for (std::size_t c = 0; c < 6; ++c) {
-      std::int64_t sum = 0;
-      for (std::size_t i = 0; i < 300; ++i)
-        sum += static_cast<std::int64_t>(q.integers.value()[r * 300 + i]) *
-               static_cast<std::int64_t>(cache.trits()[c * 300 + i]);
-      EXPECT_EQ(y[r * 6 + c], static_cast<float>(sum) * (cache.scales()[c] * q.inv_scales[r]));
-    }
-}
-
 TEST(Quantizer, LatentWeightsOfTritsTernariseToThem) {
   const ExecutionContext context;
   Rng rng(24);

@@ -130,6 +130,48 @@ TEST(Step, IsTheSameForAnyNumberOfThreads) {
   }
 }
 
+/// With products that are cut over the threads, which those of the golden file are too small for.
+TEST(Step, LargerStepsAreTheSameForAnyNumberOfThreads) {
+  ModelConfig config;
+  config.architecture = "bitnet-b1.58";
+  config.vocab_size = 512;
+  config.hidden_size = 256;
+  config.intermediate_size = 512;
+  config.n_layers = 1;
+  config.n_heads = config.n_kv_heads = 4;
+  config.head_dim = 64;
+  config.max_position = 64;
+  for (const Quantization quantization : {Quantization::kNone, Quantization::kTernary}) {
+    std::vector<std::vector<float>> first;
+    for (const std::size_t threads : {1, 2, 3}) {
+      const ExecutionContext context(ExecutionContext::Options{threads, {}});
+      LanguageModel model(context, config, quantization);
+      Rng rng(4);
+      model.initialize(rng, 0.05f);
+      model.refresh(context);
+      AdamW optimizer(context, model.parameters(), {});
+      std::vector<std::int32_t> inputs(128), targets(128);
+      for (auto* ids : {&inputs, &targets})
+        for (std::int32_t& id : *ids) id = static_cast<std::int32_t>(rng.below(512));
+      Tape tape(context);
+      for (int step = 0; step < 2; ++step) {
+        tape.backward(
+            cross_entropy(tape, model.forward(tape, inputs, {config.max_position}), targets, 1.0f / 128));
+        tape.reset();
+        optimizer.step(context, 1e-3f, 0.1f, 1.0f);
+        model.refresh(context);
+      }
+      std::vector<std::vector<float>> weights;
+      for (const Parameter* p : model.parameters())
+        weights.emplace_back(p->value().begin(), p->value().end());
+      if (first.empty())
+        first = weights;
+      else
+        EXPECT_EQ(first, weights) << threads;
+    }
+  }
+}
+
 TEST(Step, IsTheSameOnEveryInstructionSetWithFma) {
   std::unique_ptr<Step> first;
   for (const Isa isa : compiled_isas()) {

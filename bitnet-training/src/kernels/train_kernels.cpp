@@ -10,6 +10,7 @@ namespace {
 
 typedef float V __attribute__((vector_size(64), aligned(4), may_alias));
 typedef std::int32_t I __attribute__((vector_size(64)));
+typedef std::int8_t Bytes __attribute__((vector_size(16)));
 constexpr std::size_t kLanes = 16;
 
 inline V load(const float* p) { return *reinterpret_cast<const V*>(p); }
@@ -22,6 +23,16 @@ inline V load_tail(const float* p, std::size_t n) {
 }
 inline void store_tail(float* p, V v, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) p[i] = v[i];
+}
+/// Integers of at most seven bits and a sign.
+inline void store_bytes(std::int8_t* p, I v) {
+  const Bytes b = __builtin_convertvector(v, Bytes);
+  __builtin_memcpy(p, &b, sizeof b);
+}
+inline I load_bytes(const std::int8_t* p) {
+  Bytes b;
+  __builtin_memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, I);
 }
 inline V max_of(V a, V b) { return a > b ? a : b; }
 inline V min_of(V a, V b) { return a < b ? a : b; }
@@ -51,7 +62,7 @@ double abs_sum(const float* w, std::size_t n) noexcept {
   return s;
 }
 
-void ternarize(const float* w, float inv, float scale, float* trits, float* dequantised, std::size_t n,
+void ternarize(const float* w, float inv, float scale, std::int8_t* trits, float* dequantised, std::size_t n,
                std::int64_t* zeros, std::int64_t* flips) noexcept {
   I zero_count{}, flip_count{};
   const V one = splat(1.0f), s = splat(scale), f = splat(inv);
@@ -63,18 +74,20 @@ void ternarize(const float* w, float inv, float scale, float* trits, float* dequ
       n,
       [&](std::size_t i) {
         const V t = trit_of(load(w + i));
-        zero_count -= (t == 0.0f);
-        flip_count -= (t != load(trits + i));
-        store(trits + i, t);
+        const I trit = __builtin_convertvector(t, I);
+        zero_count -= (trit == 0);
+        flip_count -= (trit != load_bytes(trits + i));
+        store_bytes(trits + i, trit);
         store(dequantised + i, t * s);
       },
       [&](std::size_t i, std::size_t c) {
         const V t = trit_of(load_tail(w + i, c));
         for (std::size_t j = 0; j < c; ++j) {
-          *zeros += t[j] == 0.0f;
-          *flips += t[j] != trits[i + j];
+          const auto trit = static_cast<std::int8_t>(t[j]);
+          *zeros += trit == 0;
+          *flips += trit != trits[i + j];
+          trits[i + j] = trit;
         }
-        store_tail(trits + i, t, c);
         store_tail(dequantised + i, t * s, c);
       });
   for (std::size_t j = 0; j < kLanes; ++j) {
@@ -83,7 +96,7 @@ void ternarize(const float* w, float inv, float scale, float* trits, float* dequ
   }
 }
 
-float quantize_row(const float* x, float levels, float* q, std::size_t n) noexcept {
+float quantize_row(const float* x, float levels, std::int8_t* q, std::int32_t* sum, std::size_t n) noexcept {
   V m{};
   for_lanes(
       n, [&](std::size_t i) { m = max_of(m, abs_of(load(x + i))); },
@@ -91,13 +104,28 @@ float quantize_row(const float* x, float levels, float* q, std::size_t n) noexce
   float largest = 1e-5f;
   for (std::size_t j = 0; j < kLanes; ++j) largest = m[j] > largest ? m[j] : largest;
   const float a = levels / largest;
+  I sums{};
   const auto quantised = [&](V v) {
-    return max_of(min_of(round_of(v * a), splat(levels)), splat(-levels - 1.0f));
+    const V rounded = max_of(min_of(round_of(v * a), splat(levels)), splat(-levels - 1.0f));
+    const I integers = __builtin_convertvector(rounded, I);
+    sums += integers;
+    return integers;
   };
   for_lanes(
-      n, [&](std::size_t i) { store(q + i, quantised(load(x + i))); },
-      [&](std::size_t i, std::size_t c) { store_tail(q + i, quantised(load_tail(x + i, c)), c); });
+      n, [&](std::size_t i) { store_bytes(q + i, quantised(load(x + i))); },
+      [&](std::size_t i, std::size_t c) {
+        const I v = quantised(load_tail(x + i, c));
+        for (std::size_t j = 0; j < c; ++j) q[i + j] = static_cast<std::int8_t>(v[j]);
+      });
+  *sum = 0;
+  for (std::size_t j = 0; j < kLanes; ++j) *sum += sums[j];
   return 1.0f / a;
+}
+
+void widen(const std::int8_t* q, float* y, std::size_t n) noexcept {
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, __builtin_convertvector(load_bytes(q + i), V));
+  for (; i < n; ++i) y[i] = static_cast<float>(q[i]);
 }
 
 void blend(float lambda, const float* x, float* y, std::size_t n) noexcept {
@@ -131,12 +159,13 @@ void clip_gradient(float limit, float lambda, const float* w, const float* d, fl
   gradient(w, d, dw, accumulate, n, at);
 }
 
-double scale_gradient(float s, float clip, const float* w, const float* trits, const float* d,
+double scale_gradient(float s, float clip, const float* w, const std::int8_t* trits, const float* d,
                       std::size_t n) noexcept {
   const float limit = clip * s, inv = 1.0f / s;
   double sum = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    const float slope = __builtin_fabsf(w[i]) <= limit ? trits[i] - w[i] * inv : trits[i];
+    const auto trit = static_cast<float>(trits[i]);
+    const float slope = __builtin_fabsf(w[i]) <= limit ? trit - w[i] * inv : trit;
     sum += static_cast<double>(d[i]) * static_cast<double>(slope);
   }
   return sum;
@@ -314,6 +343,7 @@ constinit const TrainKernels kKernels = {
     .abs_sum = abs_sum,
     .ternarize = ternarize,
     .quantize_row = quantize_row,
+    .widen = widen,
     .blend = blend,
     .clip_gradient = clip_gradient,
     .scale_gradient = scale_gradient,

@@ -13,18 +13,21 @@ struct TrainKernels {
   double (*abs_sum)(const float* w, std::size_t n) noexcept;
   /// trit = clamp(round_half_even(w · inv), −1, 1) and dequantised = trit · scale; counts zeros and trits
   /// that differ from what `trits` held before.
-  void (*ternarize)(const float* w, float inv, float scale, float* trits, float* dequantised, std::size_t n,
-                    std::int64_t* zeros, std::int64_t* flips) noexcept;
-  /// a = largest / max(max|x|, 1e-5), q = clamp(round_half_even(x · a), −largest − 1, largest) as floats.
+  void (*ternarize)(const float* w, float inv, float scale, std::int8_t* trits, float* dequantised,
+                    std::size_t n, std::int64_t* zeros, std::int64_t* flips) noexcept;
+  /// a = largest / max(max|x|, 1e-5), q = clamp(round_half_even(x · a), −largest − 1, largest), sum = Σ q.
   /// Returns 1 / a.
-  float (*quantize_row)(const float* x, float largest, float* q, std::size_t n) noexcept;
+  float (*quantize_row)(const float* x, float largest, std::int8_t* q, std::int32_t* sum,
+                        std::size_t n) noexcept;
+  /// y = q
+  void (*widen)(const std::int8_t* q, float* y, std::size_t n) noexcept;
   /// y = x + lambda · (y − x)
   void (*blend)(float lambda, const float* x, float* y, std::size_t n) noexcept;
   /// dw (=, or += if accumulate) d · (|w| ≤ limit ? 1 : 1 − lambda).
   void (*clip_gradient)(float limit, float lambda, const float* w, const float* d, float* dw, bool accumulate,
                         std::size_t n) noexcept;
   /// Σ d · (|w| ≤ clip · s ? trit − w / s : trit), in index order in double.
-  double (*scale_gradient)(float s, float clip, const float* w, const float* trits, const float* d,
+  double (*scale_gradient)(float s, float clip, const float* w, const std::int8_t* trits, const float* d,
                            std::size_t n) noexcept;
   /// y = x · a
   void (*scale_to)(float a, const float* x, float* y, std::size_t n) noexcept;

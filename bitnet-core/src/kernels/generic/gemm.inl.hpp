@@ -11,8 +11,9 @@ using simd::QuadMem;
 
 constexpr std::int64_t kMr = F32::kGemmRows;
 constexpr std::int64_t kNr = std::int64_t{F32::kGemmVectors} * F32::kLanes;
-// A panel of B, kKc × kNr floats, stays in L1 (32 KB); the blocks of A and B share L2 (160 + 512 KB at most).
-constexpr std::int64_t kKc = 256;
+// The longer the blocks of k, the less often C is loaded and stored, and widths of 384 are one; a panel of B,
+// kKc × kNr floats, then fills L1 (48 KB), and streams where that is smaller. The blocks of A and B share L2.
+constexpr std::int64_t kKc = 384;
 constexpr std::int64_t kMc = 160 / kMr * kMr;
 constexpr std::int64_t kNc = 512 / kNr * kNr;
 constexpr std::int64_t kGemmScratch = (kMc + kNc) * kKc;
@@ -110,17 +111,38 @@ void pack_transposed(const float* from, std::int64_t width_stride, std::int64_t 
   }
 }
 
+std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+/// pack() where columns are neighbours, eight values of k at a time: rows that are pages apart are read to
+/// the end of their cache lines before those are evicted.
+template <int W>
+void pack_neighbours(const float* from, std::int64_t k_stride, std::int64_t width, std::int64_t kc,
+                     float* to) {
+  for (std::int64_t k0 = 0; k0 < kc; k0 += 8)
+    for (std::int64_t w0 = 0; w0 < width; w0 += W)
+      for (std::int64_t k = k0; k < smaller(kc, k0 + 8); ++k) {
+        const float* const p = from + k * k_stride + w0;
+        float* const panel = to + w0 * kc + k * W;
+        if (width - w0 >= W)
+          __builtin_memcpy(panel, p, W * sizeof(float));
+        else
+          for (std::int64_t w = 0; w < W; ++w) panel[w] = w < width - w0 ? p[w] : 0.0f;
+      }
+}
+
 /// Copies [width, kc] (element (w, k) at w·width_stride + k·k_stride) into panels [kc, W]; a last panel that
 /// is not full is padded with zeros, whose products reach no output.
 template <int W>
 void pack(const float* from, std::int64_t width_stride, std::int64_t k_stride, std::int64_t width,
           std::int64_t kc, float* to) {
+  if (width_stride == 1) {
+    pack_neighbours<W>(from, k_stride, width, kc, to);
+    return;
+  }
   for (std::int64_t w0 = 0; w0 < width; w0 += W, to += kc * W) {
     const float* p = from + w0 * width_stride;
-    const std::int64_t valid = width - w0 < W ? width - w0 : W;
-    if (valid == W && width_stride == 1) {
-      for (std::int64_t k = 0; k < kc; ++k) __builtin_memcpy(to + k * W, p + k * k_stride, W * sizeof(float));
-    } else if (valid == W && k_stride == 1) {
+    const std::int64_t valid = smaller(W, width - w0);
+    if (valid == W && k_stride == 1) {
       pack_transposed<W>(p, width_stride, kc, to);
     } else {
       for (std::int64_t k = 0; k < kc; ++k)
@@ -129,8 +151,6 @@ void pack(const float* from, std::int64_t width_stride, std::int64_t k_stride, s
     }
   }
 }
-
-std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t a_row,
           std::int64_t a_col, const float* b, std::int64_t b_row, std::int64_t b_col, float* c,

@@ -39,6 +39,14 @@ struct QuantizedRows {
   }
 };
 
+/// The same in memory of somebody else.
+struct QuantizedView {
+  std::int64_t rows = 0, cols = 0, stride = 0;
+  const std::int8_t* values = nullptr;  // [rows, stride]
+  const float* inv_scales = nullptr;    // [rows]
+  const std::int32_t* sums = nullptr;   // [rows]
+};
+
 /// Bytes from row to row of QuantizedRows: at least `cols` rounded up to 16 and to 20 (whole lines of either
 /// TileCode), and an odd number of cache lines, so that rows do not compete for the same sets of a cache.
 constexpr std::int64_t quantized_stride(std::int64_t cols) {
@@ -75,8 +83,8 @@ TileCode preferred_tile_code(Isa isa) noexcept;
 TileCode default_tile_code(Isa isa);
 
 /// A ternary matrix repacked for the kernels: "T16" tiles of either code, which every ISA can multiply
-/// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable,
-/// thread-safe.
+/// (docs/decisions/0002; docs/numerics.md has the int32 bound). Any out and any in ≤ 500,000. Immutable but
+/// for assign(), thread-safe.
 class BitLinear {
  public:
   /// Repacks on the threads of `context`. Throws Error(kInvalidArgument) on trits outside −1 … 1, sizes that
@@ -97,6 +105,11 @@ class BitLinear {
   ~BitLinear();
   BitLinear(BitLinear&&) noexcept;
 
+  /// Takes other trits [out, in] and as many scales as evenly share the rows: for weights that are trained.
+  /// Packs on the calling thread, while nobody multiplies; allocates nothing. Throws what the constructor
+  /// throws; trits that are none leave a mixture behind.
+  void assign(std::span<const std::int8_t> trits, std::span<const float> scales);
+
   std::int64_t out() const noexcept;
   std::int64_t in() const noexcept;
   TileCode code() const noexcept;
@@ -108,6 +121,7 @@ class BitLinear {
                     std::span<std::int32_t> acc) const;
   /// y[rows, out] = float(acc) · (scale[row of W] · inv_scale[row of x]), one rounding a product.
   void forward(const ExecutionContext& context, const QuantizedRows& x, std::span<float> y) const;
+  void forward(const ExecutionContext& context, const QuantizedView& x, std::span<float> y) const;
   /// One of several products over the same rows.
   struct Product {
     const BitLinear* linear;
@@ -125,8 +139,9 @@ class BitLinear {
 
  private:
   struct Impl;
-  void check_product(const QuantizedRows& x, std::size_t size) const;
-  void multiply(const ExecutionContext& context, const QuantizedRows& x, std::int64_t row, std::int64_t rows,
+  void check_product(const QuantizedView& x, std::size_t size) const;
+  static void run(const ExecutionContext& context, const QuantizedView& x, std::span<const Product> products);
+  void multiply(const ExecutionContext& context, const QuantizedView& x, std::int64_t row, std::int64_t rows,
                 std::int64_t pair_begin, std::int64_t pair_end, std::int32_t* acc, float* y) const;
   std::unique_ptr<Impl> impl_;
 };

@@ -6,20 +6,21 @@
 // belong to one thread, and use all of the context's inside.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
+#include "bitnet/quant/bit_linear.hpp"
 #include "bitnet/quant/quantize.hpp"
 #include "bitnet/training/quantizer.hpp"
 #include "bitnet/training/tape.hpp"
 
 namespace bitnet::training {
 
-/// Rows quantised by absmax. The variable's values are integers (as floats): −128 … 127, of 4 bits −8 … 7. At
-/// λ < 1 they are x + λ · (Q(x) − x), and inv_scales is null. Its gradient is that of the rows themselves
-/// (straight through).
+/// Rows quantised by absmax, in memory of the tape. Gradients pass straight through to the rows themselves.
 struct QuantizedVariable {
-  Variable integers;        // [rows, cols]
-  const float* inv_scales;  // [rows], 1 / a: row ≈ integers · inv_scale
+  Variable rows;             ///< x
+  quant::QuantizedView q{};  ///< Q(x) as int8, of 4 bits −8 … 7; without values at λ < 1
+  Variable mixed{};          ///< at λ < 1 x + λ · (Q(x) − x), whose gradient is that of x
 };
 /// `bits` 8 or 4, else Error(kInvalidArgument).
 QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits = 8, float lambda = 1);
@@ -40,7 +41,7 @@ class TernaryCache {
   void update(const ExecutionContext& context, std::span<const float> latent, float lambda = 1,
               std::span<const float> learned = {});
 
-  std::span<const float> trits() const { return trits_.span(); }          // [out, in]
+  std::span<const std::int8_t> trits() const { return trits_.span(); }  // [out, in]
   std::span<const float> effective() const { return effective_.span(); }  // [out, in]: w + λ · (s · trit − w)
   std::span<const float> scales() const { return scales_.span(); }        // 1, [out] or [out, groups]
   float scale() const { return scales_[0]; }                              ///< of the tensor
@@ -59,6 +60,8 @@ class TernaryCache {
   /// as update() there, zeros and flips included. Throws Error(kInvalidArgument) for other numbers of them.
   void assign(const ExecutionContext& context, std::span<const std::uint8_t> codes,
               std::span<const float> scales);
+  /// The same packed for exact products; null at λ < 1 and for scales by group.
+  const quant::BitLinear* packed() const noexcept { return packed_ && lambda_ == 1 ? &*packed_ : nullptr; }
   /// Trits and scales by themselves. Throws Error(kUnsupported) for scales by group.
   quant::TernaryWeights weights() const;
   /// Of the last update: trits that are zero, and trits that changed (none counted in the first).
@@ -70,7 +73,9 @@ class TernaryCache {
   std::int64_t out_, in_;
   QuantizerOptions options_;
   std::shared_ptr<HybridMemoryPool> memory_;
-  MemoryArray<float> trits_, effective_, scales_;
+  MemoryArray<std::int8_t> trits_;
+  MemoryArray<float> effective_, scales_;
+  std::optional<quant::BitLinear> packed_;  // not by group
   float lambda_ = 1;
   std::int64_t zeros_ = 0, flips_ = 0;
   bool fresh_ = true;

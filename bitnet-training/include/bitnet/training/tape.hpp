@@ -103,8 +103,11 @@ class Tape {
   Variable make_straight_through(Variable x);
   /// x's own values and gradient as [rows, cols]. Throws Error(kInvalidArgument) for another number of them.
   Variable make_view(Variable x, std::int64_t rows, std::int64_t cols);
-  /// `count` floats, 64-byte aligned, uninitialised, valid until reset().
+  /// Floats or bytes, 64-byte aligned, uninitialised, valid until reset().
   float* floats(std::size_t count);
+  void* bytes(std::size_t count);
+  float* borrow(std::size_t count);  ///< floats() until they are given back, within a backward pass
+  void give_back(float* floats, std::size_t count);
 
   /// Remembers `step`, called in the backward pass once the gradient of `out` is complete.
   template <class Step>
@@ -129,16 +132,13 @@ class Tape {
 
   /// d(loss) = 1, then all steps in reverse. Throws Error(kInvalidArgument) unless loss is a recorded [1, 1].
   void backward(Variable loss);
-  /// Forgets everything; variables of this tape become invalid.
-  void reset();
+  void reset();  ///< forgets everything; variables of this tape become invalid
   /// The same, and gives the arena's memory back: after an Error in the middle of a step. Gradients of
   /// parameters are then those of a part of the step.
   void release() noexcept;
-  /// Bytes that the arena holds.
-  std::size_t bytes_held() const noexcept;
+  std::size_t bytes_held() const noexcept;  ///< by the arena
 
  private:
-  void* bytes(std::size_t size);
   void push(Node* out, void* closure, void (*call)(void*));
   struct Impl;
   const ExecutionContext& context_;
