@@ -2,8 +2,11 @@
 #include "memory_watch.hpp"
 
 #include <chrono>
+#include <string>
 #include <utility>
 
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/log.hpp"
 #include "common.hpp"
 
 namespace bitnet::cli {
@@ -20,7 +23,11 @@ MemoryWatch::MemoryWatch() {
     highest_ = now;
     reason_ = reason;
   });
-  monitor_->start(kInterval);
+  try {
+    monitor_->start(kInterval);
+  } catch (const Error& e) {  // a run without a thread to spare is better than none
+    log(LogLevel::kWarning, std::string("memory is not watched: ") + e.what());
+  }
 }
 
 MemoryWatch::MemoryWatch(const std::shared_ptr<const inference::Model>& model) : MemoryWatch() {

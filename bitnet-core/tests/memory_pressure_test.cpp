@@ -275,6 +275,10 @@ TEST_F(Pressure, RefusesOptionsThatMakeNoSense) {
   EXPECT_TRUE(refused(bad));
   PressureMonitor monitor(options_);
   EXPECT_THROW(monitor.start(std::chrono::milliseconds(0)), Error);
+  EXPECT_THROW(monitor.start(std::chrono::milliseconds::max()), Error);
+  EXPECT_THROW(monitor.start(std::chrono::hours(24) + std::chrono::milliseconds(1)), Error);
+  monitor.start(std::chrono::hours(24));
+  monitor.stop();
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -195,13 +196,14 @@ MemoryPressure PressureMonitor::poll() {
 }
 
 void PressureMonitor::start(std::chrono::milliseconds interval) {
-  if (interval.count() <= 0)
+  constexpr std::chrono::milliseconds kMost = std::chrono::hours(24);  // wait_for() overflows on the longest
+  if (interval.count() <= 0 || interval > kMost)
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("an interval of {} ms: expected at least 1", interval.count()));
+                fmt::format("an interval of {} ms: expected 1 … {}, a day", interval.count(), kMost.count()));
   const std::lock_guard one_at_a_time(impl_->start_mutex);
   impl_->end_thread();
   impl_->stopping = false;
-  impl_->thread = std::thread([this, interval] {
+  const auto poll_again = [this, interval] {
     std::unique_lock lock(impl_->thread_mutex);
     while (!impl_->wake.wait_for(lock, interval, [this] { return impl_->stopping; })) {
       lock.unlock();
@@ -212,7 +214,12 @@ void PressureMonitor::start(std::chrono::milliseconds interval) {
       }
       lock.lock();
     }
-  });
+  };
+  try {
+    impl_->thread = std::thread(poll_again);
+  } catch (const std::system_error& e) {
+    throw Error(ErrorCode::kUnsupported, fmt::format("no thread for watching memory: {}", e.what()));
+  }
 }
 
 /// Under start_mutex.

@@ -65,7 +65,8 @@ class PressureMonitor {
   MemoryPressure level() const noexcept;
 
   /// Polls on a thread of its own until stop() or the end, which callbacks must not call. Throws
-  /// Error(kInvalidArgument) for an interval that is not positive.
+  /// Error(kInvalidArgument) for an interval below 1 ms or above a day, Error(kUnsupported) where the system
+  /// gives no thread.
   void start(std::chrono::milliseconds interval);
   void stop();
 
