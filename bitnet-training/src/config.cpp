@@ -131,6 +131,7 @@ void read_training(Section s, TrainConfig& c) {
   s.read("length", c.length);
   s.read("batch", c.batch);
   s.read("micro_batch", c.micro_batch);
+  s.read("gradient_parts", c.gradient_parts);
   s.read("seed", c.seed);
   s.read("compute", c.compute);
   s.refuse_unknown();
@@ -275,6 +276,8 @@ void check(const TrainConfig& c, const Require& require) {
   positive(c.batch, "training.batch");
   positive(c.micro_batch, "training.micro_batch");
   require(c.batch % c.micro_batch == 0, "training.micro_batch", "must divide training.batch");
+  require(c.gradient_parts == 0 || (c.gradient_parts > 0 && c.batch % c.gradient_parts == 0),
+          "training.gradient_parts", "must divide training.batch");
   require(c.micro_batch <= (std::int64_t{1} << 24) / c.length, "training.micro_batch",
           "is too large for this length");
   try {

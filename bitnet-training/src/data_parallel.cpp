@@ -396,8 +396,11 @@ void DataParallel::gather_weights() {
 }
 
 void DataParallel::spread_weights() {
-  for (const Impl::Item& item : impl_->items)
+  for (Impl::Item& item : impl_->items) {
     impl_->group.broadcast(std::as_writable_bytes(item.parameter->value()));
+    item.as_codes = false;
+    if (item.ternary) item.ternary->set_ternarised_elsewhere(false);
+  }
 }
 
 void DataParallel::gather_state(Optimizer& mine, Optimizer* all) {

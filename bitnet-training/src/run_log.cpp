@@ -16,6 +16,7 @@ RunLog::RunLog(std::filesystem::path path, bool append)
 }
 
 void RunLog::line(const std::string& json) {
+  if (path_.empty()) return;
   out_ << json << '\n' << std::flush;
   if (!out_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "': is the disk full?");
 }

@@ -13,6 +13,8 @@ namespace bitnet::training {
 
 class RunLog {
  public:
+  /// Writes nothing: of a process that is not the first.
+  RunLog() = default;
   /// Starts a new file, or goes on at the end of an old one. Throws Error(kIo).
   RunLog(std::filesystem::path path, bool append);
   void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters, const TextFigures& text);

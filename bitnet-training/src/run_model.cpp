@@ -77,24 +77,23 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
 }
 
 std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& c, const ExecutionContext& context,
-                                        const RunModel& model) {
-  const auto all = model->parameters();
+                                        const RunModel& model, std::span<Parameter* const> parameters) {
   switch (c.optimizer) {
     case OptimizerKind::kAdamW:
       break;
     case OptimizerKind::kAdamW8:
-      return std::make_unique<AdamW8>(context, all, c.adamw);
+      return std::make_unique<AdamW8>(context, parameters, c.adamw);
     case OptimizerKind::kSgd:
-      return std::make_unique<Sgd>(context, all, SgdOptions{c.momentum, false});
+      return std::make_unique<Sgd>(context, parameters, SgdOptions{c.momentum, false});
     case OptimizerKind::kMuon: {
       std::vector<Parameter*> matrices;
       if (model.whole)
         for (const TensorId id : model.whole->tensor_ids())
           if (Linear* l = model.whole->linear(id)) matrices.push_back(&l->weight());
-      return std::make_unique<Muon>(context, all, matrices, MuonOptions{c.momentum, 5, c.adamw});
+      return std::make_unique<Muon>(context, parameters, matrices, MuonOptions{c.momentum, 5, c.adamw});
     }
   }
-  return std::make_unique<AdamW>(context, all, c.adamw);
+  return std::make_unique<AdamW>(context, parameters, c.adamw);
 }
 
 std::unique_ptr<Distillation> teacher_of(const TrainConfig& c, const ExecutionContext& context,

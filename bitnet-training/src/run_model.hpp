@@ -1,6 +1,7 @@
 #pragma once
 // What a run trains, by its configuration: a whole model or an adapter, its optimiser and its teacher.
 #include <memory>
+#include <span>
 
 #include "bitnet/core/text/tokenizer.hpp"
 #include "bitnet/training/config.hpp"
@@ -22,8 +23,9 @@ struct RunModel {
 /// With weights as at step 0. Throws Error(kInvalidArgument) when the tokenizer has more tokens than the
 /// model, and what FrozenModel::load throws.
 RunModel model_of(const TrainConfig& config, const ExecutionContext& context, const Tokenizer& tokenizer);
+/// Of these of the model's parameters.
 std::unique_ptr<Optimizer> optimizer_of(const TrainConfig& config, const ExecutionContext& context,
-                                        const RunModel& model);
+                                        const RunModel& model, std::span<Parameter* const> parameters);
 /// Null where the configuration has no teacher. Throws what FrozenModel::load and Distillation throw, and
 /// Error(kInvalidArgument) for a teacher whose token ids are other ones.
 std::unique_ptr<Distillation> teacher_of(const TrainConfig& config, const ExecutionContext& context,

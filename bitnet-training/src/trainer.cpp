@@ -27,6 +27,7 @@
 #include "run_identity.hpp"
 #include "run_log.hpp"
 #include "run_model.hpp"
+#include "run_processes.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -58,15 +59,15 @@ void keep_aside(const std::filesystem::path& log, const TrainCallbacks& callback
 class Run {
  public:
   Run(const TrainConfig& config, const TrainCallbacks& callbacks, const ExecutionContext& context,
-      bool resumed, bool dry = false)
+      ProcessGroup& group, bool resumed, bool dry = false)
       : c_(config),
         callbacks_(callbacks),
         context_(context),
-        tokenizer_(tokenizer_of(config, callbacks, resumed, dry)),
+        tokenizer_(shared_tokenizer(group, config, callbacks, resumed, dry)),
         bos_(bos_of(*tokenizer_)),
-        texts_(texts_of(config, context, *tokenizer_, callbacks, dry)),
+        texts_(shared_texts(group, config, context, *tokenizer_, callbacks, dry)),
         model_(model_of(config, context, *tokenizer_)),
-        optimizer_(optimizer_of(config, context, model_)),
+        processes_(config, context, group, model_),
         distillation_(teacher_of(config, context, model_->config(), *tokenizer_)),
         sampler_(sampler_of(config, texts_.train, bos_)),
         tape_(context, true, config.precision()),
@@ -77,6 +78,11 @@ class Run {
                callbacks.message) {
     state_.identity = identity_of(config, texts_.train);
     state_.settings = settings_of(config);
+    set_parts(processes_.parallel().parts());
+    check_same(group, state_.identity);
+    check_same(group, state_.settings);
+    check_same(group, model_->identity());
+    check_same(group, course_of(config));
     state_.data = sampler_->state();
     say(callbacks, std::to_string(texts_.train.documents.tokens.size()) + " training tokens, " +
                        std::to_string(texts_.validation.documents.tokens.size()) + " of validation, " +
@@ -86,8 +92,28 @@ class Run {
   }
 
   void resume(const std::filesystem::path& checkpoint) {
-    TrainState state = load_checkpoint(checkpoint, *model_, *optimizer_);
+    TrainState state = processes_.load([&](Optimizer& all) { return read(checkpoint, all); });
+    set_parts(processes_.group().of_first(parts_));
+    sampler_->set_state(state.data);
+    if (state.micro_batch > 0) micro_batch_ = std::min(state.micro_batch, micro_batch_);
+    if (!processes_.first()) state.identity = state_.identity;
+    state.settings = std::move(state_.settings);
+    state_ = std::move(state);
+    say(callbacks_, "resumed at step " + std::to_string(state_.step));
+  }
+
+  TrainResult loop(RunLog& log);
+  /// What the run would take. Its weights are worth nothing afterwards.
+  DryRun measure();
+
+ private:
+  /// Fills model and optimiser, and says what is another setting from here on.
+  TrainState read(const std::filesystem::path& checkpoint, Optimizer& all) {
+    TrainState state = load_checkpoint(checkpoint, *model_, all);
     add_older_identity(state.identity);
+    state.settings.try_emplace(kPartsSetting, "1");  // older ones had no others
+    parts_ = parts_of(c_, processes_.group(), parts_in(state.settings));
+    state_.settings[kPartsSetting] = std::to_string(parts_);
     const auto stored = [](const std::map<std::string, std::string>& of, const std::string& key) {
       const auto it = of.find(key);
       return it == of.end() ? std::string("not given") : it->second;
@@ -100,18 +126,14 @@ class Run {
     for (const auto& [key, ours] : state_.settings)
       if (const std::string theirs = stored(state.settings, key); theirs != ours)
         say(callbacks_, key + " was " + theirs + ", and is " + ours + " from here on");
-    sampler_->set_state(state.data);
-    if (state.micro_batch > 0) micro_batch_ = std::min(state.micro_batch, micro_batch_);
-    state.settings = std::move(state_.settings);
-    state_ = std::move(state);
-    say(callbacks_, "resumed at step " + std::to_string(state_.step));
+    return state;
+  }
+  void set_parts(std::int64_t parts) {
+    parts_ = parts;
+    processes_.parallel().set_parts(parts);
+    state_.settings[kPartsSetting] = std::to_string(parts);
   }
 
-  TrainResult loop(RunLog& log);
-  /// What the run would take. Its weights are worth nothing afterwards.
-  DryRun measure();
-
- private:
   struct MicroBatch {
     std::span<const std::int32_t> inputs, targets;
     RowLayout layout;
@@ -120,7 +142,8 @@ class Run {
     double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
     bool skipped = false;
   };
-  MicroBatch micro_batch_at(std::int64_t first) const;
+  MicroBatch micro_batch_at(std::int64_t first, std::int64_t sequences) const;
+  double pass(std::int64_t first, std::int64_t sequences, float scale);
   double batch_gradients(float scale);
   double recovering_gradients(float scale);
   [[noreturn]] void diverged(double loss, double norm, float scale);
@@ -142,7 +165,7 @@ class Run {
   std::int32_t bos_;
   RunTexts texts_;
   RunModel model_;
-  std::unique_ptr<Optimizer> optimizer_;
+  RunProcesses processes_;
   std::unique_ptr<Distillation> distillation_;
   std::unique_ptr<Sampler> sampler_;
   Tape tape_;
@@ -155,43 +178,47 @@ class Run {
   Clock::time_point start_ = Clock::now(), last_report_ = start_, last_save_ = start_;
   double loss_sum_ = 0, flips_sum_ = 0, norm_ = 0;
   std::int64_t since_report_ = 0;
+  std::int64_t parts_ = 1;  ///< of a batch, DataParallel::set_parts()
 };
 
 /// The sequences of batch_ from `first` on that are taken at once.
-Run::MicroBatch Run::micro_batch_at(std::int64_t first) const {
+Run::MicroBatch Run::micro_batch_at(std::int64_t first, std::int64_t sequences) const {
   const auto at = static_cast<std::size_t>(first * c_.length);
-  const auto count = static_cast<std::size_t>(std::min(micro_batch_, c_.batch - first) * c_.length);
+  const auto count = static_cast<std::size_t>(sequences * c_.length);
   const auto part = [&](const std::vector<std::int32_t>& of) {
     return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
   };
   return {part(batch_.inputs), part(batch_.targets), {c_.length, part(batch_.positions)}};
 }
 
-/// Loss and gradients of the sequences in batch_, in passes of micro_batch_. Begins anew after an Error.
+/// Loss and gradients of some sequences of batch_.
+double Run::pass(std::int64_t first, std::int64_t sequences, float scale) {
+  const MicroBatch part = micro_batch_at(first, sequences);
+  model_->begin_pass(state_.step, first);
+  const Variable logits =
+      model_->forward(tape_, part.inputs, part.layout, distillation_ ? distillation_->states() : nullptr);
+  Variable taught;
+  if (distillation_)
+    taught = distillation_->loss(tape_, logits, part.inputs, part.layout, part.targets, scale);
+  Variable l = cross_entropy(tape_, logits, part.targets, scale);
+  if (taught) l = add(tape_, taught, l);
+  const double loss = l.value()[0];
+  tape_.backward(l);
+  tape_.reset();
+  return loss;
+}
+
+/// Those of all, in passes of micro_batch_. Begins anew after an Error.
 double Run::batch_gradients(float scale) {
-  double loss = 0;
-  for (Parameter* p : model_->parameters()) p->zero_grad();
   try {
-    for (std::int64_t done = 0; done < c_.batch; done += micro_batch_) {
-      const MicroBatch part = micro_batch_at(done);
-      model_->begin_pass(state_.step, done);
-      const Variable logits =
-          model_->forward(tape_, part.inputs, part.layout, distillation_ ? distillation_->states() : nullptr);
-      Variable taught;
-      if (distillation_)
-        taught = distillation_->loss(tape_, logits, part.inputs, part.layout, part.targets, scale);
-      Variable l = cross_entropy(tape_, logits, part.targets, scale);
-      if (taught) l = add(tape_, taught, l);
-      loss += l.value()[0];
-      tape_.backward(l);
-      tape_.reset();
-    }
+    return processes_.parallel().gradients(
+        tape_, c_.batch, micro_batch_,
+        [this, scale](std::int64_t first, std::int64_t sequences) { return pass(first, sequences, scale); });
   } catch (...) {
     tape_.release();
     if (distillation_) distillation_->release();
     throw;
   }
-  return loss;
 }
 
 /// batch_gradients() in as much memory as there is.
@@ -216,12 +243,12 @@ void Run::diverged(double loss, double norm, float scale) {
   std::string where;
   Tape tape(context_, false, c_.precision());
   for (std::int64_t done = 0; done < c_.batch && where.empty(); done += micro_batch_) {
-    const MicroBatch part = micro_batch_at(done);
+    const MicroBatch part = micro_batch_at(done, std::min(micro_batch_, c_.batch - done));
     where = first_not_finite(*model_, tape, part.inputs, part.layout);
   }
   if (where.empty()) {
     batch_gradients(scale);
-    where = gradient_not_finite(*model_);
+    where = processes_.group().size() == 1 ? gradient_not_finite(*model_) : processes_.first_bad_gradient();
   }
   throw Error(ErrorCode::kInvalidArgument,
               "training diverged at step " + std::to_string(state_.step) + ": loss " + std::to_string(loss) +
@@ -242,13 +269,13 @@ Run::Step Run::one_step() {
   step.skipped = c_.spike_deviations > 0 && is_spike(state_.loss, step.loss, c_.spike_deviations);
   if (!step.skipped) {
     step.norm =
-        optimizer_->step(context_, static_cast<float>(c_.schedule.learning_rate(state_.step)),
-                         static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
+        processes_.step(static_cast<float>(c_.schedule.learning_rate(state_.step)),
+                        static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
     if (!std::isfinite(step.norm)) diverged(step.loss, step.norm, scale);
   }
   ++state_.step;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
-  model_->refresh(context_);
+  processes_.refresh();
   state_.data = sampler_->state();
   state_.micro_batch = micro_batch_;
   if (step.skipped) return step;
@@ -290,13 +317,17 @@ Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
   // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
   tape_.release();
   if (distillation_) distillation_->release();
-  return evaluator_.score(text, max_tokens, micro_batch_);
+  Evaluation e;
+  if (processes_.first()) e = evaluator_.score(text, max_tokens, micro_batch_);
+  return processes_.group().of_first(e);
 }
 
 void Run::save(const std::filesystem::path& path) {
   state_.seconds = seconds_before_ + seconds_since(start_);
-  static_cast<void>(
-      saves_.run("writing the checkpoint", [&] { save_checkpoint(path, *model_, *optimizer_, state_); }));
+  processes_.save([&](Optimizer& all) {
+    static_cast<void>(
+        saves_.run("writing the checkpoint", [&] { save_checkpoint(path, *model_, all, state_); }));
+  });
 }
 
 void Run::note_validation(const Evaluation& e) {
@@ -313,12 +344,15 @@ void Run::note_validation(const Evaluation& e) {
 void Run::take_best(TrainResult& result) {
   if (!c_.keep_best || state_.best.step == 0 || state_.best.step == state_.step) return;
   // After a run that was resumed with other settings it may be of steps that were given up.
-  if (!std::filesystem::exists(best_path()) || checkpoint_step(best_path()) != state_.best.step) {
+  const bool there = processes_.group().of_first(processes_.first() && std::filesystem::exists(best_path()) &&
+                                                 checkpoint_step(best_path()) == state_.best.step);
+  if (!there) {
     say(callbacks_, "'" + best_path().string() + "' is not of step " + std::to_string(state_.best.step) +
                         ", which was the best: the last weights are the result");
     return;
   }
-  load_checkpoint(best_path(), *model_, *optimizer_);
+  static_cast<void>(
+      processes_.load([&](Optimizer& all) { return load_checkpoint(best_path(), *model_, all); }));
   result.best_step = state_.best.step;
   model_->set_lambda(c_.quantizer_schedule, result.best_step);
   model_->refresh(context_);
@@ -366,6 +400,7 @@ TrainResult Run::loop(RunLog& log) {
     return e;
   };
   const bool judged = c_.keep_best || c_.patience > 0;
+  ProcessGroup& group = processes_.group();
   while (state_.step < c_.schedule.steps && !result.cancelled && !gets_no_better()) {
     const Step step = one_step();
     if (step.skipped) {
@@ -381,9 +416,9 @@ TrainResult Run::loop(RunLog& log) {
       const Evaluation e = evaluated(c_.validation_tokens);
       if (judged) note_validation(e);
     }
-    result.cancelled = callbacks_.cancelled && callbacks_.cancelled();
-    if (last || result.cancelled || gets_no_better() ||
-        seconds_since(last_save_) > c_.checkpoint_minutes * 60) {
+    result.cancelled = group.any(callbacks_.cancelled && callbacks_.cancelled());
+    const bool due = group.of_first(seconds_since(last_save_) > c_.checkpoint_minutes * 60);
+    if (last || result.cancelled || gets_no_better() || due) {
       save(checkpoint_path());
       last_save_ = Clock::now();
     }
@@ -402,7 +437,8 @@ TrainResult Run::loop(RunLog& log) {
       result.held_out = evaluate(texts_.held_out, kWhole);
       log.write("held_out", state_.step, *result.held_out);
     }
-    export_files();
+    // The last checkpoint, or the best, has brought process 0 all latent weights.
+    if (processes_.first()) export_files();
   }
   return result;
 }
@@ -432,8 +468,7 @@ DryRun Run::measure() {
       d.seconds_per_step * static_cast<double>(d.sequences_per_epoch) / static_cast<double>(c_.batch);
   d.seconds = d.seconds_per_step * static_cast<double>(d.steps);
   d.memory_bytes = context_.memory()->stats().peak_used;
-  d.checkpoint_bytes = 4 * static_cast<std::uint64_t>(d.parameters);
-  for (const OptimizerState& state : optimizer_->state()) d.checkpoint_bytes += state.bytes.size();
+  d.checkpoint_bytes = 4 * static_cast<std::uint64_t>(d.parameters) + processes_.state_bytes();
   return d;
 }
 
@@ -462,31 +497,22 @@ std::filesystem::path writable_place(const std::filesystem::path& output) {
   return place;
 }
 
-/// Runs `body`, and makes what is no Error one.
-template <class Body>
-auto with_errors(Body&& body) {
-  try {
-    return body();
-  } catch (const std::filesystem::filesystem_error& e) {
-    throw Error(ErrorCode::kIo, e.what());
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
-  } catch (const std::length_error&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory for a model, text or step of these sizes");
-  }
-}
-
 }  // namespace
 
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
-               const ExecutionContext& context) {
+               const ExecutionContext& context, ProcessGroup* members) {
   config.validate();
-  return with_errors([&] {
-    const bool exists = has_checkpoint(config, callbacks, resume);
-    const std::filesystem::path place = writable_place(config.output);
-    Run run(config, callbacks, context, exists, true);
-    if (exists) run.resume(config.output / "checkpoint.safetensors");
-    const DryRun d = run.measure();
+  const auto alone = single_process();
+  ProcessGroup& group = members ? *members : *alone;
+  const TrainCallbacks heard = callbacks_of(group, callbacks);
+  std::optional<Run> run;  // as in train()
+  return as_member(group, callbacks, [&] {
+    const bool exists = group.of_first(is_first(group) && has_checkpoint(config, heard, resume));
+    const auto place = is_first(group) ? writable_place(config.output) : std::filesystem::path();
+    run.emplace(config, heard, context, group, exists, true);
+    if (exists) run->resume(config.output / "checkpoint.safetensors");
+    const DryRun d = run->measure();
+    if (!is_first(group)) return d;
     const std::uintmax_t room = std::filesystem::space(place).available;
     const std::uint64_t checkpoints = config.keep_best ? 3 : 2;  // one while it is being written
     if (room / checkpoints < d.checkpoint_bytes)
@@ -498,17 +524,22 @@ DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool 
 }
 
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
-                  const ExecutionContext& context) {
+                  const ExecutionContext& context, ProcessGroup* members) {
   config.validate();
-  return with_errors([&] {
-    const bool exists = has_checkpoint(config, callbacks, resume);
-    std::filesystem::create_directories(config.output);
-    Run run(config, callbacks, context, exists);
-    if (exists) run.resume(config.output / "checkpoint.safetensors");
+  const auto alone = single_process();
+  ProcessGroup& group = members ? *members : *alone;
+  const TrainCallbacks heard = callbacks_of(group, callbacks);
+  std::optional<Run> run;  // ends after as_member(): till then the others may read its gradients
+  return as_member(group, callbacks, [&] {
+    const bool first = is_first(group),
+               exists = group.of_first(first && has_checkpoint(config, heard, resume));
+    if (first) std::filesystem::create_directories(config.output);
+    run.emplace(config, heard, context, group, exists);
+    if (exists) run->resume(config.output / "checkpoint.safetensors");
     const std::filesystem::path log_path = config.output / "log.jsonl";
-    if (!exists) keep_aside(log_path, callbacks);
-    RunLog log(log_path, exists);
-    return run.loop(log);
+    if (first && !exists) keep_aside(log_path, heard);
+    RunLog log = first ? RunLog(log_path, exists) : RunLog();
+    return run->loop(log);
   });
 }
 

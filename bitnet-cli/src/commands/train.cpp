@@ -51,6 +51,7 @@ std::string evaluation_text(const char* text, const training::Evaluation& e) {
 int train(const Values& values, Io& io) {
   const auto config = training::TrainConfig::from_yaml_file(values.positionals.at(0));
   const auto context = make_context(values);
+  const auto group = training::launched_group();  // the processes that mpirun started, or this one
   training::TrainResult result;
   {
     TrainingLines lines(io);
@@ -63,13 +64,15 @@ int train(const Values& values, Io& io) {
     callbacks.cancelled = [&io] { return io.is_cancelled(); };
     if (values.flag(opt::kDryRun)) {
       const training::DryRun d =
-          training::dry_run(config, callbacks, values.flag(opt::kTrainResume), *context);
+          training::dry_run(config, callbacks, values.flag(opt::kTrainResume), *context, group.get());
+      if (group->rank() != 0) return kOk;
       io.out << training::format_dry_run(d) << "process\t" << human_bytes(peak_memory_bytes())
              << " at the most\n";
       return kOk;
     }
-    result = training::train(config, callbacks, values.flag(opt::kTrainResume), *context);
+    result = training::train(config, callbacks, values.flag(opt::kTrainResume), *context, group.get());
   }
+  if (group->rank() != 0) return result.cancelled ? kInterrupted : kOk;
   io.err << grouped(result.steps) << " steps, " << grouped(result.tokens) << " tokens in "
          << human_time(result.seconds) << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
   if (result.cancelled) {
@@ -104,7 +107,7 @@ const Command kTrainCommand{
         "to a JSONL "
         "log. Ctrl-C writes a checkpoint; --resume continues from the newest. --dry-run "
         "checks the configuration, the data and the output, and prints parameters, memory and time per "
-        "epoch.",
+        "epoch. Started by mpirun, all processes train one model.",
     .example =
         "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume\nbitnet train "
         "configs/train/demo.yaml --dry-run",

@@ -72,9 +72,10 @@ struct TrainConfig {
   AdamWOptions adamw;
   float momentum = 0.95f;  ///< of sgd and muon
   double clip = 1.0;
-  std::int64_t length = 512;     ///< tokens of a training sequence, at most model.max_position
-  std::int64_t batch = 8;        ///< sequences per optimiser step
-  std::int64_t micro_batch = 2;  ///< sequences at once; divides batch
+  std::int64_t length = 512;        ///< tokens of a training sequence, at most model.max_position
+  std::int64_t batch = 8;           ///< sequences per optimiser step
+  std::int64_t micro_batch = 2;     ///< sequences at once; divides batch
+  std::int64_t gradient_parts = 0;  ///< of a batch (DataParallel); divides it; 0: as many as processes
   std::uint64_t seed = 1;
   double spike_deviations = 0;  ///< a loss so many deviations above those of late is passed over; 0: none is
   std::int64_t patience = 0;    ///< evaluations without a better one that end the run; 0: none does

@@ -64,7 +64,7 @@ class DataParallel {
 
   /// Process 0 gets the owners' latent weights.
   void gather_weights();
-  /// All get those of process 0.
+  /// All get those of process 0; their ternary forms are to be made anew.
   void spread_weights();
   /// `all`, an optimiser of all parameters on process 0 (null elsewhere), gets the state of every `mine`.
   void gather_state(Optimizer& mine, Optimizer* all);

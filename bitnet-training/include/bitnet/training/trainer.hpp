@@ -10,6 +10,7 @@
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/text/sequences.hpp"
 #include "bitnet/training/config.hpp"
+#include "bitnet/training/process_group.hpp"
 
 namespace bitnet::training {
 
@@ -63,8 +64,12 @@ struct TrainResult {
 /// says so and starts, as without `resume`, where an existing checkpoint is an Error(kInvalidArgument). A
 /// start renames the log of an earlier one to log.<n>.jsonl. Throws Error; a loss that is not finite stops
 /// the run with step and value, the last checkpoint kept.
+/// In a group of several processes all call it with the same arguments, and each reads the texts; the first
+/// one alone touches the output, calls back (but for `cancelled`) and scores. Results are the same bits
+/// however many processes there are, where `gradient_parts` is. An Error of one ends all: it is said as a
+/// message, and the others get an Error(kIo) or, under MPI, are ended.
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
-                  const ExecutionContext& context);
+                  const ExecutionContext& context, ProcessGroup* group = nullptr);
 
 /// What a run would take, as far as two steps of it tell.
 struct DryRun {
@@ -87,6 +92,6 @@ std::string format_dry_run(const DryRun& d);
 /// writes nothing: no folder, vocabulary, shard, log or checkpoint. Throws what train() would, and Error(kIo)
 /// where the output cannot be written or has no room for two checkpoints.
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
-               const ExecutionContext& context);
+               const ExecutionContext& context, ProcessGroup* group = nullptr);
 
 }  // namespace bitnet::training
