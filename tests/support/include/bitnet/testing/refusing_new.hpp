@@ -58,6 +58,21 @@ inline void* counted(std::size_t bytes, std::size_t alignment) {
 
 void* operator new(std::size_t n) { return bitnet::testing::counted(n, alignof(std::max_align_t)); }
 void* operator new[](std::size_t n) { return bitnet::testing::counted(n, alignof(std::max_align_t)); }
+// The library's own call those above; a sanitizer's do not, and would not know what free() is given.
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(n);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept {
+  try {
+    return operator new[](n);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 void* operator new(std::size_t n, std::align_val_t a) {
   return bitnet::testing::counted(n, static_cast<std::size_t>(a));
 }
