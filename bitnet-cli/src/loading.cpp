@@ -96,10 +96,11 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
 
 std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
                                              std::shared_ptr<const ExecutionContext> context,
-                                             Profiler* profiler) {
+                                             Profiler* profiler, const ModelFile* instead) {
   inference::EngineOptions options;
   options.profiler = profiler;
-  options.model = require(values, opt::kModel);
+  options.model = instead != nullptr ? instead->path : std::filesystem::path(require(values, opt::kModel));
+  if (instead != nullptr) options.floats = instead->floats;
   options.device = values.text(opt::kDevice);
   options.device_policy = device_policy_from_name(values.text(opt::kDevicePolicy));
   options.device_only = values.flag(opt::kDeviceOnly);

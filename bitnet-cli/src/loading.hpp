@@ -2,6 +2,7 @@
 // From option values to a loaded model and to the settings of a generation; what run, chat, batch and
 // perplexity share.
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,15 +20,23 @@ BackendRegistry make_registry(bool with_gpu);
 /// The element type that --kv-type names.
 DType kv_type(const Values& values);
 
+/// A file that is loaded instead of --model, and how its float linears are read.
+struct ModelFile {
+  std::filesystem::path path;
+  quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
+};
+
 /// Loads the model of --model on --device with --threads, --isa, --memory-limit, --ctx-size, --kv-type,
 /// --quantize and
 /// --device-only. Says on io.err which operations run on the CPU instead of the device and, with --verbose,
 /// what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
-/// The same on a machine of the caller's, with a profiler (may be null) that outlives the engine.
+/// The same on a machine of the caller's, with a profiler (may be null) that outlives the engine, of another
+/// file where one is given.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io,
                                                         std::shared_ptr<const ExecutionContext> context,
-                                                        Profiler* profiler = nullptr);
+                                                        Profiler* profiler = nullptr,
+                                                        const ModelFile* instead = nullptr);
 
 /// Sampling, stop strings, --special and cancellation. The seed is that of --seed, or 0 when there is none.
 inference::GenerationOptions generation_options(const Values& values, Io& io);

@@ -76,6 +76,7 @@ const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean", "how we
 const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};
 const Option kTrainResume{kInputGroup, "resume", 0, Kind::kFlag, "", "continue from the newest checkpoint", "", ""};
 const Option kDryRun{kInputGroup, "dry-run", 0, Kind::kFlag, "", "check everything, make two steps, say what the run would take, and write nothing", "", ""};
+const Option kPlot{kInputGroup, "plot", 0, Kind::kFlag, "", "keep a page of curves, curves.html, in the output", "", ""};
 
 const Option kSynthConfig{kInputGroup, "config", 0, Kind::kText, "FILE", "shape of the model: a config.json, as in configs/synth/", "", ""};
 const Option kSynthType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files", "i2_s", ""};

@@ -50,7 +50,7 @@ extern const Option kInput, kOutput, kResume, kTruncate;  // batch
 extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel, kTokenizeFile, kIds, kNoBos,
     kDecode, kStats;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
-    kTrainResume, kDryRun;
+    kTrainResume, kDryRun, kPlot;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kTracking, kProfileOutput;

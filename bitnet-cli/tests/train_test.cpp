@@ -67,6 +67,113 @@ TEST_F(TrainTest, ADryRunSaysWhatARunTakesAndWritesNothing) {
   EXPECT_FAILS(call({"train", binary, "--dry-run"}), kFailure, "is no text");
 }
 
+TEST_F(TrainTest, SamplesOfTextGoToTheTerminalAndTheLog) {
+  for (const std::string quantization : {"ternary", "none"}) {
+    std::string text = read_file(config());
+    text.replace(text.find("layers: 1"), 9, "quantization: " + quantization + ", layers: 1");
+    text.replace(text.find("log_every: 1"), 12,
+                 "log_every: 1, sample_every: 2, sample_prompt: The cat, sample_tokens: 6");
+    const std::string out = file("out-" + quantization);
+    text.replace(text.find(file("out")), file("out").size(), out);
+    const auto o = call({"train", file(quantization + ".yaml", text)});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    EXPECT_THAT(o.err, HasSubstr("step 2 writes: \"The cat"));
+    EXPECT_THAT(o.err, HasSubstr("step 4 writes: \"The cat"));
+    EXPECT_THAT(o.err, Not(HasSubstr("no sample")));
+    EXPECT_THAT(read_file(out + "/log.jsonl"),
+                HasSubstr(R"({"type":"sample","step":4,"prompt":"The cat","text":")"));
+    EXPECT_FALSE(fs::exists(out + "/sample.gguf"));
+    if (quantization == "none") continue;
+    // What the last one says is what the model that was exported says.
+    const auto run = call({"run", "-m", out + "/model.gguf", "-p", "The cat", "-n", "6", "--temp", "0"});
+    ASSERT_EQ(run.code, kOk) << run.err;
+    std::string continued = run.out;
+    while (continued.ends_with('\n')) continued.pop_back();
+    EXPECT_THAT(o.err, HasSubstr("step 4 writes: \"The cat" + continued.substr(0, continued.find('\n'))));
+  }
+}
+
+TEST_F(TrainTest, SamplesChangeNoBit) {
+  std::string text = read_file(config());
+  ASSERT_EQ(call({"train", file("plain.yaml", text)}).code, kOk);
+  const std::string expected = read_file(file("out") + "/model.gguf");
+  text.replace(text.find("log_every: 1"), 12,
+               "log_every: 1, sample_every: 1, sample_prompt: The, sample_tokens: 3");
+  text.replace(text.find(file("out")), file("out").size(), file("sampled"));
+  ASSERT_EQ(call({"train", file("sampled.yaml", text)}).code, kOk);
+  EXPECT_TRUE(read_file(file("sampled") + "/model.gguf") == expected);
+}
+
+TEST_F(TrainTest, AnAdapterIsSampledOnItsBase) {
+  ASSERT_EQ(call({"train", config()}).code, kOk);
+  const std::string yaml =
+      file("lora.yaml",
+           "lora: {base: " + file("out") + "/model.gguf, rank: 2}\ndata: {train: " + file("text.txt") +
+               ", validation: " + file("text.txt") +
+               "}\ntraining: {steps: 2, learning_rate: 1.0e-3, length: 32, batch: 2}\noutput: {directory: " +
+               file("adapter") + ", sample_every: 1, sample_prompt: The cat, sample_tokens: 4}\n");
+  const auto o = call({"train", yaml});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("step 2 writes: \"The cat"));
+  EXPECT_FALSE(fs::exists(file("adapter") + "/sample-adapter"));
+}
+
+TEST_F(TrainTest, APromptThatLeavesNoRoomIsFoundBeforeTheWork) {
+  std::string text = read_file(config());
+  text.replace(
+      text.find("log_every: 1"), 12,
+      "log_every: 1, sample_every: 1, sample_tokens: 60, sample_prompt: zebras quiz vex jinx fop gym");
+  EXPECT_FAILS(call({"train", file("long.yaml", text), "--dry-run"}), kFailure, "output.sample_prompt has ");
+}
+
+TEST_F(TrainTest, PlotKeepsAPageOfCurves) {
+  const auto o = call({"train", config(), "--plot"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("curves: " + file("out") + "/curves.html"));
+  const std::string page = read_file(file("out") + "/curves.html");
+  EXPECT_THAT(page, HasSubstr("4 of 4"));
+  EXPECT_THAT(page, HasSubstr("held-out perplexity"));
+  EXPECT_THAT(page, Not(HasSubstr("http-equiv")));  // the run is over
+  // A run that fails before it begins leaves none.
+  std::string text = read_file(config());
+  text.replace(text.find(file("out")), file("out").size(), file("none"));
+  text.replace(text.find("held_out: "), 10, "held_out: /absent");
+  EXPECT_EQ(call({"train", file("absent.yaml", text), "--plot"}).code, kFailure);
+  EXPECT_FALSE(fs::exists(file("none") + "/curves.html"));
+}
+
+TEST_F(TrainTest, PerplexityTakesACheckpoint) {
+  ASSERT_EQ(call({"train", config()}).code, kOk);
+  const std::string out = file("out");
+  const auto of = [&](const std::string& model) {
+    return call({"perplexity", "-m", model, "-f", file("text.txt"), "-c", "32", "--json"});
+  };
+  const auto perplexity = [](const Outcome& o) {
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return o.out.substr(0, o.out.find("\"seconds\""));
+  };
+  EXPECT_EQ(perplexity(of(out + "/checkpoint.safetensors")), perplexity(of(out + "/model.gguf")));
+  EXPECT_EQ(of(out + "/checkpoint.safetensors").code, kOk);
+  EXPECT_FAILS(call({"perplexity", "-m", out + "/checkpoint.safetensors", "-f", file("text.txt"),
+                     "--quantize", "absmean"}),
+               kUsage, "training checkpoint");
+  fs::remove(out + "/tokenizer.json");
+  EXPECT_FAILS(of(out + "/checkpoint.safetensors"), kFailure,
+               "expected the tokenizer.json of its run beside it");
+}
+
+TEST_F(TrainTest, PerplexityOfACheckpointInFullPrecisionIsNotTernarised) {
+  std::string text = read_file(config());
+  text.replace(text.find("layers: 1"), 9, "quantization: none, layers: 1");
+  const auto trained = call({"train", file("none.yaml", text)});
+  ASSERT_EQ(trained.code, kOk) << trained.err;
+  const auto o =
+      call({"perplexity", "-m", file("out") + "/checkpoint.safetensors", "-f", file("text.txt"), "-c", "32"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.out, HasSubstr("perplexity "));
+  EXPECT_THAT(o.err, Not(HasSubstr("ternar")));
+}
+
 TEST_F(TrainTest, ACheckpointOfAnotherModelIsAnError) {
   ASSERT_EQ(call({"train", config()}).code, kOk);
   EXPECT_FAILS(call({"train", config("", 256), "--resume"}), kFailure, "checkpoint");

@@ -2,40 +2,30 @@
 // metadata.
 #include "bitnet/training/checkpoint.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <string>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "checkpoint_file.hpp"
+#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {
 
 using Fields = std::map<std::string, std::string>;
 
-constexpr int kVersion = 2;  // 1 did not say which run it is of
-const std::string kIdentity = "identity.", kSetting = "setting.";
+const std::string kIdentity = "identity.", kSetting = "setting.", kChecksum = "checksum";
 
 std::string exact(double v) {
   char text[64];
   const auto end = std::to_chars(text, text + sizeof text, v).ptr;
   return {text, end};
-}
-
-template <class T>
-T field(const Fields& fields, const std::string& key) {
-  const auto it = fields.find(key);
-  if (it == fields.end())
-    throw Error(ErrorCode::kCorruptFile, "the checkpoint lacks the field '" + key + "'");
-  T value{};
-  const char* end = it->second.data() + it->second.size();
-  const auto r = std::from_chars(it->second.data(), end, value);
-  if (r.ec != std::errc{} || r.ptr != end)
-    throw Error(ErrorCode::kCorruptFile, "field '" + key + "' holds '" + it->second + "', expected a number");
-  return value;
 }
 
 std::vector<OptimizerState> entries_of(TextModel& model, Optimizer& optimizer) {
@@ -61,6 +51,40 @@ void check_entries(const SafeTensors& file, const std::vector<OptimizerState>& e
   }
 }
 
+/// A tensor as checksum_of() wants it.
+struct Summed {
+  std::string_view name;
+  SafeDType dtype;
+  std::span<const std::int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+
+/// Of every field but itself, and of the tensors, which are put in the order of their names.
+std::string checksum_of(const Fields& fields, std::vector<Summed> tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const Summed& a, const Summed& b) { return a.name < b.name; });
+  Hash64 hash;
+  for (const auto& [key, value] : fields)
+    if (key != kChecksum) hash.add(key).add(value);
+  for (const Summed& t : tensors)
+    hash.add(t.name).add(to_string(t.dtype)).add(std::as_bytes(t.shape)).add(t.bytes);
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash.value()));
+  return text;
+}
+
+/// Throws unless the file's bytes are those that were written.
+void check_sum(const SafeTensors& file) {
+  const Fields& fields = file.metadata();
+  const auto theirs = fields.find(kChecksum);
+  if (theirs == fields.end()) throw Error(ErrorCode::kCorruptFile, "the checkpoint lacks its checksum");
+  std::vector<Summed> tensors;
+  for (const SafeTensorInfo& t : file.tensors()) tensors.push_back({t.name, t.dtype, t.shape, file.data(t)});
+  const std::string ours = checksum_of(fields, std::move(tensors));
+  if (ours != theirs->second)
+    throw Error(ErrorCode::kCorruptFile,
+                "the checksum is " + theirs->second + " and should be " + ours + ": the file is damaged");
+}
+
 /// Throws naming the first of what makes up a model that differs.
 void check_identity(const Fields& fields, const Fields& ours) {
   const auto refuse = [](const std::string& key, const std::string& there, const std::string& here) {
@@ -77,26 +101,32 @@ void check_identity(const Fields& fields, const Fields& ours) {
       refuse(key, there, "nothing");
 }
 
-/// Throws unless these are fields of a checkpoint that this build reads.
-const Fields& checked(const Fields& fields) {
-  const auto format = fields.find("format");
-  if (format == fields.end() || format->second != "bitnet-checkpoint")
-    throw Error(ErrorCode::kCorruptFile,
-                "this is not a training checkpoint (no metadata format=bitnet-checkpoint)");
-  if (field<int>(fields, "version") != kVersion)
-    throw Error(ErrorCode::kUnsupported, "checkpoint version " + fields.at("version") +
-                                             "; this build reads " + std::to_string(kVersion));
-  return fields;
-}
-
 }  // namespace
+
+int check_checkpoint(const SafeTensors& file) {
+  const Fields& fields = file.metadata();
+  const auto format = fields.find("format");
+  if (format == fields.end() || format->second != kCheckpointFormat)
+    throw Error(
+        ErrorCode::kCorruptFile,
+        std::string("this is not a training checkpoint (no metadata format=") + kCheckpointFormat + ")");
+  const int version = checkpoint_field<int>(fields, "version");
+  if (version != kCheckpointVersion && version != kUnsummedCheckpoint)
+    throw Error(ErrorCode::kUnsupported, "checkpoint version " + std::to_string(version) +
+                                             "; this build reads " + std::to_string(kUnsummedCheckpoint) +
+                                             " and " + std::to_string(kCheckpointVersion));
+  if (version != kUnsummedCheckpoint || fields.contains(kChecksum)) check_sum(file);
+  return version;
+}
 
 void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer,
                      const TrainState& state) {
   with_context("writing checkpoint '" + path.string() + "'", [&] {
     Fields fields = model.identity();
-    fields["format"] = "bitnet-checkpoint";
-    fields["version"] = std::to_string(kVersion);
+    fields["format"] = kCheckpointFormat;
+    fields["version"] = std::to_string(kCheckpointVersion);
+    fields["config.rope_theta"] = exact(model.config().rope_theta);
+    fields["config.rms_norm_eps"] = exact(model.config().rms_norm_eps);
     fields["step"] = std::to_string(state.step);
     fields["tokens"] = std::to_string(state.tokens);
     fields["seconds"] = exact(state.seconds);
@@ -122,7 +152,12 @@ void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimi
       fields["data.rng" + std::to_string(i)] = std::to_string(state.data.epoch_rng[i]);
     const std::vector<OptimizerState> entries = entries_of(model, optimizer);
     std::vector<SafeTensorInfo> infos;
-    for (const OptimizerState& e : entries) infos.push_back({e.name, dtype_of(e), e.shape});
+    std::vector<Summed> tensors;
+    for (const OptimizerState& e : entries) {
+      infos.push_back({e.name, dtype_of(e), e.shape});
+      tensors.push_back({e.name, dtype_of(e), e.shape, e.bytes});
+    }
+    fields[kChecksum] = checksum_of(fields, std::move(tensors));
     SafeTensorsWriter writer(path, infos, fields);
     for (const OptimizerState& e : entries) writer.write(e.name, e.bytes);
     writer.finish();
@@ -132,33 +167,38 @@ void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimi
 TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer) {
   return with_context("reading checkpoint '" + path.string() + "'", [&] {
     const auto file = SafeTensors::open(path);
-    const Fields& fields = checked(file->metadata());
+    const Fields& fields = file->metadata();
+    check_checkpoint(*file);
     check_identity(fields, model.identity());
     TrainState state;
-    state.step = field<std::int64_t>(fields, "step");
-    state.tokens = field<std::int64_t>(fields, "tokens");
-    state.seconds = field<double>(fields, "seconds");
+    state.step = checkpoint_field<std::int64_t>(fields, "step");
+    state.tokens = checkpoint_field<std::int64_t>(fields, "tokens");
+    state.seconds = checkpoint_field<double>(fields, "seconds");
     for (const auto& [key, value] : fields) {
       if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;
       if (key.starts_with(kSetting)) state.settings[key.substr(kSetting.size())] = value;
     }
-    if (fields.contains("micro_batch")) state.micro_batch = field<std::int64_t>(fields, "micro_batch");
+    if (fields.contains("micro_batch"))
+      state.micro_batch = checkpoint_field<std::int64_t>(fields, "micro_batch");
     if (fields.contains("loss.steps"))
-      state.loss = {field<double>(fields, "loss.mean"), field<double>(fields, "loss.variance"),
-                    field<std::int64_t>(fields, "loss.steps"), field<std::int64_t>(fields, "loss.spikes")};
+      state.loss = {checkpoint_field<double>(fields, "loss.mean"),
+                    checkpoint_field<double>(fields, "loss.variance"),
+                    checkpoint_field<std::int64_t>(fields, "loss.steps"),
+                    checkpoint_field<std::int64_t>(fields, "loss.spikes")};
     if (fields.contains("best.step"))
-      state.best = {field<double>(fields, "best.nll"), field<std::int64_t>(fields, "best.step"),
-                    field<std::int64_t>(fields, "best.since")};
-    state.data.position = field<std::uint64_t>(fields, "data.position");
-    state.data.epoch = field<std::uint64_t>(fields, "data.epoch");
+      state.best = {checkpoint_field<double>(fields, "best.nll"),
+                    checkpoint_field<std::int64_t>(fields, "best.step"),
+                    checkpoint_field<std::int64_t>(fields, "best.since")};
+    state.data.position = checkpoint_field<std::uint64_t>(fields, "data.position");
+    state.data.epoch = checkpoint_field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
-      state.data.epoch_rng[i] = field<std::uint64_t>(fields, "data.rng" + std::to_string(i));
+      state.data.epoch_rng[i] = checkpoint_field<std::uint64_t>(fields, "data.rng" + std::to_string(i));
     const auto of = fields.find("optimizer");
     const std::string theirs = of == fields.end() ? "adamw" : of->second;  // older ones had no other
     if (theirs != optimizer.name())
       throw Error(ErrorCode::kInvalidArgument,
                   "training.optimizer is " + theirs + " there and " + std::string(optimizer.name()) + " now");
-    const auto optimizer_steps = field<std::int64_t>(fields, "optimizer_steps");
+    const auto optimizer_steps = checkpoint_field<std::int64_t>(fields, "optimizer_steps");
 
     const std::vector<OptimizerState> entries = entries_of(model, optimizer);
     check_entries(*file, entries);
@@ -172,7 +212,8 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
 std::int64_t checkpoint_step(const std::filesystem::path& path) {
   return with_context("reading checkpoint '" + path.string() + "'", [&] {
     const auto file = SafeTensors::open(path);
-    return field<std::int64_t>(checked(file->metadata()), "step");
+    check_checkpoint(*file);
+    return checkpoint_field<std::int64_t>(file->metadata(), "step");
   });
 }
 

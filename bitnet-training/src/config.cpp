@@ -143,6 +143,10 @@ void read_output(Section s, TrainConfig& c) {
   s.read("log_every", c.log_every);
   s.read("evaluate_every", c.evaluate_every);
   s.read("keep_best", c.keep_best);
+  s.read("keep_checkpoints", c.keep_checkpoints);
+  s.read("sample_every", c.sample_every);
+  s.read("sample_prompt", c.sample_prompt);
+  s.read("sample_tokens", c.sample_tokens);
   s.refuse_unknown();
 }
 
@@ -230,6 +234,24 @@ void check_distillation(const TrainConfig& c, const Require& require) {
           "must divide the widths of the model's queries and keys");
 }
 
+void check_output(const TrainConfig& c, const Require& require) {
+  const auto positive = [&](std::int64_t v, const char* key) {
+    require(v > 0, key, "must be positive, got " + std::to_string(v));
+  };
+  require(std::isfinite(c.checkpoint_minutes) && c.checkpoint_minutes >= 0, "output.checkpoint_minutes",
+          "must not be negative");
+  positive(c.keep_checkpoints, "output.keep_checkpoints");
+  positive(c.log_every, "output.log_every");
+  positive(c.evaluate_every, "output.evaluate_every");
+  require(!c.output.empty(), "output.directory", "must not be empty");
+  require(c.sample_every >= 0, "output.sample_every", "must not be negative");
+  require(c.sample_every == 0 || c.lora || c.quantization == Quantization::kNone || c.exports(),
+          "output.sample_every", "must be 0 for a quantiser that no model file knows");
+  positive(c.sample_tokens, "output.sample_tokens");
+  require(c.sample_every == 0 || c.sample_tokens < c.model.max_position, "output.sample_tokens",
+          "must be below model.context");
+}
+
 void check(const TrainConfig& c, const Require& require) {
   const auto positive = [&](std::int64_t v, const char* key) {
     require(v > 0, key, "must be positive, got " + std::to_string(v));
@@ -286,10 +308,7 @@ void check(const TrainConfig& c, const Require& require) {
     require(false, "training.compute", "cannot be " + std::string(to_string(c.compute)) + ": " + e.what());
   }
   check_data(c, require);
-  require(c.checkpoint_minutes > 0, "output.checkpoint_minutes", "must be positive");
-  positive(c.log_every, "output.log_every");
-  positive(c.evaluate_every, "output.evaluate_every");
-  require(!c.output.empty(), "output.directory", "must not be empty");
+  check_output(c, require);
 }
 
 }  // namespace

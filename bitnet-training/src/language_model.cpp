@@ -206,4 +206,20 @@ TritCounts LanguageModel::trit_counts() const noexcept {
   return counts;
 }
 
+std::vector<double> LanguageModel::layer_scales() const {
+  if (quantization_ == Quantization::kNone) return {};
+  std::vector<double> means(layers_.size());
+  std::vector<int> linears(layers_.size());
+  for (const TensorId id : ids_)
+    if (const Linear* l = linear(id)) {
+      const std::span<const float> scales = l->ternary()->scales();
+      double sum = 0;
+      for (const float s : scales) sum += s;
+      means[static_cast<std::size_t>(id.layer)] += sum / static_cast<double>(scales.size());
+      ++linears[static_cast<std::size_t>(id.layer)];
+    }
+  for (std::size_t i = 0; i < means.size(); ++i) means[i] /= linears[i];
+  return means;
+}
+
 }  // namespace bitnet::training

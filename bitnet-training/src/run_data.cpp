@@ -30,11 +30,22 @@ void check_scored(const TrainingText& text, const std::filesystem::path& path, s
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
                                               bool resumed, bool dry) {
-  if (!c.tokenizer.empty()) return Tokenizer::load(c.tokenizer);
-  if (c.lora) return Tokenizer::load(c.lora->base);
-  if (!c.base.empty()) return Tokenizer::load(c.base);
-  if (c.distillation) return Tokenizer::load(c.distillation->teacher);
   const std::filesystem::path kept = c.output / "tokenizer.json";
+  const auto keep = [&](const Tokenizer& tokenizer, const std::string& json) {
+    if (dry) return;
+    write_file(c.output / "tokenizer_config.json", tokenizer.config_json());
+    write_file(kept, json);
+  };
+  const std::filesystem::path given = !c.tokenizer.empty() ? c.tokenizer
+                                      : c.lora             ? c.lora->base
+                                      : !c.base.empty()    ? c.base
+                                      : c.distillation     ? c.distillation->teacher
+                                                           : std::filesystem::path();
+  if (!given.empty()) {
+    auto tokenizer = Tokenizer::load(given);
+    keep(*tokenizer, tokenizer->to_json());
+    return tokenizer;
+  }
   if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
   if (callbacks.message)
     callbacks.message("learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " +
@@ -48,10 +59,7 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainC
   for_each_text(c.train, c.text_options(), [&](std::string_view text) { trainer.feed(text); });
   const std::string json = trainer.train();
   auto tokenizer = Tokenizer::from_json(json);
-  if (!dry) {
-    write_file(c.output / "tokenizer_config.json", tokenizer->config_json());
-    write_file(kept, json);
-  }
+  keep(*tokenizer, json);
   return tokenizer;
 }
 

@@ -1,7 +1,9 @@
-// JSONL lines. Numbers are written so that they read back to the same double.
+// JSONL lines. Numbers are written so that they read back to the same double, but for the scales of layers.
 #include "run_log.hpp"
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "bitnet/core/error.hpp"
@@ -10,9 +12,25 @@ namespace bitnet::training {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+/// Six digits of each: curves need no more.
+std::vector<double> rounded(std::vector<double> values) {
+  for (double& v : values) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", v);
+    v = std::strtod(text, nullptr);
+  }
+  return values;
+}
+
+}  // namespace
+
 RunLog::RunLog(std::filesystem::path path, bool append)
     : path_(std::move(path)), out_(path_, append ? std::ios::app : std::ios::trunc) {
   if (!out_) throw Error(ErrorCode::kIo, "cannot write '" + path_.string() + "'");
+  std::ifstream in(path_, std::ios::binary | std::ios::ate);
+  if (in && in.tellg() > 0 && in.seekg(-1, std::ios::end) && in.get() != '\n') out_ << '\n';
 }
 
 void RunLog::line(const std::string& json) {
@@ -58,6 +76,7 @@ void RunLog::write(const Progress& p) {
             {"seconds", p.seconds},
             {"zero_fraction", p.zero_fraction},
             {"flip_rate", p.flip_rate},
+            {"layer_scales", rounded(p.layer_scales)},
             {"epoch", p.epoch}}
            .dump());
 }
@@ -79,6 +98,11 @@ void RunLog::write(const char* type, std::int64_t step, const Evaluation& e) {
             {"perplexity", e.perplexity},
             {"bits_per_byte", e.bits_per_byte}}
            .dump());
+}
+
+void RunLog::write_sample(std::int64_t step, const std::string& prompt, const std::string& text) {
+  const Json record{{"type", "sample"}, {"step", step}, {"prompt", prompt}, {"text", text}};
+  line(record.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 }  // namespace bitnet::training

@@ -15,7 +15,8 @@ class RunLog {
  public:
   /// Writes nothing: of a process that is not the first.
   RunLog() = default;
-  /// Starts a new file, or goes on at the end of an old one. Throws Error(kIo).
+  /// Starts a new file, or goes on at the end of an old one, after half a line on a new one. Throws
+  /// Error(kIo).
   RunLog(std::filesystem::path path, bool append);
   void start(const TrainConfig& config, std::int64_t step, std::int64_t parameters, const TextFigures& text);
   void write(const Progress& p);
@@ -23,6 +24,7 @@ class RunLog {
   void skipped(std::int64_t step, double loss, const LossLevel& level);
   /// `type`: "evaluation" for the validation text, "held_out".
   void write(const char* type, std::int64_t step, const Evaluation& e);
+  void write_sample(std::int64_t step, const std::string& prompt, const std::string& text);
 
  private:
   void line(const std::string& json);

@@ -59,6 +59,7 @@ std::map<std::string, std::string> course_of(const TrainConfig& c) {
           {"output.evaluate_every", std::to_string(c.evaluate_every)},
           {"training.patience", std::to_string(c.patience)},
           {"training.spike_deviations", std::to_string(c.spike_deviations)},
+          {"output.sample_every", std::to_string(c.sample_every)},
           {"output.keep_best", c.keep_best ? "true" : "false"}};
 }
 

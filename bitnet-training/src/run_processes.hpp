@@ -97,6 +97,8 @@ class RunProcesses {
   double step(float lr, float decay, float clip) { return parallel_.step(*optimizer_, lr, decay, clip); }
   /// Ternary forms of what a step has made.
   void refresh();
+  /// Brings process 0 the latent weights of all.
+  void gather_weights() { parallel_.gather_weights(); }
   /// Calls `write` on process 0, whose model and the optimiser that it is given then have everything.
   void save(const std::function<void(Optimizer& all)>& write);
   /// Calls `read` on process 0, which fills the model and the optimiser, and returns its state on all, but

@@ -1,8 +1,6 @@
 // The training loop. What is trained is made in run_model.cpp; files are checkpoint.cpp and export.cpp.
 #include "bitnet/training/trainer.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,10 +17,11 @@
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/training/checkpoint.hpp"
-#include "bitnet/training/export.hpp"
 #include "bitnet/training/losses.hpp"
 #include "run_data.hpp"
 #include "run_evaluation.hpp"
+#include "run_export.hpp"
+#include "run_files.hpp"
 #include "run_guard.hpp"
 #include "run_identity.hpp"
 #include "run_log.hpp"
@@ -43,16 +42,6 @@ double seconds_since(Clock::time_point start) {
 
 void say(const TrainCallbacks& callbacks, const std::string& text) {
   if (callbacks.message) callbacks.message(text);
-}
-
-/// Gives a log that is about to be started anew another name, so that nobody's figures are lost.
-void keep_aside(const std::filesystem::path& log, const TrainCallbacks& callbacks) {
-  if (!std::filesystem::exists(log)) return;
-  std::filesystem::path other;
-  for (int n = 1; other.empty() || std::filesystem::exists(other); ++n)
-    other = log.parent_path() / (log.stem().string() + "." + std::to_string(n) + log.extension().string());
-  std::filesystem::rename(log, other);
-  say(callbacks, "the log of an earlier start is kept as '" + other.string() + "'");
 }
 
 /// Everything of one run between its start and its end.
@@ -76,6 +65,7 @@ class Run {
         steps_({shrink(micro_batch_)}, nullptr, callbacks.message),
         saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
                callbacks.message) {
+    check_sample_prompt(config, *tokenizer_);
     state_.identity = identity_of(config, texts_.train);
     state_.settings = settings_of(config);
     set_parts(processes_.parallel().parts());
@@ -91,8 +81,10 @@ class Run {
                        std::to_string(c_.batch * c_.length) + " tokens a step");
   }
 
-  void resume(const std::filesystem::path& checkpoint) {
-    TrainState state = processes_.load([&](Optimizer& all) { return read(checkpoint, all); });
+  /// From the newest checkpoint of the output that is whole, as process 0 finds it. Throws what is wrong with
+  /// the first one when none is.
+  void resume() {
+    TrainState state = processes_.load([&](Optimizer& all) { return newest_whole(all); });
     set_parts(processes_.group().of_first(parts_));
     sampler_->set_state(state.data);
     if (state.micro_batch > 0) micro_batch_ = std::min(state.micro_batch, micro_batch_);
@@ -107,6 +99,23 @@ class Run {
   DryRun measure();
 
  private:
+  /// read() of the first checkpoint that is not damaged.
+  TrainState newest_whole(Optimizer& all) {
+    std::optional<Error> wrong;
+    for (const std::filesystem::path& path : checkpoints_in(c_.output)) {
+      try {
+        TrainState state = read(path, all);
+        if (path == newest_checkpoint(c_.output)) saved_step_ = state.step;
+        return state;
+      } catch (Error& e) {
+        if (e.code() != ErrorCode::kCorruptFile) throw;
+        say(callbacks_, "skipped '" + path.string() + "': " + e.what());
+        if (!wrong) wrong = std::move(e);
+      }
+    }
+    throw wrong ? std::move(*wrong)
+                : Error(ErrorCode::kNotFound, "no checkpoint in '" + c_.output.string() + "'");
+  }
   /// Fills model and optimiser, and says what is another setting from here on.
   TrainState read(const std::filesystem::path& checkpoint, Optimizer& all) {
     TrainState state = load_checkpoint(checkpoint, *model_, all);
@@ -151,12 +160,12 @@ class Run {
   void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
   void save(const std::filesystem::path& path);
+  void save_newest();
+  void sample(RunLog& log);
   void note_validation(const Evaluation& e);
   void take_best(TrainResult& result);
   bool gets_no_better() const noexcept { return c_.patience > 0 && state_.best.since >= c_.patience; }
-  void export_files();
-  std::filesystem::path checkpoint_path() const { return c_.output / "checkpoint.safetensors"; }
-  std::filesystem::path best_path() const { return c_.output / "best.safetensors"; }
+  std::filesystem::path best_path() const { return best_checkpoint(c_.output); }
 
   const TrainConfig& c_;
   const TrainCallbacks& callbacks_;
@@ -178,7 +187,8 @@ class Run {
   Clock::time_point start_ = Clock::now(), last_report_ = start_, last_save_ = start_;
   double loss_sum_ = 0, flips_sum_ = 0, norm_ = 0;
   std::int64_t since_report_ = 0;
-  std::int64_t parts_ = 1;  ///< of a batch, DataParallel::set_parts()
+  std::int64_t parts_ = 1;                  ///< of a batch, DataParallel::set_parts()
+  std::optional<std::int64_t> saved_step_;  ///< of process 0's newest checkpoint, where that is whole
 };
 
 /// The sequences of batch_ from `first` on that are taken at once.
@@ -305,6 +315,7 @@ void Run::report(RunLog& log) {
       static_cast<double>((p.steps - p.step) * c_.batch * c_.length) / std::max(p.tokens_per_second, 1e-9);
   p.zero_fraction = trits.all ? static_cast<double>(trits.zeros) / static_cast<double>(trits.all) : 0.0;
   p.flip_rate = flips_sum_ / static_cast<double>(since_report_);
+  p.layer_scales = model_->layer_scales();
   p.epoch = state_.data.epoch;
   log.write(p);
   if (callbacks_.progress) callbacks_.progress(p);
@@ -328,6 +339,35 @@ void Run::save(const std::filesystem::path& path) {
     static_cast<void>(
         saves_.run("writing the checkpoint", [&] { save_checkpoint(path, *model_, all, state_); }));
   });
+}
+
+void Run::save_newest() {
+  const bool keeps = processes_.first() && c_.keep_checkpoints > 1;
+  if (keeps && saved_step_ && *saved_step_ < state_.step) keep_as_older(c_.output, *saved_step_);
+  save(newest_checkpoint(c_.output));
+  last_save_ = Clock::now();
+  if (!processes_.first()) return;
+  saved_step_ = state_.step;
+  remove_older(c_.output, c_.keep_checkpoints - 1, state_.step);
+}
+
+/// Asks for text from the model as it is; what goes wrong there does not end the run. All processes call it,
+/// and process 0 asks.
+void Run::sample(RunLog& log) {
+  const auto before = Clock::now();
+  tape_.release();
+  if (distillation_) distillation_->release();
+  processes_.gather_weights();
+  if (!processes_.first()) return;
+  try {
+    const auto text = callbacks_.sample(state_.step, [this](const std::filesystem::path& path) {
+      write_snapshot(path, c_, model_, *tokenizer_);
+    });
+    if (text) log.write_sample(state_.step, c_.sample_prompt, *text);
+  } catch (const Error& e) {
+    say(callbacks_, std::string("no sample: ") + e.what());
+  }
+  last_report_ += Clock::now() - before;
 }
 
 void Run::note_validation(const Evaluation& e) {
@@ -360,35 +400,13 @@ void Run::take_best(TrainResult& result) {
                       ", whose validation was the best");
 }
 
-void Run::export_files() {
-  if (model_.adapter) {
-    say(callbacks_, "writing " + (c_.output / "adapter").string());
-    quant::write_adapter(c_.output / "adapter", model_.adapter->adapter(c_.lora->base.string()),
-                         model_->config());
-    return;
-  }
-  if (!c_.exports()) {
-    // Readers ternarise float linears of this architecture, which would destroy a model in full precision.
-    const std::string what = c_.quantization == Quantization::kNone
-                                 ? "trained in full precision"
-                                 : "no file format here knows this quantiser";
-    say(callbacks_, what + ": no model file is written, the checkpoint holds the weights");
-    return;
-  }
-  quant::WriteOptions hf;
-  hf.gguf = false;
-  hf.type = quant::LinearType::kHf;
-  say(callbacks_,
-      "writing " + (c_.output / "model").string() + " and " + (c_.output / "model.gguf").string());
-  export_model(c_.output / "model", *model_.whole, tokenizer_.get(), hf);
-  export_model(c_.output / "model.gguf", *model_.whole, tokenizer_.get(), {});
-}
-
 TrainResult Run::loop(RunLog& log) {
   seconds_before_ = state_.seconds;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
   model_->refresh(context_);
   log.start(c_, state_.step, model_->parameter_count(), figures_of(texts_.train, *tokenizer_));
+  // A run that was killed may not have come to it.
+  if (saved_step_) remove_older(c_.output, c_.keep_checkpoints - 1, *saved_step_);
   start_ = last_report_ = last_save_ = Clock::now();
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
@@ -401,6 +419,7 @@ TrainResult Run::loop(RunLog& log) {
   };
   const bool judged = c_.keep_best || c_.patience > 0;
   ProcessGroup& group = processes_.group();
+  const bool samples = c_.sample_every > 0 && group.of_first(static_cast<bool>(callbacks_.sample));
   while (state_.step < c_.schedule.steps && !result.cancelled && !gets_no_better()) {
     const Step step = one_step();
     if (step.skipped) {
@@ -416,12 +435,10 @@ TrainResult Run::loop(RunLog& log) {
       const Evaluation e = evaluated(c_.validation_tokens);
       if (judged) note_validation(e);
     }
+    if (samples && (last || state_.step % c_.sample_every == 0)) sample(log);
     result.cancelled = group.any(callbacks_.cancelled && callbacks_.cancelled());
-    const bool due = group.of_first(seconds_since(last_save_) > c_.checkpoint_minutes * 60);
-    if (last || result.cancelled || gets_no_better() || due) {
-      save(checkpoint_path());
-      last_save_ = Clock::now();
-    }
+    const bool due = group.of_first(seconds_since(last_save_) >= c_.checkpoint_minutes * 60);
+    if (last || result.cancelled || gets_no_better() || due) save_newest();
   }
   result.stopped_early = !result.cancelled && state_.step < c_.schedule.steps;
   if (result.stopped_early)
@@ -438,7 +455,8 @@ TrainResult Run::loop(RunLog& log) {
       log.write("held_out", state_.step, *result.held_out);
     }
     // The last checkpoint, or the best, has brought process 0 all latent weights.
-    if (processes_.first()) export_files();
+    if (processes_.first())
+      export_run(c_, model_, *tokenizer_, [&](const std::string& text) { say(callbacks_, text); });
   }
   return result;
 }
@@ -472,31 +490,6 @@ DryRun Run::measure() {
   return d;
 }
 
-/// Whether there is a checkpoint to go on from; throws where there is one that nobody wants to resume.
-bool has_checkpoint(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume) {
-  if (std::filesystem::exists(config.output) && !std::filesystem::is_directory(config.output))
-    throw Error(ErrorCode::kIo,
-                "output.directory '" + config.output.string() + "' is there, but is not a directory");
-  const std::filesystem::path checkpoint = config.output / "checkpoint.safetensors";
-  const bool exists = std::filesystem::exists(checkpoint);
-  if (exists && !resume)
-    throw Error(ErrorCode::kInvalidArgument,
-                "'" + checkpoint.string() + "' exists: resume it, or choose another output.directory");
-  if (resume && !exists)
-    say(callbacks, "no checkpoint to resume in '" + config.output.string() + "': starting at step 0");
-  return exists;
-}
-
-/// The output's folder, or the nearest above it that is there, can be written to.
-std::filesystem::path writable_place(const std::filesystem::path& output) {
-  std::filesystem::path place = std::filesystem::absolute(output);
-  while (!std::filesystem::exists(place) && place.has_relative_path()) place = place.parent_path();
-  if (!std::filesystem::is_directory(place) || ::access(place.c_str(), W_OK | X_OK) != 0)
-    throw Error(ErrorCode::kIo,
-                "output.directory '" + output.string() + "': '" + place.string() + "' cannot be written to");
-  return place;
-}
-
 }  // namespace
 
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
@@ -510,11 +503,12 @@ DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool 
     const bool exists = group.of_first(is_first(group) && has_checkpoint(config, heard, resume));
     const auto place = is_first(group) ? writable_place(config.output) : std::filesystem::path();
     run.emplace(config, heard, context, group, exists, true);
-    if (exists) run->resume(config.output / "checkpoint.safetensors");
+    if (exists) run->resume();
     const DryRun d = run->measure();
     if (!is_first(group)) return d;
     const std::uintmax_t room = std::filesystem::space(place).available;
-    const std::uint64_t checkpoints = config.keep_best ? 3 : 2;  // one while it is being written
+    const std::uint64_t checkpoints = static_cast<std::uint64_t>(config.keep_checkpoints) +
+                                      (config.keep_best ? 2 : 1);  // one while it is being written
     if (room / checkpoints < d.checkpoint_bytes)
       throw Error(ErrorCode::kIo, "'" + place.string() + "' has room for " + std::to_string(room) +
                                       " bytes; " + std::to_string(checkpoints) + " checkpoints take " +
@@ -533,9 +527,12 @@ TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bo
   return as_member(group, callbacks, [&] {
     const bool first = is_first(group),
                exists = group.of_first(first && has_checkpoint(config, heard, resume));
-    if (first) std::filesystem::create_directories(config.output);
+    if (first) {
+      std::filesystem::create_directories(config.output);
+      remove_unfinished(config.output);
+    }
     run.emplace(config, heard, context, group, exists);
-    if (exists) run->resume(config.output / "checkpoint.safetensors");
+    if (exists) run->resume();
     const std::filesystem::path log_path = config.output / "log.jsonl";
     if (first && !exists) keep_aside(log_path, heard);
     RunLog log = first ? RunLog(log_path, exists) : RunLog();

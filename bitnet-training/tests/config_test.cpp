@@ -129,6 +129,36 @@ output: {directory: out}
   refuse("shards: kept", "shard: kept", "unknown key 'shard' in 'data'");
 }
 
+TEST(Config, WhatARunKeepsAndSays) {
+  const std::string text =
+      R"(model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32}
+data: {train: a, validation: b}
+training: {steps: 100, learning_rate: 1.0e-3}
+output: {directory: out, checkpoint_minutes: 0, keep_checkpoints: 2, sample_every: 7,
+         sample_prompt: It was, sample_tokens: 9}
+)";
+  const TrainConfig c = TrainConfig::from_yaml(text, "t.yaml");
+  EXPECT_EQ(c.checkpoint_minutes, 0);
+  EXPECT_EQ(c.keep_checkpoints, 2);
+  EXPECT_EQ(c.sample_every, 7);
+  EXPECT_EQ(c.sample_prompt, "It was");
+  EXPECT_EQ(c.sample_tokens, 9);
+  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
+    std::string other = text;
+    other.replace(other.find(from), from.size(), to);
+    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  };
+  refuse("checkpoint_minutes: 0", "checkpoint_minutes: -1", "output.checkpoint_minutes must not be negative");
+  refuse("checkpoint_minutes: 0", "checkpoint_minutes: .nan",
+         "output.checkpoint_minutes must not be negative");
+  refuse("keep_checkpoints: 2", "keep_checkpoints: 0", "t.yaml:4: output.keep_checkpoints must be positive");
+  refuse("sample_every: 7", "sample_every: -7", "t.yaml:4: output.sample_every must not be negative");
+  refuse("sample_tokens: 9", "sample_tokens: 0", "t.yaml:5: output.sample_tokens must be positive");
+  refuse("sample_tokens: 9", "sample_tokens: 32", "output.sample_tokens must be below model.context");
+  refuse("sample_prompt: It was", "sample_prompt: [a]", "'output.sample_prompt' must be a word");
+  refuse("layers: 1", "layers: 1, scales: group", "output.sample_every must be 0 for a quantiser");
+}
+
 TEST(Config, TheShippedOnesAreValid) {
   for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
     EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();

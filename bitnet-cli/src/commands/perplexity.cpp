@@ -8,6 +8,12 @@
 #include "common.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
+#ifdef BITNET_WITH_TRAINING
+#include <optional>
+
+#include "bitnet/training/checkpoint_model.hpp"
+#include "training_checkpoint.hpp"
+#endif
 
 namespace bitnet::cli {
 namespace {
@@ -57,7 +63,16 @@ int measure(const Values& values, Io& io) {
   require(values, opt::kModel);
   const std::string text = read_text(require(values, opt::kPplFile), io);
   text::require_utf8(text, "'" + values.text(opt::kPplFile) + "'");
-  const auto engine = load_engine(values, io);
+  const ModelFile* instead = nullptr;
+#ifdef BITNET_WITH_TRAINING
+  std::optional<CheckpointAsModel> made;
+  if (const std::string model = values.text(opt::kModel); training::is_checkpoint(model)) {
+    if (values.has(opt::kQuantize)) throw UsageError("--quantize cannot be used with a training checkpoint");
+    made.emplace(model);
+    instead = &made->file();
+  }
+#endif
+  const auto engine = load_engine(values, io, make_context(values), nullptr, instead);
   inference::PerplexityOptions options;
   options.n_ctx = values.integer(opt::kPplContext);
   options.max_chunks = values.integer(opt::kPplChunks);
@@ -101,7 +116,8 @@ const Command kPerplexityCommand{
         "begin-of-text "
         "token where the model adds one, the second half of each chunk scored. Bits per byte compares models "
         "with "
-        "different vocabularies. With --lines FILE holds many texts, one a line.",
+        "different vocabularies. MODEL may be a checkpoint of bitnet train. With --lines FILE holds many "
+        "texts, one a line.",
     .example =
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt -c 512\n"
         "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt --json | jq .perplexity",

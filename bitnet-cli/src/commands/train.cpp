@@ -5,7 +5,11 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #ifdef BITNET_WITH_TRAINING
+#include <optional>
+
 #include "bitnet/training/trainer.hpp"
+#include "training_page.hpp"
+#include "training_sample.hpp"
 #endif
 
 namespace bitnet::cli {
@@ -56,9 +60,19 @@ int train(const Values& values, Io& io) {
   {
     TrainingLines lines(io);
     training::TrainCallbacks callbacks;
-    callbacks.progress = [&](const training::Progress& p) { lines.progress(training::format_progress(p)); };
+    std::optional<TrainingPage> page;
+    callbacks.progress = [&](const training::Progress& p) {
+      lines.progress(training::format_progress(p));
+      if (page) page->refresh();
+    };
     callbacks.evaluation = [&](std::int64_t step, const training::Evaluation& e) {
       lines.message("step " + std::to_string(step) + ": " + evaluation_text("validation", e));
+      if (page) page->refresh();
+    };
+    callbacks.sample = [&](std::int64_t step, const training::WriteSnapshot& write) {
+      std::string text = sample_text(config, context, write);
+      lines.message("step " + std::to_string(step) + " writes: " + cli::quoted(config.sample_prompt + text));
+      return text;
     };
     callbacks.message = [&](const std::string& text) { lines.message(text); };
     callbacks.cancelled = [&io] { return io.is_cancelled(); };
@@ -70,6 +84,8 @@ int train(const Values& values, Io& io) {
              << " at the most\n";
       return kOk;
     }
+    if (values.flag(opt::kPlot) && group->rank() == 0)
+      page.emplace(config.output, [&](const std::string& text) { lines.message(text); });
     result = training::train(config, callbacks, values.flag(opt::kTrainResume), *context, group.get());
   }
   if (group->rank() != 0) return result.cancelled ? kInterrupted : kOk;
@@ -98,21 +114,23 @@ int train(const Values&, Io&) {
 const Command kTrainCommand{
     .name = "train",
     .summary = "train a model as a yaml file says",
-    .usage = "CONFIG [--resume] [--dry-run]",
+    .usage = "CONFIG [--resume] [--dry-run] [--plot]",
     .description =
         "CONFIG names the data, the model's shape (or a base and an adapter's) and the schedule; "
         "configs/train/ has examples. A line on "
         "standard "
         "error shows loss, learning rate, tokens/s, time to go, zero fraction and flip rate; the same goes "
         "to a JSONL "
-        "log. Ctrl-C writes a checkpoint; --resume continues from the newest. --dry-run "
+        "log. Ctrl-C writes a checkpoint; --resume continues from the newest. --plot keeps a page of curves, "
+        "curves.html, in the output. --dry-run "
         "checks the configuration, the data and the output, and prints parameters, memory and time per "
         "epoch. Started by mpirun, all processes train one model.",
     .example =
         "bitnet train configs/train/demo.yaml\nbitnet train configs/train/demo.yaml --resume\nbitnet train "
         "configs/train/demo.yaml --dry-run",
     .arguments = {"CONFIG"},
-    .options = {&opt::kTrainResume, &opt::kDryRun, &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit},
+    .options = {&opt::kTrainResume, &opt::kDryRun, &opt::kPlot, &opt::kThreads, &opt::kIsa,
+                &opt::kMemoryLimit},
     .body = train,
 };
 

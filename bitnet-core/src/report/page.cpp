@@ -1,5 +1,6 @@
 // The HTML page around tables and charts.
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "bitnet/core/report/chart.hpp"
@@ -54,9 +55,12 @@ void Page::figure(const std::string& svg) { body_ += "<figure>\n" + svg + "</fig
 std::string Page::html() const {
   const std::string title = escape(title_);
   return "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
-         title + "</title>\n<style>" + std::string(kStyle) + "</style>\n</head>\n<body>\n<h1>" + title +
-         "</h1>\n" + body_ + "</body>\n</html>\n";
+         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n" +
+         (refresh_seconds_ > 0
+              ? "<meta http-equiv=\"refresh\" content=\"" + std::to_string(refresh_seconds_) + "\">\n"
+              : "") +
+         "<title>" + title + "</title>\n<style>" + std::string(kStyle) + "</style>\n</head>\n<body>\n<h1>" +
+         title + "</h1>\n" + body_ + "</body>\n</html>\n";
 }
 
 }  // namespace bitnet::report

@@ -38,14 +38,15 @@ struct TrainState {
   std::map<std::string, std::string> settings;  ///< what may change on the way, by name
 };
 
-/// Writes weights ("weights/…"), the optimiser's state by its own names and the rest as metadata, atomically:
-/// the old file stays whole until the new one is on disk. Throws Error(kIo).
+/// Writes weights ("weights/…"), the optimiser's state by its own names and the rest as metadata, with a
+/// checksum of all of it, atomically: the old file stays whole until the new one is on disk. Throws
+/// Error(kIo).
 void save_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer,
                      const TrainState& state);
 
-/// Fills model and optimiser from a checkpoint. Throws Error(kNotFound | kCorruptFile), and
-/// Error(kInvalidArgument) naming the first difference when it is of another architecture or quantisation;
-/// nothing is changed then. The caller refreshes the model.
+/// Fills model and optimiser from a checkpoint. Throws Error(kNotFound | kCorruptFile), the latter also where
+/// the checksum is another one, and Error(kInvalidArgument) naming the first difference when it is of another
+/// architecture or quantisation; nothing is changed then. The caller refreshes the model.
 TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, Optimizer& optimizer);
 
 /// The steps done of a checkpoint. Throws as load_checkpoint().

@@ -81,9 +81,13 @@ struct TrainConfig {
   std::int64_t patience = 0;    ///< evaluations without a better one that end the run; 0: none does
   DType compute = DType::kF32;  ///< of the products of dense linears and the head: kF32 or kBF16
 
-  std::filesystem::path output;  ///< directory of checkpoint, log, tokenizer and exported model
-  double checkpoint_minutes = 3;
+  std::filesystem::path output;       ///< directory of checkpoint, log, tokenizer and exported model
+  double checkpoint_minutes = 3;      ///< 0: one after each step
+  std::int64_t keep_checkpoints = 1;  ///< the newest and so many less one older ones
   std::int64_t log_every = 10, evaluate_every = 250;
+  std::int64_t sample_every = 0;  ///< steps from a sample of text to the next; 0: none
+  std::string sample_prompt;      ///< empty: the begin-of-text token alone
+  std::int64_t sample_tokens = 48;
   bool keep_best = false;  ///< the weights of the best validation are kept, and are the result
 
   /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that

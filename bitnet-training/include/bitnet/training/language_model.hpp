@@ -53,6 +53,7 @@ class LanguageModel final : public TextModel {
   /// The linear layer that holds `id`, or null.
   Linear* linear(TensorId id) const noexcept;
   TritCounts trit_counts() const noexcept override;
+  std::vector<double> layer_scales() const override;
   std::map<std::string, std::string> identity() const override;
 
  private:

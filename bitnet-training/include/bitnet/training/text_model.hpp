@@ -5,6 +5,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "bitnet/core/model/model_config.hpp"
 #include "bitnet/training/ops.hpp"
@@ -48,6 +49,8 @@ class TextModel {
   /// Makes ternary forms anew; called after weights have changed.
   virtual void refresh(const ExecutionContext&) {}
   virtual TritCounts trit_counts() const noexcept { return {}; }
+  /// Of each layer the mean of its linears' scales; empty without trained trits.
+  virtual std::vector<double> layer_scales() const { return {}; }
   /// What must agree for a checkpoint to belong to this model, by name.
   virtual std::map<std::string, std::string> identity() const = 0;
 

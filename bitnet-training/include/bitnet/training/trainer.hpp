@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/text/sequences.hpp"
@@ -32,15 +33,23 @@ struct Progress {
   double seconds = 0, eta_seconds = 0;
   double zero_fraction = 0;  ///< of all trits; 0 in full precision
   double flip_rate = 0;      ///< trits that changed per step, as a fraction, mean since the last report
+  std::vector<double> layer_scales;  ///< TextModel::layer_scales()
   std::uint64_t epoch = 0;
 };
 /// "step 120/3000 | loss 4.312 | lr 1.2e-03 | 5230 tok/s | eta 0:38:10 | zero 31.2% | flips 0.41%"
 std::string format_progress(const Progress& p);
 
+/// Writes the model as it now is: a GGUF file of what the run would export, of f32 where it is trained in
+/// full precision (for FloatLinears::kKeep); of an adapter its directory. Throws Error(kIo).
+using WriteSnapshot = std::function<void(const std::filesystem::path&)>;
+
 struct TrainCallbacks {
   std::function<void(const Progress&)> progress;
   std::function<void(std::int64_t step, const Evaluation&)> evaluation;  ///< of the validation text
   std::function<void(const std::string&)> message;                       ///< what is being done, one line
+  /// Text that the model writes after TrainConfig::sample_prompt, asked every `sample_every` steps; goes to
+  /// the log unless it is none. An Error that leaves it is a message; the run goes on.
+  std::function<std::optional<std::string>(std::int64_t step, const WriteSnapshot&)> sample;
   std::function<bool()> cancelled;  ///< asked between steps; a checkpoint is written before leaving
 };
 
@@ -62,12 +71,13 @@ struct TrainResult {
 /// the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed, length, batch or
 /// micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If there is none, it
 /// says so and starts, as without `resume`, where an existing checkpoint is an Error(kInvalidArgument). A
-/// start renames the log of an earlier one to log.<n>.jsonl. Throws Error; a loss that is not finite stops
-/// the run with step and value, the last checkpoint kept.
+/// start renames the log of an earlier one to log.<n>.jsonl. A damaged checkpoint is skipped with a message
+/// where an older one (TrainConfig::keep_checkpoints, best.safetensors) is whole. Throws Error; a loss that
+/// is not finite stops the run with step and value, the last checkpoint kept.
 /// In a group of several processes all call it with the same arguments, and each reads the texts; the first
-/// one alone touches the output, calls back (but for `cancelled`) and scores. Results are the same bits
-/// however many processes there are, where `gradient_parts` is. An Error of one ends all: it is said as a
-/// message, and the others get an Error(kIo) or, under MPI, are ended.
+/// one alone touches the output, chooses what is resumed, calls back (but for `cancelled`) and scores.
+/// Results are the same bits however many processes there are, where `gradient_parts` is. An Error of one
+/// ends all: it is said as a message, and the others get an Error(kIo) or, under MPI, are ended.
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context, ProcessGroup* group = nullptr);
 
@@ -90,7 +100,7 @@ std::string format_dry_run(const DryRun& d);
 
 /// Checks everything that train() with these arguments depends on, makes two steps and scores a sequence, and
 /// writes nothing: no folder, vocabulary, shard, log or checkpoint. Throws what train() would, and Error(kIo)
-/// where the output cannot be written or has no room for two checkpoints.
+/// where the output cannot be written or has no room for the checkpoints that are kept and the next one.
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                const ExecutionContext& context, ProcessGroup* group = nullptr);
 

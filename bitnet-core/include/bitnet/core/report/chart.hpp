@@ -62,6 +62,8 @@ std::string svg(const LineChart& chart);
 class Page {
  public:
   explicit Page(std::string title);
+  /// Lets a browser load the page again after so many seconds, for a file that is written anew; 0: never.
+  void refresh_every(int seconds) noexcept { refresh_seconds_ = seconds; }
   void heading(std::string_view text);
   void paragraph(std::string_view text);
   /// Cells that are numbers (with ± or %, or "n/a") are set right.
@@ -74,6 +76,7 @@ class Page {
  private:
   void figure(const std::string& svg);
   std::string title_, body_;
+  int refresh_seconds_ = 0;
 };
 
 }  // namespace bitnet::report

@@ -1,0 +1,129 @@
+// Metadata of a checkpoint → ModelConfig; its weights → logical tensors, one at a time.
+#include "bitnet/training/checkpoint_model.hpp"
+
+#include <charconv>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/quant/model_io.hpp"
+#include "bitnet/quant/quantize.hpp"
+#include "bitnet/training/fake_quant.hpp"
+#include "checkpoint_file.hpp"
+
+namespace bitnet::training {
+namespace {
+
+using Fields = std::map<std::string, std::string>;
+
+/// The shape that TextModel::identity() describes.
+ModelConfig config_of(const Fields& fields) {
+  ModelConfig c;
+  c.architecture = "bitnet-b1.58";
+  c.vocab_size = checkpoint_field<std::int64_t>(fields, "model.vocab_size");
+  c.hidden_size = checkpoint_field<std::int64_t>(fields, "model.hidden_size");
+  c.intermediate_size = checkpoint_field<std::int64_t>(fields, "model.intermediate_size");
+  c.n_layers = checkpoint_field<std::int64_t>(fields, "model.layers");
+  c.n_heads = checkpoint_field<std::int64_t>(fields, "model.heads");
+  c.n_kv_heads = checkpoint_field<std::int64_t>(fields, "model.kv_heads");
+  c.head_dim = checkpoint_field<std::int64_t>(fields, "model.head_dim");
+  c.max_position = checkpoint_field<std::int64_t>(fields, "model.context");
+  // The identity has six digits, files of version 3 all of them.
+  const auto exact = [&](const std::string& key) {
+    return checkpoint_field<double>(fields,
+                                    fields.contains("config." + key) ? "config." + key : "model." + key);
+  };
+  c.rope_theta = exact("rope_theta");
+  c.rms_norm_eps = static_cast<float>(exact("rms_norm_eps"));
+  if (const auto it = fields.find("model.activation"); it != fields.end() && it->second == "silu")
+    c.activation = Activation::kSilu;
+  c.tied_embeddings = !fields.contains("model.tied_embeddings");
+  c.weights = fields.contains("model.quantization") && fields.at("model.quantization") == "ternary"
+                  ? WeightKind::kTernary
+                  : WeightKind::kDense;
+  c.validate();
+  return c;
+}
+
+/// Throws where the weights are no model that a file can hold.
+void check_kind(const Fields& fields) {
+  const auto refuse = [](const std::string& what) {
+    throw Error(ErrorCode::kUnsupported, "no model can be made of this checkpoint: " + what);
+  };
+  if (fields.contains("lora.rank"))
+    refuse(
+        "it holds an adapter's factors and not the base; use the base with the adapter/ that the run writes");
+  const auto it = fields.find("identity.model's quantiser");
+  if (fields.at("model.quantization") != "ternary" || it == fields.end()) return;
+  const std::string& quantiser = it->second;
+  if (!quantiser.starts_with("scales by tensor (mean)") || quantiser.find(", 8 bits") == std::string::npos ||
+      quantiser.find("hadamard") != std::string::npos || quantiser.find("learned_scale") != std::string::npos)
+    refuse("its quantiser has " + quantiser +
+           "; only scales by tensor (mean) that are not learned, with 8 bits "
+           "and without hadamard, can be made anew from the weights alone");
+}
+
+}  // namespace
+
+bool is_checkpoint(const std::filesystem::path& path) noexcept {
+  try {
+    if (!std::filesystem::is_regular_file(path) || path.extension() != ".safetensors") return false;
+    const auto file = SafeTensors::open(path);
+    const auto it = file->metadata().find("format");
+    return it != file->metadata().end() && it->second == kCheckpointFormat;
+  } catch (...) {
+    return false;
+  }
+}
+
+void export_checkpoint(const std::filesystem::path& checkpoint, const std::filesystem::path& to,
+                       const Tokenizer& tokenizer) {
+  with_context("checkpoint '" + checkpoint.string() + "'", [&] {
+    const auto file = SafeTensors::open(checkpoint);
+    const Fields& fields = file->metadata();
+    check_checkpoint(*file);
+    check_kind(fields);
+    ModelConfig config = config_of(fields);
+    if (tokenizer.vocab_size() > config.vocab_size)
+      throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
+                                                   " tokens, the model " + std::to_string(config.vocab_size) +
+                                                   ": it is that of another model");
+    config.bos_id = tokenizer.bos().value_or(-1);
+    config.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
+    const bool ternary = config.weights == WeightKind::kTernary;
+    quant::WriteOptions options;
+    if (!ternary) {
+      options.type = quant::LinearType::kDense;
+      options.dense_type = DType::kF32;
+    }
+    quant::write_model(
+        to, config, &tokenizer,
+        [&](TensorId id) {
+          const std::string name = "weights/" + hf_name(id, config.family);
+          const SafeTensorInfo* info = file->find(name);
+          quant::LogicalTensor t;
+          t.id = id;
+          t.shape = tensor_shape(id, config);
+          const auto count = static_cast<std::uint64_t>(t.shape.numel());
+          if (!info || info->dtype != SafeDType::kF32 || info->end - info->begin != 4 * count)
+            throw Error(ErrorCode::kCorruptFile, "tensor '" + name + "' is missing or has another size");
+          const auto bytes = file->data(*info);
+          if (!ternary || !is_linear(id.role)) {
+            t.dense.assign(bytes.begin(), bytes.end());
+            return t;
+          }
+          std::vector<float> latent(count);
+          std::memcpy(latent.data(), bytes.data(), bytes.size());
+          t.ternary = true;
+          t.weights = with_context(name, [&] { return quant::absmean(latent, t.shape[0], t.shape[1]); });
+          for (float& scale : t.weights.scales) scale = invertible_scale(scale);
+          return t;
+        },
+        options);
+  });
+}
+
+}  // namespace bitnet::training
