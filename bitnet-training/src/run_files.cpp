@@ -57,7 +57,7 @@ std::int64_t step_of(const fs::path& checkpoint) {
   }
 }
 
-/// As AtomicFile calls what it has not finished: NAME.PID.SERIAL.partial.
+/// As AtomicFile and the writer of models call what they have not finished: NAME.PID.SERIAL.partial.
 bool is_unfinished(std::string_view name) {
   if (!name.ends_with(kUnfinished)) return false;
   name.remove_suffix(kUnfinished.size());
@@ -125,9 +125,8 @@ void remove_unfinished(const fs::path& folder) {
     if (!fs::is_directory(folder / part)) continue;
     std::vector<fs::path> found;
     for (const auto& entry : fs::directory_iterator(folder / part))
-      if (entry.is_regular_file() && is_unfinished(entry.path().filename().string()))
-        found.push_back(entry.path());
-    for (const fs::path& path : found) fs::remove(path);
+      if (is_unfinished(entry.path().filename().string())) found.push_back(entry.path());
+    for (const fs::path& path : found) fs::remove_all(path);  // a model's folder is one, too
   }
 }
 

@@ -102,11 +102,14 @@ TEST(RunFiles, WhatAKilledWriterLeftIsRemovedAndNothingElse) {
   fs::create_directories(c.output / "model");
   for (const char* name : {"checkpoint.safetensors.123.4.partial", "model/config.json.77.0.partial"})
     write_file(c.output / name, "half");
+  fs::create_directories(c.output / ".model.77.0.partial");
+  write_file(c.output / ".model.77.0.partial/config.json", "half");
   for (const char* name : {"notes.partial", "a.b.4.partial", "checkpoint.safetensors.123.4"})
     write_file(c.output / name, "mine");
   run(c, true);
   EXPECT_FALSE(fs::exists(c.output / "checkpoint.safetensors.123.4.partial"));
   EXPECT_FALSE(fs::exists(c.output / "model/config.json.77.0.partial"));
+  EXPECT_FALSE(fs::exists(c.output / ".model.77.0.partial"));
   for (const char* name : {"notes.partial", "a.b.4.partial", "checkpoint.safetensors.123.4"})
     EXPECT_EQ(read_file(c.output / name), "mine");
 }
