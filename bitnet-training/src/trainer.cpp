@@ -1,4 +1,5 @@
-// The training loop. What is trained is made in run_model.cpp; files are checkpoint.cpp and export.cpp.
+// The training loop. What is trained is made in run_model.cpp; files are checkpoint.cpp, run_files.cpp and
+// run_export.cpp, several processes run_processes.cpp.
 #include "bitnet/training/trainer.hpp"
 
 #include <algorithm>

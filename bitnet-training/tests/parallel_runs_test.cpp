@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bitnet/testing/testing.hpp"
@@ -23,9 +24,11 @@ struct Together {
   std::string messages;
 };
 
-/// A run by `processes` threads; member r asks `cancelled`, where given, with its rank.
+/// A run by `processes` threads; member r asks `cancelled`, where given, with its rank, and all have
+/// `sample`.
 Together run_by(int processes, const TrainConfig& c, bool resume = false,
-                const std::function<bool(int rank)>& cancelled = {}) {
+                const std::function<bool(int rank)>& cancelled = {},
+                const decltype(TrainCallbacks::sample)& sample = {}) {
   Together all;
   all.results.resize(static_cast<std::size_t>(processes));
   std::mutex mutex;
@@ -36,6 +39,7 @@ Together run_by(int processes, const TrainConfig& c, bool resume = false,
       all.messages += text + "\n";
     };
     if (cancelled) callbacks.cancelled = [&] { return cancelled(group.rank()); };
+    callbacks.sample = sample;
     const ExecutionContext context(ExecutionContext::Options{1, {}});
     all.results[static_cast<std::size_t>(group.rank())] = train(c, callbacks, resume, context, &group);
   });
@@ -171,6 +175,62 @@ TEST_F(ParallelRuns, GoOnWithAnotherNumberOfProcesses) {
   EXPECT_EQ(read_file(whole.output / "model.gguf"), read_file(c.output / "model.gguf"));
 }
 
+TEST_F(ParallelRuns, TheFirstProcessAloneKeepsRemovesChoosesAndSamples) {
+  const auto of = [&](const std::string& output) {
+    TrainConfig c = config(output);  // a checkpoint a step
+    c.keep_checkpoints = 3;
+    c.sample_every = 4;
+    c.sample_prompt = "It";
+    c.sample_tokens = 4;
+    return c;
+  };
+  // Snapshots in the order in which they were asked for: of the first process only.
+  std::mutex mutex;
+  std::vector<std::pair<std::int64_t, std::string>> taken;
+  const auto sample = [&](std::int64_t step, const WriteSnapshot& write) {
+    const std::lock_guard lock(mutex);
+    write(f.dir / "snapshot.gguf");
+    taken.emplace_back(step, read_file(f.dir / "snapshot.gguf"));
+    return " sample";
+  };
+  const TrainConfig whole = of("whole"), c = of("pieces");
+  TrainCallbacks callbacks;
+  callbacks.sample = sample;
+  run(whole, false, callbacks, 1);
+  const auto expected = std::exchange(taken, {});
+  ASSERT_EQ(expected.size(), 4u);  // of steps 4, 8, 12 and the last
+
+  int asked = 0;
+  expect_no_errors(run_by(
+      2, c, false, [&](int rank) { return rank == 0 && ++asked == 6; }, sample));
+  for (const char* name : {"checkpoint-4", "checkpoint-5", "checkpoint"})
+    EXPECT_TRUE(std::filesystem::exists(c.output / (std::string(name) + ".safetensors"))) << name;
+  EXPECT_FALSE(std::filesystem::exists(c.output / "checkpoint-3.safetensors"));
+  // The newest is damaged and another one was begun: all go on from that of step 5.
+  std::string bytes = read_file(c.output / "checkpoint.safetensors");
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_file(c.output / "checkpoint.safetensors", bytes);
+  write_file(c.output / "checkpoint.safetensors.123.4.partial", "half");
+  const Together all = run_by(4, c, true, {}, sample);
+  expect_no_errors(all);
+  EXPECT_THAT(all.messages,
+              ::testing::HasSubstr("skipped '" + (c.output / "checkpoint.safetensors").string()));
+  EXPECT_THAT(all.messages, ::testing::HasSubstr("resumed at step 5\n"));
+  EXPECT_FALSE(std::filesystem::exists(c.output / "checkpoint.safetensors.123.4.partial"));
+  EXPECT_TRUE(taken == expected) << taken.size() << " snapshots";
+  for (const char* name :
+       {"checkpoint-12.safetensors", "checkpoint-13.safetensors", "checkpoint.safetensors"})
+    expect_same_tensors(whole.output / name, c.output / name);
+  EXPECT_FALSE(std::filesystem::exists(c.output / "checkpoint-11.safetensors"));
+  EXPECT_EQ(read_file(whole.output / "model.gguf"), read_file(c.output / "model.gguf"));
+  // Where none is whole, all end with what is wrong with the newest.
+  for (const char* name : {"checkpoint-12", "checkpoint-13", "checkpoint"})
+    write_file(c.output / (std::string(name) + ".safetensors"), "no checkpoint");
+  const Together refused = run_by(2, c, true);
+  EXPECT_THAT(refused.errors[0], ::testing::HasSubstr("checkpoint.safetensors'"));
+  EXPECT_THAT(refused.errors[1], ::testing::HasSubstr("process 0 has left: "));
+}
+
 TEST_F(ParallelRuns, WithoutTheKeyTheNumberOfPartsIsThatOfTheProcesses) {
   TrainConfig c = config("out");
   c.gradient_parts = 0;
@@ -258,6 +318,11 @@ TEST_F(ParallelRuns, AnotherTextOrSettingOnOneMachineIsRefused) {
   refused("training.seed is 7 there and 8 here", [](TrainConfig& c) { c.seed = 8; });
   refused("training.learning_rate is 0.002 there", [](TrainConfig& c) { c.schedule.peak = 1e-3; });
   refused("output.evaluate_every is 5 there and 6 here", [](TrainConfig& c) { c.evaluate_every = 6; });
+  refused("output.sample_every is 0 there and 7 here", [](TrainConfig& c) {
+    c.sample_every = 7;
+    c.sample_prompt = "It";
+    c.sample_tokens = 4;
+  });
   refused("training.gradient_parts is 4 there and 2 here", [](TrainConfig& c) { c.gradient_parts = 2; });
   refused("data.train is ", [&](TrainConfig& c) { c.train = f.dir / "heldout.txt"; });
 }
