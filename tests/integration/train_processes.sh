@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # usage: train_processes.sh <mpirun> <bitnet> <empty folder>: trains by two processes of which one is killed with SIGKILL,
-# goes on by two, kills the other, and ends by four; fails unless each death ends the run with a message and the model is
-# bit for bit that of a run by one process that was never stopped.
+# goes on by two, kills the other, damages the newest checkpoint, and ends by four; fails unless each death ends the run with
+# a message, the four go on from an older checkpoint, and the model is bit for bit that of a run by one process that was never
+# stopped.
 set -euo pipefail
 mpirun=$1
 bitnet=$2
@@ -15,7 +16,8 @@ for run in whole killed; do
 model: {vocab_size: 300, hidden_size: 256, intermediate_size: 256, layers: 2, heads: 4, kv_heads: 2, context: 64}
 data: {train: text.txt, validation: text.txt, validation_tokens: 128}
 training: {steps: 120, warmup: 3, learning_rate: 3.0e-3, length: 32, batch: 4, micro_batch: 1, gradient_parts: 4}
-output: {directory: $run, log_every: 1, evaluate_every: 50, checkpoint_minutes: 1.0e-9}
+output: {directory: $run, log_every: 1, evaluate_every: 50, checkpoint_minutes: 0, keep_checkpoints: 2,
+         sample_every: 60, sample_prompt: The cat, sample_tokens: 4}
 YAML
 done
 launch=("$mpirun" --oversubscribe --allow-run-as-root --bind-to none -n)
@@ -52,7 +54,10 @@ kill_rank() {
 "$bitnet" train whole.yaml >whole.out 2>&1
 kill_rank 1
 kill_rank 0 --resume
+printf damaged >killed/checkpoint.safetensors
 by 4 killed.yaml --resume >killed.out 2>&1 || { cat killed.out; exit 1; }
+grep -q "skipped 'killed/checkpoint.safetensors'" killed.out
+grep -q 'step 120 writes: "The cat' killed.out
 cmp whole/model.gguf killed/model.gguf
 
 # What the processes cannot do is said by one of them, and the others end.
