@@ -46,6 +46,8 @@ class Child {
   Child& operator=(const Child&) = delete;
 
   void kill_now() const { kill(pid_, SIGKILL); }
+  void pause() const { kill(pid_, SIGSTOP); }
+  void go_on() const { kill(pid_, SIGCONT); }
   bool has_ended() {
     siginfo_t info{};
     return waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
@@ -157,8 +159,12 @@ TEST_F(TrainKillTest, KilledAtRandomMomentsTheRunHasTheSameBits) {
       const auto until = Clock::now() + microseconds(moment(random));
       while (Clock::now() < until && !child.has_ended()) usleep(200);
     } else {  // some moment of the writing of a checkpoint
-      for (long left = which(random); left >= 0 && !child.has_ended();)
-        left -= writes_checkpoint(file("killed")) ? 1 : 0;
+      for (long left = which(random); !child.has_ended();) {
+        if (!writes_checkpoint(file("killed")) || left-- > 0) continue;
+        child.pause();  // on a busy machine the moment would be over before the kill
+        if (writes_checkpoint(file("killed"))) break;
+        child.go_on();
+      }
     }
     child.kill_now();
     const int status = child.wait();
