@@ -96,6 +96,8 @@ struct DataParallel::Impl {
                    const Pass& pass);
   void send_weights();
   void send_codes();
+  void take_codes();
+  std::unordered_map<std::string_view, int> owners() const;
 
   const ExecutionContext& context;
   ProcessGroup& group;
@@ -259,7 +261,9 @@ double DataParallel::Impl::part_loss(Tape& tape, std::int64_t part, std::int64_t
 DataParallel::DataParallel(const ExecutionContext& context, ProcessGroup& group,
                            std::span<Parameter* const> parameters, std::span<BitLinear* const> ternary)
     : impl_(std::make_unique<Impl>(context, group, parameters, ternary)) {}
-DataParallel::~DataParallel() = default;
+DataParallel::~DataParallel() {
+  if (impl_->receiving || impl_->sending) impl_->group.withdraw();
+}
 
 bool DataParallel::fits(std::int64_t parts, int processes) noexcept {
   if (parts < 1 || parts % processes != 0) return false;
@@ -341,7 +345,7 @@ void DataParallel::Impl::send_weights() {
   }
 }
 
-/// The others as codes and scales.
+/// Begins to exchange the others as codes and scales.
 void DataParallel::Impl::send_codes() {
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Item& item = items[i];
@@ -362,7 +366,9 @@ void DataParallel::Impl::send_codes() {
       group.receive(std::as_writable_bytes(s), item.owner, weight_tag(i));
     }
   }
-  group.wait();
+}
+
+void DataParallel::Impl::take_codes() {
   for (const Item& item : items)
     if (item.as_codes && !mine(item))
       item.ternary->assign(context, codes.span().subspan(item.codes, item.ternary->ternary()->code_bytes()),
@@ -372,27 +378,31 @@ void DataParallel::Impl::send_codes() {
 void DataParallel::refresh(const std::function<void()>& refresh) {
   Impl& m = *impl_;
   if (m.size == 1) return refresh();
-  m.send_weights();
-  // Latent weights that came as f32, and learned scales, are ternarised here.
-  const bool needs = std::any_of(m.items.begin(), m.items.end(),
-                                 [](const Impl::Item& item) { return item.ternary && !item.as_codes; });
-  if (needs) m.group.wait();
-  refresh();
-  m.send_codes();
+  m.group.exchange([&] {
+    m.send_weights();
+    // Latent weights that came as f32, and learned scales, are ternarised here.
+    const bool needs = std::any_of(m.items.begin(), m.items.end(),
+                                   [](const Impl::Item& item) { return item.ternary && !item.as_codes; });
+    if (needs) m.group.wait();
+    refresh();
+    m.send_codes();
+  });
+  m.take_codes();
 }
 
 void DataParallel::gather_weights() {
   Impl& m = *impl_;
-  for (std::size_t i = 0; i < m.items.size(); ++i) {
-    const Impl::Item& item = m.items[i];
-    if (!item.as_codes || item.owner == 0) continue;  // process 0 has the others
-    const std::span<float> values = item.parameter->value();
-    if (m.rank == 0)
-      m.group.receive(std::as_writable_bytes(values), item.owner, m.weight_tag(i));
-    else if (m.mine(item))
-      m.group.send(std::as_bytes(values), 0, m.weight_tag(i));
-  }
-  m.group.wait();
+  m.group.exchange([&] {
+    for (std::size_t i = 0; i < m.items.size(); ++i) {
+      const Impl::Item& item = m.items[i];
+      if (!item.as_codes || item.owner == 0) continue;  // process 0 has the others
+      const std::span<float> values = item.parameter->value();
+      if (m.rank == 0)
+        m.group.receive(std::as_writable_bytes(values), item.owner, m.weight_tag(i));
+      else if (m.mine(item))
+        m.group.send(std::as_bytes(values), 0, m.weight_tag(i));
+    }
+  });
 }
 
 void DataParallel::spread_weights() {
@@ -403,18 +413,25 @@ void DataParallel::spread_weights() {
   }
 }
 
+/// The owners of parameters by name.
+std::unordered_map<std::string_view, int> DataParallel::Impl::owners() const {
+  std::unordered_map<std::string_view, int> all;
+  for (const Item& item : items) all[item.parameter->name()] = item.owner;
+  return all;
+}
+
 void DataParallel::gather_state(Optimizer& mine, Optimizer* all) {
   Impl& m = *impl_;
-  std::unordered_map<std::string, std::span<std::byte>> here;
-  for (const OptimizerState& state : mine.state()) {
-    if (m.rank == 0)
-      here[state.name] = state.bytes;
-    else
-      m.group.send(state.bytes, 0, 1);
-  }
-  if (all) {
-    std::unordered_map<std::string_view, int> owners;
-    for (const Impl::Item& item : m.items) owners[item.parameter->name()] = item.owner;
+  m.group.exchange([&] {
+    std::unordered_map<std::string, std::span<std::byte>> here;
+    for (const OptimizerState& state : mine.state()) {
+      if (m.rank == 0)
+        here[state.name] = state.bytes;
+      else
+        m.group.send(state.bytes, 0, 1);
+    }
+    if (!all) return;
+    const auto owners = m.owners();
     for (const OptimizerState& state : all->state()) {
       // Each process sends its own in the order in which they stand here.
       if (const int owner = owners.at(parameter_in(state.name)); owner != 0)
@@ -422,31 +439,29 @@ void DataParallel::gather_state(Optimizer& mine, Optimizer* all) {
       else
         std::memcpy(state.bytes.data(), here.at(state.name).data(), state.bytes.size());
     }
-    all->set_steps(mine.steps());
-  }
-  m.group.wait();
+  });
+  if (all) all->set_steps(mine.steps());
 }
 
 void DataParallel::spread_state(Optimizer& mine, Optimizer* all) {
   Impl& m = *impl_;
-  std::unordered_map<std::string, std::span<std::byte>> here;
-  for (const OptimizerState& state : mine.state()) {
-    if (m.rank == 0)
-      here[state.name] = state.bytes;
-    else
-      m.group.receive(state.bytes, 0, 1);
-  }
-  if (all) {
-    std::unordered_map<std::string_view, int> owners;
-    for (const Impl::Item& item : m.items) owners[item.parameter->name()] = item.owner;
+  m.group.exchange([&] {
+    std::unordered_map<std::string, std::span<std::byte>> here;
+    for (const OptimizerState& state : mine.state()) {
+      if (m.rank == 0)
+        here[state.name] = state.bytes;
+      else
+        m.group.receive(state.bytes, 0, 1);
+    }
+    if (!all) return;
+    const auto owners = m.owners();
     for (const OptimizerState& state : all->state()) {
       if (const int owner = owners.at(parameter_in(state.name)); owner != 0)
         m.group.send(state.bytes, owner, 1);
       else
         std::memcpy(here.at(state.name).data(), state.bytes.data(), state.bytes.size());
     }
-  }
-  m.group.wait();
+  });
   mine.set_steps(m.group.of_first(all ? all->steps() : std::int64_t{0}));
 }
 

@@ -43,45 +43,65 @@ class MpiGroup final : public ProcessGroup {
   }
   ~MpiGroup() override {
     // MPI_Finalize would wait for processes that wait for this one.
-    if (std::uncaught_exceptions() > exceptions_)
-      MPI_Abort(MPI_COMM_WORLD, 1);
-    else
-      MPI_Finalize();
+    if (std::uncaught_exceptions() > exceptions_) MPI_Abort(MPI_COMM_WORLD, 1);
+    withdraw();
+    MPI_Finalize();
   }
   int rank() const noexcept override { return rank_; }
   int size() const noexcept override { return size_; }
   void send(std::span<const std::byte> bytes, int to, int tag) override {
     for (std::size_t at = 0; at < bytes.size(); at += kPiece)
       check(MPI_Isend(bytes.data() + at, static_cast<int>(std::min(kPiece, bytes.size() - at)), MPI_BYTE, to,
-                      tag, MPI_COMM_WORLD, next()),
+                      tag, MPI_COMM_WORLD, next(sends_)),
             "send");
   }
   void receive(std::span<std::byte> bytes, int from, int tag) override {
     for (std::size_t at = 0; at < bytes.size(); at += kPiece)
       check(MPI_Irecv(bytes.data() + at, static_cast<int>(std::min(kPiece, bytes.size() - at)), MPI_BYTE,
-                      from, tag, MPI_COMM_WORLD, next()),
+                      from, tag, MPI_COMM_WORLD, next(receives_)),
             "receive");
   }
   void progress() override {
-    int done = 0;
-    check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
-          "exchange messages");
+    for (Requests* const requests : {&sends_, &receives_}) check(test(*requests).code, "exchange messages");
   }
   void wait() override {
-    check(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE),
-          "exchange messages");
-    requests_.clear();
+    for (Requests* const requests : {&sends_, &receives_}) {
+      check(MPI_Waitall(static_cast<int>(requests->size()), requests->data(), MPI_STATUSES_IGNORE),
+            "exchange messages");
+      requests->clear();
+    }
+  }
+  void withdraw() noexcept override {
+    // Open MPI cancels no sends: what is not done may be read until the process ends.
+    if (!test(sends_).done) leave({});
+    for (MPI_Request& r : receives_)
+      if (r != MPI_REQUEST_NULL) MPI_Cancel(&r);
+    // Of a message that is arriving already this waits for the end.
+    MPI_Waitall(static_cast<int>(receives_.size()), receives_.data(), MPI_STATUSES_IGNORE);
+    sends_.clear();
+    receives_.clear();
   }
   void leave(std::string_view) noexcept override { MPI_Abort(MPI_COMM_WORLD, 1); }
 
  private:
-  MPI_Request* next() {
-    requests_.push_back(MPI_REQUEST_NULL);
-    return &requests_.back();
+  using Requests = std::vector<MPI_Request>;
+  struct Tested {
+    int code;
+    bool done;
+  };
+  static Tested test(Requests& requests) noexcept {
+    int done = 0;
+    const int code =
+        MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    return {code, code == MPI_SUCCESS && done != 0};
+  }
+  static MPI_Request* next(Requests& requests) {
+    requests.push_back(MPI_REQUEST_NULL);
+    return &requests.back();
   }
   int rank_ = 0, size_ = 1;
   const int exceptions_ = std::uncaught_exceptions();
-  std::vector<MPI_Request> requests_;
+  Requests sends_, receives_;  // begun and not waited for
 };
 
 #endif

@@ -24,6 +24,7 @@ class SingleProcess final : public ProcessGroup {
   void receive(std::span<std::byte>, int, int) override { refuse(); }
   void progress() override {}
   void wait() override {}
+  void withdraw() noexcept override {}
   void leave(std::string_view) noexcept override {}
 
  private:
@@ -32,14 +33,15 @@ class SingleProcess final : public ProcessGroup {
   }
 };
 
-/// What the members of a group of threads share. All under the mutex, copying included: a member that leaves
-/// may then free its buffers.
+/// What the members of a group of threads share. All under the mutex, copying included: a member that has
+/// withdrawn may free its buffers.
 struct Exchange {
   struct Message {
     int from, to, tag;
     const std::byte* source;  ///< null: a receiver that waits
     std::byte* target;        ///< null: a sender that waits
     std::size_t size;
+    int begun_by() const noexcept { return source ? from : to; }
   };
   explicit Exchange(int size) : begun(static_cast<std::size_t>(size), 0) {}
   std::mutex mutex;
@@ -68,6 +70,11 @@ class ThreadMember final : public ProcessGroup {
     int& mine = exchange_->begun[static_cast<std::size_t>(rank_)];
     exchange_->changed.wait(lock, [&] { return mine == 0 || exchange_->broken; });
     check();
+  }
+  void withdraw() noexcept override {
+    const std::lock_guard lock(exchange_->mutex);
+    std::erase_if(exchange_->waiting, [this](const Exchange::Message& m) { return m.begun_by() == rank_; });
+    exchange_->begun[static_cast<std::size_t>(rank_)] = 0;
   }
   void leave(std::string_view why) noexcept override {
     const std::lock_guard lock(exchange_->mutex);
@@ -122,11 +129,12 @@ class ThreadMember final : public ProcessGroup {
 
 void ProcessGroup::broadcast(std::span<std::byte> bytes) {
   if (bytes.empty()) return;
-  if (rank() == 0)
-    for (int to = 1; to < size(); ++to) send(bytes, to, kCollective);
-  else
-    receive(bytes, 0, kCollective);
-  wait();
+  exchange([&] {
+    if (rank() == 0)
+      for (int to = 1; to < size(); ++to) send(bytes, to, kCollective);
+    else
+      receive(bytes, 0, kCollective);
+  });
 }
 
 void ProcessGroup::broadcast(std::string& text) {
@@ -141,16 +149,17 @@ void ProcessGroup::gather(std::span<const std::byte> mine, std::span<std::byte> 
                                                  " bytes of each of " + std::to_string(size()) +
                                                  " processes into " + std::to_string(all.size()));
   if (mine.empty()) return;
-  for (int other = 0; other < size(); ++other) {
-    const auto part = all.subspan(static_cast<std::size_t>(other) * mine.size(), mine.size());
-    if (other == rank()) {
-      std::memcpy(part.data(), mine.data(), mine.size());
-    } else {
-      receive(part, other, kCollective);
-      send(mine, other, kCollective);
+  exchange([&] {
+    for (int other = 0; other < size(); ++other) {
+      const auto part = all.subspan(static_cast<std::size_t>(other) * mine.size(), mine.size());
+      if (other == rank()) {
+        std::memcpy(part.data(), mine.data(), mine.size());
+      } else {
+        receive(part, other, kCollective);
+        send(mine, other, kCollective);
+      }
     }
-  }
-  wait();
+  });
 }
 
 bool ProcessGroup::any(bool mine) {

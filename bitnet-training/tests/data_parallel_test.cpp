@@ -218,7 +218,7 @@ TEST(DataParallel, EachParameterHasOneOwnerAndOneState) {
   }
 }
 
-/// Counts the bytes that are sent, by tag.
+/// Counts the bytes that are sent, but for those of collective calls, and what is begun.
 class CountingGroup final : public ProcessGroup {
  public:
   explicit CountingGroup(ProcessGroup& group) : group_(group) {}
@@ -226,13 +226,25 @@ class CountingGroup final : public ProcessGroup {
   int size() const noexcept override { return group_.size(); }
   void send(std::span<const std::byte> bytes, int to, int tag) override {
     if (tag > 0) sent += bytes.size();
+    ++begun;
     group_.send(bytes, to, tag);
   }
-  void receive(std::span<std::byte> bytes, int from, int tag) override { group_.receive(bytes, from, tag); }
+  void receive(std::span<std::byte> bytes, int from, int tag) override {
+    ++begun;
+    group_.receive(bytes, from, tag);
+  }
   void progress() override { group_.progress(); }
-  void wait() override { group_.wait(); }
+  void wait() override {
+    group_.wait();
+    begun = 0;
+  }
+  void withdraw() noexcept override {
+    group_.withdraw();
+    begun = 0;
+  }
   void leave(std::string_view why) noexcept override { group_.leave(why); }
   std::size_t sent = 0;
+  int begun = 0;
 
  private:
   ProcessGroup& group_;
@@ -277,6 +289,36 @@ TEST(DataParallel, AProcessThatFailsEndsTheOthers) {
           errors[static_cast<std::size_t>(rank)],
           rank == failing ? "no network" : "process " + std::to_string(failing) + " has left: no network");
   }
+}
+
+TEST(DataParallel, AFailureWithdrawsWhatWasBegun) {
+  const auto members = thread_group(2);
+  CountingGroup first(*members[0]);
+  std::vector<std::byte> gradient;
+  int tag = 0;
+  {
+    TinyOptions o;
+    o.parts = 2;
+    o.micro_batch = 4;
+    TinyTraining training(first, o);
+    training.after_pass = [] { throw Error(ErrorCode::kIo, "no network"); };
+    BITNET_EXPECT_ERROR(training.run(0, 1), ErrorCode::kIo, "no network");
+    EXPECT_EQ(first.sent, 0u);  // the tape has yet to learn when gradients are complete
+    const int receives = first.begun;
+    EXPECT_GT(receives, 0);
+    BITNET_EXPECT_ERROR(training.run(0, 1), ErrorCode::kIo, "no network");
+    EXPECT_GT(first.sent, 0u);
+    EXPECT_GT(first.begun, receives);
+    const auto parameters = training.model().parameters();
+    for (std::size_t i = 0; i < parameters.size() && gradient.empty(); ++i)
+      if (training.parallel().owner(i) == 0) {
+        gradient.resize(parameters[i]->value().size_bytes());
+        tag = static_cast<int>(1 + i);
+      }
+  }
+  EXPECT_EQ(first.begun, 0) << "after the buffers have gone";
+  members[1]->send(gradient, 0, tag);  // for AddressSanitizer: what the other process would go on with
+  members[1]->withdraw();
 }
 
 TEST(DataParallel, AFailedPassMayBeTriedAgain) {

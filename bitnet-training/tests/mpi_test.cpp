@@ -27,6 +27,23 @@ TEST(Mpi, SeveralProcessesAreOneGroup) {
   check_order(*Launched::group);
 }
 
+TEST(Mpi, WhatIsWithdrawnIsNotWaitedFor) {
+  ProcessGroup& group = *Launched::group;
+  {
+    std::vector<std::byte> never(100'000);
+    group.receive(never, 1 - group.rank(), 7);
+    group.withdraw();
+  }
+  check_collectives(group);
+  std::vector<std::byte> out(100'000, std::byte{1}), in(out.size());
+  group.receive(in, 1 - group.rank(), 7);
+  group.send(out, 1 - group.rank(), 7);
+  group.wait();
+  EXPECT_EQ(in, out);
+  group.withdraw();  // nothing is begun
+  group.barrier();
+}
+
 TEST(Mpi, TrainingGivesTheBitsOfOneProcess) {
   ProcessGroup& group = *Launched::group;
   for (const char* optimizer : {"adamw", "muon"})

@@ -57,6 +57,44 @@ TEST(ProcessGroup, AMemberThatLeavesEndsTheOthers) {
   EXPECT_EQ(errors[2], errors[0]);
 }
 
+// One thread may be several members where no call waits.
+TEST(ProcessGroup, WhatIsWithdrawnIsNotTouched) {
+  const auto group = thread_group(2);
+  std::vector<std::byte> out(4, std::byte{1}), in(4), later(4);
+  group[0]->receive(in, 1, 1);
+  group[0]->withdraw();
+  group[1]->send(out, 0, 1);  // would be copied here and now
+  EXPECT_EQ(in, std::vector<std::byte>(4));
+  group[1]->withdraw();
+  std::fill(out.begin(), out.end(), std::byte{2});
+  group[0]->receive(later, 1, 1);
+  EXPECT_EQ(later, std::vector<std::byte>(4)) << "of a message that was withdrawn";
+  group[1]->send(out, 0, 1);
+  group[0]->wait();
+  group[1]->wait();
+  EXPECT_EQ(later, out);
+}
+
+TEST(ProcessGroup, WhatOneWithdrawsIsOfNoOther) {
+  const auto group = thread_group(3);
+  std::vector<std::byte> out(2, std::byte{1}), in(2);
+  group[0]->receive(in, 1, 1);
+  group[2]->receive(out, 1, 1);
+  group[2]->withdraw();
+  group[1]->send(out, 0, 1);
+  group[0]->wait();
+  EXPECT_EQ(in, out);
+}
+
+TEST(ProcessGroup, AnErrorWithdrawsWhatItsCallHadBegun) {
+  const auto group = thread_group(3);
+  std::vector<std::byte> mine(2), all(6), wrong(3), right(2, std::byte{1});
+  group[2]->send(wrong, 0, 0);
+  BITNET_EXPECT_ERROR(group[0]->gather(mine, all), ErrorCode::kInternal, "bytes where");
+  group[1]->send(right, 0, 0);
+  EXPECT_EQ(all, std::vector<std::byte>(6));
+}
+
 TEST(ProcessGroup, WrongMembersAndSizesAreRefused) {
   BITNET_EXPECT_ERROR(thread_group(0), ErrorCode::kInvalidArgument, "a group of 0");
   const auto group = thread_group(2);

@@ -65,6 +65,7 @@ class TinyTraining {
             const double value = l.value()[0];
             tape_.backward(l);
             tape_.reset();
+            if (after_pass) after_pass();
             return value;
           });
       const double norm = parallel_.step(*optimizer_, 4e-3f, 0.1f, 1.0f);
@@ -121,6 +122,7 @@ class TinyTraining {
   Tape& tape() { return tape_; }
   const ExecutionContext& context() const { return context_; }
   std::function<void(std::int64_t step, std::int64_t first)> on_pass;
+  std::function<void()> after_pass;
 
  private:
   static ModelConfig shape() {

@@ -30,6 +30,7 @@ class DataParallel {
   /// 16,000 parameters in a group of several processes.
   DataParallel(const ExecutionContext& context, ProcessGroup& group, std::span<Parameter* const> parameters,
                std::span<BitLinear* const> ternary = {});
+  /// Withdraws gradients that are on their way, where an exception has ended gradients().
   ~DataParallel();
 
   /// Whether so many processes can compute so many parts and keep the order of additions: each gets a power

@@ -24,17 +24,34 @@ class ProcessGroup {
   virtual int rank() const noexcept = 0;  ///< 0 … size() − 1; 0 reads and writes the run's files
   virtual int size() const noexcept = 0;
 
-  /// Begins to send `bytes`, which must stay as they are until wait(). Messages from one member to another
-  /// with the same tag (0 … 32767) arrive in the order in which they were begun.
+  /// Begins to send `bytes`, which must stay as they are until wait() or withdraw(). Messages from one member
+  /// to another with the same tag (0 … 32767) arrive in the order in which they were begun.
   virtual void send(std::span<const std::byte> bytes, int to, int tag) = 0;
-  /// Begins to receive a message of exactly that many bytes, which are valid after wait().
+  /// Begins to receive a message of exactly that many bytes, which must stay until wait() or withdraw() and
+  /// are valid after wait().
   virtual void receive(std::span<std::byte> bytes, int from, int tag) = 0;
   /// Lets what was begun go on; does not wait.
   virtual void progress() = 0;
   /// Returns when all that this member has begun is done.
   virtual void wait() = 0;
+  /// Gives up what this member has begun and not waited for, so that its bytes may go: for ways out that do
+  /// not come to wait(). The others wait in vain; leave() is to follow. MPI takes no message back that was
+  /// begun to be sent: the processes end here and now, as by leave(), where one is not done.
+  virtual void withdraw() noexcept = 0;
   /// Ends the run of all others, telling them why. Under MPI the processes end here and now, this one too.
   virtual void leave(std::string_view why) noexcept = 0;
+
+  /// wait() after `begin`; where either throws, what was begun is withdrawn.
+  template <class Begin>
+  void exchange(Begin&& begin) {
+    try {
+      begin();
+      wait();
+    } catch (...) {
+      withdraw();
+      throw;
+    }
+  }
 
   // Each of these is called by all members in the same order, when nothing is begun.
   /// `bytes` of member 0 to all.
