@@ -24,7 +24,7 @@ class BatchFaults : public CliTest {
   }
   Outcome batch(const std::string& out, const std::string& device) {
     const std::string in = file("in.txt", "one\ntwo two\nthree three three\nfour\nfive\n");
-    return call({"batch", "-m", model(), "-i", in, "-o", file(out), "-n", "6", "--seed", "3", "--batch-size",
+    return call({"batch", "-m", model(), "-i", in, "-o", file(out), "-n", "12", "--seed", "3", "--batch-size",
                  "2", "--device", device});
   }
   /// The number of such a call in a pass of a batch on the device, the calls of loading the model left out.

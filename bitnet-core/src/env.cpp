@@ -25,6 +25,9 @@ constexpr std::array kVariables{
     EnvVariable{"BITNET_MEMORY_LIMIT",
                 "most memory of `bitnet` commands unless --memory-limit is given, e.g. 4GiB"},
     EnvVariable{"OMPI_COMM_WORLD_SIZE", "set by mpirun: the processes that train together (BITNET_WITH_MPI)"},
+    EnvVariable{"XDG_CACHE_HOME",
+                "where compiled OpenCL programs are kept, in bitnet/opencl; default: ~/.cache"},
+    EnvVariable{"HOME", "whose .cache that is"},
     EnvVariable{"BITNET_LOG",
                 "diagnostics of the libraries: warning (the default) or off; another name is an error"},
 };

@@ -38,6 +38,7 @@ using ClQueue = ClHandle<cl_command_queue, &clReleaseCommandQueue>;
 using ClMem = ClHandle<cl_mem, &clReleaseMemObject>;
 using ClProgram = ClHandle<cl_program, &clReleaseProgram>;
 using ClKernel = ClHandle<cl_kernel, &clReleaseKernel>;
+using ClEvent = ClHandle<cl_event, &clReleaseEvent>;
 
 /// "CL_OUT_OF_RESOURCES", or "OpenCL error -9999" for a code that the standard does not name.
 std::string error_name(cl_int status);

@@ -42,6 +42,7 @@ class DeviceMemoryPool final : public MemoryResource {
   std::vector<TagStats> tags() const;
   /// Bytes that live buffers leave of the limit.
   std::size_t free_bytes() const;
+  cl_context context() const noexcept { return context_.get(); }
 
  private:
   struct Live {

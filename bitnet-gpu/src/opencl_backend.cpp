@@ -1,30 +1,27 @@
-// The OpenCL backend: buffers, repacking of ternary weights, and the launch of quantise_rows and
-// ternary_matmul. Everything else of a transformer step is refused (supports() says so) and is run elsewhere
-// by the caller.
+// The OpenCL backend: which kernels an op of a transformer step is made of, and with which arguments. Kernels
+// are built by kernel_set.cpp, weights packed by prepared.cpp, attention's tables made by attention_op.cpp.
 #include "opencl_backend.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <utility>
 
-#include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "attention_op.hpp"
+#include "command_queue.hpp"
 #include "device_memory_pool.hpp"
-#include "kernels.hpp"
+#include "device_traits.hpp"
+#include "kernel_set.hpp"
+#include "prepared.hpp"
 #include "program_cache.hpp"
 #include "read_bandwidth.hpp"
+#include "step_inputs.hpp"
+#include "weight_writer.hpp"
 
 namespace bitnet::gpu {
 namespace {
 
-constexpr std::int64_t kTritsPerWord = 16;       // 2-bit codes in a u32
-constexpr std::int64_t kMaxIn = 524'287 * 16;    // ternary_matmul.cl: the int32 bound
-constexpr std::int64_t kMaxOut = (1 << 30);      // column numbers are u32 in the kernel
-constexpr std::int64_t kChunkRows = 256;         // rows quantised at once: bounds the scratch memory
-constexpr std::int64_t kBatchRows = 8;           // BN_ROWS of the program for batches
-constexpr std::size_t kPreferredWorkGroup = 64;  // the kernels' default
+constexpr std::int64_t kChunkRows = 256;  // rows quantised at once: bounds the scratch memory
 
 class OpenClBuffer final : public Buffer {
  public:
@@ -35,91 +32,57 @@ class OpenClBuffer final : public Buffer {
   PooledMem mem_;
 };
 
-// codes u32 [words, out_stride] and scales f32, as ternary_matmul.cl says.
-class OpenClTernary final : public PreparedWeights {
- public:
-  OpenClTernary(const LinearWeights& w, PooledMem codes_mem, PooledMem scales_mem, cl_uint n_words,
-                cl_uint stride)
-      : PreparedWeights(w.out, w.in, true, codes_mem.bytes() + scales_mem.bytes()),
-        codes(std::move(codes_mem)),
-        scales(std::move(scales_mem)),
-        words(n_words),
-        out_stride(stride),
-        rows_per_scale(static_cast<cl_uint>(w.rows_per_scale)) {}
-  const PooledMem codes;
-  const PooledMem scales;
-  const cl_uint words;
-  const cl_uint out_stride;
-  const cl_uint rows_per_scale;
-};
-
-std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
-
-template <class... Args>
-void launch(cl_command_queue queue, cl_kernel kernel, std::string_view name,
-            std::array<std::size_t, 2> global, std::size_t local, const Args&... args) {
-  cl_uint index = 0;
-  (check_op(clSetKernelArg(kernel, index++, sizeof args, &args), "clSetKernelArg"), ...);
-  const std::size_t local_size[2] = {local, 1};
-  check_op(clEnqueueNDRangeKernel(queue, kernel, 2, nullptr, global.data(), local_size, 0, nullptr, nullptr),
-           fmt::format("launch of {}", name));
+ClContext make_context(const ClDevice& device) {
+  const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
+                                              reinterpret_cast<cl_context_properties>(device.platform), 0};
+  cl_int status = CL_SUCCESS;
+  ClContext context(clCreateContext(properties, 1, &device.id, nullptr, nullptr, &status));
+  check(status, "clCreateContext");
+  return context;
 }
+
+// An element offset for the kernels, which know floats, not bytes; the seam checks that it is whole.
+cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
+
+std::size_t groups(std::int64_t items, std::size_t local) {
+  return (static_cast<std::size_t>(items) + local - 1) / local;
+}
+
+/// Rows first … first + n − 1 of m.
+Matrix part(Matrix m, std::int64_t first, std::int64_t n) {
+  m.offset += static_cast<std::size_t>(first * m.cols) * sizeof(float);
+  m.rows = n;
+  return m;
+}
+
+int gate_of(Activation f) { return f == Activation::kRelu2 ? 1 : 2; }  // BN_GATE
 
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const std::string& build_options,
-                std::shared_ptr<HybridMemoryPool> staging)
-      : device_(device), build_options_(build_options), staging_(std::move(staging)) {
-    const cl_context_properties properties[] = {CL_CONTEXT_PLATFORM,
-                                                reinterpret_cast<cl_context_properties>(device.platform), 0};
-    cl_int status = CL_SUCCESS;
-    context_ = ClContext(clCreateContext(properties, 1, &device.id, nullptr, nullptr, &status));
-    check(status, "clCreateContext");
-    memory_ = std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
-                                                 device.device.memory_bytes, device.max_allocation);
-    queue_ = ClQueue(clCreateCommandQueue(context_.get(), device.id, 0, &status));
-    check(status, "clCreateCommandQueue");
-
-    ProgramCache programs(context_.get(), device.id, build_options);
-    std::string sizes;
-    if (device.max_work_group < kPreferredWorkGroup) {
-      const std::size_t n = std::bit_floor(std::max<std::size_t>(device.max_work_group, 1));
-      sizes = fmt::format("-DBN_QUANT_WG={0} -DBN_OUT_WG={0}", n);
-    }
-    quantize_ = programs.kernel(kernels::quantize_rows, sizes, "quantize_rows");
-    matmul_one_ = programs.kernel(kernels::ternary_matmul, sizes + " -DBN_ROWS=1", "ternary_matmul");
-    matmul_many_ = programs.kernel(kernels::ternary_matmul, fmt::format("{} -DBN_ROWS={}", sizes, kBatchRows),
-                                   "ternary_matmul");
-    quantize_group_ = group_size(quantize_.get());
-    matmul_group_ = group_size(matmul_one_.get());
-  }
+  OpenClBackend(const ClDevice& device, const Options& options,
+                std::shared_ptr<const ExecutionContext> context)
+      : device_(device),
+        context_(make_context(device)),
+        memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
+                                                   device.device.memory_bytes, device.max_allocation)),
+        queue_(context_.get(), device.id),
+        traits_(traits_of(device, options.kernels)),
+        programs_(context_.get(), device.id,
+                  fmt::format("{} {}", traits_.build_flags(), options.build_options),
+                  options.program_folder.value_or(default_program_folder())),
+        kernels_(programs_, traits_, device.id),
+        inputs_(queue_, memory_),
+        writer_(std::move(context), queue_, memory_, traits_.zero_copy),
+        attention_(queue_, kernels_, inputs_) {}
 
   std::string_view name() const noexcept override { return device_.device.name; }
   std::string description() const override { return device_.device.description; }
-  bool supports(BackendOp op) const noexcept override { return op == BackendOp::kLinear; }
+  bool supports(BackendOp) const noexcept override { return true; }
   std::size_t available_memory() const override { return memory_->free_bytes(); }
   MemoryResource* memory() const noexcept override { return memory_.get(); }
 
  private:
-  // The kernel's own reqd_work_group_size, so that a tunable is written down once.
-  std::size_t group_size(cl_kernel kernel) const {
-    std::size_t size[3] = {};
-    check(clGetKernelWorkGroupInfo(kernel, device_.id, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof size, size,
-                                   nullptr),
-          "clGetKernelWorkGroupInfo");
-    return size[0];
-  }
-
   PooledMem create(std::size_t bytes, MemoryTag tag) { return {memory_, bytes, tag}; }
-
-  /// A buffer with a copy of host memory.
-  PooledMem copy(const void* from, std::size_t bytes, MemoryTag tag) {
-    PooledMem mem = create(bytes, tag);
-    if (bytes > 0)
-      check(clEnqueueWriteBuffer(queue_.get(), mem.get(), CL_TRUE, 0, bytes, from, 0, nullptr, nullptr),
-            "clEnqueueWriteBuffer");
-    return mem;
-  }
 
   cl_mem mem_of(const Buffer& buffer) const {
     const auto* own = dynamic_cast<const OpenClBuffer*>(&buffer);
@@ -127,173 +90,280 @@ class OpenClBackend final : public Backend {
       throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: a buffer of another backend", name()));
     return own->mem();
   }
+  cl_mem mem_of(const Matrix& m) const { return mem_of(*m.buffer); }
 
-  const OpenClTernary& own(const PreparedWeights& weights) const {
-    const auto* w = dynamic_cast<const OpenClTernary*>(&weights);
+  template <class T>
+  const T& own(const PreparedWeights& weights) const {
+    const auto* w = dynamic_cast<const T*>(&weights);
     if (w == nullptr)
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("{}: weights prepared by another backend", name()));
     return *w;
   }
 
-  // An element offset for the kernels, which know floats, not bytes; the seam checks that it is whole.
-  static cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
-
-  [[noreturn]] void refuse(BackendOp op) const {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{} does not run {}", name(), to_string(op)));
-  }
-
   std::optional<double> do_measure_bandwidth() override {
-    ProgramCache programs(context_.get(), device_.id, build_options_);
-    return read_bandwidth(device_, queue_.get(), memory_, programs);
+    return read_bandwidth(device_, queue_.get(), memory_, programs_);
   }
 
-  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override {
-    PooledMem mem = create(bytes, tag);
-    const cl_uchar zero = 0;
-    check(
-        clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr),
-        "clEnqueueFillBuffer");
-    check(clFinish(queue_.get()), "clFinish");  // drivers allocate lazily: let it fail here, not in an op
-    return std::make_shared<OpenClBuffer>(std::move(mem), bytes);
-  }
+  BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override;
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
-    if (from.empty()) return;
-    check_op(clEnqueueWriteBuffer(queue_.get(), mem_of(to), CL_TRUE, offset, from.size(), from.data(), 0,
-                                  nullptr, nullptr),
-             "clEnqueueWriteBuffer");
+    queue_.upload(mem_of(to), offset, from);
   }
-
   void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
-    if (to.empty()) return;
-    check_op(clEnqueueReadBuffer(queue_.get(), mem_of(from), CL_TRUE, offset, to.size(), to.data(), 0,
-                                 nullptr, nullptr),
-             "clEnqueueReadBuffer");
+    queue_.download(mem_of(from), offset, to);
   }
 
-  PreparedPtr do_prepare(const LinearWeights& w) override;
-
-  PreparedPtr do_prepare_embedding(const LinearWeights&) override {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{} does not run {} or {}", name(), to_string(BackendOp::kEmbed),
-                            to_string(BackendOp::kLogits)));
+  PreparedPtr do_prepare(const LinearWeights& w) override {
+    reserve_rows(w.in);
+    if (w.ternary()) return with_name([&] { return prepare_ternary(w, writer_); });
+    return with_name([&] { return prepare_dense(w, w.dense_type, writer_); });
   }
 
-  // Scratch for kChunkRows quantised rows of `stride` bytes; grows in prepare, so that linear() allocates
-  // nothing.
-  void reserve_rows(std::int64_t stride) {
-    if (inv_scales_.get() == nullptr) {
-      inv_scales_ = create(kChunkRows * sizeof(float), "activations");
-      sums_ = create(kChunkRows * sizeof(cl_int), "activations");
-    }
-    const auto bytes = static_cast<std::size_t>(kChunkRows * stride);
-    if (rows_.bytes() < bytes) rows_ = create(bytes, "activations");
+  PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
+    reserve_rows(w.in);
+    if (w.dense_form == DenseForm::kInt8) return with_name([&] { return prepare_int8(w, writer_); });
+    const DType kept = w.dense_form == DenseForm::kF16 ? DType::kF16 : w.dense_type;
+    return with_name([&] { return prepare_dense(w, kept, writer_); });
+  }
+
+  template <class Body>
+  PreparedPtr with_name(Body&& body) {
+    return with_context(name(), body);
+  }
+
+  void reserve_rows(std::int64_t in);
+
+  // Quantises what normalize_quantize.cl makes of rows of x, at most kChunkRows.
+  void quantize(int gate, Matrix x, const Matrix* up, const Buffer* norm, float eps);
+  void multiply(const OpenClTernary& w, Matrix out);
+  void multiply(const OpenClInt8& w, Matrix out);
+  void multiply(const OpenClDense& w, Matrix x, Matrix out);
+  /// Body(first, n) for every kChunkRows rows.
+  template <class Body>
+  static void for_chunks(std::int64_t rows, Body&& body) {
+    for (std::int64_t first = 0; first < rows; first += kChunkRows)
+      body(first, std::min(kChunkRows, rows - first));
+  }
+  void multiply_chunk(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs,
+                      std::int64_t first, std::int64_t n) {
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      multiply(own<OpenClTernary>(*weights[i]), part(outs[i], first, n));
   }
 
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                  std::span<const Matrix> outs) override;
-  void quantize_chunk(cl_mem x, cl_ulong offset, cl_uint rows, cl_uint cols);
-  void multiply_chunk(const OpenClTernary& w, cl_uint rows, cl_mem y, cl_ulong offset);
+  void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
+                      float eps, Matrix normed, std::span<const Matrix> outs) override;
+  void do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                       const PreparedWeights& weights, Matrix out) override;
+  void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override;
+  void do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) override;
+  void do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
+               std::int64_t head_dim) override;
+  void do_attention(const AttentionArgs& args) override;
+  void do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
+  void do_add(Matrix x, Matrix y) override;
+  void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
+                 Matrix out) override;
+  void do_sync() override { queue_.finish(); }
 
-  void do_embed(const PreparedWeights&, std::span<const std::int32_t>, Matrix) override {
-    refuse(BackendOp::kEmbed);
+  /// A kernel of rows.cl, for `items` of each row.
+  template <class... Args>
+  void launch_rows(std::string_view kernel, std::int64_t items, std::int64_t rows, const Args&... args) {
+    const Kernel& k = kernels_.rows_op(kernel);
+    queue_.launch(k, {groups(items, k.local[0]), static_cast<std::size_t>(rows)}, args...);
   }
-  void do_rms_norm(Matrix, const Buffer&, float, Matrix) override { refuse(BackendOp::kRmsNorm); }
-  void do_rope(Matrix, std::span<const std::int32_t>, const Buffer&, std::int64_t) override {
-    refuse(BackendOp::kRope);
-  }
-  void do_attention(const AttentionArgs&) override { refuse(BackendOp::kAttention); }
-  void do_gated_activation(Activation, Matrix, Matrix, Matrix) override {
-    refuse(BackendOp::kGatedActivation);
-  }
-  void do_add(Matrix, Matrix) override { refuse(BackendOp::kAdd); }
-  void do_logits(const PreparedWeights&, Matrix, std::span<const std::int32_t>, Matrix) override {
-    refuse(BackendOp::kLogits);
-  }
-  void do_sync() override { check_op(clFinish(queue_.get()), "clFinish"); }
 
-  ClDevice device_;
-  std::string build_options_;
-  std::shared_ptr<HybridMemoryPool> staging_;  // of the host
+  const ClDevice device_;
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
-  ClQueue queue_;                             // in order
-  ClKernel quantize_, matmul_one_, matmul_many_;
-  std::size_t quantize_group_ = 0;
-  std::size_t matmul_group_ = 0;
-  PooledMem rows_;        // i8 [kChunkRows, stride]
+  CommandQueue queue_;
+  const DeviceTraits traits_;
+  ProgramCache programs_;
+  KernelSet kernels_;
+  StepInputs inputs_;
+  WeightWriter writer_;
+  AttentionOp attention_;
+  PooledMem rows_;        // i8 or i16 [kChunkRows, widest stride]
   PooledMem inv_scales_;  // f32 [kChunkRows]
   PooledMem sums_;        // i32 [kChunkRows]
 };
 
-PreparedPtr OpenClBackend::do_prepare(const LinearWeights& w) {
-  if (!w.ternary())
-    throw Error(ErrorCode::kUnsupported, fmt::format("{} runs linears with ternary weights only, not {} ones",
-                                                     name(), to_string(w.dense_type)));
-  if (w.in > kMaxIn || w.out > kMaxOut)
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}: a linear of {} x {} exceeds {} x {}", name(), w.out, w.in, kMaxOut, kMaxIn));
-  const std::int64_t words = round_up(w.in, kTritsPerWord) / kTritsPerWord;
-  const std::int64_t stride = round_up(w.out, static_cast<std::int64_t>(matmul_group_));
-  constexpr std::uint32_t kAllZeroTrits = 0x55555555u;
-  PmrResource staging(*staging_, "staging");
-  std::pmr::vector<std::uint32_t> codes(static_cast<std::size_t>(words * stride), kAllZeroTrits, &staging);
-  std::vector<std::int8_t> scratch;
-  for (std::int64_t o = 0; o < w.out; ++o) {
-    const std::int8_t* const row = w.trits_of(o, o + 1, scratch);
-    for (std::int64_t k = 0; k < w.in; ++k) {
-      if (row[k] < -1 || row[k] > 1)
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("trit [{}, {}] is {}, not -1, 0 or 1", o, k, row[k]));
-      // Code 1 is there already: adding the trit makes it trit + 1 without touching its neighbours.
-      const auto shift = static_cast<unsigned>(2 * (k % kTritsPerWord));
-      codes[static_cast<std::size_t>(k / kTritsPerWord * stride + o)] += static_cast<std::uint32_t>(row[k])
-                                                                         << shift;
-    }
+BufferPtr OpenClBackend::do_allocate(std::size_t bytes, MemoryTag tag) {
+  PooledMem mem = create(bytes, tag);
+  const cl_uchar zero = 0;
+  check(clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr),
+        "clEnqueueFillBuffer");
+  // Drivers allocate lazily: let it fail here, not in an op.
+  check(clFinish(queue_.get()), "clFinish");
+  return std::make_shared<OpenClBuffer>(std::move(mem), bytes);
+}
+
+// Here, so that ops allocate nothing.
+void OpenClBackend::reserve_rows(std::int64_t in) {
+  if (inv_scales_.get() == nullptr) {
+    inv_scales_ = create(kChunkRows * sizeof(float), "activations");
+    sums_ = create(kChunkRows * sizeof(cl_int), "activations");
   }
-  reserve_rows(words * kTritsPerWord);
-  return std::make_shared<OpenClTernary>(w, copy(codes.data(), codes.size() * sizeof codes[0], "weights"),
-                                         copy(w.scales.data(), w.scales.size_bytes(), "weights"),
-                                         static_cast<cl_uint>(words), static_cast<cl_uint>(stride));
+  const std::size_t bytes =
+      static_cast<std::size_t>(kChunkRows * round_up(in, kActivationBlock)) * kernels_.activation_bytes();
+  if (rows_.bytes() < bytes) rows_ = create(bytes, "activations");
 }
 
-void OpenClBackend::quantize_chunk(cl_mem x, cl_ulong offset, cl_uint rows, cl_uint cols) {
-  const auto stride = static_cast<cl_uint>(round_up(cols, kTritsPerWord));
-  launch(queue_.get(), quantize_.get(), "quantize_rows", {rows * quantize_group_, 1}, quantize_group_, x,
-         offset, cols, stride, rows_.get(), inv_scales_.get(), sums_.get());
+void OpenClBackend::quantize(int gate, Matrix x, const Matrix* up, const Buffer* norm, float eps) {
+  const Kernel& k = kernels_.normalize(gate, norm != nullptr, true);
+  const auto rows = static_cast<std::size_t>(x.rows);
+  // What a variant does not read may be any buffer.
+  const cl_mem x_mem = mem_of(x), up_mem = up != nullptr ? mem_of(*up) : x_mem;
+  queue_.launch(k, {rows, 1}, x_mem, float_offset(x), up_mem, up != nullptr ? float_offset(*up) : cl_ulong{0},
+                x_mem, float_offset(x), norm != nullptr ? mem_of(*norm) : x_mem, eps,
+                static_cast<cl_uint>(x.cols), static_cast<cl_uint>(round_up(x.cols, kActivationBlock)),
+                rows_.get(), inv_scales_.get(), sums_.get());
 }
 
-void OpenClBackend::multiply_chunk(const OpenClTernary& w, cl_uint rows, cl_mem y, cl_ulong offset) {
-  const bool one = rows == 1;
-  const std::size_t row_groups = one ? 1 : static_cast<std::size_t>(round_up(rows, kBatchRows) / kBatchRows);
-  launch(queue_.get(), one ? matmul_one_.get() : matmul_many_.get(), "ternary_matmul",
-         {w.out_stride, row_groups}, matmul_group_, w.codes.get(), rows_.get(), sums_.get(),
-         inv_scales_.get(), w.scales.get(), w.rows_per_scale, w.words, static_cast<cl_uint>(w.out()),
-         w.out_stride, rows, y, offset);
+void OpenClBackend::multiply(const OpenClTernary& w, Matrix out) {
+  const RowsKernel& k = kernels_.ternary(out.rows);
+  const std::size_t row_groups = groups(out.rows, static_cast<std::size_t>(k.rows));
+  const std::int64_t tiles = round_up(w.out(), kTileColumns) / kTileColumns;
+  const std::array<std::size_t, 2> count =
+      kernels_.wide() ? std::array{row_groups, static_cast<std::size_t>(tiles)}
+                      : std::array{groups(tiles * kTileColumns, k.kernel.local[0]), row_groups};
+  queue_.launch(k.kernel, count, w.codes.get(), rows_.get(), sums_.get(), inv_scales_.get(), w.scales.get(),
+                w.rows_per_scale, static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 16),
+                static_cast<cl_uint>(w.out()), static_cast<cl_uint>(out.rows), mem_of(out),
+                float_offset(out));
+}
+
+void OpenClBackend::multiply(const OpenClInt8& w, Matrix out) {
+  const RowsKernel& k = kernels_.int8(out.rows);
+  const std::size_t row_groups = groups(out.rows, static_cast<std::size_t>(k.rows));
+  const std::int64_t tiles = round_up(w.out(), kTileColumns) / kTileColumns;
+  const std::array<std::size_t, 2> count =
+      kernels_.wide() ? std::array{row_groups, static_cast<std::size_t>(tiles)}
+                      : std::array{groups(tiles * kTileColumns, k.kernel.local[0]), row_groups};
+  queue_.launch(k.kernel, count, w.table.get(), rows_.get(), inv_scales_.get(), w.scales.get(),
+                static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 4), static_cast<cl_uint>(w.out()),
+                static_cast<cl_uint>(out.rows), mem_of(out), float_offset(out));
+}
+
+void OpenClBackend::multiply(const OpenClDense& w, Matrix x, Matrix out) {
+  const RowsKernel& k = kernels_.dense(w.type, out.rows);
+  queue_.launch(
+      k.kernel, {groups(w.out(), k.kernel.local[0]), groups(out.rows, static_cast<std::size_t>(k.rows))},
+      w.values.get(), mem_of(x), float_offset(x), static_cast<cl_uint>(w.in()), static_cast<cl_uint>(w.out()),
+      static_cast<cl_uint>(out.rows), mem_of(out), float_offset(out));
 }
 
 void OpenClBackend::do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                               std::span<const Matrix> outs) {
-  const cl_mem x_mem = mem_of(*x.buffer);
-  const cl_ulong x_offset = float_offset(x);
-  for (std::int64_t first = 0; first < x.rows; first += kChunkRows) {
-    const auto rows = static_cast<cl_uint>(std::min(kChunkRows, x.rows - first));
-    quantize_chunk(x_mem, x_offset + static_cast<cl_ulong>(first * x.cols), rows,
-                   static_cast<cl_uint>(x.cols));
-    for (std::size_t i = 0; i < weights.size(); ++i)
-      multiply_chunk(own(*weights[i]), rows, mem_of(*outs[i].buffer),
-                     float_offset(outs[i]) + static_cast<cl_ulong>(first * outs[i].cols));
+  if (!weights[0]->ternary()) {
+    for (std::size_t i = 0; i < weights.size(); ++i) multiply(own<OpenClDense>(*weights[i]), x, outs[i]);
+    return;
   }
-  check_op(clFlush(queue_.get()), "clFlush");
+  for_chunks(x.rows, [&](std::int64_t first, std::int64_t n) {
+    quantize(0, part(x, first, n), nullptr, nullptr, 0);
+    multiply_chunk(weights, outs, first, n);
+  });
+}
+
+void OpenClBackend::do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x,
+                                   const Buffer& norm, float eps, Matrix normed,
+                                   std::span<const Matrix> outs) {
+  if (!weights[0]->ternary()) return norm_then_linear(weights, x, norm, eps, normed, outs);
+  for_chunks(x.rows, [&](std::int64_t first, std::int64_t n) {
+    quantize(0, part(x, first, n), nullptr, &norm, eps);
+    multiply_chunk(weights, outs, first, n);
+  });
+}
+
+void OpenClBackend::do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
+                                    const PreparedWeights& weights, Matrix out) {
+  if (!weights.ternary()) return gate_then_linear(f, gate, up, norm, eps, weights, out);
+  const PreparedWeights* const one = &weights;
+  for_chunks(gate.rows, [&](std::int64_t first, std::int64_t n) {
+    const Matrix own_up = part(up, first, n);
+    quantize(gate_of(f), part(gate, first, n), &own_up, norm, eps);
+    multiply_chunk({&one, 1}, {&out, 1}, first, n);
+  });
+}
+
+void OpenClBackend::do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) {
+  const cl_mem numbers = inputs_.get(ids), to = mem_of(out);
+  const cl_ulong offset = float_offset(out);
+  const auto cols = static_cast<cl_uint>(out.cols);
+  if (const auto* const int8 = dynamic_cast<const OpenClInt8*>(&table)) {
+    const auto words = static_cast<cl_uint>(round_up(out.cols, kActivationBlock) / 4);
+    launch_rows("embed_i8", out.cols, out.rows, int8->table.get(), int8->scales.get(), numbers, words, cols,
+                to, offset);
+    return;
+  }
+  const auto& dense = own<OpenClDense>(table);
+  const char* const kernel = dense.type == DType::kF32   ? "embed_f32"
+                             : dense.type == DType::kF16 ? "embed_f16"
+                                                         : "embed_bf16";
+  launch_rows(kernel, out.cols, out.rows, dense.values.get(), numbers, cols, to, offset);
+}
+
+void OpenClBackend::do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
+  const cl_mem x_mem = mem_of(x), out_mem = mem_of(out);
+  const auto cols = static_cast<cl_uint>(x.cols);
+  queue_.launch(kernels_.normalize(0, true, false), {static_cast<std::size_t>(x.rows), 1}, x_mem,
+                float_offset(x), x_mem, cl_ulong{0}, out_mem, float_offset(out), mem_of(weight), eps, cols,
+                cols, x_mem, x_mem, x_mem);
+}
+
+void OpenClBackend::do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
+                            std::int64_t head_dim) {
+  launch_rows("rope", x.cols / 2, x.rows, mem_of(x), float_offset(x), inputs_.get(positions), mem_of(table),
+              static_cast<cl_uint>(x.cols), static_cast<cl_uint>(head_dim / 2));
+}
+
+void OpenClBackend::do_attention(const AttentionArgs& args) {
+  attention_.run(args, {mem_of(args.q), mem_of(args.k), mem_of(args.v), mem_of(args.out),
+                        mem_of(*args.cache.keys), mem_of(*args.cache.values)});
+}
+
+void OpenClBackend::do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
+  launch_rows(f == Activation::kRelu2 ? "relu2_gate" : "silu_gate", gate.cols, gate.rows, mem_of(gate),
+              float_offset(gate), mem_of(up), float_offset(up), mem_of(out), float_offset(out),
+              static_cast<cl_uint>(gate.cols));
+}
+
+void OpenClBackend::do_add(Matrix x, Matrix y) {
+  launch_rows("add_rows", x.cols, x.rows, mem_of(x), float_offset(x), mem_of(y), float_offset(y),
+              static_cast<cl_uint>(x.cols));
+}
+
+void OpenClBackend::do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
+                              Matrix out) {
+  const auto* const int8 = dynamic_cast<const OpenClInt8*>(&head);
+  // Runs of neighbouring rows: nearly always one.
+  for (std::size_t first = 0; first < rows.size();) {
+    std::size_t n = 1;
+    while (n < static_cast<std::size_t>(kChunkRows) && first + n < rows.size() &&
+           rows[first + n] == rows[first] + static_cast<std::int32_t>(n))
+      ++n;
+    const Matrix from = part(hidden, rows[first], static_cast<std::int64_t>(n));
+    const Matrix to = part(out, static_cast<std::int64_t>(first), static_cast<std::int64_t>(n));
+    if (int8 != nullptr) {
+      quantize(0, from, nullptr, nullptr, 0);
+      multiply(*int8, to);
+    } else {
+      multiply(own<OpenClDense>(head), from, to);
+    }
+    first += n;
+  }
+  queue_.flush();
 }
 
 }  // namespace
 
-std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const std::string& build_options,
-                                             std::shared_ptr<HybridMemoryPool> staging) {
+std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const Options& options,
+                                             std::shared_ptr<const ExecutionContext> context) {
+  if (context == nullptr) context = std::make_shared<const ExecutionContext>();
   return with_context(device.device.name, [&]() -> std::unique_ptr<Backend> {
-    return std::make_unique<OpenClBackend>(device, build_options, std::move(staging));
+    return std::make_unique<OpenClBackend>(device, options, std::move(context));
   });
 }
 

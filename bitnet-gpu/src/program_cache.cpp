@@ -1,4 +1,4 @@
-// Compilation of embedded .cl sources.
+// Compilation of embedded .cl sources, or of their binaries.
 #include "program_cache.hpp"
 
 #include <fmt/format.h>
@@ -19,26 +19,93 @@ std::string build_log(cl_program program, cl_device_id device) {
   return log;
 }
 
+constexpr std::size_t kLogBytes = 2000;  // of a build log in a message: the first errors count
+
+std::string shortened(std::string log) {
+  if (log.size() <= kLogBytes) return log;
+  const std::size_t left_out = log.size() - kLogBytes;
+  log.resize(kLogBytes);
+  return fmt::format("{}\n… {} more bytes", log, left_out);
+}
+
+std::string text_of(cl_device_id device, cl_device_info what) {
+  std::size_t bytes = 0;
+  check(clGetDeviceInfo(device, what, 0, nullptr, &bytes), "clGetDeviceInfo");
+  std::string text(bytes, '\0');
+  check(clGetDeviceInfo(device, what, bytes, text.data(), nullptr), "clGetDeviceInfo");
+  text.resize(std::min(text.find('\0'), text.size()));
+  return text;
+}
+
 }  // namespace
+
+ProgramCache::ProgramCache(cl_context context, cl_device_id device, std::string extra_options,
+                           std::filesystem::path folder)
+    : context_(context),
+      device_(device),
+      extra_options_(std::move(extra_options)),
+      device_key_(fmt::format("{}\n{}\n{}\n{}\n", text_of(device, CL_DEVICE_NAME),
+                              text_of(device, CL_DEVICE_VENDOR), text_of(device, CL_DEVICE_VERSION),
+                              text_of(device, CL_DRIVER_VERSION))),
+      store_(std::move(folder)) {}
 
 cl_program ProgramCache::program(std::string_view source, const std::string& options,
                                  const std::string& name) {
-  auto key = std::make_pair(std::string(source), options);
-  if (const auto found = programs_.find(key); found != programs_.end()) return found->second.get();
+  auto own = std::make_pair(std::string(source), options);
+  if (const auto found = programs_.find(own); found != programs_.end()) return found->second.get();
+  // Ours come last, so that they win: the launch sizes are derived from them.
+  const bool has_version = extra_options_.find("-cl-std=") != std::string::npos;
+  const std::string all =
+      fmt::format("{}{} {}", has_version ? "" : "-cl-std=CL1.2 ", extra_options_, options);
+  const std::string key = fmt::format("{}{}\n{}", device_key_, all, source);
+  ClProgram built = from_store(key, all);
+  if (!built) {
+    built = compile(source, all, name);
+    ++compiled_;
+    keep(key, built.get());
+  }
+  return programs_.emplace(std::move(own), std::move(built)).first->second.get();
+}
 
+ClProgram ProgramCache::compile(std::string_view source, const std::string& options,
+                                const std::string& name) {
   const char* text = source.data();
   const std::size_t length = source.size();
   cl_int status = CL_SUCCESS;
   ClProgram built(clCreateProgramWithSource(context_, 1, &text, &length, &status));
   check(status, "clCreateProgramWithSource");
-  // Ours come last, so that they win: the launch sizes are derived from them.
-  const std::string all_options = fmt::format("-cl-std=CL1.2 {} {}", extra_options_, options);
-  status = clBuildProgram(built.get(), 1, &device_, all_options.c_str(), nullptr, nullptr);
+  status = clBuildProgram(built.get(), 1, &device_, options.c_str(), nullptr, nullptr);
   if (status != CL_SUCCESS)
     throw Error(ErrorCode::kDevice,
-                fmt::format("program {} does not build with options '{}' ({}):\n{}", name, all_options,
-                            error_name(status), build_log(built.get(), device_)));
-  return programs_.emplace(std::move(key), std::move(built)).first->second.get();
+                fmt::format("program {} does not build with options '{}' ({}):\n{}", name, options,
+                            error_name(status), shortened(build_log(built.get(), device_))));
+  return built;
+}
+
+ClProgram ProgramCache::from_store(const std::string& key, const std::string& options) const {
+  const auto binary = store_.load(key);
+  if (!binary) return {};
+  const unsigned char* bytes = binary->data();
+  const std::size_t length = binary->size();
+  cl_int status = CL_SUCCESS, of_binary = CL_SUCCESS;
+  ClProgram program(clCreateProgramWithBinary(context_, 1, &device_, &length, &bytes, &of_binary, &status));
+  if (status != CL_SUCCESS || of_binary != CL_SUCCESS) return {};
+  if (clBuildProgram(program.get(), 1, &device_, options.c_str(), nullptr, nullptr) != CL_SUCCESS) return {};
+  return program;
+}
+
+// Of one device: the contexts here have no more. A driver that gives none (an empty binary) compiles each
+// time.
+void ProgramCache::keep(const std::string& key, cl_program program) const {
+  if (!store_.on()) return;
+  std::size_t length = 0;
+  if (clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof length, &length, nullptr) != CL_SUCCESS ||
+      length == 0)
+    return;
+  ProgramStore::Binary binary(length);
+  unsigned char* bytes = binary.data();
+  if (clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof bytes, &bytes, nullptr) != CL_SUCCESS) return;
+  store_.store(key, binary);
 }
 
 ClKernel ProgramCache::kernel(std::string_view source, const std::string& options, const std::string& name) {

@@ -1,12 +1,13 @@
 #pragma once
-// Compiled programs of one context, by source and build options. In memory only: every process compiles again
-// what its driver does not cache itself.
+// Compiled programs of one context, by source and build options. Those of earlier processes come from a
+// folder (program_store.hpp).
 #include <map>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "cl_objects.hpp"
+#include "program_store.hpp"
 
 namespace bitnet::gpu {
 
@@ -14,21 +15,32 @@ namespace bitnet::gpu {
 class ProgramCache {
  public:
   /// `context` and `device` must outlive the cache. `extra_options` precede the options of every build.
-  ProgramCache(cl_context context, cl_device_id device, std::string extra_options)
-      : context_(context), device_(device), extra_options_(std::move(extra_options)) {}
+  /// Throws Error(kDevice).
+  ProgramCache(cl_context context, cl_device_id device, std::string extra_options,
+               std::filesystem::path folder = {});
 
   /// A new kernel object of the program `source` built with `options`. `name` is the kernel's and, in
-  /// messages, the program's. Throws Error(kDevice) with the build log when the source does not compile.
+  /// messages, the program's. Throws Error(kDevice) with the build log, shortened, when the source does not
+  /// compile.
   ClKernel kernel(std::string_view source, const std::string& options, const std::string& name);
 
   std::size_t programs() const noexcept { return programs_.size(); }
+  /// Of programs(), those whose source was compiled; the others' binaries were there.
+  std::size_t compiled() const noexcept { return compiled_; }
 
  private:
   cl_program program(std::string_view source, const std::string& options, const std::string& name);
+  ClProgram compile(std::string_view source, const std::string& options, const std::string& name);
+  /// None where the folder has no binary that the driver takes.
+  ClProgram from_store(const std::string& key, const std::string& options) const;
+  void keep(const std::string& key, cl_program program) const;
 
   cl_context context_;
   cl_device_id device_;
   std::string extra_options_;
+  std::string device_key_;  // device and driver
+  ProgramStore store_;
+  std::size_t compiled_ = 0;
   std::map<std::pair<std::string, std::string>, ClProgram> programs_;  // (source, options)
 };
 

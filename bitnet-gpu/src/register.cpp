@@ -15,8 +15,7 @@ void register_backends(BackendRegistry& registry, const Options& options) {
   for (std::string& note : list.notes) registry.add_note(std::move(note));
   for (const ClDevice& device : list.devices)
     registry.add(device.device, [device, options](std::shared_ptr<const ExecutionContext> context) {
-      return make_opencl_backend(device, options.build_options,
-                                 context == nullptr ? ExecutionContext().memory() : context->memory());
+      return make_opencl_backend(device, options, std::move(context));
     });
 }
 

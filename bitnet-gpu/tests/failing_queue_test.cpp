@@ -93,6 +93,9 @@ struct FailingQueueTest : ::testing::Test {
   std::shared_ptr<const Model> model;
 };
 
+/// The call of a batch that is to fail, counted from its first: a pass has many launches and one read.
+constexpr int nth(ClCall call) { return call == ClCall::kRead ? 5 : 20; }
+
 constexpr ClCall kOfAPass[] = {ClCall::kLaunch, ClCall::kAsync, ClCall::kRead, ClCall::kWrite};
 
 TEST_F(FailingQueueTest, ThatComesBackLosesNothing) {
@@ -100,7 +103,7 @@ TEST_F(FailingQueueTest, ThatComesBackLosesNothing) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
     model = on_device();
-    failing_queue.fail_from(call, 20, 2);
+    failing_queue.fail_from(call, nth(call), 2);
     Recovery recovery({quick_retry()});
     const auto results = batch(recovery);
     EXPECT_GE(failing_queue.failures, 2);
@@ -114,7 +117,7 @@ TEST_F(FailingQueueTest, ThatIsDeadUntilItIsMadeAnewIsMadeAnew) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
     model = on_device();
-    failing_queue.die_at(call, 20);
+    failing_queue.die_at(call, nth(call));
     RecoveryRule reopen;
     reopen.name = "reopen";
     reopen.act = [&](const Error&, std::int64_t) {
@@ -136,7 +139,7 @@ TEST_F(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
     model = on_device();
-    failing_queue.fail_from(call, 20);
+    failing_queue.fail_from(call, nth(call));
     const auto next = [&](const Error& e) {
       EXPECT_THAT(e.what(), ::testing::HasSubstr("CL_OUT_OF_RESOURCES"));
       model = on_cpu();

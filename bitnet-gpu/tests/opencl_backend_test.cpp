@@ -236,7 +236,10 @@ TEST_F(OpenCl, SeveralWeightsWithinLargerBuffers) {
 
 TEST_F(OpenCl, ResultsDoNotDependOnTheWorkGroupSizes) {
   BackendRegistry registry;
-  gpu::register_backends(registry, {.build_options = "-DBN_OUT_WG=16 -DBN_QUANT_WG=8"});
+  gpu::Options options;
+  options.build_options = "-DBN_OUT_WG=16 -DBN_QUANT_WG=32";
+  options.kernels.wide = false;
+  gpu::register_backends(registry, options);
   const auto tuned = registry.create(registry.devices()[0].name, context);
   Rng rng(6);
   const Ternary w = random_ternary(rng, 77, 131, 77);
@@ -265,20 +268,34 @@ TEST_F(OpenCl, TooMuchMemoryIsAnError) {
                       "1152921504606846976 bytes");
 }
 
-TEST_F(OpenCl, RefusesWhatItDoesNotRun) {
-  const std::vector<float> dense(6, 1.0f);
+TEST_F(OpenCl, RefusesWeightsThatTheFormCannotHold) {
+  std::vector<float> dense{1.0f, 2.0f, 70000.0f, -1.0f, 0.0f, 3.0f};
   LinearWeights w;
   w.out = 2;
   w.in = 3;
   w.dense = std::as_bytes(std::span(dense));
-  BITNET_EXPECT_ERROR(backend->prepare(w), ErrorCode::kUnsupported, "ternary weights only");
-  BITNET_EXPECT_ERROR(backend->prepare_embedding(w), ErrorCode::kUnsupported, "embed");
-  const BufferPtr b = backend->allocate(24);
-  const Matrix m{b.get(), 0, 2, 3};
-  BITNET_EXPECT_ERROR(backend->add(m, m), ErrorCode::kUnsupported, "does not run add");
-  for (const BackendOp op : {BackendOp::kEmbed, BackendOp::kRmsNorm, BackendOp::kRope, BackendOp::kAttention,
-                             BackendOp::kGatedActivation, BackendOp::kAdd, BackendOp::kLogits})
-    EXPECT_FALSE(backend->supports(op)) << to_string(op);
+  w.dense_form = DenseForm::kF16;
+  BITNET_EXPECT_ERROR(backend->prepare_embedding(w), ErrorCode::kUnsupported,
+                      "row 0, column 2 is 70000, beyond f16");
+  dense[4] = HUGE_VALF;
+  w.dense_form = DenseForm::kInt8;
+  BITNET_EXPECT_ERROR(backend->prepare_embedding(w), ErrorCode::kInvalidArgument, "row 1, column 1 is inf");
+  w.in = 131'073;
+  w.dense = {};
+  w.dense_rows = [](std::int64_t, std::int64_t, std::byte*) { FAIL() << "too wide to be asked for"; };
+  BITNET_EXPECT_ERROR(backend->prepare_embedding(w), ErrorCode::kUnsupported, "2 x 131073 exceeds");
+}
+
+TEST_F(OpenCl, WeightsGoThroughStagingBuffersWhereMemoryIsNotShared) {
+  BackendRegistry registry;
+  gpu::Options options;
+  options.kernels.zero_copy = false;
+  gpu::register_backends(registry, options);
+  const auto staged = registry.create(registry.devices()[0].name, context);
+  Rng rng(8);
+  const Ternary w = random_ternary(rng, 9001, 4100, 9001);  // 9 MB: two pieces
+  const auto x = random_rows(rng, w.in);
+  EXPECT_EQ(first_difference(run(*staged, w, x, 1), on_cpu(w, x, 1)), -1);
 }
 
 TEST_F(OpenCl, RefusesBadTritsAndForeignBuffers) {

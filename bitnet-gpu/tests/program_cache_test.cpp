@@ -1,8 +1,16 @@
-// The program cache on its own: one build a (source, options), and every way a build can fail.
+// The program cache on its own: one build a (source, options), every way a build can fail, and the folder
+// that keeps binaries for later processes, with everything that can be wrong in it.
 #include "program_cache.hpp"
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+#include <vector>
+
+#include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "device_list.hpp"
@@ -55,6 +63,119 @@ TEST_F(ProgramCacheTest, BrokenSourceGivesTheLogAndIsNotKept) {
 TEST_F(ProgramCacheTest, MissingKernelNamesIt) {
   ProgramCache cache(context_.get(), device_, "-DFACTOR=2");
   BITNET_EXPECT_ERROR(cache.kernel(kSource, "", "thrice"), ErrorCode::kDevice, "thrice");
+}
+
+TEST_F(ProgramCacheTest, LongLogsAreShortened) {
+  ProgramCache cache(context_.get(), device_, "");
+  std::string source = "__kernel void bad() {\n";
+  for (int i = 0; i < 15; ++i)
+    source += "  no_such_thing_" + std::to_string(i) + std::string(300, 'x') + ";\n";
+  try {
+    cache.kernel(source + "}", "", "bad");
+    ADD_FAILURE() << "it built";
+  } catch (const Error& e) {
+    EXPECT_LT(std::string(e.what()).size(), 3000u);
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("no_such_thing_0"));
+    EXPECT_THAT(e.what(), ::testing::HasSubstr(" more bytes"));
+  }
+}
+
+std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) files.push_back(entry.path());
+  return files;
+}
+
+TEST_F(ProgramCacheTest, LaterProcessesFindTheBinary) {
+  const testing::TempDir dir;
+  const auto folder = dir / "a/b";  // made when it is needed
+  {
+    ProgramCache first(context_.get(), device_, "", folder);
+    static_cast<void>(first.kernel(kSource, "-DFACTOR=2", "twice"));
+    EXPECT_EQ(first.compiled(), 1u);
+  }
+  ASSERT_EQ(files_in(folder).size(), 1u);
+  ProgramCache later(context_.get(), device_, "", folder);
+  EXPECT_TRUE(later.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(later.compiled(), 0u);
+  static_cast<void>(later.kernel(kSource, "-DFACTOR=3", "twice"));  // other options, another program
+  EXPECT_EQ(later.compiled(), 1u);
+  ProgramCache other(context_.get(), device_, "-DSOMETHING", folder);
+  static_cast<void>(other.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(other.compiled(), 1u);
+  EXPECT_EQ(files_in(folder).size(), 3u);
+}
+
+TEST_F(ProgramCacheTest, DamagedAndForeignFilesAreBuiltAgain) {
+  const testing::TempDir dir;
+  const auto build = [&] {
+    ProgramCache cache(context_.get(), device_, "", dir.path());
+    EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+    return cache.compiled();
+  };
+  ASSERT_EQ(build(), 1u);
+  const auto path = files_in(dir.path()).at(0);
+  const std::string whole = read_file(path);
+  std::vector<std::string> damaged{"", "BNPROG1\n", "something else", whole.substr(0, whole.size() - 1),
+                                   whole + "x"};
+  for (const std::size_t at : {std::size_t{0}, std::size_t{9}, std::size_t{17}, std::size_t{33},
+                               whole.size() / 2, whole.size() - 1}) {
+    damaged.push_back(whole);
+    damaged.back()[at] = static_cast<char>(damaged.back()[at] ^ 0x40);
+  }
+  for (std::size_t i = 0; i < damaged.size(); ++i) {
+    write_file(path, damaged[i]);
+    EXPECT_EQ(build(), 1u) << i;
+    EXPECT_EQ(read_file(path), whole) << i;  // mended
+    EXPECT_EQ(build(), 0u) << i;
+  }
+}
+
+// Whole and with its right hash, but nothing that the driver can use.
+TEST_F(ProgramCacheTest, BinariesThatTheDriverRefusesAreBuiltAgain) {
+  const testing::TempDir dir;
+  const ProgramStore store(dir.path());
+  {
+    ProgramCache cache(context_.get(), device_, "", dir.path());
+    static_cast<void>(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+  }
+  const std::string file = read_file(files_in(dir.path()).at(0));
+  std::uint64_t key_bytes = 0;
+  std::memcpy(&key_bytes, file.data() + 8, sizeof key_bytes);
+  const std::string key = file.substr(32, key_bytes);
+  ASSERT_TRUE(store.load(key).has_value());
+  store.store(key, {'n', 'o', ' ', 'p', 'r', 'o', 'g', 'r', 'a', 'm'});
+  ProgramCache cache(context_.get(), device_, "", dir.path());
+  EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(cache.compiled(), 1u);
+}
+
+TEST_F(ProgramCacheTest, AFolderThatCannotBeWrittenCostsTimeOnly) {
+  const testing::TempDir dir;
+  write_file(dir / "file", "x");
+  ProgramCache cache(context_.get(), device_, "", dir / "file/below");
+  EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(cache.compiled(), 1u);
+}
+
+TEST(ProgramStore, ManyWritersLeaveOneWholeFile) {
+  const testing::TempDir dir;
+  const ProgramStore::Binary binary(100'000, 7);
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      const ProgramStore store(dir.path());
+      for (int i = 0; i < 20; ++i) {
+        store.store("a key", binary);
+        if (store.load("a key") != binary) ++wrong;
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(files_in(dir.path()).size(), 1u);
+  EXPECT_FALSE(ProgramStore(dir.path()).load("another").has_value());
+  EXPECT_FALSE(ProgramStore({}).load("a key").has_value());
 }
 
 TEST(ClError, NamesCodes) {

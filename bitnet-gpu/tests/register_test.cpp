@@ -71,7 +71,7 @@ TEST_F(Register, CreatesWhatItListed) {
     EXPECT_EQ(backend->description(), d.description);
     EXPECT_LE(backend->available_memory(), d.memory_bytes);
     EXPECT_TRUE(backend->supports(BackendOp::kLinear));
-    EXPECT_FALSE(backend->supports(BackendOp::kAttention));
+    EXPECT_TRUE(backend->supports(BackendOp::kAttention));
   }
 }
 
@@ -89,7 +89,9 @@ TEST_F(Register, AutoNeverTakesAnEmulatedDevice) {
 
 TEST_F(Register, BrokenBuildIsADeviceErrorWithTheLog) {
   BackendRegistry broken;
-  gpu::register_backends(broken, {.build_options = "-DBN_OUT_WG=not_a_number_at_all"});
+  gpu::Options options;
+  options.build_options = "-DBN_ROWS_WG=not_a_number_at_all";
+  gpu::register_backends(broken, options);
   const std::string name = registry.devices()[0].name;
   BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, "not_a_number_at_all");
   BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, name);

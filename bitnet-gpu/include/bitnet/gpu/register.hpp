@@ -2,11 +2,27 @@
 // The one door to the OpenCL backend: an application calls register_backends() and then knows the devices
 // only by name, through bitnet::BackendRegistry. No OpenCL type is visible here. Filling a registry is not
 // thread-safe (BackendRegistry), nor are the backends: one thread at a time issues ops.
+#include <filesystem>
+#include <optional>
 #include <string>
 
 #include "bitnet/core/device/registry.hpp"
 
 namespace bitnet::gpu {
+
+/// What kernels may make use of; none: what the device says. For tests and for tuning: all choices give the
+/// same bits.
+struct KernelChoice {
+  /// Kernels whose work-items use vectors of 16 values, for devices that run them one after another (CPUs),
+  /// in place of those whose work-groups share a row or a tile.
+  std::optional<bool> wide;
+  /// The device's own division and square root, where it rounds them as IEEE 754 does; else integers do it.
+  std::optional<bool> exact_divide;
+  /// The dot product of four bytes (cl_khr_integer_dot_product) in place of plain code.
+  std::optional<bool> integer_dot;
+  /// Weights packed where the device reads them, in place of staging buffers that are copied.
+  std::optional<bool> zero_copy;
+};
 
 /// How the device programs are built.
 struct Options {
@@ -14,6 +30,10 @@ struct Options {
   /// bitnet-gpu/kernels/*.cl is a macro with a default. What the compiler makes of it is the caller's affair;
   /// a program that does not build is an Error(kDevice) with the build log when the backend is created.
   std::string build_options;
+  KernelChoice kernels;
+  /// Folder in which compiled programs are kept for later processes; empty: none are. None given:
+  /// `bitnet/opencl` in XDG_CACHE_HOME or in ~/.cache.
+  std::optional<std::filesystem::path> program_folder;
 };
 
 /// Adds one entry "opencl:<platform>:<device>" for every usable device of every OpenCL platform, in the order
@@ -22,9 +42,8 @@ struct Options {
 /// in the registry, never an exception. The devices are opened only when the registry creates a backend: that
 /// throws Error(kDevice) when the driver refuses and Error(kOutOfMemory) when it has no memory.
 ///
-/// The backend runs kLinear for ternary weights; integers, scales and results are bit-equal to the CPU's. Its
-/// prepare() throws Error(kUnsupported) on dense weights, and prepare_embedding() always does: supports()
-/// answers for the op, these answer for the weights, and the caller runs what was refused elsewhere.
+/// The backend runs every op, on ternary and on dense weights, with the CPU's results bit for bit (of the
+/// instruction sets with fused multiply-adds; docs/numerics.md).
 void register_backends(BackendRegistry& registry, const Options& options = {});
 
 }  // namespace bitnet::gpu

@@ -1,0 +1,180 @@
+// What several programs share: divisions, square roots and exponentials with the CPU's bits, the fold of a 16-lane sum,
+// loads of 16 values. Put in front of every other source by src/kernel_set.cpp; it has no kernels of its own.
+//
+// OpenCL lets a device round a single-precision division by 2.5 ulp and a square root by 3; addition, multiplication, fma()
+// and conversions are correctly rounded by the standard. docs/numerics.md has the order of every sum.
+//
+// Capabilities, set by src/device_traits.cpp:
+//   BN_EXACT_DIVIDE   1 where the device divides and takes roots as IEEE 754 does (and the program is built with
+//                     -cl-fp32-correctly-rounded-divide-sqrt); 0: both are done in integers
+//   BN_INTEGER_DOT    1 where the device has cl_khr_integer_dot_product: dot products of four bytes in one instruction
+//   BN_WIDE           1 for kernels whose work-items run one after another and use vectors of 16 (CPUs); 0 for work-groups
+//                     that share a row or a tile (GPUs)
+#ifndef BN_EXACT_DIVIDE
+#define BN_EXACT_DIVIDE 0
+#endif
+#ifndef BN_INTEGER_DOT
+#define BN_INTEGER_DOT 0
+#endif
+#ifndef BN_WIDE
+#define BN_WIDE 0
+#endif
+
+#pragma OPENCL FP_CONTRACT OFF
+
+#define BN_INFINITY as_float(0x7f800000u)
+#define BN_NAN as_float(0x7fc00000u)
+
+#if BN_EXACT_DIVIDE
+float bn_divide(float n, float d) { return n / d; }
+float16 bn_divide16(float16 n, float16 d) { return n / d; }
+float bn_sqrt(float x) { return sqrt(x); }
+#else
+// The magnitude `bits` of a number as mantissa in [2^23, 2^24) and biased exponent, which is < 1 for subnormal ones.
+uint bn_mantissa(uint bits, int* exponent) {
+  if (bits >= 0x800000u) {
+    *exponent = (int)(bits >> 23);
+    return (bits & 0x7fffffu) | 0x800000u;
+  }
+  const int shift = (int)clz(bits) - 8;
+  *exponent = 1 - shift;
+  return bits << shift;
+}
+
+// n / d, half to even.
+float bn_divide(float n, float d) {
+  const uint a = as_uint(n) & 0x7fffffffu, b = as_uint(d) & 0x7fffffffu;
+  const uint sign = (as_uint(n) ^ as_uint(d)) & 0x80000000u;
+  if (a > 0x7f800000u || b > 0x7f800000u || (a == b && (a == 0u || a == 0x7f800000u))) return BN_NAN;
+  if (a == 0x7f800000u || b == 0u) return as_float(sign | 0x7f800000u);
+  if (b == 0x7f800000u || a == 0u) return as_float(sign);
+  int a_exponent, b_exponent;
+  const ulong scaled = (ulong)bn_mantissa(a, &a_exponent) << 27;
+  const ulong divisor = bn_mantissa(b, &b_exponent);
+  ulong quotient = scaled / divisor;                     // (2^26, 2^28)
+  uint inexact = quotient * divisor != scaled;
+  int biased = a_exponent - b_exponent + 126;
+  if (quotient >= (1ul << 27)) {
+    inexact |= (uint)quotient & 1u;
+    quotient >>= 1;
+    biased += 1;
+  }
+  const int drop = biased > 0 ? 3 : min(4 - biased, 30); // bits below the result's last one
+  const uint q = (uint)quotient;
+  uint man = q >> drop;
+  const uint rest = q & ((1u << drop) - 1u), half_way = 1u << (drop - 1);
+  if (rest > half_way || (rest == half_way && (inexact || (man & 1u)))) man += 1u;
+  // 2^24 carries into the exponent, and 2^23 of a subnormal one into the least normal number.
+  const uint bits = biased > 0 ? ((uint)biased << 23) + (man - 0x800000u) : man;
+  return as_float(sign | (biased > 254 || bits > 0x7f800000u ? 0x7f800000u : bits));
+}
+
+float16 bn_divide16(float16 n, float16 d) {
+  float a[16], b[16];
+  vstore16(n, 0, a);
+  vstore16(d, 0, b);
+  for (int i = 0; i < 16; ++i) a[i] = bn_divide(a[i], b[i]);
+  return vload16(0, a);
+}
+
+// The square root, half to even.
+float bn_sqrt(float x) {
+  const uint bits = as_uint(x);
+  if ((bits & 0x7fffffffu) == 0u || bits == 0x7f800000u) return x;
+  if (bits > 0x7f800000u) return BN_NAN;                 // negative, or a NaN
+  int biased;
+  const ulong man = bn_mantissa(bits, &biased);
+  const int exponent = biased - 127 - 23;                // x = man * 2^exponent
+  const int shift = (exponent & 1) ? 25 : 26;            // so that exponent - shift is even
+  const ulong square = man << shift;                     // [2^48, 2^50)
+  ulong root = 0;
+  for (ulong bit = 1ul << 24; bit != 0; bit >>= 1) {
+    const ulong more = root | bit;
+    if (more * more <= square) root = more;
+  }
+  uint result = (uint)(root >> 1);                       // [2^23, 2^24), and a bit below
+  if ((root & 1ul) && (root * root != square || (result & 1u))) result += 1u;
+  return as_float(((uint)((exponent - shift) / 2 + 24 + 127) << 23) + (result - 0x800000u));
+}
+#endif
+
+// e^x as bitnet-core/src/kernels/generic/exp_reg.inl.hpp has it, operation by operation: NaN -> NaN, > 88.73 -> infinity,
+// < -104 -> 0. ?: chooses by element for vectors.
+#define BN_DEFINE_EXP(NAME, FLOAT, INT, AS_INT, AS_FLOAT)                             \
+  FLOAT NAME(FLOAT x) {                                                               \
+    const FLOAT high = (FLOAT)(89.0f), low = (FLOAT)(-104.0f);                        \
+    FLOAT clamped = x > high ? high : x;                                              \
+    clamped = clamped < low ? low : clamped;                                          \
+    const FLOAT magic = (FLOAT)(0x1.8p23f);                                           \
+    const FLOAT shifted = fma(clamped, (FLOAT)(1.44269504088896341f), magic);         \
+    const FLOAT n = shifted - magic;                                                  \
+    FLOAT r = fma(n, (FLOAT)(-0.693359375f), clamped);                                \
+    r = fma(n, (FLOAT)(2.12194440054690583e-4f), r);                                  \
+    FLOAT p = (FLOAT)(1.0f / 5040);                                                   \
+    p = fma(p, r, (FLOAT)(1.0f / 720));                                               \
+    p = fma(p, r, (FLOAT)(1.0f / 120));                                               \
+    p = fma(p, r, (FLOAT)(1.0f / 24));                                                \
+    p = fma(p, r, (FLOAT)(1.0f / 6));                                                 \
+    p = fma(p, r, (FLOAT)(0.5f));                                                     \
+    p = fma(p, r, (FLOAT)(1.0f));                                                     \
+    p = fma(p, r, (FLOAT)(1.0f));                                                     \
+    const INT k = AS_INT(shifted) - (INT)(0x4b400000);                                \
+    const INT part = k >> (INT)(1);                                                   \
+    const FLOAT first = AS_FLOAT((part + (INT)(127)) << (INT)(23));                   \
+    const FLOAT second = AS_FLOAT((k - part + (INT)(127)) << (INT)(23));              \
+    const FLOAT result = p * first * second;                                          \
+    const FLOAT infinite = (FLOAT)(BN_INFINITY), zero = (FLOAT)(0.0f);                \
+    const FLOAT number = x == x ? result : x;                                         \
+    const FLOAT small = x < low ? zero : number;                                      \
+    return x > (FLOAT)(88.7228394f) ? infinite : small;                               \
+  }
+BN_DEFINE_EXP(bn_exp, float, int, as_int, as_float)
+BN_DEFINE_EXP(bn_exp16, float16, int16, as_int16, as_float16)
+
+// The sum of 16 lanes: i with i + 8, + 4, + 2, + 1.
+float bn_fold(float16 v) {
+  const float8 a = v.lo + v.hi;
+  const float4 b = a.lo + a.hi;
+  const float2 c = b.lo + b.hi;
+  return c.x + c.y;
+}
+
+// round(x), half to even, of |x| < 2^22.
+int bn_round(float x) { return as_int(x + 0x1.8p23f) - 0x4b400000; }
+int16 bn_round16(float16 x) { return as_int16(x + (float16)(0x1.8p23f)) - (int16)(0x4b400000); }
+
+// acc + the products of four signed bytes with four unsigned, or signed, ones, each in a u32.
+int bn_dot4_plain_su(uint a, uint b) {
+  const char4 x = as_char4(a);
+  const uchar4 y = as_uchar4(b);
+  return (int)x.x * (int)y.x + (int)x.y * (int)y.y + (int)x.z * (int)y.z + (int)x.w * (int)y.w;
+}
+int bn_dot4_plain_ss(uint a, uint b) {
+  const char4 x = as_char4(a), y = as_char4(b);
+  return (int)x.x * (int)y.x + (int)x.y * (int)y.y + (int)x.z * (int)y.z + (int)x.w * (int)y.w;
+}
+#if BN_INTEGER_DOT
+#define BN_DOT4(q, codes, acc) ((acc) + dot_4x8packed_su_int(q, codes))
+#define BN_DOT4_SIGNED(q, w, acc) ((acc) + dot_4x8packed_ss_int(q, w))
+#else
+#define BN_DOT4(q, codes, acc) ((acc) + bn_dot4_plain_su(q, codes))
+#define BN_DOT4_SIGNED(q, w, acc) ((acc) + bn_dot4_plain_ss(q, w))
+#endif
+
+// Values i … i + 15 of n; `pad` from n on.
+float16 bn_load16(__global const float* x, uint i, uint n, float pad) {
+  if (i + 16u <= n) return vload16(0, x + i);
+  float v[16];
+  for (uint j = 0; j < 16u; ++j) v[j] = i + j < n ? x[i + j] : pad;
+  return vload16(0, v);
+}
+
+void bn_store16(float16 v, __global float* y, uint i, uint n) {
+  if (i + 16u <= n) {
+    vstore16(v, 0, y + i);
+    return;
+  }
+  float part[16];
+  vstore16(v, 0, part);
+  for (uint j = 0; i + j < n; ++j) y[i + j] = part[j];
+}

@@ -1,0 +1,54 @@
+// Capabilities of devices and quirks of drivers. A quirk has its reason beside it; there is none so far that
+// a capability does not cover.
+#include "device_traits.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+namespace bitnet::gpu {
+namespace {
+
+constexpr std::size_t kLargestDefault = 128;  // of the work-groups in kernels/*.cl
+
+bool divides_exactly(cl_device_id id) {
+  cl_device_fp_config config = 0;
+  check(clGetDeviceInfo(id, CL_DEVICE_SINGLE_FP_CONFIG, sizeof config, &config, nullptr), "clGetDeviceInfo");
+  return (config & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
+}
+
+bool has(const ClDevice& device, std::string_view extension) {
+  const auto& all = device.device.capabilities.features;
+  return std::find(all.begin(), all.end(), extension) != all.end();
+}
+
+}  // namespace
+
+DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
+  DeviceTraits t;
+  // A CPU runs the work-items of a group in a loop: sharing by local memory and barriers costs it, vectors
+  // gain.
+  t.wide = choice.wide.value_or(device.device.kind == DeviceKind::kCpu);
+  t.exact_divide = choice.exact_divide.value_or(divides_exactly(device.id));
+  t.integer_dot = choice.integer_dot.value_or(has(device, "cl_khr_integer_dot_product"));
+  t.zero_copy = choice.zero_copy.value_or(device.device.capabilities.shares_host_memory);
+  t.max_work_group = device.max_work_group;
+  return t;
+}
+
+std::string DeviceTraits::build_flags() const {
+  std::string flags = fmt::format("-DBN_WIDE={:d} -DBN_EXACT_DIVIDE={:d} -DBN_INTEGER_DOT={:d}", wide,
+                                  exact_divide, integer_dot);
+  if (exact_divide) flags += " -cl-fp32-correctly-rounded-divide-sqrt";
+  if (max_work_group < kLargestDefault) {
+    const std::size_t n = std::max<std::size_t>(std::bit_floor(max_work_group), 16);
+    flags += fmt::format(
+        " -DBN_QUANT_WG={0} -DBN_OUT_WG={0} -DBN_ROWS_WG={0} -DBN_ATTENTION_WG={0} -DBN_STORE_WG=16 "
+        "-DBN_DENSE_WG=16",
+        n);
+  }
+  return flags;
+}
+
+}  // namespace bitnet::gpu

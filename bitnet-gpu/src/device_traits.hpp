@@ -1,0 +1,26 @@
+#pragma once
+// What the kernels may make use of on a device, as flags of their build, and the one place for what single
+// drivers need beside that. Which kernels there are is kernel_set.hpp's business.
+#include <cstddef>
+#include <string>
+
+#include "bitnet/gpu/register.hpp"
+#include "device_list.hpp"
+
+namespace bitnet::gpu {
+
+struct DeviceTraits {
+  bool wide = false;          ///< BN_WIDE of the kernels
+  bool exact_divide = false;  ///< BN_EXACT_DIVIDE
+  bool integer_dot = false;   ///< BN_INTEGER_DOT
+  bool zero_copy = false;     ///< its buffers, mapped, are memory of the host
+  std::size_t max_work_group = 0;
+
+  /// Options of every build.
+  std::string build_flags() const;
+};
+
+/// Asks the driver what `choice` leaves open. Throws Error(kDevice).
+DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice);
+
+}  // namespace bitnet::gpu
