@@ -129,7 +129,7 @@ TEST_F(BatchFaults, ALastingOneIsEachItemsErrorAndResumeDoesThem) {
   }
   EXPECT_GT(failed, 0u);
   failing_queue.heal();
-  const auto again = call({"batch", "-m", model(), "-i", file("in.txt"), "-o", file("cl.jsonl"), "-n", "6",
+  const auto again = call({"batch", "-m", model(), "-i", file("in.txt"), "-o", file("cl.jsonl"), "-n", "12",
                            "--seed", "3", "--resume"});
   ASSERT_EQ(again.code, kOk) << again.err;
   expect_same("cpu.jsonl", "cl.jsonl");
