@@ -3,6 +3,7 @@
 # BITNET_ISA=<isa>; an ISA that the CPU lacks counts as skipped (77, from bitnet-testing's main). With PROCESSES mpirun
 # starts so many of it, each with one thread (find_package(MPI) before).
 bitnet_find(GTest libgtest-dev)
+set(BITNET_MPIRUN_FLAGS --oversubscribe --allow-run-as-root --bind-to none -n)   # the number of processes follows
 function(bitnet_add_test name)
   cmake_parse_arguments(ARG "ISAS" "PROCESSES" "SOURCES;LIBS;LABELS" ${ARGN})
   string(REPLACE "." "_" exe bitnet_test_${name})
@@ -23,7 +24,7 @@ function(bitnet_add_test name)
     set(mpirun "")
     set(environment "${BITNET_TEST_ENVIRONMENT}")
     if(ARG_PROCESSES)
-      set(mpirun ${MPIEXEC_EXECUTABLE} --oversubscribe --allow-run-as-root --bind-to none -n ${ARG_PROCESSES})
+      set(mpirun ${MPIEXEC_EXECUTABLE} ${BITNET_MPIRUN_FLAGS} ${ARG_PROCESSES})
       list(APPEND environment BITNET_THREADS=1)
     endif()
     add_test(NAME ${name} COMMAND ${mpirun} $<TARGET_FILE:${exe}>)

@@ -16,32 +16,14 @@
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
-#include "bitnet/core/rng.hpp"
 #include "bitnet/core/statistics.hpp"
-#include "bitnet/training/language_model.hpp"
-#include "bitnet/training/losses.hpp"
-#include "bitnet/training/optimizer.hpp"
+#include "decoder_training.hpp"
 
 namespace bitnet {
 namespace {
 
 constexpr std::array kLevels{TrackingLevel::kNone, TrackingLevel::kBasic, TrackingLevel::kStandard,
                              TrackingLevel::kDetailed};
-constexpr std::int64_t kSequences = 2, kLength = 512;
-
-ModelConfig shape() {
-  ModelConfig c;
-  c.architecture = "bitnet-b1.58";
-  c.vocab_size = 4096;
-  c.hidden_size = 512;
-  c.intermediate_size = 1024;
-  c.n_layers = 3;
-  c.n_heads = 8;
-  c.n_kv_heads = 4;
-  c.head_dim = 64;
-  c.max_position = kLength;
-  return c;
-}
 
 std::shared_ptr<HybridMemoryPool> make_pool(TrackingLevel level) {
   MemoryPoolOptions options = host_pool_options();
@@ -51,25 +33,12 @@ std::shared_ptr<HybridMemoryPool> make_pool(TrackingLevel level) {
 
 class Training {
  public:
-  explicit Training(TrackingLevel level) : pool_(make_pool(level)), context_(machine(pool_)) {
-    Rng rng(1);
-    model_.initialize(rng, 0.02f);
-    model_.refresh(context_);
-    for (std::int64_t i = 0; i < kSequences * kLength; ++i) {
-      inputs_.push_back(static_cast<std::int32_t>(rng.below(4096)));
-      targets_.push_back(static_cast<std::int32_t>(rng.below(4096)));
-    }
-  }
+  explicit Training(TrackingLevel level) : pool_(make_pool(level)), context_(machine(pool_)) {}
 
   /// Seconds of one step.
   double step() {
     const auto begin = std::chrono::steady_clock::now();
-    const auto loss = training::cross_entropy(tape_, model_.forward(tape_, inputs_, {kLength}), targets_,
-                                              1.0f / static_cast<float>(targets_.size()));
-    tape_.backward(loss);
-    tape_.reset();
-    optimizer_.step(context_, 1e-3f, 0.1f, 1.0f);
-    model_.refresh(context_);
+    training_.step(optimizer_);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   std::uint64_t allocations() const { return pool_->stats().allocations; }
@@ -82,10 +51,9 @@ class Training {
   }
   std::shared_ptr<HybridMemoryPool> pool_;
   ExecutionContext context_;
-  training::LanguageModel model_{context_, shape(), training::Quantization::kTernary};
-  training::AdamW optimizer_{context_, model_.parameters(), {}};
-  training::Tape tape_{context_};
-  std::vector<std::int32_t> inputs_, targets_;
+  benchmarks::DecoderTraining training_{context_, benchmarks::training_workload("demo"),
+                                        training::Quantization::kTernary};
+  training::AdamW optimizer_{context_, training_.model().parameters(), {}};
 };
 
 /// Places of the median's 95 % confidence interval among n sorted values (normal approximation of the

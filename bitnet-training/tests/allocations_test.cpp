@@ -11,21 +11,19 @@
 #include "bitnet/training/lora.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
+#include "decoder_shape.hpp"
 
 namespace bitnet::training {
 namespace {
 
 ModelConfig shape() {
-  ModelConfig c;
-  c.architecture = "bitnet-b1.58";
-  c.vocab_size = 300;
-  c.hidden_size = c.intermediate_size = 128;
-  c.n_layers = 2;
-  c.n_heads = 4;
-  c.n_kv_heads = 2;
-  c.head_dim = 32;
-  c.max_position = 32;
-  return c;
+  return decoder_config({.vocab = 300,
+                         .hidden = 128,
+                         .intermediate = 128,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .context = 32});
 }
 
 TEST(Allocations, ASteadyStepMakesNone) {

@@ -7,6 +7,15 @@
 namespace bitnet::training {
 namespace {
 
+/// `text` with the first `from` replaced.
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  return text.replace(text.find(from), from.size(), to);
+}
+
+void expect_refused(const std::string& text, const char* file, const char* message) {
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml(text, file), ErrorCode::kInvalidArgument, message);
+}
+
 TEST(Config, EveryMistakeNamesFileAndLine) {
   const std::string good =
       "model:\n  vocab_size: 300\n  hidden_size: 128\n  intermediate_size: 128\n  layers: 1\n  heads: 4\n"
@@ -14,11 +23,6 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       "output:\n  directory: c\n";
   EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").length, 32);
   EXPECT_EQ(TrainConfig::from_yaml(good, "x.yaml").precision(), PrecisionPolicy::training());
-  const auto replaced = [&](const std::string& from, const std::string& to) {
-    std::string s = good;
-    s.replace(s.find(from), from.size(), to);
-    return s;
-  };
   const struct {
     const char *from, *to, *message;
   } cases[] = {
@@ -55,13 +59,12 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"  directory: c", "  directory: [c]", "x.yaml:15: 'output.directory' must be a path"},
       {"  directory: c", "  directory:", "x.yaml:15: 'output.directory' must be a path"},
   };
-  for (const auto& c : cases)
-    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(replaced(c.from, c.to), "x.yaml"), ErrorCode::kInvalidArgument,
-                        c.message);
-  EXPECT_EQ(TrainConfig::from_yaml(replaced("  steps: 10", "  steps: 10\n  compute: bf16"), "x.yaml").compute,
-            DType::kBF16);
+  for (const auto& c : cases) expect_refused(replaced(good, c.from, c.to), "x.yaml", c.message);
+  EXPECT_EQ(
+      TrainConfig::from_yaml(replaced(good, "  steps: 10", "  steps: 10\n  compute: bf16"), "x.yaml").compute,
+      DType::kBF16);
   BITNET_EXPECT_ERROR(
-      TrainConfig::from_yaml(replaced("heads: 4", "heads: " + std::string(5000, '[')), "x.yaml"),
+      TrainConfig::from_yaml(replaced(good, "heads: 4", "heads: " + std::string(5000, '[')), "x.yaml"),
       ErrorCode::kInvalidArgument, "lists or mappings within each other, too deep");
   BITNET_EXPECT_ERROR(TrainConfig::from_yaml("", "x.yaml"), ErrorCode::kInvalidArgument, "x.yaml:1");
   BITNET_EXPECT_ERROR(TrainConfig::from_yaml_file("/nowhere/x.yaml"), ErrorCode::kNotFound,
@@ -88,10 +91,8 @@ output: {directory: out}
   EXPECT_EQ(c.quantizer_schedule.kind, QuantizerScheduleKind::kSigmoid);
   EXPECT_TRUE(c.quantizer_schedule.layer_by_layer);
   EXPECT_EQ(c.document_separator, "\n\n");
-  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
-    std::string other = text;
-    other.replace(other.find(from), from.size(), to);
-    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  const auto refuse = [&](const char* from, const char* to, const char* message) {
+    expect_refused(replaced(text, from, to), "t.yaml", message);
   };
   refuse("scales: row", "scales: block", "expected one of tensor, row, group");
   refuse("activation_bits: 4", "activation_bits: 5", "t.yaml:2: model.activation_bits cannot be used");
@@ -117,10 +118,8 @@ output: {directory: out}
   EXPECT_TRUE(o.ignore_unknown_keys);
   EXPECT_EQ(o.length, 16);
   EXPECT_EQ(o.shards, "kept");
-  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
-    std::string other = text;
-    other.replace(other.find(from), from.size(), to);
-    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  const auto refuse = [&](const char* from, const char* to, const char* message) {
+    expect_refused(replaced(text, from, to), "t.yaml", message);
   };
   refuse("jsonl", "csv", "t.yaml:2: 'data.format': unknown format 'csv': expected auto, text or jsonl");
   refuse("jsonl", "jsonl, document_separator: x", "t.yaml:2: data.document_separator cannot be used");
@@ -143,10 +142,8 @@ output: {directory: out, checkpoint_minutes: 0, keep_checkpoints: 2, sample_ever
   EXPECT_EQ(c.sample_every, 7);
   EXPECT_EQ(c.sample_prompt, "It was");
   EXPECT_EQ(c.sample_tokens, 9);
-  const auto refuse = [&](const std::string& from, const std::string& to, const char* message) {
-    std::string other = text;
-    other.replace(other.find(from), from.size(), to);
-    BITNET_EXPECT_ERROR(TrainConfig::from_yaml(other, "t.yaml"), ErrorCode::kInvalidArgument, message);
+  const auto refuse = [&](const char* from, const char* to, const char* message) {
+    expect_refused(replaced(text, from, to), "t.yaml", message);
   };
   refuse("checkpoint_minutes: 0", "checkpoint_minutes: -1", "output.checkpoint_minutes must not be negative");
   refuse("checkpoint_minutes: 0", "checkpoint_minutes: .nan",

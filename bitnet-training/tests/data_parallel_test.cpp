@@ -227,6 +227,7 @@ class CountingGroup final : public ProcessGroup {
   void send(std::span<const std::byte> bytes, int to, int tag) override {
     if (tag > 0) sent += bytes.size();
     ++begun;
+    if (on_send) on_send(tag);
     group_.send(bytes, to, tag);
   }
   void receive(std::span<std::byte> bytes, int from, int tag) override {
@@ -245,10 +246,42 @@ class CountingGroup final : public ProcessGroup {
   void leave(std::string_view why) noexcept override { group_.leave(why); }
   std::size_t sent = 0;
   int begun = 0;
+  std::function<void(int tag)> on_send;
 
  private:
   ProcessGroup& group_;
 };
+
+TEST(DataParallel, GradientsTravelWhileOthersAreYetToBeComputed) {
+  std::vector<std::size_t> early(2), all(2), later_layer(2);
+  const auto errors = on_members(2, [&](ProcessGroup& group) {
+    CountingGroup counting(group);
+    TinyOptions o;
+    o.parts = 2;
+    o.micro_batch = 4;
+    TinyTraining training(counting, o);
+    training.run(0, 1);  // the tape has yet to learn when gradients are complete
+    const auto parameters = training.model().parameters();
+    const auto at = static_cast<std::size_t>(group.rank());
+    const auto of_layer = [](const Parameter* p, const char* layer) {
+      return p->name().find(layer) != std::string::npos;
+    };
+    counting.on_send = [&](int tag) {
+      if (tag < 1 || tag > static_cast<int>(parameters.size())) return;  // no gradient
+      ++all[at];
+      early[at] += std::none_of(parameters.begin(), parameters.end(), [&](Parameter* p) {
+        return of_layer(p, ".0.") && p->variable().node()->grad_written;
+      });
+    };
+    training.run(1, 2);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      later_layer[at] += of_layer(parameters[i], ".1.") && training.parallel().owner(i) != group.rank();
+  });
+  for (const std::string& e : errors) EXPECT_EQ(e, "");
+  // Before anything of the first layer: the second one's, and the norm's after it.
+  EXPECT_EQ(early[0] + early[1], later_layer[0] + later_layer[1] + 1);
+  EXPECT_GT(all[0] + all[1], early[0] + early[1]);
+}
 
 TEST(DataParallel, TernaryWeightsTravelAsCodesOfTwoBits) {
   std::vector<std::size_t> gradients(2), weights(2);

@@ -10,6 +10,7 @@
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
+#include "decoder_shape.hpp"
 #include "golden_file.hpp"
 
 namespace bitnet::training {
@@ -132,15 +133,13 @@ TEST(Step, IsTheSameForAnyNumberOfThreads) {
 
 /// With products that are cut over the threads, which those of the golden file are too small for.
 TEST(Step, LargerStepsAreTheSameForAnyNumberOfThreads) {
-  ModelConfig config;
-  config.architecture = "bitnet-b1.58";
-  config.vocab_size = 512;
-  config.hidden_size = 256;
-  config.intermediate_size = 512;
-  config.n_layers = 1;
-  config.n_heads = config.n_kv_heads = 4;
-  config.head_dim = 64;
-  config.max_position = 64;
+  const ModelConfig config = decoder_config({.vocab = 512,
+                                             .hidden = 256,
+                                             .intermediate = 512,
+                                             .layers = 1,
+                                             .heads = 4,
+                                             .kv_heads = 4,
+                                             .context = 64});
   for (const Quantization quantization : {Quantization::kNone, Quantization::kTernary}) {
     std::vector<std::vector<float>> first;
     for (const std::size_t threads : {1, 2, 3}) {

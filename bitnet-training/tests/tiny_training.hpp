@@ -10,6 +10,7 @@
 #include "bitnet/training/data_parallel.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
+#include "decoder_shape.hpp"
 
 namespace bitnet::training {
 
@@ -126,17 +127,13 @@ class TinyTraining {
 
  private:
   static ModelConfig shape() {
-    ModelConfig c;
-    c.architecture = "bitnet-b1.58";
-    c.vocab_size = kVocab;
-    c.hidden_size = 64;
-    c.intermediate_size = 96;
-    c.n_layers = 2;
-    c.n_heads = 4;
-    c.n_kv_heads = 2;
-    c.head_dim = 16;
-    c.max_position = kLength;
-    return c;
+    return decoder_config({.vocab = kVocab,
+                           .hidden = 64,
+                           .intermediate = 96,
+                           .layers = 2,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .context = kLength});
   }
   static std::vector<std::int32_t> tokens(std::int64_t seed) {
     Rng rng(static_cast<std::uint64_t>(seed));
