@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # usage: train_processes.sh <mpirun> <bitnet> <empty folder>: trains by two processes of which one is killed with SIGKILL,
-# goes on by two, kills the other, damages the newest checkpoint, and ends by four; fails unless each death ends the run with
-# a message, the four go on from an older checkpoint, and the model is bit for bit that of a run by one process that was never
-# stopped.
+# goes on by two, kills the other, goes on by two of which one is interrupted, damages the newest checkpoint, and ends by
+# four; fails unless each death ends the run with a message and mpirun's status, the four go on from an older checkpoint, and
+# the model is bit for bit that of a run by one process that was never stopped. Another run ends by Ctrl-C to mpirun, which
+# must write a checkpoint that one process goes on from.
 set -euo pipefail
 mpirun=$1
 bitnet=$2
@@ -23,37 +24,60 @@ done
 launch=("$mpirun" --oversubscribe --allow-run-as-root --bind-to none -n)
 by() { "${launch[@]}" "$1" "$bitnet" train "${@:2}"; }
 
-# steps: how many the log of the killed run has.
+# steps <run>: how many its log has.
 steps() {
   local n
-  n=$(grep -c '"type":"train"' killed/log.jsonl 2>/dev/null) || true
+  n=$(grep -c '"type":"train"' "$1/log.jsonl" 2>/dev/null) || true
   echo "${n:-0}"
+}
+
+# start <run> [--resume]: two processes in the background; returns some steps later. pid is mpirun's.
+start() {
+  local before
+  before=$(steps "$1")
+  "${launch[@]}" 2 "$bitnet" train "$1.yaml" "${@:2}" >"$1.out" 2>&1 &
+  pid=$!
+  while [ "$(steps "$1")" -lt $((before + 8)) ]; do
+    kill -0 $pid 2>/dev/null || { echo "ended before it was stopped:"; cat "$1.out"; return 1; }
+    sleep 0.02
+  done
+}
+
+# signal_rank <signal> <rank>: to that process of mpirun's.
+signal_rank() {
+  local child
+  for child in /proc/[0-9]*; do
+    if grep -qsE "^PPid:\s$pid$" "$child/status" && grep -qsz "^OMPI_COMM_WORLD_RANK=$2$" "$child/environ"; then
+      kill "-$1" "${child#/proc/}"
+    fi
+  done
+}
+
+# ended <run> <status> <regular expression>: waits for mpirun, which must return this and have written that.
+ended() {
+  local status=0
+  wait $pid || status=$?
+  if [ $status -ne "$2" ] || ! grep -q "$3" "$1.out"; then
+    echo "status $status, and no '$3' in:"
+    cat "$1.out"
+    return 1
+  fi
 }
 
 # kill_rank <rank> [--resume]: two processes, of which this one is killed some steps later.
 kill_rank() {
-  local before pid status=0 child
-  before=$(steps)
-  "${launch[@]}" 2 "$bitnet" train killed.yaml "${@:2}" >killed.out 2>&1 &
-  pid=$!
-  while [ "$(steps)" -lt $((before + 8)) ]; do
-    kill -0 $pid 2>/dev/null || { echo "ended before it was killed:"; cat killed.out; return 1; }
-    sleep 0.02
-  done
-  for child in /proc/[0-9]*; do
-    if grep -qsE "^PPid:\s$pid$" "$child/status" && grep -qsz "^OMPI_COMM_WORLD_RANK=$1$" "$child/environ"; then
-      kill -KILL "${child#/proc/}"
-    fi
-  done
-  wait $pid || status=$?
-  [ $status -ne 0 ] || { echo "process $1 was killed, and the run ended well"; return 1; }
-  grep -q "process rank $1 .*signal 9" killed.out || { echo "no word of process $1:"; cat killed.out; return 1; }
-  [ "$(steps)" -lt 120 ] || { echo "there was nothing left to kill"; return 1; }
+  start killed "${@:2}"
+  signal_rank KILL "$1"
+  ended killed 137 "process rank $1 .*signal 9"
+  [ "$(steps killed)" -lt 120 ] || { echo "there was nothing left to kill"; return 1; }
 }
 
 "$bitnet" train whole.yaml >whole.out 2>&1
 kill_rank 1
 kill_rank 0 --resume
+start killed --resume
+signal_rank INT 1
+ended killed 130 "stopped; --resume continues"
 printf damaged >killed/checkpoint.safetensors
 by 4 killed.yaml --resume >killed.out 2>&1 || { cat killed.out; exit 1; }
 grep -q "skipped 'killed/checkpoint.safetensors'" killed.out
@@ -63,4 +87,14 @@ cmp whole/model.gguf killed/model.gguf
 # What the processes cannot do is said by one of them, and the others end.
 if by 3 killed.yaml --resume >refused.out 2>&1; then echo "3 processes took 4 parts"; exit 1; fi
 grep -q 'training.gradient_parts is 4, which 3 processes cannot share' refused.out
-echo "killed twice, and the same bits"
+# Ctrl-C: mpirun asks its processes to end so many seconds later, and kills them again as many later. No checkpoint but that
+# of the end.
+sed -e 's/whole/stopped/; s/steps: 120/steps: 1000000/; s/checkpoint_minutes: .*}/checkpoint_minutes: 1000}/' whole.yaml >stopped.yaml
+OMPI_MCA_odls_base_sigkill_timeout=4 start stopped
+kill -INT $pid
+ended stopped 1 "stopped; --resume continues"
+last=$(steps stopped)
+sed -i "s/steps: 1000000/steps: $((last + 3))/" stopped.yaml
+"$bitnet" train stopped.yaml --resume >stopped.out 2>&1 || { cat stopped.out; exit 1; }
+grep -q "resumed at step $last" stopped.out
+echo "killed twice, interrupted twice, and the same bits"

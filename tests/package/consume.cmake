@@ -1,4 +1,4 @@
-# usage: cmake -DSOURCE= -DTREE= -DPREFIX= -DCXX= [-DLAUNCHER= -DOPTIONS= -DFAILS= -DABSENT= -DRUN= -DARGUMENT=] -P consume.cmake
+# usage: cmake -DSOURCE= -DTREE= -DPREFIX= -DCXX= [-DLAUNCHER= -DOPTIONS= -DFAILS= -DABSENT= -DRUN= -DLAUNCH= -DARGUMENT=] -P consume.cmake
 # Configures, builds and runs a downstream project from nothing; see bitnet_package_test() in CMakeLists.txt.
 string(REPLACE "|" ";" OPTIONS "${OPTIONS}")
 file(REMOVE_RECURSE ${TREE})
@@ -25,5 +25,6 @@ if(ABSENT)
 endif()
 execute_process(COMMAND ${CMAKE_COMMAND} --build ${TREE} --parallel 2 COMMAND_ERROR_IS_FATAL ANY)
 if(RUN)
-  execute_process(COMMAND ${TREE}/consumer ${ARGUMENT} COMMAND_ERROR_IS_FATAL ANY)
+  string(REPLACE "|" ";" LAUNCH "${LAUNCH}")
+  execute_process(COMMAND ${LAUNCH} ${TREE}/consumer ${ARGUMENT} COMMAND_ERROR_IS_FATAL ANY)
 endif()
