@@ -134,6 +134,7 @@ void read_training(Section s, TrainConfig& c) {
   s.read("gradient_parts", c.gradient_parts);
   s.read("seed", c.seed);
   s.read("compute", c.compute);
+  s.read("activation_checkpointing", c.activation_checkpointing);
   s.refuse_unknown();
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdio>
 
+#include "bitnet/training/recompute.hpp"
 #include "ops_common.hpp"
 
 namespace bitnet::training {
@@ -143,7 +144,13 @@ Variable FrozenModel::forward_with(Tape& tape, std::span<const std::int32_t> ids
                      std::to_string(rope_.positions) + " were asked for");
   Pass pass{*this, tape, layout, states, addition};
   Variable x = embedding(tape, embedding_->constant(), ids);
-  for (std::int64_t i = 0; i < config_.n_layers; ++i) x = pass.layer(i, x);
+  for (std::int64_t i = 0; i < config_.n_layers; ++i)
+    x = recompute_ && !(states && states->layer == i)
+            ? recompute(tape, x,
+                        [this, i, layout, addition](Tape& t, Variable v) {
+                          return Pass{*this, t, layout, nullptr, addition}.layer(i, v);
+                        })
+            : pass.layer(i, x);
   const Variable weights = tape.make(1, config_.hidden_size, false);
   std::copy(output_norm_.begin(), output_norm_.end(), weights.value().begin());
   x = rms_norm(tape, x, weights, config_.rms_norm_eps);

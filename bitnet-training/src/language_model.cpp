@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/training/recompute.hpp"
 
 namespace bitnet::training {
 
@@ -163,9 +164,15 @@ Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, c
     throw Error(ErrorCode::kInvalidArgument, "attention states of layer " + std::to_string(states->layer) +
                                                  ", the model has " + std::to_string(config_.n_layers));
   Variable x = embedding_.forward(tape, ids);
-  for (std::size_t i = 0; i < layers_.size(); ++i)
-    x = layer_forward(tape, *layers_[i], x, layout,
-                      states && states->layer == static_cast<std::int64_t>(i) ? states : nullptr);
+  for (std::int64_t i = 0; i < config_.n_layers; ++i) {
+    Layer& layer = *layers_[static_cast<std::size_t>(i)];
+    const bool keeps = states && states->layer == i;  // variables that outlive the layer's pass
+    x = recompute_ && !keeps ? recompute(tape, x,
+                                         [this, &layer, layout](Tape& t, Variable v) {
+                                           return layer_forward(t, layer, v, layout, nullptr);
+                                         })
+                             : layer_forward(tape, layer, x, layout, keeps ? states : nullptr);
+  }
   x = norm_.forward(tape, x);
   return head_ ? training::linear(tape, x, head_->weight().variable(), OpClass::kHead)
                : embedding_.logits(tape, x);

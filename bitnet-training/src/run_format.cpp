@@ -30,12 +30,14 @@ std::string format_dry_run(const DryRun& d) {
       "documents\t%lld of training, %lld … %lld tokens, median %lld, 99 %% %lld\n"
       "learned\t%lld tokens of training\n"
       "epoch\t%lld sequences, %.1f s\nstep\t%.3f s (measured), micro-batches of %lld\n"
-      "run\t%lld steps, %.1f s\nmemory\t%lld bytes\ncheckpoint\t%lld bytes\n",
+      "run\t%lld steps, %.1f s\nmemory\t%lld bytes%s\ncheckpoint\t%lld bytes\n",
       whole(d.parameters), whole(d.vocab_size), whole(d.corpus.distinct_tokens), d.corpus.entropy_bits,
       whole(l.total), whole(d.validation_tokens), whole(d.held_out_tokens), whole(l.count), whole(l.shortest),
       whole(l.longest), whole(l.median), whole(l.p99), whole(d.learned_tokens), whole(d.sequences_per_epoch),
       d.seconds_per_epoch, d.seconds_per_step, whole(d.micro_batch), whole(d.steps), d.seconds,
-      whole(d.memory_bytes), whole(d.checkpoint_bytes));
+      whole(d.memory_bytes),
+      d.activation_checkpointing ? ", with the activations of one layer at a time" : "",
+      whole(d.checkpoint_bytes));
   return text;
 }
 

@@ -55,6 +55,7 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
   if (c.lora) {
     auto model = std::make_unique<LoraModel>(context, FrozenModel::load(context, c.lora->base, c.length),
                                              c.lora->options, c.seed);
+    model->set_recompute(c.activation_checkpointing);
     run.adapter = model.get();
     run.model = std::move(model);
     return run;
@@ -71,6 +72,7 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
     with_context("'" + c.base.string() + "'", [&] {
       load_weights(context, *model, *quant::ModelReader::open(c.base, quant::FloatLinears::kKeep));
     });
+  model->set_recompute(c.activation_checkpointing);
   run.whole = model.get();
   run.model = std::move(model);
   return run;

@@ -70,6 +70,9 @@ struct Tape::Impl {
   std::vector<Step> steps;
   std::vector<FreeGrad> free_grads;  // buffers whose node is done, for reuse within the backward pass
 
+  std::unique_ptr<Tape> inner;
+  Impl* outer = nullptr;  // of the outermost tape, where this is an inner one
+
   /// The parameters of the last watched pass, by the last step that wrote their gradients.
   struct Last {
     std::int64_t step;
@@ -81,6 +84,11 @@ struct Tape::Impl {
   std::vector<Node*> touched;      // parameters of the pass that runs
   std::int64_t step = 0;           // of it, counted from its beginning
 
+  std::size_t bytes() const {
+    std::size_t total = 0;
+    for (const MemoryBlock& b : blocks) total += b.size();
+    return total;
+  }
   /// Ops and shapes of the recorded pass.
   std::uint64_t pass() const {
     Hash64 hash;
@@ -131,7 +139,7 @@ void* Tape::bytes(std::size_t size) {
     m.used = 0;
   }
   if (m.block == m.blocks.size())
-    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, bytes_held() / 4)));
+    m.blocks.push_back(allocate_block(*context_.memory(), std::max(size, m.bytes() / 4)));
   void* p = m.blocks[m.block].bytes().data() + m.used;
   m.used += size;
   return p;
@@ -168,6 +176,23 @@ Variable Tape::make_view(Variable x, std::int64_t rows, std::int64_t cols) {
   return Variable(n);
 }
 
+Variable Tape::make_leaf(Variable x) {
+  Node* n = ::new (bytes(sizeof(Node))) Node();
+  n->value = x.node()->value;
+  n->rows = x.rows();
+  n->cols = x.cols();
+  n->needs_grad = x.needs_grad() && record_;
+  return Variable(n);
+}
+
+Tape& Tape::inner() {
+  if (!impl_->inner) {
+    impl_->inner = std::make_unique<Tape>(context_, record_, precision_);
+    impl_->inner->impl_->outer = impl_->outer ? impl_->outer : impl_.get();
+  }
+  return *impl_->inner;
+}
+
 void Tape::push(Node* out, void* closure, void (*call)(void*)) {
   impl_->steps.push_back({out, closure, call});
 }
@@ -186,7 +211,8 @@ void Tape::give_back(float* floats, std::size_t count) { impl_->free_grads.push_
 Tape::GradTarget Tape::grad_target(Variable x) {
   Node* n = x.node()->grad_owner ? x.node()->grad_owner : x.node();
   if (!n->grad) n->grad = borrow(static_cast<std::size_t>(n->rows * n->cols));
-  if (n->persistent && impl_->done) impl_->touch(n);
+  Impl& watched = impl_->outer ? *impl_->outer : *impl_;
+  if (n->persistent && watched.done) watched.touch(n);
   const bool accumulate = n->grad_written;
   n->grad_written = true;
   return {n->grad, accumulate};
@@ -201,9 +227,23 @@ void Tape::backward(Variable loss) {
   if (!record_ || loss.rows() != 1 || loss.cols() != 1 || !loss.needs_grad())
     throw Error(ErrorCode::kInvalidArgument,
                 "backward() starts from a recorded scalar that depends on a parameter");
-  Impl& m = *impl_;
-  if (m.done) m.begin_watched();
+  if (impl_->done) impl_->begin_watched();
   grad_target(loss).data[0] = 1.0f;
+  run_backward();
+}
+
+void Tape::backward(Variable out, std::span<const float> grad) {
+  if (!record_ || !out.needs_grad() || grad.size() != out.value().size())
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "backward() starts from a recorded variable that depends on a parameter, and as many gradients");
+  if (impl_->done) impl_->begin_watched();
+  std::copy(grad.begin(), grad.end(), grad_target(out).data);
+  run_backward();
+}
+
+void Tape::run_backward() {
+  Impl& m = *impl_;
   std::size_t told = 0;
   m.step = 0;
   for (auto it = m.steps.rbegin(); it != m.steps.rend(); ++it, ++m.step) {
@@ -240,12 +280,11 @@ void Tape::release() noexcept {
   m.free_grads.clear();
   m.blocks.clear();
   m.block = m.used = 0;
+  if (m.inner) m.inner->release();
 }
 
 std::size_t Tape::bytes_held() const noexcept {
-  std::size_t total = 0;
-  for (const MemoryBlock& b : impl_->blocks) total += b.size();
-  return total;
+  return impl_->bytes() + (impl_->inner ? impl_->inner->bytes_held() : 0);
 }
 
 }  // namespace bitnet::training

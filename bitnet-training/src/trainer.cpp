@@ -483,6 +483,7 @@ DryRun Run::measure() {
   d.sequences_per_epoch = sampler_->sequences();
   d.steps = c_.schedule.steps;
   d.micro_batch = micro_batch_;
+  d.activation_checkpointing = c_.activation_checkpointing;
   d.seconds_per_epoch =
       d.seconds_per_step * static_cast<double>(d.sequences_per_epoch) / static_cast<double>(c_.batch);
   d.seconds = d.seconds_per_step * static_cast<double>(d.steps);

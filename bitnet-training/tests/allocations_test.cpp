@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
@@ -32,15 +33,16 @@ TEST(Allocations, ASteadyStepMakesNone) {
   learned.granularity = ScaleGranularity::kRow;
   for (const std::size_t threads : {1, 2})
     for (const QuantizerOptions& quantizer : {QuantizerOptions{}, learned})
-      for (const int kind : {0, 1, 2, 3}) {
+      for (const int kind : {0, 1, 2, 3, 4}) {
         const ExecutionContext context(ExecutionContext::Options{threads, {}});
         LanguageModel model(context, shape(), Quantization::kTernary, quantizer);
         Rng rng(1);
         model.initialize(rng, 0.05f);
         model.refresh(context);
+        model.set_recompute(kind == 4);
         std::unique_ptr<Optimizer> optimizer;
         const auto all = model.parameters();
-        if (kind == 0) optimizer = std::make_unique<AdamW>(context, all, AdamWOptions{});
+        if (kind == 0 || kind == 4) optimizer = std::make_unique<AdamW>(context, all, AdamWOptions{});
         if (kind == 1) optimizer = std::make_unique<AdamW8>(context, all, AdamWOptions{});
         if (kind == 2) optimizer = std::make_unique<Sgd>(context, all, SgdOptions{});
         if (kind == 3) optimizer = std::make_unique<Muon>(context, all, all.subspan(2, 2), MuonOptions{});
@@ -66,12 +68,13 @@ TEST(Allocations, ASteadyStepMakesNone) {
 }
 
 TEST(Allocations, ASteadyStepOfAnAdapterMakesNone) {
-  for (const std::size_t threads : {1, 2}) {
+  for (const auto& [threads, recomputes] : {std::pair<std::size_t, bool>{1, false}, {2, false}, {2, true}}) {
     const ExecutionContext context(ExecutionContext::Options{threads, {}});
     const testing::TensorModel tensors = testing::random_model(testing::tiny_config(), 1);
     LoraOptions options;
     options.dropout = 0.1;
     LoraModel model(context, std::make_unique<FrozenModel>(context, tensors.config, tensors), options, 1);
+    model.set_recompute(recomputes);
     AdamW optimizer(context, model.parameters(), {});
     Tape tape(context);
     const std::vector<std::int32_t> ids(64, 7), targets(64, 8);

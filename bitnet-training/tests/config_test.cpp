@@ -132,11 +132,12 @@ TEST(Config, WhatARunKeepsAndSays) {
   const std::string text =
       R"(model: {vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32}
 data: {train: a, validation: b}
-training: {steps: 100, learning_rate: 1.0e-3}
+training: {steps: 100, learning_rate: 1.0e-3, activation_checkpointing: true}
 output: {directory: out, checkpoint_minutes: 0, keep_checkpoints: 2, sample_every: 7,
          sample_prompt: It was, sample_tokens: 9}
 )";
   const TrainConfig c = TrainConfig::from_yaml(text, "t.yaml");
+  EXPECT_TRUE(c.activation_checkpointing);
   EXPECT_EQ(c.checkpoint_minutes, 0);
   EXPECT_EQ(c.keep_checkpoints, 2);
   EXPECT_EQ(c.sample_every, 7);
@@ -145,6 +146,8 @@ output: {directory: out, checkpoint_minutes: 0, keep_checkpoints: 2, sample_ever
   const auto refuse = [&](const char* from, const char* to, const char* message) {
     expect_refused(replaced(text, from, to), "t.yaml", message);
   };
+  refuse("checkpointing: true", "checkpointing: some",
+         "t.yaml:3: 'training.activation_checkpointing' must be true");
   refuse("checkpoint_minutes: 0", "checkpoint_minutes: -1", "output.checkpoint_minutes must not be negative");
   refuse("checkpoint_minutes: 0", "checkpoint_minutes: .nan",
          "output.checkpoint_minutes must not be negative");

@@ -112,6 +112,39 @@ TEST_F(WithBase, AStudentLearnsFromATeacher) {
   expect_same_tensors(whole.output / "checkpoint.safetensors", parts.output / "checkpoint.safetensors");
 }
 
+TEST_F(WithBase, ActivationCheckpointingChangesNoBit) {
+  TrainConfig deep = f.config("deep");
+  deep.model.n_layers = 3;
+  run(deep);
+  const std::string model = (deep.output / "model.gguf").string();
+  const auto vocab = std::to_string(quant::ModelReader::open(model)->config().vocab_size);
+  const std::string from_teacher = "distillation: {teacher: " + model + ", temperature: 2, attention: 0.5}\n";
+  const std::pair<const char*, std::string> kinds[] = {
+      {"adapter", "lora: {base: " + model + ", rank: 3, dropout: 0.1}\n"},
+      {"student", "model: {vocab_size: " + vocab +
+                      ", hidden_size: 128, intermediate_size: 128, layers: 3, heads: 4, kv_heads: 2, "
+                      "context: 32}\n" +
+                      from_teacher},
+      {"adapter of a student", "lora: {base: " + model + ", rank: 3, dropout: 0.1}\n" + from_teacher},
+      {"going on", "model: {base: " + model + "}\n"}};
+  for (const auto& [name, sections] : kinds) {
+    SCOPED_TRACE(name);
+    const TrainConfig kept = config(std::string(name) + "-kept", sections);
+    TrainConfig again = config(std::string(name) + "-again", sections);
+    again.activation_checkpointing = true;
+    run(kept);
+    run(again);
+    expect_same_tensors(kept.output / "checkpoint.safetensors", again.output / "checkpoint.safetensors");
+    const auto memory = [](TrainConfig c) {
+      c.output += "-wide";
+      c.batch = c.micro_batch = 32;
+      const auto pool = std::make_shared<HybridMemoryPool>(MemoryPoolOptions{});
+      return dry_run(c, {}, false, ExecutionContext(ExecutionContext::Options{2, {}, pool})).memory_bytes;
+    };
+    EXPECT_LT(memory(again), memory(kept));
+  }
+}
+
 TEST_F(WithBase, ATeacherOfAnotherVocabularyIsRefused) {
   const auto student = [&](std::int64_t vocab) {
     return "model: {vocab_size: " + std::to_string(vocab) +

@@ -107,6 +107,12 @@ TEST_F(ParallelRuns, OfOtherKinds) {
   same("warmed", [](TrainConfig& c) { c.quantizer_schedule = {QuantizerScheduleKind::kLinear, 8, true}; });
   same("muon", [](TrainConfig& c) { c.optimizer = OptimizerKind::kMuon; });
   same("small", [](TrainConfig& c) { c.micro_batch = 1; });
+  TrainConfig kept = config("kept"), again = config("again");
+  for (TrainConfig* c : {&kept, &again}) c->model.n_layers = 3;
+  again.activation_checkpointing = true;
+  run(kept, false, {}, 1);
+  expect_no_errors(run_by(2, again));
+  expect_same_run(kept, again);
   std::string text = sample_text(3, 1500);
   for (std::size_t at = text.find('\n'); at != std::string::npos; at = text.find('\n', at + 200))
     text.insert(at, "\n");

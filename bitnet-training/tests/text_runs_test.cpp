@@ -145,6 +145,34 @@ TEST(DryRun, SaysWhatARunTakesAndWritesNothing) {
     EXPECT_THAT(text, ::testing::HasSubstr(line));
 }
 
+TEST(DryRun, MeasuresWhatActivationCheckpointingSaves) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.model.n_layers = 6;
+  c.batch = c.micro_batch = 16;
+  struct Taken {
+    std::uint64_t all, tape;
+  };
+  const auto taken = [&](bool recomputes) {
+    c.activation_checkpointing = recomputes;
+    MemoryPoolOptions options;
+    options.tracking = TrackingLevel::kStandard;
+    const auto pool = std::make_shared<HybridMemoryPool>(options);
+    const ExecutionContext context(ExecutionContext::Options{2, {}, pool});
+    const DryRun d = dry_run(c, {}, false, context);
+    EXPECT_EQ(format_dry_run(d).find("with the activations of one layer at a time") != std::string::npos,
+              recomputes);
+    const auto tags = pool->tags();
+    const auto tape = std::find_if(tags.begin(), tags.end(),
+                                   [](const TagStats& tag) { return tag.tag == "training tape"; });
+    return Taken{d.memory_bytes, tape == tags.end() ? 0 : tape->peak};
+  };
+  const Taken kept = taken(false), again = taken(true);
+  EXPECT_GT(again.tape, 0u);
+  EXPECT_LT(2 * again.tape, kept.tape);
+  EXPECT_EQ(kept.all - again.all, kept.tape - again.tape);
+}
+
 TEST(DryRun, ChangesNothingOfARunThatIsResumed) {
   const Fixture f;
   run(f.config("whole"));

@@ -205,6 +205,23 @@ TEST(Trainer, Bf16ProductsTrainAnotherModelAsWell) {
   EXPECT_NEAR(rounded.final_evaluation.nll / full.final_evaluation.nll, 1.0, 0.02);
 }
 
+TEST(Trainer, ActivationCheckpointingChangesNoBit) {
+  const Fixture f;
+  for (const char* const quantization : {"ternary", "none"}) {
+    const std::string name(quantization);
+    TrainConfig kept = f.config(name + "-kept", name), again = f.config(name + "-again", name);
+    for (TrainConfig* c : {&kept, &again}) c->model.n_layers = 3;
+    run(kept);
+    again.activation_checkpointing = true;
+    stop_after(again, 4);
+    again.activation_checkpointing = false;  // a run may go on with another setting of it
+    stop_after(again, 4, true);
+    again.activation_checkpointing = true;
+    run(again, true);
+    expect_same_tensors(kept.output / "checkpoint.safetensors", again.output / "checkpoint.safetensors");
+  }
+}
+
 TEST(Trainer, ThreadsChangeNoBit) {
   const Fixture f;
   run(f.config("one"), false, {}, 1);

@@ -79,7 +79,8 @@ struct TrainConfig {
   std::uint64_t seed = 1;
   double spike_deviations = 0;  ///< a loss so many deviations above those of late is passed over; 0: none is
   std::int64_t patience = 0;    ///< evaluations without a better one that end the run; 0: none does
-  DType compute = DType::kF32;  ///< of the products of dense linears and the head: kF32 or kBF16
+  bool activation_checkpointing = false;  ///< TextModel::set_recompute()
+  DType compute = DType::kF32;            ///< of the products of dense linears and the head: kF32 or kBF16
 
   std::filesystem::path output;       ///< directory of checkpoint, log, tokenizer and exported model
   double checkpoint_minutes = 3;      ///< 0: one after each step

@@ -85,6 +85,7 @@ class FrozenModel final : public TextModel {
                    AttentionStates* states = nullptr) override {
     return forward_with(tape, ids, layout, states, nullptr);
   }
+  void set_recompute(bool on) noexcept override { recompute_ = on; }
   /// forward() with something beside its linears.
   Variable forward_with(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
                         AttentionStates* states, LinearAddition* addition);
@@ -104,6 +105,7 @@ class FrozenModel final : public TextModel {
   std::vector<float> output_norm_;
   RopeTable rope_;
   quant::QuantizedRows rows_;  ///< of the linears that are being multiplied
+  bool recompute_ = false;
   std::uint64_t hash_ = 14695981039346656037u;
 };
 

@@ -37,6 +37,7 @@ class LanguageModel final : public TextModel {
 
   /// Normal weights of standard deviation `deviation`, norms one; in the order of parameters().
   void initialize(Rng& rng, float deviation);
+  void set_recompute(bool on) noexcept override { recompute_ = on; }
   Variable forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
                    AttentionStates* states = nullptr) override;
   void set_lambda(const QuantizerSchedule& schedule, std::int64_t step) override;
@@ -62,6 +63,7 @@ class LanguageModel final : public TextModel {
                          AttentionStates* states);
   ModelConfig config_;
   Quantization quantization_;
+  bool recompute_ = false;
   QuantizerOptions quantizer_;
   std::vector<std::unique_ptr<Layer>> layers_;
   Embedding embedding_;

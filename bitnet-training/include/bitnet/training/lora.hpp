@@ -51,6 +51,7 @@ class LoraModel final : public TextModel, private LinearAddition {
                    AttentionStates* states = nullptr) override {
     return base_->forward_with(tape, ids, layout, states, this);
   }
+  void set_recompute(bool on) noexcept override { base_->set_recompute(on); }
   /// Which dropout the next pass has.
   void begin_pass(std::int64_t step, std::int64_t first_sequence) override;
   /// The base's, and what the adapter is.

@@ -1,6 +1,7 @@
 #pragma once
-// Reverse-mode differentiation: variables, trainable parameters, and the tape that remembers how to go back.
-// What can be computed with them is ops.hpp and fake_quant.hpp; layers made of ops are modules.hpp.
+// Reverse-mode differentiation: the tape that remembers how to go back. What it records are variable.hpp's
+// variables and parameters; what can be computed with them is ops.hpp and fake_quant.hpp, layers made of ops
+// are modules.hpp.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -12,73 +13,10 @@
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
-#include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/core/precision.hpp"
+#include "bitnet/training/variable.hpp"
 
 namespace bitnet::training {
-
-/// A matrix on the way from parameters to the loss: values and, once the backward pass has reached it,
-/// gradients. Owned by a Tape (until its reset) or by a Parameter.
-struct Node {
-  float* value = nullptr;  // [rows, cols]
-  float* grad = nullptr;   // [rows, cols], null until someone writes it
-  std::int64_t rows = 0, cols = 0;
-  Node* grad_owner = nullptr;  ///< node whose gradient this one shares (straight-through ops), or null
-  bool needs_grad = false;
-  bool grad_written = false;    ///< false: the next contribution overwrites, true: it adds
-  bool persistent = false;      ///< a parameter's: its gradient outlives the tape
-  std::int64_t last_step = -1;  ///< of a watched backward pass that wrote a parameter's gradient
-};
-
-/// A handle to a node; copying it copies the handle.
-class Variable {
- public:
-  Variable() = default;
-  explicit Variable(Node* node) noexcept : node_(node) {}
-  explicit operator bool() const noexcept { return node_ != nullptr; }
-  std::int64_t rows() const noexcept { return node_->rows; }
-  std::int64_t cols() const noexcept { return node_->cols; }
-  bool needs_grad() const noexcept { return node_->needs_grad; }
-  std::span<float> value() const noexcept { return {node_->value, size()}; }
-  /// Empty when the backward pass has not written it (or has released it already).
-  std::span<float> grad() const noexcept;
-  Node* node() const noexcept { return node_; }
-
- private:
-  std::size_t size() const noexcept { return static_cast<std::size_t>(node_->rows * node_->cols); }
-  Node* node_ = nullptr;
-};
-
-/// A trainable matrix with its gradient, both in the context's memory pool (tags "parameters", "gradients").
-/// Gradients of several backward passes add up until zero_grad().
-class Parameter {
- public:
-  /// Zeros. Throws Error(kInvalidArgument) for sizes that are not positive or overflow, Error(kOutOfMemory).
-  Parameter(const ExecutionContext& context, std::string name, std::int64_t rows, std::int64_t cols,
-            bool decay);
-  Parameter(const Parameter&) = delete;
-  Parameter& operator=(const Parameter&) = delete;
-
-  const std::string& name() const noexcept { return name_; }
-  std::int64_t rows() const noexcept { return node_.rows; }
-  std::int64_t cols() const noexcept { return node_.cols; }
-  bool decay() const noexcept { return decay_; }  ///< whether weight decay applies
-  std::span<float> value() noexcept { return {node_.value, size()}; }
-  std::span<const float> value() const noexcept { return {node_.value, size()}; }
-  std::span<float> grad() noexcept { return {node_.grad, size()}; }
-  Variable variable() noexcept { return Variable(&node_); }
-  /// Writes zeros where no backward pass has written since zero_grad().
-  void finish_grad() noexcept;
-  void zero_grad() noexcept { node_.grad_written = false; }
-
- private:
-  std::size_t size() const noexcept { return static_cast<std::size_t>(node_.rows * node_.cols); }
-  std::string name_;
-  bool decay_;
-  std::shared_ptr<HybridMemoryPool> memory_;
-  MemoryArray<float> value_, grad_;
-  Node node_;
-};
 
 /// Records the backward step of each op and replays them in reverse. Memory for values, gradients and
 /// closures comes from one arena that is kept over reset(), so a step of the same shape allocates nothing.
@@ -103,6 +41,8 @@ class Tape {
   Variable make_straight_through(Variable x);
   /// x's own values and gradient as [rows, cols]. Throws Error(kInvalidArgument) for another number of them.
   Variable make_view(Variable x, std::int64_t rows, std::int64_t cols);
+  /// x's own values, with a gradient apart: where another tape's variable comes into this one.
+  Variable make_leaf(Variable x);
   /// Floats or bytes, 64-byte aligned, uninitialised, valid until reset().
   float* floats(std::size_t count);
   void* bytes(std::size_t count);
@@ -132,14 +72,20 @@ class Tape {
 
   /// d(loss) = 1, then all steps in reverse. Throws Error(kInvalidArgument) unless loss is a recorded [1, 1].
   void backward(Variable loss);
+  /// The same from d(out) = `grad` [rows, cols], for a part of a computation.
+  void backward(Variable out, std::span<const float> grad);
+  /// A tape of its own for parts that are computed again on the way back (recompute.hpp); made when it is
+  /// first asked for, and released with this one.
+  Tape& inner();
   void reset();  ///< forgets everything; variables of this tape become invalid
   /// The same, and gives the arena's memory back: after an Error in the middle of a step. Gradients of
   /// parameters are then those of a part of the step.
   void release() noexcept;
-  std::size_t bytes_held() const noexcept;  ///< by the arena
+  std::size_t bytes_held() const noexcept;  ///< by the arena, with the inner tape's
 
  private:
   void push(Node* out, void* closure, void (*call)(void*));
+  void run_backward();
   struct Impl;
   const ExecutionContext& context_;
   bool record_;

@@ -44,6 +44,10 @@ class TextModel {
   /// Called before each recorded pass: what is random in it depends on these and the seed alone, so that a
   /// resumed run goes on with the same bits.
   virtual void begin_pass(std::int64_t /*step*/, std::int64_t /*first_sequence*/) {}
+  /// Whether recorded passes keep no activations of a layer but its output, and compute the others again on
+  /// the way back (recompute.hpp); the layer of `states` is kept. No bit changes; a step takes a forward pass
+  /// more.
+  virtual void set_recompute(bool on) noexcept = 0;
   /// λ of every layer's quantisers at this step; refresh() makes it hold.
   virtual void set_lambda(const QuantizerSchedule&, std::int64_t /*step*/) {}
   /// Makes ternary forms anew; called after weights have changed.

@@ -88,12 +88,13 @@ struct DryRun {
   CorpusStatistics corpus;          ///< of the training text's documents; a stream is one
   std::int64_t learned_tokens = 0;  ///< of the training text: those that are targets
   std::int64_t sequences_per_epoch = 0, steps = 0;
-  std::int64_t micro_batch = 0;        ///< as configured, or what memory had room for
-  double seconds_per_step = 0;         ///< of the second step, measured
-  double seconds_per_epoch = 0;        ///< of steps alone, without evaluation and checkpoints
-  double seconds = 0;                  ///< of all steps
-  std::uint64_t memory_bytes = 0;      ///< the most that the context's pool had in use
-  std::uint64_t checkpoint_bytes = 0;  ///< about; a checkpoint is written beside the last one
+  bool activation_checkpointing = false;  ///< as configured: less memory, longer steps
+  std::int64_t micro_batch = 0;           ///< as configured, or what memory had room for
+  double seconds_per_step = 0;            ///< of the second step, measured
+  double seconds_per_epoch = 0;           ///< of steps alone, without evaluation and checkpoints
+  double seconds = 0;                     ///< of all steps
+  std::uint64_t memory_bytes = 0;         ///< the most that the context's pool had in use
+  std::uint64_t checkpoint_bytes = 0;     ///< about; a checkpoint is written beside the last one
 };
 /// "parameters 1234 …", a line each.
 std::string format_dry_run(const DryRun& d);
