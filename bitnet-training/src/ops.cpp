@@ -150,27 +150,15 @@ Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
 }
 
 Variable relu2_gate(Tape& tape, Variable gate, Variable up) {
-  BITNET_REQUIRE(gate.rows() == up.rows() && gate.cols() == up.cols(), "relu2_gate",
-                 dims(gate) + " with " + dims(up));
-  const auto cols = static_cast<std::size_t>(gate.cols());
-  Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
-  const F32Kernels& k = f32_of(tape);
-  for_rows(tape, gate.rows(), 16, [&](std::int64_t r) {
-    const auto at = static_cast<std::size_t>(r) * cols;
-    k.relu2_gate(gate.value().data() + at, up.value().data() + at, out.value().data() + at, cols);
-  });
-  Tape* t = &tape;
-  tape.on_backward(out, [t, gate, up, out, cols] {
-    const auto dg = t->grad_target(gate);
-    const auto du = t->grad_target(up);
-    const float* d = out.grad().data();
-    for_rows(*t, gate.rows(), 16, [&](std::int64_t r) {
-      const auto at = static_cast<std::size_t>(r) * cols;
-      train_of(*t).relu2_gate_backward(gate.value().data() + at, up.value().data() + at, d + at, dg.data + at,
-                                       dg.accumulate, du.data + at, du.accumulate, cols);
-    });
-  });
-  return out;
+  return gated(
+      tape, "relu2_gate", gate, up,
+      [](const Tape& t, const float* g, const float* u, float* y, std::size_t n) {
+        f32_of(t).relu2_gate(g, u, y, n);
+      },
+      [](const Tape& t, const float* g, const float* u, const float* d, Tape::GradTarget dg,
+         Tape::GradTarget du, std::size_t n) {
+        train_of(t).relu2_gate_backward(g, u, d, dg.data, dg.accumulate, du.data, du.accumulate, n);
+      });
 }
 
 RopeTable::RopeTable(std::int64_t position_count, std::int64_t head_dim, double theta)

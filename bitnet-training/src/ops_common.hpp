@@ -56,6 +56,31 @@ void for_rows(const Tape& tape, std::int64_t rows, std::int64_t grain, Body&& bo
                               });
 }
 
+/// y = forward(gate, up), element by element. `forward(tape, gate, up, y, n)` computes n of them; and
+/// `backward(tape, gate, up, d_y, d_gate, d_up, n)` their gradients, which start where n begins.
+template <class Forward, class Backward>
+Variable gated(Tape& tape, const char* op, Variable gate, Variable up, Forward forward, Backward backward) {
+  BITNET_REQUIRE(gate.rows() == up.rows() && gate.cols() == up.cols(), op, dims(gate) + " with " + dims(up));
+  const auto cols = static_cast<std::size_t>(gate.cols());
+  Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
+  for_rows(tape, gate.rows(), 16, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    forward(tape, gate.value().data() + at, up.value().data() + at, out.value().data() + at, cols);
+  });
+  Tape* t = &tape;
+  tape.on_backward(out, [t, gate, up, out, cols, backward] {
+    const Tape::GradTarget dg = t->grad_target(gate), du = t->grad_target(up);
+    const float* d = out.grad().data();
+    for_rows(*t, gate.rows(), 16, [&](std::int64_t r) {
+      const auto at = static_cast<std::size_t>(r) * cols;
+      backward(*t, gate.value().data() + at, up.value().data() + at, d + at,
+               Tape::GradTarget{dg.data + at, dg.accumulate}, Tape::GradTarget{du.data + at, du.accumulate},
+               cols);
+    });
+  });
+  return out;
+}
+
 /// `count` floats of the context's memory pool, 64-byte aligned, uninitialised: a thread's own for a while.
 class Scratch {
  public:

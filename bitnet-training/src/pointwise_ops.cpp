@@ -30,29 +30,20 @@ Variable relu(Tape& tape, Variable x) {
 }
 
 Variable silu_gate(Tape& tape, Variable gate, Variable up) {
-  BITNET_REQUIRE(gate.rows() == up.rows() && gate.cols() == up.cols(), "silu_gate",
-                 dims(gate) + " with " + dims(up));
-  const auto cols = static_cast<std::size_t>(gate.cols());
-  Variable out = tape.make(gate.rows(), gate.cols(), gate.needs_grad() || up.needs_grad());
-  for_rows(tape, gate.rows(), 16, [&](std::int64_t r) {
-    const auto at = static_cast<std::size_t>(r) * cols;
-    f32_of(tape).silu_gate(gate.value().data() + at, up.value().data() + at, out.value().data() + at, cols);
-  });
-  Tape* t = &tape;
-  tape.on_backward(out, [t, gate, up, out, cols] {
-    const auto dg = t->grad_target(gate);
-    const auto du = t->grad_target(up);
-    const float* d = out.grad().data();
-    for_rows(*t, gate.rows(), 16, [&](std::int64_t r) {
-      for (std::size_t i = static_cast<std::size_t>(r) * cols, end = i + cols; i < end; ++i) {
-        const float g = gate.value()[i], s = 1.0f / (1.0f + std::exp(-g));
-        const float to_g = d[i] * up.value()[i] * (s * (1.0f + g * (1.0f - s))), to_u = d[i] * (g * s);
-        dg.data[i] = dg.accumulate ? dg.data[i] + to_g : to_g;
-        du.data[i] = du.accumulate ? du.data[i] + to_u : to_u;
-      }
-    });
-  });
-  return out;
+  return gated(
+      tape, "silu_gate", gate, up,
+      [](const Tape& t, const float* g, const float* u, float* y, std::size_t n) {
+        f32_of(t).silu_gate(g, u, y, n);
+      },
+      [](const Tape&, const float* gates, const float* u, const float* d, Tape::GradTarget dg,
+         Tape::GradTarget du, std::size_t n) {
+        for (std::size_t i = 0; i < n; ++i) {
+          const float g = gates[i], s = 1.0f / (1.0f + std::exp(-g));
+          const float to_g = d[i] * u[i] * (s * (1.0f + g * (1.0f - s))), to_u = d[i] * (g * s);
+          dg.data[i] = dg.accumulate ? dg.data[i] + to_g : to_g;
+          du.data[i] = du.accumulate ? du.data[i] + to_u : to_u;
+        }
+      });
 }
 
 Variable add_scaled(Tape& tape, Variable x, Variable y, float factor) {

@@ -1,28 +1,23 @@
-// The training loop. What is trained is made in run_model.cpp; files are checkpoint.cpp, run_files.cpp and
-// run_export.cpp, several processes run_processes.cpp.
+// The training loop. What is trained is made in run_model.cpp, a step's gradients in run_gradients.cpp; files
+// are checkpoint.cpp, run_files.cpp and run_export.cpp, several processes run_processes.cpp.
 #include "bitnet/training/trainer.hpp"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <map>
-#include <new>
-#include <numbers>
 #include <optional>
-#include <span>
-#include <stdexcept>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/training/checkpoint.hpp"
-#include "bitnet/training/losses.hpp"
 #include "run_data.hpp"
 #include "run_evaluation.hpp"
 #include "run_export.hpp"
 #include "run_files.hpp"
+#include "run_gradients.hpp"
 #include "run_guard.hpp"
 #include "run_identity.hpp"
 #include "run_log.hpp"
@@ -58,12 +53,9 @@ class Run {
         texts_(shared_texts(group, config, context, *tokenizer_, callbacks, dry)),
         model_(model_of(config, context, *tokenizer_)),
         processes_(config, context, group, model_),
-        distillation_(teacher_of(config, context, model_->config(), *tokenizer_)),
+        gradients_(config, callbacks, context, *tokenizer_, model_, processes_),
         sampler_(sampler_of(config, texts_.train, bos_)),
-        tape_(context, true, config.precision()),
         evaluator_(config, callbacks, context, *tokenizer_, model_),
-        micro_batch_(config.micro_batch),
-        steps_({shrink(micro_batch_)}, nullptr, callbacks.message),
         saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
                callbacks.message) {
     check_sample_prompt(config, *tokenizer_);
@@ -88,7 +80,7 @@ class Run {
     TrainState state = processes_.load([&](Optimizer& all) { return newest_whole(all); });
     set_parts(processes_.group().of_first(parts_));
     sampler_->set_state(state.data);
-    if (state.micro_batch > 0) micro_batch_ = std::min(state.micro_batch, micro_batch_);
+    if (state.micro_batch > 0) gradients_.limit(state.micro_batch);
     if (!processes_.first()) state.identity = state_.identity;
     state.settings = std::move(state_.settings);
     state_ = std::move(state);
@@ -144,19 +136,10 @@ class Run {
     state_.settings[kPartsSetting] = std::to_string(parts);
   }
 
-  struct MicroBatch {
-    std::span<const std::int32_t> inputs, targets;
-    RowLayout layout;
-  };
   struct Step {
     double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
     bool skipped = false;
   };
-  MicroBatch micro_batch_at(std::int64_t first, std::int64_t sequences) const;
-  double pass(std::int64_t first, std::int64_t sequences, float scale);
-  double batch_gradients(float scale);
-  double recovering_gradients(float scale);
-  [[noreturn]] void diverged(double loss, double norm, float scale);
   Step one_step();
   void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
@@ -176,12 +159,10 @@ class Run {
   RunTexts texts_;
   RunModel model_;
   RunProcesses processes_;
-  std::unique_ptr<Distillation> distillation_;
+  RunGradients gradients_;
   std::unique_ptr<Sampler> sampler_;
-  Tape tape_;
   Evaluator evaluator_;
-  std::int64_t micro_batch_;  ///< sequences at once: as configured, or what memory has left of that
-  Recovery steps_, saves_;
+  Recovery saves_;
   TrainState state_;
   Batch batch_;
   double seconds_before_ = 0;  ///< of earlier starts
@@ -192,82 +173,6 @@ class Run {
   std::optional<std::int64_t> saved_step_;  ///< of process 0's newest checkpoint, where that is whole
 };
 
-/// The sequences of batch_ from `first` on that are taken at once.
-Run::MicroBatch Run::micro_batch_at(std::int64_t first, std::int64_t sequences) const {
-  const auto at = static_cast<std::size_t>(first * c_.length);
-  const auto count = static_cast<std::size_t>(sequences * c_.length);
-  const auto part = [&](const std::vector<std::int32_t>& of) {
-    return of.empty() ? std::span<const std::int32_t>{} : std::span(of).subspan(at, count);
-  };
-  return {part(batch_.inputs), part(batch_.targets), {c_.length, part(batch_.positions)}};
-}
-
-/// Loss and gradients of some sequences of batch_.
-double Run::pass(std::int64_t first, std::int64_t sequences, float scale) {
-  const MicroBatch part = micro_batch_at(first, sequences);
-  model_->begin_pass(state_.step, first);
-  const Variable logits =
-      model_->forward(tape_, part.inputs, part.layout, distillation_ ? distillation_->states() : nullptr);
-  Variable taught;
-  if (distillation_)
-    taught = distillation_->loss(tape_, logits, part.inputs, part.layout, part.targets, scale);
-  Variable l = cross_entropy(tape_, logits, part.targets, scale);
-  if (taught) l = add(tape_, taught, l);
-  const double loss = l.value()[0];
-  tape_.backward(l);
-  tape_.reset();
-  return loss;
-}
-
-/// Those of all, in passes of micro_batch_. Begins anew after an Error.
-double Run::batch_gradients(float scale) {
-  try {
-    return processes_.parallel().gradients(
-        tape_, c_.batch, micro_batch_,
-        [this, scale](std::int64_t first, std::int64_t sequences) { return pass(first, sequences, scale); });
-  } catch (...) {
-    tape_.release();
-    if (distillation_) distillation_->release();
-    throw;
-  }
-}
-
-/// batch_gradients() in as much memory as there is.
-double Run::recovering_gradients(float scale) {
-  for (std::vector<std::int64_t> tried;;) {  // as Recovery::run(), without its words where nothing fails
-    std::optional<Error> error;
-    try {
-      return batch_gradients(scale);
-    } catch (Error& e) {
-      error = std::move(e);
-    } catch (const std::bad_alloc&) {
-      error.emplace(ErrorCode::kOutOfMemory, "out of memory");
-    }
-    steps_.decide(
-        "step " + std::to_string(state_.step) + " in micro-batches of " + std::to_string(micro_batch_),
-        *error, tried);
-  }
-}
-
-/// Throws with the place of what is not finite in the step whose sequences are in batch_.
-void Run::diverged(double loss, double norm, float scale) {
-  std::string where;
-  Tape tape(context_, false, c_.precision());
-  for (std::int64_t done = 0; done < c_.batch && where.empty(); done += micro_batch_) {
-    const MicroBatch part = micro_batch_at(done, std::min(micro_batch_, c_.batch - done));
-    where = first_not_finite(*model_, tape, part.inputs, part.layout);
-  }
-  if (where.empty()) {
-    batch_gradients(scale);
-    where = processes_.group().size() == 1 ? gradient_not_finite(*model_) : processes_.first_bad_gradient();
-  }
-  throw Error(ErrorCode::kInvalidArgument,
-              "training diverged at step " + std::to_string(state_.step) + ": loss " + std::to_string(loss) +
-                  ", gradient norm " + std::to_string(norm) +
-                  (where.empty() ? "" : "; the first values that are not finite are " + where) +
-                  "; resume from the last checkpoint with a lower learning rate");
-}
-
 /// A batch's gradients, then the update, unless the loss is a spike.
 Run::Step Run::one_step() {
   sampler_->next(c_.batch, batch_);
@@ -275,20 +180,21 @@ Run::Step Run::one_step() {
       std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
   const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
   Step step;
-  step.loss = recovering_gradients(scale);
-  if (!std::isfinite(step.loss)) diverged(step.loss, step.norm, scale);
+  const auto diverged = [&] { gradients_.diverged(batch_, state_.step, scale, step.loss, step.norm); };
+  step.loss = gradients_.of(batch_, state_.step, scale);
+  if (!std::isfinite(step.loss)) diverged();
   step.skipped = c_.spike_deviations > 0 && is_spike(state_.loss, step.loss, c_.spike_deviations);
   if (!step.skipped) {
     step.norm =
         processes_.step(static_cast<float>(c_.schedule.learning_rate(state_.step)),
                         static_cast<float>(c_.schedule.decay(state_.step)), static_cast<float>(c_.clip));
-    if (!std::isfinite(step.norm)) diverged(step.loss, step.norm, scale);
+    if (!std::isfinite(step.norm)) diverged();
   }
   ++state_.step;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
   processes_.refresh();
   state_.data = sampler_->state();
-  state_.micro_batch = micro_batch_;
+  state_.micro_batch = gradients_.micro_batch();
   if (step.skipped) return step;
   state_.tokens += targets;
   const auto trits = model_->trit_counts();
@@ -327,10 +233,9 @@ void Run::report(RunLog& log) {
 
 Evaluation Run::evaluate(const TrainingText& text, std::int64_t max_tokens) {
   // The activations of training are not needed meanwhile; what scoring has no memory for, training may have.
-  tape_.release();
-  if (distillation_) distillation_->release();
+  gradients_.release();
   Evaluation e;
-  if (processes_.first()) e = evaluator_.score(text, max_tokens, micro_batch_);
+  if (processes_.first()) e = evaluator_.score(text, max_tokens, gradients_.micro_batch());
   return processes_.group().of_first(e);
 }
 
@@ -356,8 +261,7 @@ void Run::save_newest() {
 /// and process 0 asks.
 void Run::sample(RunLog& log) {
   const auto before = Clock::now();
-  tape_.release();
-  if (distillation_) distillation_->release();
+  gradients_.release();
   processes_.gather_weights();
   if (!processes_.first()) return;
   try {
@@ -482,7 +386,7 @@ DryRun Run::measure() {
   d.learned_tokens = figures.learned;
   d.sequences_per_epoch = sampler_->sequences();
   d.steps = c_.schedule.steps;
-  d.micro_batch = micro_batch_;
+  d.micro_batch = gradients_.micro_batch();
   d.activation_checkpointing = c_.activation_checkpointing;
   d.seconds_per_epoch =
       d.seconds_per_step * static_cast<double>(d.sequences_per_epoch) / static_cast<double>(c_.batch);
