@@ -47,14 +47,18 @@ void read_sizes(Section& s, ModelConfig& m) {
   s.read("rms_norm_eps", m.rms_norm_eps);
 }
 
-void read_model(Section s, TrainConfig& c) {
+/// Returns whether ternary weights are to come from those of full precision.
+bool read_model(Section s, TrainConfig& c) {
   ModelConfig& m = c.model;
+  bool dense = false;
   s.read("base", c.base);
   if (c.base.empty())
     read_sizes(s, m);
   else
     s.with_file("base", [&] {
-      m = with_sub_norms(quant::ModelReader::open(c.base, quant::FloatLinears::kKeep)->config());
+      m = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep)->config();
+      dense = m.weights == WeightKind::kDense;
+      m = with_sub_norms(m);
     });
   s.read("quantization", c.quantization);
   s.read("scales", c.quantizer.granularity);
@@ -66,6 +70,7 @@ void read_model(Section s, TrainConfig& c) {
   s.read("init_deviation", c.init_deviation);
   m.weights = c.quantization == Quantization::kTernary ? WeightKind::kTernary : WeightKind::kDense;
   s.refuse_unknown();
+  return dense && c.quantization == Quantization::kTernary;
 }
 
 void read_lora(Section s, TrainConfig& c) {
@@ -108,8 +113,13 @@ void read_data(Section s, TrainConfig& c) {
   s.refuse_unknown();
 }
 
-void read_training(Section s, TrainConfig& c) {
+void read_training(Section s, TrainConfig& c, bool from_full_precision) {
   s.read("steps", c.schedule.steps, true);
+  if (from_full_precision && !s.has("quantizer_schedule")) {
+    c.quantizer_schedule.kind = QuantizerScheduleKind::kLinear;
+    c.quantizer_schedule.steps =
+        std::clamp<std::int64_t>(c.schedule.steps / 4, 1, c.quantizer_schedule.steps);
+  }
   s.read("warmup", c.schedule.warmup);
   s.read("schedule", c.schedule.kind);
   s.read("learning_rate", c.schedule.peak, true);
@@ -273,12 +283,12 @@ void check(const TrainConfig& c, const Require& require) {
             "cannot be used: " + std::string(e.what()));
   }
   const Schedule& schedule = c.schedule;
+  positive(schedule.steps, "training.steps");
   if (c.quantizer_schedule.kind != QuantizerScheduleKind::kAbrupt) {
     positive(c.quantizer_schedule.steps, "training.quantizer_steps");
     require(c.quantizer_schedule.steps <= schedule.steps, "training.quantizer_steps",
             "must not be above training.steps: the model would end half quantised");
   }
-  positive(schedule.steps, "training.steps");
   require(schedule.warmup >= 0 && schedule.warmup < schedule.steps, "training.warmup",
           "must be below training.steps");
   require(std::isfinite(schedule.peak) && schedule.peak > 0, "training.learning_rate", "must be positive");
@@ -367,17 +377,18 @@ TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& nam
                 "unknown section '" + key + "'; known are model, lora, distillation, data, training, output");
     }
     TrainConfig c;
+    bool from_full_precision = false;
     if (root["lora"].IsDefined()) {
       if (root["model"].IsDefined())
         fail_at(name, lines.at("model"),
                 "'model' and 'lora' exclude each other: an adapter's model is its base");
       read_lora(Section(name, "lora", root, lines), c);
     } else {
-      read_model(Section(name, "model", root, lines), c);
+      from_full_precision = read_model(Section(name, "model", root, lines), c);
     }
     if (root["distillation"].IsDefined()) read_distillation(Section(name, "distillation", root, lines), c);
     read_data(Section(name, "data", root, lines), c);
-    read_training(Section(name, "training", root, lines), c);
+    read_training(Section(name, "training", root, lines), c, from_full_precision);
     read_output(Section(name, "output", root, lines), c);
     check(c, [&](bool holds, const std::string& key, const std::string& rule) {
       if (holds) return;

@@ -47,6 +47,7 @@ void RunLog::start(const TrainConfig& c, std::int64_t step, std::int64_t paramet
             {"steps", c.schedule.steps},
             {"parameters", parameters},
             {"quantization", c.quantization == Quantization::kTernary ? "ternary" : "none"},
+            {"quantizer_schedule", std::string(to_string(c.quantizer_schedule.kind))},
             {"learning_rate", c.schedule.peak},
             {"schedule", std::string(to_string(c.schedule.kind))},
             {"batch", c.batch},

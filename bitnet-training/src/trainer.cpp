@@ -72,6 +72,9 @@ class Run {
                        std::to_string(texts_.held_out.documents.tokens.size()) + " held out, " +
                        std::to_string(model_->parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
+    if (const QuantizerSchedule& q = c_.quantizer_schedule; q.kind != QuantizerScheduleKind::kAbrupt)
+      say(callbacks, "quantisation grows from none to whole within " + std::to_string(q.steps) +
+                         " steps (training.quantizer_schedule: " + std::string(to_string(q.kind)) + ")");
   }
 
   /// From the newest checkpoint of the output that is whole, as process 0 finds it. Throws what is wrong with

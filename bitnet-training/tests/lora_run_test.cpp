@@ -188,6 +188,68 @@ TEST_F(WithBase, TrainingGoesOnFromAModelsWeights) {
   EXPECT_EQ(more.steps, 14);
 }
 
+TEST_F(WithBase, QuantisationGrowsWhereTheBaseIsOfFullPrecision) {
+  ModelConfig llama = testing::tiny_config();
+  llama.family = ModelFamily::kLlama;
+  llama.architecture = "llama";
+  llama.weights = WeightKind::kDense;
+  llama.sub_norms = false;
+  llama.vocab_size = 300;
+  llama.hidden_size = llama.intermediate_size = 128;
+  llama.n_heads = llama.n_kv_heads = 4;
+  llama.head_dim = 32;
+  quant::WriteOptions dense;
+  dense.type = quant::LinearType::kDense;
+  dense.dense_type = DType::kF32;
+  dense.gguf = false;
+  quant::write_model(f.dir / "llama", llama, nullptr, testing::random_model(llama, 3), dense);
+  const auto of = [&](const std::string& model, const std::string& training = "") {
+    std::string text = "model: {base: " + model + "}\ndata: {train: " + (f.dir / "train.txt").string() +
+                       ", validation: " + (f.dir / "heldout.txt").string() +
+                       ", validation_tokens: 128, tokenizer: " + (f.dir / "base").string() +
+                       "}\ntraining: {steps: 14, learning_rate: 1.0e-9, length: 16, batch: 4" + training +
+                       "}\noutput: {directory: " + (f.dir / "grown").string() + ", log_every: 1}\n";
+    return TrainConfig::from_yaml(text, "test.yaml");
+  };
+  const auto expect = [](const TrainConfig& c, QuantizerScheduleKind kind, std::int64_t steps) {
+    EXPECT_EQ(c.quantizer_schedule.kind, kind);
+    EXPECT_EQ(c.quantizer_schedule.steps, steps);
+  };
+  const std::string from = (f.dir / "llama").string();
+  TrainConfig grows = of(from);
+  expect(grows, QuantizerScheduleKind::kLinear, 3);  // a quarter of 14
+  expect(of(from, ", quantizer_steps: 5"), QuantizerScheduleKind::kLinear, 5);
+  expect(of(from, ", quantizer_schedule: sigmoid, quantizer_steps: 9"), QuantizerScheduleKind::kSigmoid, 9);
+  const TrainConfig abrupt = of(from, ", quantizer_schedule: abrupt");
+  expect(abrupt, QuantizerScheduleKind::kAbrupt, 1000);
+  expect(of(base.string()), QuantizerScheduleKind::kAbrupt, 1000);
+  expect(of(from + ", quantization: none"), QuantizerScheduleKind::kAbrupt, 1000);
+  TrainConfig longer = of(from);
+  longer.length = 2 * longer.model.max_position;
+  BITNET_EXPECT_ERROR(longer.validate(), ErrorCode::kInvalidArgument,
+                      "training.length must not be above model.context");
+
+  // The first loss is that of full precision; the weights stay, so that from the fourth on it is the abrupt
+  // one's.
+  const auto losses = [&](const TrainConfig& c, bool says) {
+    std::vector<double> all;
+    std::string messages;
+    TrainCallbacks callbacks;
+    callbacks.message = [&](const std::string& text) { messages += text + "\n"; };
+    callbacks.progress = [&](const Progress& p) { all.push_back(p.loss); };
+    fs::remove_all(c.output);
+    run(c, false, callbacks);
+    EXPECT_EQ(messages.find("quantisation grows from none to whole within 3 steps") != std::string::npos,
+              says);
+    return all;
+  };
+  const auto grown = losses(grows, true), at_once = losses(abrupt, false),
+             whole = losses(of(from + ", quantization: none"), false);
+  EXPECT_NEAR(grown[0], whole[0], 1e-5);
+  for (const std::size_t step : {0, 1, 2}) EXPECT_NE(grown[step], at_once[step]) << step;
+  for (std::size_t step = 3; step < 14; ++step) EXPECT_NEAR(grown[step], at_once[step], 1e-4) << step;
+}
+
 TEST(SubNorms, AreInsertedIntoAPlainLlama) {
   const testing::TempDir dir;
   ModelConfig llama = testing::tiny_config();
