@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <map>
+#include <optional>
 
 #include "tiny_run.hpp"
 
@@ -161,6 +162,35 @@ TEST(TrainerFaults, ADiskThatStaysFullEndsTheRunAndKeepsTheLastCheckpoint) {
     const FileSizeLimit limit(64 << 10);
     BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kIo, "checkpoint.safetensors");
   }
+  EXPECT_EQ(read_file(c.output / "checkpoint.safetensors"), kept);
+}
+
+TEST(TrainerFaults, ADiskThatIsFullForTheModelLeavesTheCheckpointToMakeItOf) {
+  const Fixture f;
+  run(f.config("whole"));
+  const TrainConfig c = f.config("out");
+  std::optional<FileSizeLimit> limit;
+  TrainCallbacks callbacks;
+  callbacks.evaluation = [&](std::int64_t step, const Evaluation&) {
+    if (step == 14) limit.emplace(64 << 10);  // after the last checkpoint
+  };
+  BITNET_EXPECT_ERROR(run(c, false, callbacks), ErrorCode::kIo, "model");
+  limit.reset();
+  EXPECT_FALSE(std::filesystem::exists(c.output / "model.gguf"));
+  run(c, true);
+  EXPECT_TRUE(read_file(c.output / "model.gguf") == read_file(f.dir / "whole/model.gguf"));
+}
+
+TEST(TrainerFaults, ALogThatCannotBeWrittenEndsTheRun) {
+  const std::filesystem::path full = "/dev/full";
+  if (!std::filesystem::exists(full)) GTEST_SKIP() << "no /dev/full";
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  stop_after(c, 3);
+  const std::string kept = read_file(c.output / "checkpoint.safetensors");
+  std::filesystem::remove(c.output / "log.jsonl");
+  std::filesystem::create_symlink(full, c.output / "log.jsonl");
+  BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kIo, "log.jsonl': is the disk full?");
   EXPECT_EQ(read_file(c.output / "checkpoint.safetensors"), kept);
 }
 

@@ -172,6 +172,15 @@ TEST_F(WithBase, ATeacherOfAnotherVocabularyIsRefused) {
   EXPECT_EQ(run(c).steps, 14);
 }
 
+TEST_F(WithBase, AVocabularyThatDoesNotFitTheBaseIsRefused) {
+  for (const std::string& sections : {"model: {base: " + base.string() + "}\n", lora()}) {
+    TrainConfig c = config("small", sections);
+    c.model.vocab_size = 100;
+    BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "tokens, the base allows 100");
+    EXPECT_FALSE(fs::exists(c.output / "checkpoint.safetensors"));
+  }
+}
+
 TEST_F(WithBase, TrainingGoesOnFromAModelsWeights) {
   const TrainConfig c = config("more", "model: {base: " + base.string() + "}\n");
   const TrainResult more = run(c);
