@@ -97,6 +97,7 @@ struct DataParallel::Impl {
   void send_weights();
   void send_codes();
   void take_codes();
+  void move_state(Optimizer& own, Optimizer* all, bool to_first);
   std::unordered_map<std::string_view, int> owners() const;
 
   const ExecutionContext& context;
@@ -420,49 +421,44 @@ std::unordered_map<std::string_view, int> DataParallel::Impl::owners() const {
   return all;
 }
 
-void DataParallel::gather_state(Optimizer& mine, Optimizer* all) {
-  Impl& m = *impl_;
-  m.group.exchange([&] {
+/// The state of all parameters in process 0's `all` from the optimisers of their owners, or to them.
+void DataParallel::Impl::move_state(Optimizer& own, Optimizer* all, bool to_first) {
+  const auto pass = [&](std::span<std::byte> bytes, int other, bool sends) {
+    sends ? group.send(bytes, other, 1) : group.receive(bytes, other, 1);
+  };
+  group.exchange([&] {
     std::unordered_map<std::string, std::span<std::byte>> here;
-    for (const OptimizerState& state : mine.state()) {
-      if (m.rank == 0)
+    for (const OptimizerState& state : own.state()) {
+      if (rank == 0)
         here[state.name] = state.bytes;
       else
-        m.group.send(state.bytes, 0, 1);
+        pass(state.bytes, 0, to_first);
     }
     if (!all) return;
-    const auto owners = m.owners();
+    const auto owner_of = owners();
     for (const OptimizerState& state : all->state()) {
-      // Each process sends its own in the order in which they stand here.
-      if (const int owner = owners.at(parameter_in(state.name)); owner != 0)
-        m.group.receive(state.bytes, owner, 1);
+      // Each process has its own in the order in which they stand here.
+      if (const int owner = owner_of.at(parameter_in(state.name)); owner != 0) {
+        pass(state.bytes, owner, !to_first);
+        continue;
+      }
+      const std::span<std::byte> ours = here.at(state.name);
+      if (to_first)
+        std::memcpy(state.bytes.data(), ours.data(), ours.size());
       else
-        std::memcpy(state.bytes.data(), here.at(state.name).data(), state.bytes.size());
+        std::memcpy(ours.data(), state.bytes.data(), ours.size());
     }
   });
+}
+
+void DataParallel::gather_state(Optimizer& mine, Optimizer* all) {
+  impl_->move_state(mine, all, true);
   if (all) all->set_steps(mine.steps());
 }
 
 void DataParallel::spread_state(Optimizer& mine, Optimizer* all) {
-  Impl& m = *impl_;
-  m.group.exchange([&] {
-    std::unordered_map<std::string, std::span<std::byte>> here;
-    for (const OptimizerState& state : mine.state()) {
-      if (m.rank == 0)
-        here[state.name] = state.bytes;
-      else
-        m.group.receive(state.bytes, 0, 1);
-    }
-    if (!all) return;
-    const auto owners = m.owners();
-    for (const OptimizerState& state : all->state()) {
-      if (const int owner = owners.at(parameter_in(state.name)); owner != 0)
-        m.group.send(state.bytes, owner, 1);
-      else
-        std::memcpy(here.at(state.name).data(), state.bytes.data(), state.bytes.size());
-    }
-  });
-  mine.set_steps(m.group.of_first(all ? all->steps() : std::int64_t{0}));
+  impl_->move_state(mine, all, false);
+  mine.set_steps(impl_->group.of_first(all ? all->steps() : std::int64_t{0}));
 }
 
 }  // namespace bitnet::training
