@@ -44,6 +44,17 @@ TEST(Mpi, WhatIsWithdrawnIsNotWaitedFor) {
   group.barrier();
 }
 
+/// The test training_mpi_abort runs it alone and expects that it does not end well.
+TEST(Mpi, DISABLED_WhatCannotBeTakenBackEndsTheProcesses) {
+  ProcessGroup& group = *Launched::group;
+  std::vector<std::byte> large(10'000'000);  // more than goes without the receiver
+  if (group.rank() == 0) {
+    group.send(large, 1, 7);
+    group.withdraw();
+  }
+  group.barrier();
+}
+
 TEST(Mpi, TrainingGivesTheBitsOfOneProcess) {
   ProcessGroup& group = *Launched::group;
   for (const char* optimizer : {"adamw", "muon"})
