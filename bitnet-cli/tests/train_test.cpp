@@ -199,8 +199,15 @@ TEST_F(DeviceTest, TheWholeModelRunsOnTheDevice) {
   ASSERT_EQ(device.code, kOk) << device.err;
   EXPECT_EQ(device.out, cpu.out);
   EXPECT_THAT(device.err, Not(HasSubstr("lacks these operations")));
+  EXPECT_THAT(device.err, Not(HasSubstr("device: ")));
   on_device.push_back("--device-only");
   EXPECT_EQ(call(on_device).out, cpu.out);
+  on_device.insert(on_device.end(), {"-v", "--profile", file("trace.json")});
+  const auto verbose = call(on_device);
+  for (const char* part :
+       {"device: ", " launches, the host waited ", " GB/s", "device: attention: ", " of them compiled"})
+    EXPECT_THAT(verbose.err, HasSubstr(part));
+  EXPECT_THAT(read_file(file("trace.json")), HasSubstr("\"ternary_matmul\""));
 }
 
 TEST_F(DeviceTest, TheEnvironmentNamesTheDevice) {

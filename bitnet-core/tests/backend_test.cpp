@@ -88,6 +88,15 @@ TEST_F(BackendChecks, MatricesMustFitTheirBuffers) {
           "add: x is [2, 3], y [3, 2]: they must have the same shape");
 }
 
+TEST_F(BackendChecks, TopOfARowHasOneToAllOfItsColumns) {
+  std::array<TopValue, 6> out{};
+  accepted([&] { backend_.top(matrix(1, 8), 6, out); });  // by a download of its row
+  refused([&] { backend_.top(matrix(1, 8), 9, out); }, "top: 9 of x [1, 8] into 6 places");
+  refused([&] { backend_.top(matrix(1, 8), 0, out); }, "k must be 1 … columns");
+  refused([&] { backend_.top(matrix(2, 8), 4, out); }, "out [rows, k]");
+  refused([&] { backend_.top(matrix(32, 33), 1, out); }, "does not fit");
+}
+
 TEST_F(BackendChecks, TransfersStayInside) {
   std::array<std::byte, 16> bytes{};
   accepted([&] { backend_.upload(*big_, 4080, bytes); });

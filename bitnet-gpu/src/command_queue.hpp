@@ -2,10 +2,15 @@
 // The in-order queue of a backend: launches, transfers, and what they moved. Which kernels there are is
 // kernel_set.hpp's business. One thread at a time issues to it.
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <span>
-#include <string>
+#include <string_view>
+#include <vector>
 
+#include "bitnet/core/device/backend_types.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "cl_objects.hpp"
 
 namespace bitnet::gpu {
@@ -13,19 +18,22 @@ namespace bitnet::gpu {
 /// A kernel with its own work-group size (reqd_work_group_size).
 struct Kernel {
   ClKernel object;
-  std::string name;
+  const char* name = "";  ///< of static storage
   std::array<std::size_t, 2> local{};
-};
-
-struct QueueCounts {
-  std::uint64_t launches = 0, uploads = 0, downloads = 0, upload_bytes = 0, download_bytes = 0;
-  std::uint64_t waits = 0;  ///< times that the host waited for the device
 };
 
 class CommandQueue {
  public:
   /// Throws Error(kDevice | kOutOfMemory).
   CommandQueue(cl_context context, cl_device_id device);
+  ~CommandQueue();
+  CommandQueue(const CommandQueue&) = delete;
+  CommandQueue& operator=(const CommandQueue&) = delete;
+
+  /// From the next call on, times on the device are taken: each launch and copy is a zone of `profiler` and
+  /// is added up in statistics(). Null: no more. That needs another queue of the driver; the old one's work
+  /// is waited for.
+  void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
 
   cl_command_queue get() const noexcept { return queue_.get(); }
 
@@ -45,7 +53,8 @@ class CommandQueue {
   void flush();
   void finish();
 
-  const QueueCounts& counts() const noexcept { return counts_; }
+  /// What it knows of DeviceStatistics.
+  DeviceStatistics statistics() const;
   /// Grows with every call that failed: what was enqueued before need not have been done.
   std::uint64_t failures() const noexcept { return failures_; }
 
@@ -53,9 +62,27 @@ class CommandQueue {
   static void set(const Kernel& kernel, cl_uint index, std::size_t bytes, const void* value);
   void enqueue(const Kernel& kernel, std::array<std::size_t, 2> groups);
   void checked(cl_int status, std::string_view call);
+  /// The queue for what comes now: with a profiler one that takes times.
+  void choose_queue();
+  /// Where the driver is to put the event of a command, or null where no times are taken.
+  cl_event* event_for(const char* name, std::uint64_t bytes = 0);
+  /// Takes the times of all that is done by now.
+  void collect();
 
+  struct Timed {
+    const char* name;
+    std::uint64_t bytes;
+    cl_event event;
+  };
+  ClContext context_;
+  cl_device_id device_;
   ClQueue queue_;
-  QueueCounts counts_;
+  bool takes_times_ = false;
+  Profiler* profiler_ = nullptr;
+  DeviceStatistics counts_;
+  std::map<std::string_view, DeviceStatistics::KernelTime> times_;
+  std::vector<Timed> timed_;
+  std::chrono::steady_clock::time_point first_;  // enqueued of timed_
   std::uint64_t failures_ = 0;
 };
 

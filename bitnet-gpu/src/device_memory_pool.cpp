@@ -82,6 +82,7 @@ void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag
   if (const auto spare = spare_.find(size); spare != spare_.end()) {
     buffer = std::move(spare->second);
     spare_.erase(spare);
+    ++reused_;
   } else {
     buffer = make(size, status);
   }
@@ -115,8 +116,9 @@ void* DeviceMemoryPool::allocate(std::size_t bytes, std::size_t alignment, Memor
   throw Error(
       ErrorCode::kOutOfMemory,
       fmt::format("memory pool '{}': asked for {} bytes ({}), {} used ({} held), limit {} bytes, {} of "
-                  "one buffer: {}",
-                  name_, bytes, tag, used_, held_, limit_, largest_, error_name(status)));
+                  "one buffer; at most {} fit: {}",
+                  name_, bytes, tag, used_, held_, limit_, largest_,
+                  std::min(largest_, limit_ - std::min(limit_, used_)), error_name(status)));
 }
 
 void* DeviceMemoryPool::try_allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {
@@ -157,6 +159,11 @@ TrimReport DeviceMemoryPool::trim() {
 std::size_t DeviceMemoryPool::free_bytes() const {
   const std::lock_guard lock(mutex_);
   return limit_ - std::min(limit_, used_);
+}
+
+std::uint64_t DeviceMemoryPool::reused() const {
+  const std::lock_guard lock(mutex_);
+  return reused_;
 }
 
 MemoryStats DeviceMemoryPool::stats() const {

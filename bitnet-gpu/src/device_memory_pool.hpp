@@ -42,6 +42,8 @@ class DeviceMemoryPool final : public MemoryResource {
   std::vector<TagStats> tags() const;
   /// Bytes that live buffers leave of the limit.
   std::size_t free_bytes() const;
+  /// Of MemoryStats::allocations, those that a spare buffer served.
+  std::uint64_t reused() const;
   cl_context context() const noexcept { return context_.get(); }
 
  private:
@@ -61,7 +63,7 @@ class DeviceMemoryPool final : public MemoryResource {
   std::multimap<std::size_t, ClMem> spare_;  // by size
   std::map<std::string_view, TagStats> tags_;
   std::size_t used_ = 0, held_ = 0, peak_used_ = 0, peak_held_ = 0;
-  std::uint64_t allocations_ = 0, frees_ = 0, refusals_ = 0, asked_ = 0, given_ = 0;
+  std::uint64_t allocations_ = 0, frees_ = 0, refusals_ = 0, reused_ = 0, asked_ = 0, given_ = 0;
 };
 
 /// A buffer of a pool that it keeps alive, or none.

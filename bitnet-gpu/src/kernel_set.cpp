@@ -49,7 +49,7 @@ KernelSet::KernelSet(ProgramCache& programs, const DeviceTraits& traits, cl_devi
   ternary(1);
 }
 
-Kernel KernelSet::build(std::string_view source, const std::string& options, const std::string& name) {
+Kernel KernelSet::build(std::string_view source, const std::string& options, const char* name) {
   return as_device_error([&] {
     Kernel k{programs_.kernel(with_common(source), options, name), name, {}};
     std::size_t local[3] = {};
@@ -61,11 +61,10 @@ Kernel KernelSet::build(std::string_view source, const std::string& options, con
   });
 }
 
-const Kernel& KernelSet::rows_op(std::string_view name) {
+const Kernel& KernelSet::rows_op(const char* name) {
   const auto found = rows_ops_.find(name);
   if (found != rows_ops_.end()) return found->second;
-  const std::string own(name);
-  return rows_ops_.emplace(own, build(kernels::rows, "", own)).first->second;
+  return rows_ops_.emplace(name, build(kernels::rows, "", name)).first->second;
 }
 
 const Kernel& KernelSet::normalize(int gate, bool norm, bool quantize) {
@@ -85,6 +84,12 @@ const RowsKernel& KernelSet::by_rows(std::array<RowsKernel, 2>& pair, std::strin
     const int split = rows == 1 && splits_ ? kSplitOfOneRow : 1;
     k.kernel = build(source, fmt::format("{} -DBN_ROWS={} -DBN_SPLIT={}", options, k.rows, split), name);
   }
+  return k;
+}
+
+const Kernel& KernelSet::top(bool of_keys) {
+  Kernel& k = top_[of_keys ? 1 : 0];
+  if (!k.object) k = build(kernels::top, "", of_keys ? "top_of_keys" : "top_of_values");
   return k;
 }
 

@@ -42,7 +42,7 @@ class KernelSet {
 
   // Later builds throw Error(kDevice) alone.
   /// A kernel of rows.cl.
-  const Kernel& rows_op(std::string_view name);
+  const Kernel& rows_op(const char* name);  // of static storage
   /// normalize_quantize.cl; `gate`: its BN_GATE.
   const Kernel& normalize(int gate, bool norm, bool quantize);
   /// ternary_matmul.cl and int8_matmul.cl for so many rows.
@@ -52,19 +52,23 @@ class KernelSet {
   const RowsKernel& dense(DType type, std::int64_t rows);
   const AttentionKernelPair& attention(const AttentionShape& shape);
 
+  /// top.cl: of values, or of keys that it has made.
+  const Kernel& top(bool of_keys);
+
   bool wide() const noexcept { return wide_; }
   /// Bytes of an activation that normalize_quantize.cl writes.
   std::size_t activation_bytes() const noexcept { return wide_ ? 2 : 1; }
 
  private:
-  Kernel build(std::string_view source, const std::string& options, const std::string& name);
+  Kernel build(std::string_view source, const std::string& options, const char* name);
   const RowsKernel& by_rows(std::array<RowsKernel, 2>& pair, std::string_view source, const char* options,
                             const char* name, std::int64_t rows);
 
   ProgramCache& programs_;
   cl_device_id device_;
   bool wide_, splits_;
-  std::map<std::string, Kernel, std::less<>> rows_ops_;
+  std::map<std::string_view, Kernel> rows_ops_;
+  std::array<Kernel, 2> top_;
   std::array<Kernel, 12> normalize_;  // [gate][norm][quantize]
   std::array<RowsKernel, 2> ternary_, int8_;
   std::array<std::array<RowsKernel, 2>, 3> dense_;  // f32, f16, bf16

@@ -16,6 +16,7 @@
 #include "program_cache.hpp"
 #include "read_bandwidth.hpp"
 #include "step_inputs.hpp"
+#include "top_op.hpp"
 #include "weight_writer.hpp"
 
 namespace bitnet::gpu {
@@ -73,13 +74,23 @@ class OpenClBackend final : public Backend {
         kernels_(programs_, traits_, device.id),
         inputs_(queue_, memory_),
         writer_(std::move(context), queue_, memory_, traits_.zero_copy),
-        attention_(queue_, kernels_, inputs_) {}
+        attention_(queue_, kernels_, inputs_),
+        top_(queue_, kernels_, memory_) {}
 
   std::string_view name() const noexcept override { return device_.device.name; }
   std::string description() const override { return device_.device.description; }
   bool supports(BackendOp) const noexcept override { return true; }
   std::size_t available_memory() const override { return memory_->free_bytes(); }
   MemoryResource* memory() const noexcept override { return memory_.get(); }
+  bool top_saves(std::int64_t k) const noexcept override { return !traits_.zero_copy && k <= TopOp::kMost; }
+  DeviceStatistics statistics() const override {
+    DeviceStatistics s = queue_.statistics();
+    s.buffers = memory_->stats().allocations;
+    s.reused_buffers = memory_->reused();
+    s.programs = programs_.programs();
+    s.compiled_programs = programs_.compiled();
+    return s;
+  }
 
  private:
   PooledMem create(std::size_t bytes, MemoryTag tag) { return {memory_, bytes, tag}; }
@@ -166,11 +177,16 @@ class OpenClBackend final : public Backend {
   void do_add(Matrix x, Matrix y) override;
   void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                  Matrix out) override;
+  void do_top(Matrix x, std::int64_t k, std::span<TopValue> out) override {
+    if (k > TopOp::kMost) return top_of_download(x, k, out);
+    top_.run(x, mem_of(x), k, out);
+  }
   void do_sync() override { queue_.finish(); }
+  void profiler_changed() noexcept override { queue_.set_profiler(profiler()); }
 
   /// A kernel of rows.cl, for `items` of each row.
   template <class... Args>
-  void launch_rows(std::string_view kernel, std::int64_t items, std::int64_t rows, const Args&... args) {
+  void launch_rows(const char* kernel, std::int64_t items, std::int64_t rows, const Args&... args) {
     const Kernel& k = kernels_.rows_op(kernel);
     queue_.launch(k, {groups(items, k.local[0]), static_cast<std::size_t>(rows)}, args...);
   }
@@ -185,6 +201,7 @@ class OpenClBackend final : public Backend {
   StepInputs inputs_;
   WeightWriter writer_;
   AttentionOp attention_;
+  TopOp top_;
   PooledMem rows_;        // i8 or i16 [kChunkRows, widest stride]
   PooledMem inv_scales_;  // f32 [kChunkRows]
   PooledMem sums_;        // i32 [kChunkRows]

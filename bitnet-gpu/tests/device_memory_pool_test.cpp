@@ -84,7 +84,8 @@ TEST_F(DevicePool, LimitsNameAskedUsedAndLimit) {
   EXPECT_EQ(pool_->stats().held, 3 * kMiB);
   BITNET_EXPECT_ERROR(
       PooledMem(pool_, 2 * kMiB, "kv"), ErrorCode::kOutOfMemory,
-      "'dev': asked for 2097152 bytes (kv), 3145728 used (3145728 held), limit 4194304 bytes");
+      "'dev': asked for 2097152 bytes (kv), 3145728 used (3145728 held), limit 4194304 bytes, "
+      "3145728 of one buffer; at most 1048576 fit: CL_MEM_OBJECT_ALLOCATION_FAILURE");
   EXPECT_EQ(pool_->try_allocate(2 * kMiB), nullptr);
   EXPECT_EQ(pool_->try_allocate(4 * kMiB), nullptr);  // more than one buffer may have
   EXPECT_EQ(pool_->stats().refusals, 3u);

@@ -3,12 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/gpu/register.hpp"
+#include "bitnet/inference/engine.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/model.hpp"
 #include "bitnet/inference/register.hpp"
@@ -93,6 +97,91 @@ TEST_P(ShippedModel, WritesTheTextOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(CacheTypes, ShippedModel, ::testing::Values(DType::kF16, DType::kI8, DType::kF32));
+
+/// As a device with its own memory is used.
+BackendRegistry with_own_memory() {
+  gpu::Options options;
+  options.kernels.zero_copy = false;
+  BackendRegistry registry;
+  gpu::register_backends(registry, options);
+  return registry;
+}
+
+TEST(ADeviceWithItsOwnMemory, SendsTheLargestLogitsAlone) {
+  BackendRegistry devices = with_own_memory();
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  inference::register_cpu_backend(devices);
+  inference::GenerationOptions options;
+  options.max_tokens = 24;
+  options.sampling.seed = 5;
+  options.sampling.repeat_penalty = 1.3f;
+  options.ignore_eos = true;
+  const auto generate = [&](inference::InferenceEngine& engine) {
+    const auto result = engine.generate("The weather in Bath", options);
+    EXPECT_FALSE(result.error.has_value());
+    return result.tokens;
+  };
+  const auto model = testing::source_path("models/bitnet-demo-10m-i2_s.gguf");
+  inference::InferenceEngine device({.model = model, .device = devices.devices()[0].name, .n_ctx = 64},
+                                    devices);
+  inference::InferenceEngine cpu({.model = model, .n_ctx = 64});
+  EXPECT_EQ(generate(device), generate(cpu));
+  const DeviceStatistics before = device.model()->backend().statistics();  // with all its memory
+  EXPECT_EQ(generate(device), generate(cpu));
+  const DeviceStatistics after = device.model()->backend().statistics();
+  const std::uint64_t steps = after.downloads - before.downloads;
+  EXPECT_EQ(steps, 24u);
+  EXPECT_EQ(after.download_bytes - before.download_bytes, steps * (40 + 64) * 8);  // top_k, the window
+  EXPECT_EQ(after.waits - before.waits, steps);  // once a step, for the token
+  options.sampling.top_k = 0;                    // every logit is needed
+  EXPECT_EQ(generate(device), generate(cpu));
+}
+
+TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {
+  BackendRegistry devices = with_own_memory();
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 1, .isa = {}});
+  const std::shared_ptr<Backend> backend = devices.create(devices.devices()[0].name, context);
+  EXPECT_EQ(backend->statistics().launches, 0u);
+  const BufferPtr x = backend->allocate(4096), y = backend->allocate(4096);
+  const Matrix a{x.get(), 0, 4, 256}, b{y.get(), 0, 4, 256};
+  const std::vector<float> ones(1024, 1.0f);
+  backend->upload(*y, 0, std::as_bytes(std::span(ones)));
+  backend->add(a, b);
+  EXPECT_EQ(backend->statistics().launches, 1u);
+  EXPECT_EQ(backend->statistics().upload_bytes, 4096u);
+  EXPECT_TRUE(backend->statistics().kernels.empty());
+
+  Profiler profiler;
+  backend->set_profiler(&profiler);
+  for (int i = 0; i < 3; ++i) backend->add(a, b);
+  backend->rms_norm(a, *y, 1e-5f, a);
+  backend->upload(*y, 0, std::as_bytes(std::span(ones)));
+  std::vector<float> got(1024);
+  backend->download(*x, 0, std::as_writable_bytes(std::span(got)));
+  backend->set_profiler(nullptr);
+  backend->add(a, b);
+  const DeviceStatistics s = backend->statistics();
+  EXPECT_EQ(s.launches, 6u);
+  EXPECT_EQ(s.timed_upload_bytes, 4096u);
+  EXPECT_EQ(s.timed_download_bytes, 4096u);
+  EXPECT_EQ(s.download_bytes, 4096u);
+  EXPECT_GT(s.programs, 0u);
+  EXPECT_EQ(s.buffers, 2u + 0u);
+  ASSERT_EQ(s.kernels.size(), 2u);
+  std::map<std::string, std::uint64_t> launches;
+  for (const auto& k : s.kernels) launches[k.name] = k.launches;
+  EXPECT_EQ(launches, (std::map<std::string, std::uint64_t>{{"add_rows", 3}, {"normalize_quantize", 1}}));
+  // Each op's zone has its kernel's inside.
+  std::map<std::string, int> zones;
+  for (const ProfileEvent& e : profiler.events()) ++zones[e.name];
+  EXPECT_EQ(zones["add"], 3);
+  EXPECT_EQ(zones["add_rows"], 3);
+  EXPECT_EQ(zones["normalize_quantize"], 1);
+  EXPECT_EQ(zones["copy from device"], 1);
+  for (const ProfileRow& row : profiler.summary()) EXPECT_GE(row.self_seconds, 0) << row.name;
+}
 
 TEST(DeviceOnly, LacksNothing) {
   BackendRegistry registry;

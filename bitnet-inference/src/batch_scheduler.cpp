@@ -139,6 +139,7 @@ struct BatchScheduler::Impl {
   std::int64_t room_in_pages(const Sequence& s) const;
   std::span<const TokenId> draft(Sequence& s, std::int64_t most);
   void evaluate();
+  std::int64_t needed_logits() const noexcept;
   void fail_batch(const Error& error);
   void sample();
   void run_batch();
@@ -337,9 +338,20 @@ void BatchScheduler::Impl::plan() {
   }
 }
 
+/// Of all that run; 0, all, where one needs all.
+std::int64_t BatchScheduler::Impl::needed_logits() const noexcept {
+  std::int64_t most = 0;
+  for (const SequencePtr& s : running) {
+    const std::int64_t own = s->generator.needed_logits();
+    if (own == 0) return 0;
+    most = std::max(most, own);
+  }
+  return most;
+}
+
 void BatchScheduler::Impl::evaluate() {
   forward.run(pool, slices, ids, rows, adapters);
-  if (!rows.empty()) forward.logits(0, static_cast<std::int64_t>(rows.size()), logits);
+  if (!rows.empty()) forward.logits(0, static_cast<std::int64_t>(rows.size()), logits, needed_logits());
   for (const SequencePtr& s : running) {
     const std::int64_t end = s->cache->length() + s->rows;
     // Rows of generated tokens that are evaluated for the first time are not the prompt's.

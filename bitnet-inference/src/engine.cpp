@@ -45,14 +45,14 @@ void decode(Generator& generator, Session& s, std::vector<TokenId>& ids, std::in
   const auto rest = generator.tokens().subspan(s.tokens().size());
   const auto drafts = generator.draft(chunk - static_cast<std::int64_t>(rest.size()));
   if (drafts.empty()) {
-    generator.advance(s.evaluate(rest));
+    generator.advance(s.evaluate(rest, 1, generator.needed_logits()));
     return;
   }
   ids.assign(rest.begin(), rest.end());
   ids.insert(ids.end(), drafts.begin(), drafts.end());
   const auto n_logits = static_cast<std::int64_t>(drafts.size()) + 1;
   const auto seen = static_cast<std::int64_t>(generator.tokens().size());
-  const std::span<const float> logits = s.evaluate(ids, n_logits);
+  const std::span<const float> logits = s.evaluate(ids, n_logits, generator.needed_logits());
   s.truncate(seen + generator.advance(logits));
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -254,7 +255,7 @@ void ForwardPass::feed_forward_block(std::size_t index, const Rows& rows) {
   add(rows);
 }
 
-void ForwardPass::logits(std::int64_t first, std::int64_t n, std::span<float> to) {
+void ForwardPass::logits(std::int64_t first, std::int64_t n, std::span<float> to, std::int64_t needed) {
   const auto asked = static_cast<std::int64_t>(asked_positions_.size());
   if (first < 0 || n < 0 || n > max_logit_rows_ || first + n > asked) {
     throw Error(ErrorCode::kInternal, fmt::format("logits of rows {} … {} of {} asked for, workspace for {}",
@@ -264,8 +265,20 @@ void ForwardPass::logits(std::int64_t first, std::int64_t n, std::span<float> to
   const auto rows = std::span<const std::int32_t>(numbers_).subspan(static_cast<std::size_t>(first),
                                                                     static_cast<std::size_t>(n));
   backend_.logits(*model_->weights().head, part(workspace_.normed(), 0, asked), rows, out);
+  if (needed > 0 && needed < out.cols && backend_.top_saves(needed)) return largest_logits(out, needed, to);
   backend_.download(*out.buffer, out.offset,
                     std::as_writable_bytes(to.first(static_cast<std::size_t>(out.rows * out.cols))));
+}
+
+/// The `needed` largest of each row of `logits` where they belong, −∞ elsewhere.
+void ForwardPass::largest_logits(Matrix logits, std::int64_t needed, std::span<float> to) {
+  const auto rows = static_cast<std::size_t>(logits.rows), cols = static_cast<std::size_t>(logits.cols),
+             most = static_cast<std::size_t>(needed);
+  top_.resize(rows * most);
+  backend_.top(logits, needed, top_);
+  std::fill_n(to.begin(), rows * cols, -std::numeric_limits<float>::infinity());
+  for (std::size_t i = 0; i < top_.size(); ++i)
+    to[i / most * cols + static_cast<std::size_t>(top_[i].column)] = top_[i].value;
 }
 
 }  // namespace bitnet::inference

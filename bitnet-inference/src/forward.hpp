@@ -33,14 +33,18 @@ class ForwardPass {
            std::span<const std::int32_t> asked, std::span<const AdapterSet* const> adapters = {});
   /// Takes the memory that passes with these adapters need; not in a pass. Throws Error(kOutOfMemory).
   void reserve(const AdapterSet& adapters);
-  /// Logits after rows asked[first] … asked[first + n − 1] of the last run(); n ≤ max_logit_rows.
-  void logits(std::int64_t first, std::int64_t n, std::span<float> to);  // to: [n, vocab]
+  /// Logits after rows asked[first] … asked[first + n − 1] of the last run(); n ≤ max_logit_rows. With
+  /// `needed` above 0 all but so many of the largest of each row may come as −∞: on a device that spares
+  /// their way to the host.
+  void logits(std::int64_t first, std::int64_t n, std::span<float> to,
+              std::int64_t needed = 0);  // to: [n, vocab]
 
   std::int64_t max_rows() const noexcept { return workspace_.max_rows(); }
   std::int64_t max_logit_rows() const noexcept { return max_logit_rows_; }
   std::size_t workspace_bytes() const noexcept { return workspace_.bytes(); }
 
  private:
+  void largest_logits(Matrix logits, std::int64_t needed, std::span<float> to);
   /// Rows that lie together: n rows from `row` on of the residual stream are rows `at` … of the matrices of a
   /// block, which hold the block's rows only.
   struct Run {
@@ -93,6 +97,7 @@ class ForwardPass {
   std::vector<Adapted> adapted_, asked_adapted_;
   std::int64_t adapter_rank_ = 0;  // that `low_` and `update_` have room for
   BufferPtr low_, update_;         // [max_rows, rank], [max_rows, largest out]
+  std::vector<TopValue> top_;      // [rows of logits, needed]
 };
 
 }  // namespace bitnet::inference

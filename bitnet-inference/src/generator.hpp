@@ -40,6 +40,8 @@ class Generator {
   /// At most `most` tokens that may follow tokens(); none unless options.draft asks for them. To be evaluated
   /// after tokens() in the same pass, and valid until the next draft().
   std::span<const TokenId> draft(std::int64_t most);
+  /// Sampler::needed_logits(), from start() on.
+  std::int64_t needed_logits() const noexcept { return sampler_ ? sampler_->needed_logits() : 0; }
   /// Samples the next tokens from the logits [1 + drafts, vocab] after the last token and after each draft of
   /// the last draft(): the token after a draft exists only when that draft was sampled itself. So every token
   /// comes out of the sampler, in order, as without drafts. Returns how many drafts the model would have seen

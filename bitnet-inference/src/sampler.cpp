@@ -190,6 +190,14 @@ TokenId Sampler::draw() {
   return candidates_[0].id;  // only by rounding: uniform() < 1
 }
 
+// A penalty above 1 lowers logits: of the largest top_k + |window|, top_k at least are not in the window and
+// stay above everything that is not among them.
+std::int64_t Sampler::needed_logits() const noexcept {
+  if (options_.repeat_penalty < 1) return 0;
+  const std::int64_t kept = options_.temperature == 0 ? 1 : options_.top_k;
+  return kept <= 0 ? 0 : kept + static_cast<std::int64_t>(window_.size());
+}
+
 TokenId Sampler::sample(std::span<const float> logits) {
   if (logits.size() != vocab_size_) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -89,7 +89,8 @@ void Session::step(std::span<const TokenId> ids, std::size_t n_logits) {
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
 }
 
-std::span<const float> Session::evaluate(std::span<const TokenId> ids, std::int64_t n_logits) {
+std::span<const float> Session::evaluate(std::span<const TokenId> ids, std::int64_t n_logits,
+                                         std::int64_t needed) {
   check(ids);
   const std::int64_t most = std::min(static_cast<std::int64_t>(ids.size()), kMaxLogits);
   if (n_logits < 1 || n_logits > most) {
@@ -107,7 +108,7 @@ std::span<const float> Session::evaluate(std::span<const TokenId> ids, std::int6
     const std::size_t n = std::min(chunk, ids.size() - i);
     const std::size_t asked = i + n - std::min(std::max(i, first), i + n);
     step(ids.subspan(i, n), asked);
-    if (asked > 0) forward_->logits(0, static_cast<std::int64_t>(asked), to);
+    if (asked > 0) forward_->logits(0, static_cast<std::int64_t>(asked), to, needed);
     to = to.subspan(asked * vocab);
     i += n;
   }

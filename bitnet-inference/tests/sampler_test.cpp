@@ -59,6 +59,50 @@ TEST(Sampler, TemperatureSharpens) {
   EXPECT_NEAR(ones / 40000.0, 0.8, 5 * std::sqrt(0.8 * 0.2 / 40000));
 }
 
+TEST(Sampler, TheNeededLogitsDecideAlone) {
+  constexpr std::int64_t kVocab = 500;
+  Rng rng(3);
+  for (const float temperature : {0.0f, 0.9f}) {
+    for (const std::int32_t top_k : {1, 7, 40}) {
+      for (const float penalty : {1.0f, 1.7f}) {
+        SamplerOptions o;
+        o.temperature = temperature;
+        o.top_k = top_k;
+        o.repeat_penalty = penalty;
+        o.repeat_last_n = 20;
+        Sampler whole(o, kVocab), part(o, kVocab);
+        const std::int64_t needed = whole.needed_logits();
+        ASSERT_EQ(needed, (temperature == 0 ? 1 : top_k) + (penalty > 1 ? 20 : 0));
+        for (int step = 0; step < 300; ++step) {
+          std::vector<float> logits;
+          for (std::int64_t i = 0; i < kVocab; ++i)  // of few values, so that there are ties
+            logits.push_back(std::round(static_cast<float>(rng.normal()) * 4) -
+                             (step % 2 == 0 ? 30.0f : 0.0f));
+          std::vector<std::size_t> order(logits.size());
+          std::iota(order.begin(), order.end(), std::size_t{0});
+          std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
+          std::vector<float> largest(logits.size(), -INFINITY);
+          for (std::int64_t i = 0; i < needed; ++i) {
+            const std::size_t id = order[static_cast<std::size_t>(i)];
+            largest[id] = logits[id];
+          }
+          const TokenId token = whole.sample(logits);
+          ASSERT_EQ(part.sample(largest), token) << "step " << step << ", top_k " << top_k;
+          whole.accept(token);
+          part.accept(token);
+        }
+      }
+    }
+  }
+  SamplerOptions all;
+  all.top_k = 0;
+  EXPECT_EQ(Sampler(all, kVocab).needed_logits(), 0);
+  all.temperature = 0;
+  EXPECT_EQ(Sampler(all, kVocab).needed_logits(), 1);
+  all.repeat_penalty = 0.5f;  // lifts logits from anywhere
+  EXPECT_EQ(Sampler(all, kVocab).needed_logits(), 0);
+}
+
 TEST(Sampler, TopKKeepsTheKLargest) {
   SamplerOptions o = everything_off();
   o.top_k = 2;

@@ -82,9 +82,19 @@ class Run {
     return keep(table ? backend.prepare_embedding(w) : backend.prepare(w));
   }
 
+  /// top(), its columns and values among the results.
+  void top(Matrix x, std::int64_t k) {
+    std::vector<TopValue> out(static_cast<std::size_t>(x.rows * k));
+    backend.top(x, k, out);
+    for (const TopValue& v : out) {
+      others_.push_back(static_cast<float>(v.column));
+      others_.push_back(v.value + 0.0f);
+    }
+  }
+
   /// All buffers of floats but those that an op may leave as it likes.
   std::vector<float> results() {
-    std::vector<float> all;
+    std::vector<float> all = others_;
     for (const BufferPtr& b : buffers_) {
       if (std::find(scratch_.begin(), scratch_.end(), b.get()) != scratch_.end()) continue;
       std::vector<float> one(b->bytes() / sizeof(float));
@@ -102,6 +112,7 @@ class Run {
  private:
   PreparedPtr keep(PreparedPtr p) { return weights_.emplace_back(std::move(p)); }
   std::vector<BufferPtr> buffers_;
+  std::vector<float> others_;
   std::vector<const Buffer*> scratch_;
   std::vector<PreparedPtr> weights_;
 };
@@ -304,6 +315,24 @@ void add_row_ops(std::vector<Case>& cases) {
   }
 }
 
+void add_top(std::vector<Case>& cases) {
+  constexpr std::int64_t kShape[][3] = {{1, 1, 1},      {3, 100, 1},     {2, 1000, 40}, {1, 1024, 512},
+                                        {3, 5000, 104}, {1, 70000, 512}, {2, 700, 600}, {1, 20, 20}};
+  for (const auto& [rows, cols, k] : kShape) {
+    const std::int64_t r0 = rows, c = cols, most = k;
+    cases.push_back(
+        {"top " + std::to_string(k) + " of [" + std::to_string(rows) + ", " + std::to_string(cols) + "]",
+         [=](Run& r) {
+           r.top(r.random(r0, c), most);
+           std::vector<float> ties = r.normals(r0 * c, 2);
+           for (float& v : ties) v = std::nearbyint(v);  // zeros of both signs among them
+           r.top(r.matrix(r0, c, ties), most);
+         }});
+  }
+  cases.push_back({"top of rows of all kinds",
+                   [](Run& r) { r.top(r.matrix(3 + kAwkward, 70, awkward_rows(r, 3, 70)), 20); }});
+}
+
 struct AttentionCase {
   std::int64_t heads, kv_heads, dim, page_size;
 };
@@ -369,6 +398,7 @@ std::vector<Case> cases() {
   add_dense(all);
   add_heads(all);
   add_row_ops(all);
+  add_top(all);
   add_attention(all);
   return all;
 }

@@ -9,6 +9,7 @@
 #include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#include "device_report.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
 
@@ -112,7 +113,8 @@ int generate_text(const Values& values, const std::string& prompt, inference::In
   io.err << "load " << fixed(engine.model()->load_seconds(), 2) << " s, " << speed_line(result)
          << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
   if (values.flag(opt::kVerbose))
-    io.err << "finished: " << to_string(result.finish_reason) << '\n' << memory.report();
+    io.err << "finished: " << to_string(result.finish_reason) << '\n'
+           << memory.report() << device_lines(engine.model()->backend().statistics());
   return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
 }
 

@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/profiler.hpp"
@@ -478,6 +480,35 @@ void Backend::logits(const PreparedWeights& head, Matrix hidden, std::span<const
   zone(
       "logits", out.rows, [&] { return head.bytes() + bytes_of(out) + out.rows * head.in() * sizeof(float); },
       [&] { do_logits(head, hidden, rows, out); });
+}
+
+void Backend::top(Matrix x, std::int64_t k, std::span<TopValue> out) {
+  check(x, "top", "x");
+  require(k >= 1 && k <= x.cols && static_cast<std::int64_t>(out.size()) == product(x.rows, k), "top",
+          "{} of x [{}, {}] into {} places: k must be 1 … columns, and out [rows, k]", k, x.rows, x.cols,
+          out.size());
+  if (x.rows == 0) return;
+  zone(
+      "top", x.rows, [&] { return bytes_of(x); }, [&] { do_top(x, k, out); });
+}
+
+// Whole rows are brought here: right for every device, and for the host itself the quickest.
+void Backend::top_of_download(Matrix x, std::int64_t k, std::span<TopValue> out) {
+  const auto cols = static_cast<std::size_t>(x.cols), most = static_cast<std::size_t>(k);
+  std::vector<float> row(cols);
+  std::vector<std::int32_t> order(cols);
+  const auto larger = [&](std::int32_t a, std::int32_t b) {
+    const float p = row[static_cast<std::size_t>(a)], q = row[static_cast<std::size_t>(b)];
+    if (std::isnan(p) != std::isnan(q)) return std::isnan(p);
+    return p == q || std::isnan(p) ? a < b : p > q;
+  };
+  for (std::size_t r = 0; r < static_cast<std::size_t>(x.rows); ++r) {
+    do_download(*x.buffer, x.offset + r * cols * sizeof(float), std::as_writable_bytes(std::span(row)));
+    std::iota(order.begin(), order.end(), 0);
+    std::partial_sort(order.begin(), order.begin() + k, order.end(), larger);
+    for (std::size_t i = 0; i < most; ++i)
+      out[r * most + i] = {order[i], row[static_cast<std::size_t>(order[i])]};
+  }
 }
 
 void Backend::sync() { do_sync(); }

@@ -36,6 +36,9 @@ class Sampler {
   /// Throws Error(kInternal) on a NaN logit, or when no logit is finite. Does not accept() the token.
   TokenId sample(std::span<const float> logits);  // [vocab]
 
+  /// How many of the largest logits decide what sample() gives, so that all others may be −∞; 0: all of them.
+  std::int64_t needed_logits() const noexcept;
+
   const SamplerOptions& options() const noexcept { return options_; }
 
  private:

@@ -45,8 +45,10 @@ class Session {
   /// Evaluates `ids` after what is there; returns the logits [n_logits, vocab] after each of the last
   /// n_logits ids (1 … min(ids.size(), kMaxLogits)), valid until the next call. Throws
   /// Error(kInvalidArgument) naming both numbers when the context is too short, or on an id outside the
-  /// vocabulary (nothing evaluated); Error(kDevice).
-  std::span<const float> evaluate(std::span<const TokenId> ids, std::int64_t n_logits = 1);
+  /// vocabulary (nothing evaluated); Error(kDevice). With `needed` above 0 all logits of a row but so many of
+  /// the largest may be −∞ (Sampler::needed_logits()).
+  std::span<const float> evaluate(std::span<const TokenId> ids, std::int64_t n_logits = 1,
+                                  std::int64_t needed = 0);
   /// As evaluate, and calls row(position, logits) for each new position ≥ first_position, ascending.
   void evaluate_all(std::span<const TokenId> ids, std::int64_t first_position,
                     const std::function<void(std::int64_t position, std::span<const float> logits)>& row);

@@ -100,16 +100,28 @@ class Backend {
   void add(Matrix x, Matrix y);
   /// out[i] = hidden[rows[i]] · headᵀ, in f32.
   void logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows, Matrix out);
+  /// The `k` largest values of each row of x, 1 ≤ k ≤ columns, the largest first, of equal ones the one of
+  /// the smallest column; a NaN is larger than everything. out: [rows, k]. Waits for the device.
+  void top(Matrix x, std::int64_t k, std::span<TopValue> out);
+  /// Whether top(x, k, …) moves less between device and host than download() of x does.
+  virtual bool top_saves(std::int64_t /*k*/) const noexcept { return false; }
+  /// Empty where a backend is the host itself.
+  virtual DeviceStatistics statistics() const { return {}; }
   /// Returns when everything issued is done; reports errors of asynchronous work.
   void sync();
 
   /// Every later op, prepare(), upload() and download() is a zone of `profiler` (null: none; not owned, it
   /// must outlive its use here), with the bytes that it has to read and write at least. While there is one,
   /// ops wait until the device is done. To be called by the thread that issues ops.
-  void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
+  void set_profiler(Profiler* profiler) noexcept {
+    profiler_ = profiler;
+    profiler_changed();
+  }
   Profiler* profiler() const noexcept { return profiler_; }
 
  protected:
+  /// top() on the host, after a download, for devices that cannot do the case at hand.
+  void top_of_download(Matrix x, std::int64_t k, std::span<TopValue> out);
   // The single ops that norm_linear() and gated_linear() are made of, for devices that cannot fuse the case
   // at hand.
   void norm_then_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
@@ -140,7 +152,9 @@ class Backend {
   virtual void do_add(Matrix x, Matrix y) = 0;
   virtual void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                          Matrix out) = 0;
+  virtual void do_top(Matrix x, std::int64_t k, std::span<TopValue> out) { top_of_download(x, k, out); }
   virtual void do_sync() = 0;
+  virtual void profiler_changed() noexcept {}
 
   template <class Bytes, class Body>
   void zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "bitnet/core/dtype.hpp"
@@ -32,6 +33,28 @@ struct Matrix {
   std::size_t offset = 0;  ///< bytes
   std::int64_t rows = 0;
   std::int64_t cols = 0;
+};
+
+/// One of the largest values of a row.
+struct TopValue {
+  std::int32_t column = 0;
+  float value = 0;
+};
+
+/// What a device has done so far. Seconds and kernels: of what was issued while a profiler was set alone.
+struct DeviceStatistics {
+  struct KernelTime {
+    std::string name;
+    std::uint64_t launches = 0;
+    double seconds = 0;
+  };
+  std::uint64_t launches = 0, waits = 0;  ///< waits: times that the host waited for the device
+  std::uint64_t uploads = 0, upload_bytes = 0, downloads = 0, download_bytes = 0;
+  double upload_seconds = 0, download_seconds = 0;
+  std::uint64_t timed_upload_bytes = 0, timed_download_bytes = 0;  ///< that those seconds are of
+  std::uint64_t buffers = 0, reused_buffers = 0;      ///< asked of its pool, and those that had been there
+  std::uint64_t programs = 0, compiled_programs = 0;  ///< built, and those from source
+  std::vector<KernelTime> kernels;                    ///< the longest first
 };
 
 /// In which form a backend keeps dense weights.
