@@ -139,7 +139,7 @@ TEST_F(WithBase, ActivationCheckpointingChangesNoBit) {
       c.output += "-wide";
       c.batch = c.micro_batch = 32;
       const auto pool = std::make_shared<HybridMemoryPool>(MemoryPoolOptions{});
-      return dry_run(c, {}, false, ExecutionContext(ExecutionContext::Options{2, {}, pool})).memory_bytes;
+      return dry_run(c, {}, false, ExecutionContext(ExecutionContext::Options{1, {}, pool})).memory_bytes;
     };
     EXPECT_LT(memory(again), memory(kept));
   }
