@@ -25,10 +25,17 @@
 
 #if BN_WIDE
 
-// Four values of a column as bytes of v, times the four of each row, which lie in the order 0, 2, 1, 3.
-#define BN_ADD(shifted, at) \
-  { const int16 b = (shifted) >> 24; \
-    __attribute__((opencl_unroll_hint)) for (uint r = 0; r < BN_ROWS; ++r) acc[r] += b * (int16)((int)row[r][4u * w + (at)]); }
+// 16-bit lanes: (k, k + 2) of a column, then (k + 1, k + 3), times the same of each row, added: |sum| <= 2 * 127 * 128, and
+// widened at once.
+#define BN_ADD(v, acc)                                                                  \
+  {                                                                                     \
+    const short16 low = ((v) << (short)8) >> (short)8, high = (v) >> (short)8;          \
+    __attribute__((opencl_unroll_hint)) for (uint r = 0; r < BN_ROWS; ++r) {            \
+      const int8 sum = as_int8(low * as_short16((uint8)(pairs[r][2u * w])) +            \
+                               high * as_short16((uint8)(pairs[r][2u * w + 1u])));      \
+      acc[r] += (sum >> 16) + ((sum << 16) >> 16);                                      \
+    }                                                                                   \
+  }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void int8_matmul(__global const uint* restrict table, __global const short* restrict q,
@@ -37,23 +44,23 @@ void int8_matmul(__global const uint* restrict table, __global const short* rest
   const uint first = get_global_id(0) * BN_ROWS;
   const uint tile = get_global_id(1);
   __global const uint* const tile_values = table + (ulong)tile * words * 16u;
-  __global const short* row[BN_ROWS];
-  int16 acc[BN_ROWS];
+  __global const uint* pairs[BN_ROWS];
+  int8 acc0[BN_ROWS], acc1[BN_ROWS];
   __attribute__((opencl_unroll_hint)) for (uint r = 0; r < BN_ROWS; ++r) {
-    row[r] = q + (ulong)min(first + r, rows - 1u) * words * 4u;
-    acc[r] = (int16)(0);
+    pairs[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 4u);
+    acc0[r] = (int8)(0);
+    acc1[r] = (int8)(0);
   }
   for (uint w = 0; w < words; ++w) {
-    const int16 v = as_int16(vload16(w, tile_values));
-    BN_ADD(v << 24, 0u)
-    BN_ADD(v << 16, 2u)
-    BN_ADD(v << 8, 1u)
-    BN_ADD(v, 3u)
+    const short16 v0 = as_short16(vload8(2u * w, tile_values)), v1 = as_short16(vload8(2u * w + 1u, tile_values));
+    BN_ADD(v0, acc0)
+    BN_ADD(v1, acc1)
   }
   const uint columns = min(out - tile * 16u, 16u);
   const float16 scale = bn_load16(scales + tile * 16u, 0, columns, 0.0f);
   for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
-    const float16 result = convert_float16(acc[r]) * (scale * (float16)(inv_scales[first + r]));
+    const float16 result =
+        convert_float16((int16)(acc0[r], acc1[r])) * (scale * (float16)(inv_scales[first + r]));
     bn_store16(result, y + y_offset + (ulong)(first + r) * out + tile * 16u, 0, columns);
   }
 }
