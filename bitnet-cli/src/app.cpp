@@ -7,9 +7,9 @@
 #include <ostream>
 
 #include "bitnet/core/log.hpp"
+#include "bitnet/core/text/suggest.hpp"
 #include "commands.hpp"
 #include "common.hpp"
-#include "suggest.hpp"
 
 namespace bitnet::cli {
 namespace {

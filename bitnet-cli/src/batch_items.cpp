@@ -6,8 +6,8 @@
 #include <set>
 
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/suggest.hpp"
 #include "csv.hpp"
-#include "suggest.hpp"
 
 namespace bitnet::cli {
 namespace {

@@ -4,8 +4,8 @@
 #include <cxxopts.hpp>
 
 #include "bitnet/core/env.hpp"
+#include "bitnet/core/text/suggest.hpp"
 #include "commands.hpp"
-#include "suggest.hpp"
 
 namespace bitnet::cli {
 namespace {

@@ -4,12 +4,12 @@
 #include <ostream>
 
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/text/suggest.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
-#include "suggest.hpp"
 
 namespace bitnet::cli {
 namespace {

@@ -45,6 +45,12 @@ constexpr bool is_linear(TensorRole role) noexcept {
          role == TensorRole::kAttnOutput || role == TensorRole::kFfnGate || role == TensorRole::kFfnUp ||
          role == TensorRole::kFfnDown;
 }
+/// Of the linears of a layer that have the same input, the one that stands for it: q for q, k and v, gate for
+/// gate and up, every other one for itself.
+constexpr TensorRole input_role(TensorRole linear) noexcept {
+  if (linear == TensorRole::kAttnK || linear == TensorRole::kAttnV) return TensorRole::kAttnQ;
+  return linear == TensorRole::kFfnUp ? TensorRole::kFfnGate : linear;
+}
 constexpr bool is_norm(TensorRole role) noexcept {
   return role == TensorRole::kOutputNorm || role == TensorRole::kAttnNorm ||
          role == TensorRole::kAttnSubNorm || role == TensorRole::kFfnNorm || role == TensorRole::kFfnSubNorm;

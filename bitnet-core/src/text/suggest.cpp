@@ -1,9 +1,10 @@
 // Nearest words by edit distance; see suggest.hpp.
-#include "suggest.hpp"
+#include "bitnet/core/text/suggest.hpp"
 
 #include <algorithm>
+#include <utility>
 
-namespace bitnet::cli {
+namespace bitnet {
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   // Rows i − 2, i − 1 and i of the usual table; a swap of neighbours looks two rows up.
@@ -23,22 +24,26 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-std::string suggestion(std::string_view word, const std::vector<std::string>& words) {
-  if (word.empty() || word.size() > 64) return "";
-  const std::string* best = nullptr;
-  std::size_t best_distance = 0;
+std::vector<std::string> near_misses(std::string_view word, const std::vector<std::string>& words,
+                                     std::size_t most) {
+  if (word.empty() || word.size() > 64) return {};
+  std::vector<std::pair<std::size_t, const std::string*>> near;
   for (const std::string& candidate : words) {
     std::size_t distance = edit_distance(word, candidate);
     const bool is_prefix = word.size() >= 3 && candidate.starts_with(word);
     if (is_prefix) distance = 1;
     const std::size_t allowed = std::max<std::size_t>(1, std::max(word.size(), candidate.size()) / 3);
-    if (distance > allowed) continue;
-    if (best == nullptr || distance < best_distance) {
-      best = &candidate;
-      best_distance = distance;
-    }
+    if (distance <= allowed) near.emplace_back(distance, &candidate);
   }
-  return best == nullptr ? "" : ", did you mean '" + *best + "'?";
+  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < std::min(most, near.size()); ++i) names.push_back(*near[i].second);
+  return names;
 }
 
-}  // namespace bitnet::cli
+std::string suggestion(std::string_view word, const std::vector<std::string>& words) {
+  const std::vector<std::string> nearest = near_misses(word, words, 1);
+  return nearest.empty() ? "" : ", did you mean '" + nearest[0] + "'?";
+}
+
+}  // namespace bitnet

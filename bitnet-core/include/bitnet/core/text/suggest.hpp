@@ -1,11 +1,11 @@
 #pragma once
-// "Did you mean …?" for words that are in no table.
+// "Did you mean …?" for words that are in no table. Pure functions, thread-safe.
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace bitnet::cli {
+namespace bitnet {
 
 /// Edit distance with insertions, deletions, substitutions and swaps of neighbours, each 1.
 std::size_t edit_distance(std::string_view a, std::string_view b);
@@ -14,4 +14,9 @@ std::size_t edit_distance(std::string_view a, std::string_view b);
 /// begins), else "".
 std::string suggestion(std::string_view word, const std::vector<std::string>& words);
 
-}  // namespace bitnet::cli
+/// Those of `words` that are so near, the nearest first, in the order of `words` where they are equally near;
+/// at most `most`.
+std::vector<std::string> near_misses(std::string_view word, const std::vector<std::string>& words,
+                                     std::size_t most);
+
+}  // namespace bitnet

@@ -1,9 +1,9 @@
 // Edit distances by hand, and suggestions that a person would make.
-#include "suggest.hpp"
+#include "bitnet/core/text/suggest.hpp"
 
 #include "bitnet/testing/testing.hpp"
 
-namespace bitnet::cli {
+namespace bitnet {
 namespace {
 
 TEST(EditDistance, CountsEdits) {
@@ -25,5 +25,13 @@ TEST(Suggestion, NamesTheNearestWordOrNothing) {
   EXPECT_EQ(suggestion(std::string(100000, 'x'), words), "");
 }
 
+TEST(NearMisses, TheNearestFirst) {
+  const std::vector<std::string> words{"blk.0.ffn_up", "blk.0.ffn_gate", "blk.1.ffn_up", "token_embd"};
+  EXPECT_EQ(near_misses("blk.1.ffn_pu", words, 5),
+            (std::vector<std::string>{"blk.1.ffn_up", "blk.0.ffn_up"}));
+  EXPECT_EQ(near_misses("blk.0.ffn_u", words, 1), (std::vector<std::string>{"blk.0.ffn_up"}));
+  EXPECT_TRUE(near_misses("zebra", words, 5).empty());
+}
+
 }  // namespace
-}  // namespace bitnet::cli
+}  // namespace bitnet
