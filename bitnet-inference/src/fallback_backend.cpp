@@ -122,6 +122,7 @@ class FallbackBackend final : public Backend {
                        sides_[kCpuSide]->description(), list_ops(missing_ops(*sides_[kDeviceSide])));
   }
   bool supports(BackendOp) const noexcept override { return true; }
+  bool supports_extended_linears() const noexcept override { return true; }  // the sides say what they lack
   std::size_t available_memory() const override {
     return at(side_of(BackendOp::kAttention)).available_memory();
   }

@@ -42,6 +42,14 @@ class Weights {
   std::size_t n_ = 0;
 };
 
+/// Whether a backend takes them in one call: all ternary, or none.
+template <class Linears>
+bool one_kind(const Linears& linears) {
+  return std::all_of(linears.begin(), linears.end(), [&](const auto& l) {
+    return l.weights->ternary() == linears.front().weights->ternary();
+  });
+}
+
 }  // namespace
 
 ForwardPass::ForwardPass(std::shared_ptr<const Model> model, std::int64_t n_ctx, std::int64_t max_rows,
@@ -74,6 +82,7 @@ void ForwardPass::run(const KvPool& pool, std::span<const SequenceSlice> sequenc
   const Matrix x = workspace_.residual();
   backend_.embed(*weights.embedding, ids, x);
   for (std::size_t i = 0; i < weights.layers.size(); ++i) {
+    if (observation_ != nullptr && static_cast<std::int64_t>(i) > observation_->last_layer) return;
     // What the last layer adds to a row is seen by nothing but that row's logits.
     const Rows& rows = i + 1 < weights.layers.size() ? all : last;
     attention_block(i, pool.layer(static_cast<std::int64_t>(i)), sequences, rows);
@@ -163,20 +172,39 @@ void ForwardPass::norm_linear(std::span<const LinearOf> linears, std::size_t lay
                               const Rows& rows, std::span<const Matrix> outs) {
   const float eps = model_->config().rms_norm_eps;
   const Matrix x = workspace_.residual(), h = part(workspace_.normed(), 0, rows.n);
-  if (rows.runs.size() == 1 && rows.adapted.empty()) {
+  const TensorRole input = input_role(linears.front().role);
+  if (rows.runs.size() == 1 && rows.adapted.empty() && one_kind(linears) && !observed(input, layer)) {
     backend_.norm_linear(Weights(linears), part(x, rows.runs[0].row, rows.n), norm, eps, h, outs);
     return;
   }
   for (const Run& r : rows.runs)
     backend_.rms_norm(part(x, r.row, r.n), norm, eps, part(workspace_.normed(), r.at, r.n));
+  show(input, layer, h);
   linear(linears, layer, rows, h, outs);
 }
 
 /// outs = x · weightsᵀ for a block's rows x, adapters included.
 void ForwardPass::linear(std::span<const LinearOf> linears, std::size_t layer, const Rows& rows, Matrix x,
                          std::span<const Matrix> outs) {
-  backend_.linear(Weights(linears), x, outs);
+  if (one_kind(linears)) {
+    backend_.linear(Weights(linears), x, outs);
+  } else {
+    for (std::size_t i = 0; i < linears.size(); ++i)
+      backend_.linear(Weights(linears.subspan(i, 1)), x, outs.subspan(i, 1));
+  }
   for (std::size_t i = 0; i < linears.size(); ++i) adapt(linears[i].role, layer, rows, x, outs[i]);
+}
+
+bool ForwardPass::observed(TensorRole input, std::size_t layer) const {
+  return observation_ != nullptr && observation_->wanted({input, static_cast<std::int64_t>(layer)});
+}
+
+/// The rows of x, the input of a block's linears, to who wants them.
+void ForwardPass::show(TensorRole input, std::size_t layer, Matrix x) {
+  if (!observed(input, layer)) return;
+  shown_.resize(static_cast<std::size_t>(x.rows * x.cols));
+  backend_.download(*x.buffer, x.offset, std::as_writable_bytes(std::span(shown_)));
+  observation_->see({input, static_cast<std::int64_t>(layer)}, shown_);
 }
 
 /// out += B·(A·x) for the rows that have adapters for this linear.
@@ -223,12 +251,11 @@ void ForwardPass::attention_block(std::size_t index, const KvLayer& cache,
   if (rows.n == 0) return;
   const std::array<LinearOf, 1> o{{{layer.o.get(), TensorRole::kAttnOutput}}};
   const std::array<Matrix, 1> to{h};
-  if (!layer.attn_sub_norm) {
-    linear(o, index, rows, mixed, to);
-  } else if (rows.adapted.empty()) {
+  if (layer.attn_sub_norm && rows.adapted.empty() && !observed(TensorRole::kAttnOutput, index)) {
     backend_.norm_linear(Weights(o), mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed, to);
   } else {
-    backend_.rms_norm(mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed);
+    if (layer.attn_sub_norm) backend_.rms_norm(mixed, *layer.attn_sub_norm, c.rms_norm_eps, mixed);
+    show(TensorRole::kAttnOutput, index, mixed);
     linear(o, index, rows, mixed, to);
   }
   add(rows);
@@ -244,11 +271,12 @@ void ForwardPass::feed_forward_block(std::size_t index, const Rows& rows) {
   const std::array<LinearOf, 2> gate_up{
       {{layer.gate.get(), TensorRole::kFfnGate}, {layer.up.get(), TensorRole::kFfnUp}}};
   norm_linear(gate_up, index, *layer.ffn_norm, rows, std::array<Matrix, 2>{gate, up});
-  if (rows.adapted.empty()) {
+  if (rows.adapted.empty() && !observed(TensorRole::kFfnDown, index)) {
     backend_.gated_linear(c.activation, gate, up, layer.ffn_sub_norm.get(), c.rms_norm_eps, *layer.down, h);
   } else {
     backend_.gated_activation(c.activation, gate, up, gate);
     if (layer.ffn_sub_norm) backend_.rms_norm(gate, *layer.ffn_sub_norm, c.rms_norm_eps, gate);
+    show(TensorRole::kFfnDown, index, gate);
     const std::array<LinearOf, 1> down{{{layer.down.get(), TensorRole::kFfnDown}}};
     linear(down, index, rows, gate, std::array<Matrix, 1>{h});
   }

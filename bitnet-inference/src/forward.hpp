@@ -9,12 +9,20 @@
 
 #include "bitnet/inference/kv_cache.hpp"
 #include "bitnet/inference/model.hpp"
+#include "bitnet/inference/observe.hpp"
 #include "workspace.hpp"
 
 namespace bitnet::inference {
 
 class AdapterSet;
 struct LayerWeights;
+
+/// Who wants to see the inputs of linears, and which; layers behind `last_layer` are not run.
+struct Observation {
+  std::function<bool(TensorId input)> wanted;
+  LinearObserver see;
+  std::int64_t last_layer;
+};
 
 /// Not thread-safe. Allocates in the constructor only.
 class ForwardPass {
@@ -38,6 +46,10 @@ class ForwardPass {
   /// their way to the host.
   void logits(std::int64_t first, std::int64_t n, std::span<float> to,
               std::int64_t needed = 0);  // to: [n, vocab]
+
+  /// Later passes show what they are asked to, by the single ops, which have the same bits as the fused ones;
+  /// null: none. Not owned.
+  void observe(const Observation* observation) noexcept { observation_ = observation; }
 
   std::int64_t max_rows() const noexcept { return workspace_.max_rows(); }
   std::int64_t max_logit_rows() const noexcept { return max_logit_rows_; }
@@ -80,6 +92,8 @@ class ForwardPass {
                    std::span<const Matrix> outs);
   void linear(std::span<const LinearOf> linears, std::size_t layer, const Rows& rows, Matrix x,
               std::span<const Matrix> outs);
+  bool observed(TensorRole input, std::size_t layer) const;
+  void show(TensorRole input, std::size_t layer, Matrix x);
   void adapt(TensorRole role, std::size_t layer, const Rows& rows, Matrix x, Matrix out);
   void add(const Rows& rows);
 
@@ -98,6 +112,8 @@ class ForwardPass {
   std::int64_t adapter_rank_ = 0;  // that `low_` and `update_` have room for
   BufferPtr low_, update_;         // [max_rows, rank], [max_rows, largest out]
   std::vector<TopValue> top_;      // [rows of logits, needed]
+  const Observation* observation_ = nullptr;
+  std::vector<float> shown_;
 };
 
 }  // namespace bitnet::inference

@@ -57,8 +57,18 @@ class ModelBuilder {
     w.trits = t.weights.trits;
     w.scales = t.weights.scales;
     w.rows_per_scale = t.weights.rows_per_scale;
+    w.cols_per_scale = t.weights.cols_per_scale;
     w.dense = t.dense;
     w.dense_type = t.dtype;
+    if (t.planes) {
+      w = plane(t.planes->first);
+      w.second = std::make_shared<const LinearWeights>(plane(t.planes->second));
+    }
+    if (!t.int8) return prepare(t.id, w);
+    const std::vector<float> values = t.to_f32();
+    w.dense = std::as_bytes(std::span(values));
+    w.dense_type = DType::kF32;
+    w.dense_form = DenseForm::kInt8;
     prepare(t.id, w);
   }
 
@@ -77,6 +87,17 @@ class ModelBuilder {
   std::size_t bytes() const noexcept { return bytes_; }
 
  private:
+  static LinearWeights plane(const quant::TernaryWeights& t) {
+    LinearWeights w;
+    w.out = t.out;
+    w.in = t.in;
+    w.trits = t.trits;
+    w.scales = t.scales;
+    w.rows_per_scale = t.rows_per_scale;
+    w.cols_per_scale = t.cols_per_scale;
+    return w;
+  }
+
   /// Checks a tensor and counts it; false for a norm.
   template <class Tensor>
   bool begin(const Tensor& t) {
@@ -97,6 +118,7 @@ class ModelBuilder {
 
   void prepare(TensorId id, const LinearWeights& w) {
     PreparedPtr prepared = is_linear(id.role) ? backend_.prepare(w) : prepare_table(id, w);
+    ternary_ = ternary_ || (is_linear(id.role) && w.ternary());
     bytes_ += prepared->bytes();
     PreparedPtr& slot = is_linear(id.role)                       ? linear_slot(id)
                         : id.role == TensorRole::kTokenEmbedding ? weights_.embedding

@@ -93,4 +93,20 @@ WeightMetrics measure(const ExecutionContext& context, std::span<const float> w,
   return m;
 }
 
+WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const LogicalTensor& stored,
+                      const Hessian* hessian) {
+  if (stored.shape.rank() != 2)
+    throw Error(ErrorCode::kInvalidArgument, "the metrics of a tensor that is no matrix");
+  WeightMetrics m = measure(context, w, stored.to_f32(), stored.shape[1], hessian);
+  const auto count = [&](const TernaryWeights& plane) {
+    for (const std::int8_t t : plane.trits) ++m.trits[static_cast<std::size_t>(t + 1)];
+  };
+  if (stored.ternary) count(stored.weights);
+  if (stored.planes) {
+    count(stored.planes->first);
+    count(stored.planes->second);
+  }
+  return m;
+}
+
 }  // namespace bitnet::quant

@@ -150,6 +150,8 @@ bool layout_holds(TernaryLayout layout, const TernaryWeights& w, std::string* wh
     if (why != nullptr) *why = std::move(reason);
     return false;
   };
+  if (w.cols_per_scale != 0)
+    return no(fmt::format("{} holds no scales of groups of {} columns", to_string(layout), w.cols_per_scale));
   const std::size_t multiple = column_multiple(layout);
   if (w.in < 0 || static_cast<std::size_t>(w.in) % multiple != 0)
     return no(fmt::format("{} needs columns in multiples of {}, got {}", to_string(layout), multiple, w.in));

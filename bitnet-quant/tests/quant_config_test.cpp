@@ -204,8 +204,9 @@ TEST(QuantConfigTest, ATargetThatCannotHoldThePlanSaysWhichCan) {
       "would do: hf, i2_s");
   BITNET_EXPECT_ERROR(check(c, LinearType::kDense), ErrorCode::kUnsupported, "not written as floats");
   c.linears.scales = ScaleUnit::kRow;
-  BITNET_EXPECT_ERROR(check(c, LinearType::kI2_S), ErrorCode::kUnsupported,
-                      "i2_s cannot hold the plan of blk.0.attn_q: scales by row; no public format holds");
+  BITNET_EXPECT_ERROR(
+      check(c, LinearType::kI2_S), ErrorCode::kUnsupported,
+      "i2_s cannot hold the plan of blk.0.attn_q: scales by row; types that would do: extended");
   ModelConfig wide = m;
   wide.intermediate_size = 512;
   check_target(plan_linears(c, wide), wide, LinearType::kTQ1_0);
@@ -220,7 +221,15 @@ TEST(QuantConfigTest, ATargetThatCannotHoldThePlanSaysWhichCan) {
     c.layers = {{{"blk.1.attn_v"}, method, {}, {}, {}}};
     BITNET_EXPECT_ERROR(check(c, LinearType::kHf), ErrorCode::kUnsupported, why);
   }
+  c.layers.clear();
+  c.linears = {WeightMethod::kTwoPlane, ScaleUnit::kGroup64};
+  c.keep = {"blk.0.*"};
+  check(c, LinearType::kExtended);
+  c = QuantConfig();
+  c.scheme = QuantScheme::kMixedPrecision;
   c.layers = {{{"blk.1.attn_v"}, {}, {}, 4, {}}};
+  BITNET_EXPECT_ERROR(check(c, LinearType::kExtended), ErrorCode::kUnsupported,
+                      "activations of 4 bits; no type holds this configuration");
   BITNET_EXPECT_ERROR(check(c, LinearType::kHf), ErrorCode::kUnsupported,
                       "blk.1.attn_v: activations of 4 bits");
 }

@@ -80,9 +80,25 @@ void check(const LinearWeights& w, const char* op) {
     require(w.trits.empty() || static_cast<std::int64_t>(w.trits.size()) == cells, op,
             "{} trits for {} × {}: trits must have out × in elements", w.trits.size(), w.out, w.in);
     require(w.rows_per_scale > 0, op, "rows_per_scale is {}, must be positive", w.rows_per_scale);
-    require(static_cast<std::int64_t>(w.scales.size()) == (w.out - 1) / w.rows_per_scale + 1, op,
-            "{} scales for {} rows: one scale for every group of rows_per_scale rows, {}", w.scales.size(),
-            w.out, w.rows_per_scale);
+    if (w.cols_per_scale != 0) {
+      require(w.cols_per_scale > 0 && w.in % w.cols_per_scale == 0 && w.rows_per_scale == 1, op,
+              "scales of {} rows × {} columns for {} × {}: expected one row, and columns that divide `in`",
+              w.rows_per_scale, w.cols_per_scale, w.out, w.in);
+      require(static_cast<std::int64_t>(w.scales.size()) == w.out * (w.in / w.cols_per_scale), op,
+              "{} scales for {} × {}: one scale for every {} columns of a row", w.scales.size(), w.out, w.in,
+              w.cols_per_scale);
+    } else {
+      require(static_cast<std::int64_t>(w.scales.size()) == (w.out - 1) / w.rows_per_scale + 1, op,
+              "{} scales for {} rows: one scale for every group of rows_per_scale rows, {}", w.scales.size(),
+              w.out, w.rows_per_scale);
+    }
+    if (w.second != nullptr) {
+      require(w.second->ternary() && w.second->second == nullptr && w.second->out == w.out &&
+                  w.second->in == w.in,
+              op, "a second plane of {} × {} for {} × {}: expected ternary weights of the same shape",
+              w.second->out, w.second->in, w.out, w.in);
+      check(*w.second, op);
+    }
     return;
   }
   require(w.dense_type == DType::kF32 || w.dense_type == DType::kF16 || w.dense_type == DType::kBF16, op,
@@ -327,6 +343,13 @@ void Backend::download(const Buffer& from, std::size_t offset, std::span<std::by
 
 PreparedPtr Backend::prepare(const LinearWeights& weights) {
   check(weights, "prepare");
+  if (weights.extended() && !supports_extended_linears())
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("prepare: {} runs linears in one ternary plane with scales of whole rows, or dense ones; "
+                    "not two planes, groups of columns or int8: expected the CPU, or a device that falls "
+                    "back to it",
+                    name()));
   const ProfileZone measured(profiler_, "prepare", 0, weights.out);
   return do_prepare(weights);
 }

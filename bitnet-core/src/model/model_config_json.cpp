@@ -120,8 +120,15 @@ void read_quantization(const Object& root, ModelConfig& config) {
   if (!entry) return;
   const Object q(*entry, "quantization_config");
   const std::string method = q.string("quant_method");
+  if (method == "bitnet_extended") {  // docs/formats/extended.md: the tensors say which linear is what
+    if (q.number("format_version").value_or(0) != 1)
+      unsupported("key 'quantization_config.format_version': expected 1 for the method bitnet_extended");
+    config.weights = WeightKind::kDense;
+    return;
+  }
   if (method != "bitnet")
-    unsupported(fmt::format("key 'quantization_config.quant_method': expected 'bitnet', got '{}'", method));
+    unsupported(fmt::format(
+        "key 'quantization_config.quant_method': expected 'bitnet' or 'bitnet_extended', got '{}'", method));
   config.weights = WeightKind::kTernary;
   const std::string linear = q.string("linear_class", "bitlinear"),
                     mode = q.string("quantization_mode", "offline");

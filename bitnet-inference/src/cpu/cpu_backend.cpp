@@ -15,6 +15,7 @@
 #include "bitnet/quant/bit_linear.hpp"
 #include "cpu/attention.hpp"
 #include "cpu/dense.hpp"
+#include "cpu/extended_linear.hpp"
 #include "cpu/int8_weights.hpp"
 #include "cpu/memory.hpp"
 #include "cpu/work.hpp"
@@ -70,6 +71,7 @@ class CpuBackend final : public Backend {
     return fmt::format("CPU, {}, {} thread{}", to_string(context_->isa()), n, n == 1 ? "" : "s");
   }
   bool supports(BackendOp) const noexcept override { return true; }
+  bool supports_extended_linears() const noexcept override { return true; }
   std::size_t available_memory() const override {
     const std::size_t most = memory_->capacity();
     return std::min(cpu::available_memory(), most - std::min(most, memory_->held()));
@@ -102,7 +104,9 @@ class CpuBackend final : public Backend {
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
+    if (!w.ternary() && w.extended()) return Int8Weights::make(*context_, kernels_, w);
     if (!w.ternary()) return std::make_shared<DenseWeights>(*context_, w);
+    if (w.extended()) return std::make_shared<ExtendedLinear>(*context_, w);
     return std::make_shared<TernaryLinear>(
         w.trit_rows != nullptr
             ? quant::BitLinear(*context_, w.out, w.in, w.trit_rows, w.scales, w.rows_per_scale)
@@ -119,8 +123,12 @@ class CpuBackend final : public Backend {
     const float* const in = floats(x, "linear");
     if (!weights[0]->ternary()) {
       for (std::size_t i = 0; i < weights.size(); ++i) {
-        own<DenseWeights>(*weights[i], "linear")
-            .multiply(*context_, kernels_, in, nullptr, x.rows, floats(outs[i], "linear"));
+        float* const out = floats(outs[i], "linear");
+        if (const auto* const int8 = dynamic_cast<const Int8Weights*>(weights[i])) {
+          int8->multiply(*context_, {in, size(x)}, x.rows, quantized_, out);
+        } else {
+          own<DenseWeights>(*weights[i], "linear").multiply(*context_, kernels_, in, nullptr, x.rows, out);
+        }
       }
       return;
     }
@@ -131,11 +139,21 @@ class CpuBackend final : public Backend {
   /// Products of quantized_ with each of the weights.
   void multiply_quantized(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs) {
     products_.clear();
+    bool extended = false;
     for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (dynamic_cast<const ExtendedLinear*>(weights[i]) != nullptr) {
+        extended = true;
+        continue;
+      }
       const quant::BitLinear& linear = own<TernaryLinear>(*weights[i], "linear").linear();
       products_.push_back({&linear, {floats(outs[i], "linear"), size(outs[i])}});
     }
-    quant::BitLinear::forward_each(*context_, quantized_, products_);
+    if (!products_.empty()) quant::BitLinear::forward_each(*context_, quantized_, products_);
+    for (std::size_t i = 0; extended && i < weights.size(); ++i) {
+      if (const auto* const linear = dynamic_cast<const ExtendedLinear*>(weights[i]))
+        linear->forward(*context_, kernels_, quantized_, extended_scratch_,
+                        {floats(outs[i], "linear"), size(outs[i])});
+    }
   }
 
   void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
@@ -267,6 +285,7 @@ class CpuBackend final : public Backend {
   PmrResource scratch_{*memory_, "activations"};
   quant::QuantizedRows quantized_ = quant::QuantizedRows::in(&scratch_);
   std::vector<quant::BitLinear::Product> products_;
+  ExtendedScratch extended_scratch_{&scratch_};
   AttentionScratch attention_scratch_{&scratch_};
 };
 

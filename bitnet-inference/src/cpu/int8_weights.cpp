@@ -30,4 +30,10 @@ void Int8Weights::multiply(const ExecutionContext& context, const float* x,
   linear_.forward(context, scratch, {y, static_cast<std::size_t>(n * out())});
 }
 
+void Int8Weights::multiply(const ExecutionContext& context, std::span<const float> x, std::int64_t n_rows,
+                           quant::QuantizedRows& scratch, float* y) const {
+  quant::quantize_rows(context, x, n_rows, in(), scratch);
+  linear_.forward(context, scratch, {y, static_cast<std::size_t>(n_rows * out())});
+}
+
 }  // namespace bitnet::inference::cpu

@@ -25,6 +25,9 @@ class Int8Weights final : public PreparedWeights {
   /// y[i, out] = x[rows[i]] · Wᵀ, each row of x quantised by itself, into `scratch`.
   void multiply(const ExecutionContext& context, const float* x, std::span<const std::int32_t> rows,
                 quant::QuantizedRows& scratch, float* y) const;
+  /// y = x · Wᵀ for all of x [n_rows, in].
+  void multiply(const ExecutionContext& context, std::span<const float> x, std::int64_t n_rows,
+                quant::QuantizedRows& scratch, float* y) const;
   /// Row `index` as f32.
   void row(std::int64_t index, float* to) const { linear_.row(index, {to, static_cast<std::size_t>(in())}); }
 

@@ -162,8 +162,11 @@ void require_match(const std::string& pattern, const ModelConfig& model, bool an
 
 /// How a plan's result is stored, for messages; empty where `type` holds it.
 std::string why_not(const LinearPlan& p, std::int64_t in, LinearType type) {
-  if (p.method == WeightMethod::kKeep) return type == LinearType::kDense ? "" : "a linear in full precision";
+  if (p.method == WeightMethod::kKeep)
+    return type == LinearType::kDense || type == LinearType::kExtended ? "" : "a linear in full precision";
   if (type == LinearType::kDense) return "trits or integers, which are not written as floats";
+  if (type == LinearType::kExtended)
+    return p.activation_bits == 8 ? "" : fmt::format("activations of {} bits", p.activation_bits);
   if (p.method == WeightMethod::kInt8) return "an int8 linear";
   if (p.method == WeightMethod::kTwoPlane) return "two ternary planes";
   if (p.activation_bits != 8) return fmt::format("activations of {} bits", p.activation_bits);
@@ -178,7 +181,8 @@ std::string why_not(const LinearPlan& p, std::int64_t in, LinearType type) {
 constexpr std::pair<LinearType, const char*> kTypes[] = {{LinearType::kHf, "hf"},
                                                          {LinearType::kI2_S, "i2_s"},
                                                          {LinearType::kTQ1_0, "tq1_0"},
-                                                         {LinearType::kTQ2_0, "tq2_0"}};
+                                                         {LinearType::kTQ2_0, "tq2_0"},
+                                                         {LinearType::kExtended, "extended"}};
 
 bool holds_all(const std::vector<PlannedLinear>& plans, const ModelConfig& model, LinearType type) {
   return std::all_of(plans.begin(), plans.end(), [&](const PlannedLinear& l) {
@@ -293,10 +297,10 @@ void check_target(const std::vector<PlannedLinear>& plans, const ModelConfig& mo
       if (other == type) name = word;
       if (holds_all(plans, model, other)) others += (others.empty() ? "" : ", ") + std::string(word);
     }
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{} cannot hold the plan of {}: {}; {}", name, short_name(l.id), why,
-                            others.empty() ? "no public format holds this configuration"
-                                           : "types that would do: " + others));
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("{} cannot hold the plan of {}: {}; {}", name, short_name(l.id), why,
+                    others.empty() ? "no type holds this configuration" : "types that would do: " + others));
   }
 }
 

@@ -34,6 +34,7 @@ class HfReader final : public ReaderBase {
     if (config_.input_norms)
       unsupported("config.json: use_rms_norm (a norm before each linear) is not supported");
     read_generation_config();
+    extended_ = is_extended();
     files_ = SafeTensors::open(directory);
     for (const SafeTensorInfo& info : files_->tensors()) sort_in(info);
     for (const TensorId id : model_tensors(config_)) place(id);
@@ -63,6 +64,13 @@ class HfReader final : public ReaderBase {
   }
 
  private:
+  /// Whether config.json declares the extension (its version was checked).
+  bool is_extended() const {
+    const nlohmann::json root = read_json(directory_ / "config.json", 1 << 24);
+    const auto q = root.find("quantization_config");
+    return q != root.end() && q->is_object() && q->value("quant_method", "") == "bitnet_extended";
+  }
+
   /// generation_config.json lists more tokens that end a text than config.json does (2B-4T: end of turn).
   void read_generation_config() {
     const fs::path path = directory_ / "generation_config.json";
@@ -89,6 +97,10 @@ class HfReader final : public ReaderBase {
   void sort_in(const SafeTensorInfo& info) {
     constexpr std::string_view kScale = "_scale";
     std::string_view name = info.name;
+    if (extended_ && (name.ends_with(".weight_plane2") || name.ends_with(".weight_plane2_scale"))) {
+      planes_[info.name] = &info;
+      return;
+    }
     const bool scale = name.ends_with(".weight_scale");
     if (scale) name.remove_suffix(kScale.size());
     const auto id = tensor_from_hf_name(name);
@@ -128,6 +140,25 @@ class HfReader final : public ReaderBase {
     const Shape shape = tensor_shape(id, config_);
     Shape64 expected(shape.dims().begin(), shape.dims().end());
     const auto scale = scales_.find({id.role, id.layer});
+    if (extended_ && is_linear(id.role) && (info.dtype == SafeDType::kU8 || info.dtype == SafeDType::kI8)) {
+      if (scale == scales_.end()) corrupt(fmt::format("expected a tensor '{}_scale' beside it", info.name));
+      describe_extended(info, *scale->second, shape, t);
+      const auto plane = planes_.find(info.name + "_plane2"),
+                 its_scale = planes_.find(info.name + "_plane2_scale");
+      if ((plane == planes_.end()) != (its_scale == planes_.end()))
+        corrupt(fmt::format("expected both '{0}_plane2' and '{0}_plane2_scale', or neither", info.name));
+      if (plane == planes_.end()) return t;
+      if (t.encoding != Encoding::kHfUint8 || plane->second->dtype != SafeDType::kU8)
+        corrupt("expected two planes of packed trits (U8)");
+      auto second = std::make_shared<StoredTensor>();
+      second->name = plane->second->name;
+      second->bytes = files_->data(*plane->second);
+      second->file = &files_->file(*plane->second);
+      describe_extended(*plane->second, *its_scale->second, shape, *second);
+      t.second = std::move(second);
+      t.type += ", two planes";
+      return t;
+    }
     if (is_linear(id.role) && info.dtype == SafeDType::kU8) {
       expected[0] = (expected[0] + 3) / 4;
       if (config_.weights != WeightKind::kTernary)
@@ -148,6 +179,33 @@ class HfReader final : public ReaderBase {
     if (info.shape != expected)
       corrupt(fmt::format("expected shape {}, got {}", shown(expected), shown_any(info.shape)));
     return t;
+  }
+
+  /// Packed trits with scales [1 or out, 1 or in / group], or int8 with [out, 1].
+  void describe_extended(const SafeTensorInfo& info, const SafeTensorInfo& scale, const Shape& shape,
+                         StoredTensor& t) const {
+    const std::int64_t out = shape[0], in = shape[1];
+    const bool packed = info.dtype == SafeDType::kU8;
+    t.encoding = packed ? Encoding::kHfUint8 : Encoding::kI8;
+    t.type = packed ? "U8 packed" : "I8";
+    const Shape64 expected{packed ? (out + 3) / 4 : out, in};
+    if (info.shape != expected)
+      corrupt(fmt::format("expected shape {}, got {}", shown(expected), shown_any(info.shape)));
+    const bool fits = scale.dtype == SafeDType::kF32 && scale.shape.size() == 2 &&
+                      (scale.shape[0] == out || (packed && scale.shape[0] == 1 && scale.shape[1] == 1)) &&
+                      scale.shape[1] > 0 && (packed ? in % scale.shape[1] == 0 : scale.shape[1] == 1);
+    if (!fits)
+      corrupt(fmt::format("tensor '{}': expected F32 [{}, {}], got {} {}", scale.name,
+                          packed ? "1 or rows" : "rows", packed ? "1 or groups of columns" : "1",
+                          to_string(scale.dtype), shown_any(scale.shape)));
+    t.scales.resize(static_cast<std::size_t>(scale.shape[0] * scale.shape[1]));
+    decode_floats(Encoding::kF32, files_->data(scale).data(), t.scales.size(), t.scales.data());
+    for (const float s : t.scales)
+      if (!(s >= 0) || !std::isfinite(s))
+        corrupt(fmt::format("tensor '{}': expected finite scales of at least 0, got {}", scale.name, s));
+    t.scale_bytes = scale.end - scale.begin;
+    t.rows_per_scale = scale.shape[0] == out ? 1 : out;
+    t.cols_per_scale = scale.shape[1] == 1 ? 0 : in / scale.shape[1];
   }
 
   static std::string shown_any(const Shape64& shape) {
@@ -174,7 +232,9 @@ class HfReader final : public ReaderBase {
   using Key = std::pair<TensorRole, std::int64_t>;
   fs::path directory_;
   std::shared_ptr<const SafeTensors> files_;
+  bool extended_ = false;
   std::map<Key, const SafeTensorInfo*> weights_, scales_;
+  std::map<std::string, const SafeTensorInfo*> planes_;  // second planes and their scales, by name
   std::size_t extra_ = 0;
   std::string extra_names_;
 };

@@ -11,6 +11,7 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "model_io/extended.hpp"
 #include "model_io/writer_base.hpp"
 
 namespace bitnet::quant::model_io {
@@ -81,8 +82,14 @@ std::string generation_config(const ModelConfig& config) {
 void write_files(const fs::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
                  const Source& source, const WriteOptions& options) {
   const auto form = options.type == LinearType::kHf ? std::optional(options.scale_form) : std::nullopt;
-  const std::string text = config.to_json(form);  // throws before anything is written
-  write_tensors(directory / "model.safetensors", config, source, options);
+  const bool extended = options.type == LinearType::kExtended;
+  std::string text = config.to_json(form);  // throws before anything is written
+  if (extended) {
+    text = declare_extended(text);
+    write_extended(directory, config, source, options);
+  } else {
+    write_tensors(directory / "model.safetensors", config, source, options);
+  }
   if (tokenizer) {
     write_file(directory / "tokenizer.json", tokenizer->to_json());
     write_file(directory / "tokenizer_config.json", tokenizer->config_json());
@@ -155,6 +162,17 @@ void remove_file(const fs::path& path) {
   if (error) io_error(path, error);
 }
 
+/// Into an empty directory; config.json, without which it is no model, comes last.
+void move_files(const fs::path& aside, const fs::path& target) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(aside))
+    if (entry.path().filename() != "config.json") files.push_back(entry.path());
+  for (const fs::path& file : files) move_over(file, target / file.filename());
+  sync_directory(target);
+  move_over(aside / "config.json", target / "config.json");
+  sync_directory(target);
+}
+
 /// Puts the files of `aside` over those of `target`. A directory without config.json is no model: what a
 /// crash leaves between is refused, not read as new tensors under an old config (whose scales may be the
 /// inverses).
@@ -187,6 +205,10 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
     if (!fs::is_directory(target, error))
       throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
     refuse_other_model(target);
+    if (options.type == LinearType::kExtended && !fs::is_empty(target, error))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("'{}' is not empty; expected a new directory for a model in several files",
+                              target.string()));
   }
   // Inside an existing one, which may be a link to, or the root of, another file system.
   const fs::path aside =
@@ -194,7 +216,11 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
   try {
     write_files(aside, config, tokenizer, source, options);
     if (exists) {
-      replace_model(aside, target);
+      if (options.type == LinearType::kExtended) {
+        move_files(aside, target);
+      } else {
+        replace_model(aside, target);
+      }
       fs::remove_all(aside, error);
     } else {
       fs::rename(aside, target, error);

@@ -1,33 +1,50 @@
 // ModelReader::open and what both readers share; LogicalTensor's widening.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "bitnet/core/error.hpp"
+#include "bitnet/quant/post_training.hpp"
 #include "model_io/reader_base.hpp"
 
 namespace bitnet::quant {
 
 std::vector<float> LogicalTensor::to_f32() const {
   using model_io::Encoding;
-  if (!ternary) {
-    const Encoding e = dtype == DType::kF16    ? Encoding::kF16
-                       : dtype == DType::kBF16 ? Encoding::kBF16
-                                               : Encoding::kF32;
-    return model_io::decode_floats(e, dense, dense.size() * 8 / bits_of(dtype));
+  if (ternary) return dequantise(weights);
+  if (planes) {
+    std::vector<float> out = dequantise(planes->first);
+    const std::vector<float> more = dequantise(planes->second);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] += more[i];
+    return out;
   }
-  std::vector<float> out(weights.trits.size());
-  const auto in = static_cast<std::size_t>(weights.in),
-             rows = static_cast<std::size_t>(weights.rows_per_scale);
-  for (std::size_t i = 0; i < out.size(); ++i)
-    out[i] = weights.scales[i / in / rows] * static_cast<float>(weights.trits[i]);
-  return out;
+  if (int8) {
+    std::vector<float> out(int8->values.size());
+    const std::size_t in = out.size() / std::max<std::size_t>(1, int8->scales.size());
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = static_cast<float>(int8->values[i]) * int8->scales[i / in];
+    return out;
+  }
+  const Encoding e = dtype == DType::kF16    ? Encoding::kF16
+                     : dtype == DType::kBF16 ? Encoding::kBF16
+                                             : Encoding::kF32;
+  return model_io::decode_floats(e, dense, dense.size() * 8 / bits_of(dtype));
 }
 
 LinearWeights TensorRows::weights() const {
+  if (planes.size() == 2) {
+    LinearWeights w = planes[0].weights();
+    w.second = std::make_shared<const LinearWeights>(planes[1].weights());
+    return w;
+  }
   LinearWeights w;
   w.out = shape[0];
   w.in = shape[1];
   w.scales = scales;
   w.rows_per_scale = rows_per_scale;
+  w.cols_per_scale = cols_per_scale;
+  if (int8) w.dense_form = DenseForm::kInt8;
   w.dense_type = dtype;
   w.trit_rows = trits;
   w.dense_rows = dense;
@@ -62,6 +79,7 @@ TensorRows ReaderBase::rows(TensorId id) const {
   };
   named(t.trits);
   named(t.dense);
+  for (TensorRows& plane : t.planes) named(plane.trits);
   return t;
 }
 
@@ -80,7 +98,8 @@ LogicalTensor ReaderBase::read(TensorId id) const {
                    .in = rows.shape[1],
                    .trits = std::vector<std::int8_t>(cells),
                    .scales = std::move(rows.scales),
-                   .rows_per_scale = rows.rows_per_scale};
+                   .rows_per_scale = rows.rows_per_scale,
+                   .cols_per_scale = rows.cols_per_scale};
     } else {
       t.dense.resize(cells * bits_of(rows.dtype) / 8);
     }
@@ -89,6 +108,24 @@ LogicalTensor ReaderBase::read(TensorId id) const {
     rows.trits(0, n, t.weights.trits.data());
   else
     rows.dense(0, n, t.dense.data());
+  if (rows.planes.size() == 2) {
+    const auto plane = [&](const TensorRows& from) {
+      TernaryWeights w{.out = n,
+                       .in = rows.shape[1],
+                       .trits = std::vector<std::int8_t>(cells),
+                       .scales = from.scales,
+                       .rows_per_scale = from.rows_per_scale,
+                       .cols_per_scale = from.cols_per_scale};
+      from.trits(0, n, w.trits.data());
+      return w;
+    };
+    t.planes = TwoPlanes{plane(rows.planes[0]), plane(rows.planes[1])};
+  }
+  if (rows.int8) {
+    const StoredTensor& from = stored(id);
+    t.int8 = Int8Rows{std::vector<std::int8_t>(cells), from.scales};
+    std::memcpy(t.int8->values.data(), from.bytes.data(), cells);
+  }
   return t;
 }
 
@@ -104,7 +141,9 @@ std::optional<DType> ReaderBase::float_type(TensorId id) const {
 }
 
 std::uint64_t ReaderBase::stored_bytes(TensorId id) const {
-  return stored(id).bytes.size() + stored(id).scale_bytes;
+  const StoredTensor& t = stored(id);
+  return t.bytes.size() + t.scale_bytes +
+         (t.second != nullptr ? t.second->bytes.size() + t.second->scale_bytes : 0);
 }
 
 const StoredTensor& ReaderBase::stored(TensorId id) const {
@@ -127,7 +166,7 @@ void ReaderBase::decide_floats(FloatLinears floats) {
   const bool ternarise =
       floats == FloatLinears::kTernarise || (floats == FloatLinears::kAsConfigured && bitnet);
   for (auto& [key, t] : stored_) {
-    if (!is_linear(key.first) || is_packed(t.encoding)) continue;
+    if (!is_linear(key.first) || is_packed(t.encoding) || t.encoding == Encoding::kI8) continue;
     ++float_linears_;
     t.ternarise = ternarise;
   }

@@ -44,6 +44,9 @@ LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config,
   LogicalTensor t = source(id);
   return with_context(fmt::format("tensor '{}'", gguf_name(id)), [&] {
     const Shape shape = tensor_shape(id, config);
+    if (t.planes || t.int8)
+      throw Error(ErrorCode::kUnsupported, fmt::format("a linear {} is held by the type extended alone",
+                                                       t.int8 ? "of int8" : "of two planes"));
     if (!is_linear(id.role) && t.ternary)
       throw Error(ErrorCode::kInvalidArgument, "expected dense values: only the linears are ternary");
     if (is_linear(id.role) && ternary && !t.ternary)
@@ -83,6 +86,8 @@ void write_model(const std::filesystem::path& path, const ModelConfig& config, c
   with_context(fmt::format("writing model '{}'", path.string()), [&] {
     ModelConfig written = config;
     if (options.type != LinearType::kDense) written.weights = WeightKind::kTernary;
+    if (options.type == LinearType::kExtended)
+      written.weights = WeightKind::kDense;  // each tensor says what it is
     written.validate();
     for (const DType dtype : {options.dense_type, options.norm_type})
       if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16)
@@ -94,7 +99,8 @@ void write_model(const std::filesystem::path& path, const ModelConfig& config, c
       throw Error(ErrorCode::kInvalidArgument, fmt::format("the tokenizer has {} tokens, the model {}",
                                                            tokenizer->vocab_size(), config.vocab_size));
     model_io::check_columns(written, options.type);
-    if (options.type == LinearType::kHf || (options.type == LinearType::kDense && !options.gguf))
+    if (options.type == LinearType::kHf || options.type == LinearType::kExtended ||
+        (options.type == LinearType::kDense && !options.gguf))
       model_io::write_hf(path, written, tokenizer, source, options);
     else
       model_io::write_gguf(path, written, tokenizer, source, options);

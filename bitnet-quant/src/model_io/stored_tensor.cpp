@@ -66,7 +66,7 @@ DType dtype_of(Encoding e) noexcept {
 }
 
 DType dense_type(const StoredTensor& stored) noexcept {
-  return stored.scale ? DType::kF32 : dtype_of(stored.encoding);
+  return stored.scale || stored.second != nullptr ? DType::kF32 : dtype_of(stored.encoding);
 }
 
 std::size_t float_bytes(Encoding encoding, std::size_t n) {

@@ -3,6 +3,7 @@
 // a file is which is hf_reader.cpp's and gguf_model_reader.cpp's business. Private to bitnet-quant.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,7 +17,7 @@
 namespace bitnet::quant::model_io {
 
 /// How the bytes of a tensor are coded.
-enum class Encoding : std::uint8_t { kF32, kF16, kBF16, kQ8_0, kQ6_K, kHfUint8, kI2_S, kTQ1_0, kTQ2_0 };
+enum class Encoding : std::uint8_t { kF32, kF16, kBF16, kQ8_0, kQ6_K, kI8, kHfUint8, kI2_S, kTQ1_0, kTQ2_0 };
 
 constexpr bool is_packed(Encoding e) noexcept { return e >= Encoding::kHfUint8; }
 
@@ -29,6 +30,11 @@ struct StoredTensor {
   std::uint64_t scale_bytes = 0;  ///< of a scale that is a tensor of its own
   /// Of a scale tensor, in the multiply form: the scale itself for kHfUint8, a further factor else.
   std::optional<float> scale;
+  /// Of the extension (docs/formats/extended.md): the scales of kHfUint8 in place of `scale`, or those of the
+  /// rows of kI8; a second plane.
+  std::vector<float> scales;
+  std::int64_t rows_per_scale = 0, cols_per_scale = 0;  ///< as in TernaryWeights
+  std::shared_ptr<const StoredTensor> second = {};
   bool ternarise = false;  ///< float bytes that become trits at load
   std::int64_t interleaved_head =
       0;  ///< head_dim, if the rows of each head lie interleaved (llama GGUF's q and k)

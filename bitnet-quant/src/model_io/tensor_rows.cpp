@@ -66,6 +66,12 @@ class RowDecoder {
   bool ternary() const noexcept { return packed_ || stored_.ternarise; }
 
   void scales_of(TensorRows& t) const {
+    if (!stored_.scales.empty()) {
+      t.scales = stored_.scales;
+      t.rows_per_scale = stored_.rows_per_scale;
+      t.cols_per_scale = stored_.cols_per_scale;
+      return;  // the reader checked them
+    }
     t.scales = packed_ ? packed_->scales() : std::vector<float>{scale_};
     t.rows_per_scale = packed_ ? packed_->rows_per_scale() : rows_;
     if (stored_.encoding == Encoding::kHfUint8) {
@@ -94,8 +100,36 @@ class RowDecoder {
     });
   }
 
+  /// f32 of kI8, or of a plane.
+  void scaled(std::int64_t begin, std::int64_t end, float* to) const {
+    if (packed_) {
+      std::vector<std::int8_t> row(cols_);
+      const std::size_t width =
+          stored_.cols_per_scale > 0 ? static_cast<std::size_t>(stored_.cols_per_scale) : cols_;
+      for (std::int64_t r = begin; r < end; ++r, to += cols_) {
+        packed_->unpack_rows(r, r + 1, row.data());
+        const float* const s =
+            stored_.scales.data() + static_cast<std::size_t>(r / stored_.rows_per_scale) * (cols_ / width);
+        for (std::size_t c = 0; c < cols_; ++c) to[c] = s[c / width] * static_cast<float>(row[c]);
+      }
+      return;
+    }
+    for (std::int64_t r = begin; r < end; ++r, to += cols_) {
+      const std::byte* const from = stored_.bytes.data() + static_cast<std::size_t>(r) * cols_;
+      const float s = stored_.scales[static_cast<std::size_t>(r)];
+      for (std::size_t c = 0; c < cols_; ++c)
+        to[c] = s * static_cast<float>(static_cast<std::int8_t>(std::to_integer<std::uint8_t>(from[c])));
+    }
+  }
+
   void dense(std::int64_t begin, std::int64_t end, std::byte* to) const {
     const Encoding e = stored_.encoding;
+    if (e == Encoding::kI8) {
+      std::vector<float> values(static_cast<std::size_t>(end - begin) * cols_);
+      scaled(begin, end, values.data());
+      std::memcpy(to, values.data(), values.size() * sizeof(float));
+      return;
+    }
     const bool as_stored =
         !stored_.scale && (e == Encoding::kF32 || e == Encoding::kF16 || e == Encoding::kBF16);
     for_runs(begin, end, [&](std::int64_t first, std::int64_t last, std::size_t at) {
@@ -215,9 +249,44 @@ RowSource<T> source(std::shared_ptr<const RowDecoder> decoder, const StoredTenso
 
 }  // namespace
 
+namespace {
+
+/// Two planes: each as a tensor of its own, and their sum as dense rows.
+TensorRows open_planes(const StoredTensor& stored, TensorId id, const Shape& shape) {
+  TensorRows t;
+  t.id = id;
+  t.shape = shape;
+  t.dtype = DType::kF32;
+  const auto first = std::make_shared<const RowDecoder>(stored, shape),
+             second = std::make_shared<const RowDecoder>(*stored.second, shape);
+  for (const auto& [decoder, from] : {std::pair(first, &stored), std::pair(second, stored.second.get())}) {
+    TensorRows& plane = t.planes.emplace_back();
+    plane.id = id;
+    plane.shape = shape;
+    plane.ternary = true;
+    decoder->scales_of(plane);
+    plane.trits = source<std::int8_t>(decoder, *from, &RowDecoder::trits);
+  }
+  t.dense = [first, second, &stored, cols = static_cast<std::size_t>(shape[1])](
+                std::int64_t begin, std::int64_t end, std::byte* to) {
+    for_tensor(stored, [&] {
+      std::vector<float> sum(static_cast<std::size_t>(end - begin) * cols), more(sum.size());
+      first->scaled(begin, end, sum.data());
+      second->scaled(begin, end, more.data());
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += more[i];
+      std::memcpy(to, sum.data(), sum.size() * sizeof(float));
+    });
+  };
+  return t;
+}
+
+}  // namespace
+
 TensorRows open_rows(const StoredTensor& stored, TensorId id, const Shape& shape) {
   return for_tensor(stored, [&] {
+    if (stored.second != nullptr) return open_planes(stored, id, shape);
     TensorRows t;
+    t.int8 = stored.encoding == Encoding::kI8;
     t.id = id;
     t.shape = shape;
     t.dtype = dense_type(stored);

@@ -33,42 +33,18 @@ std::vector<std::int64_t> column_order(const Hessian& hessian, bool by_activatio
   return order;
 }
 
-/// R of H with its columns in `order` and `damping` times the mean of its diagonal added. Throws
-/// Error(kInvalidArgument) where that is not positive definite, with ten times as much up to the mean itself.
-std::vector<float> inverse_factor(const Hessian& hessian, const std::vector<std::int64_t>& order,
-                                  double damping) {
+/// H with its columns in `order` and `share` times its mean diagonal added, turned about both axes: the lower
+/// factor of that is U turned about. Inputs that are always zero get a diagonal of their own.
+Square damped(const Hessian& hessian, const std::vector<std::int64_t>& order, double mean, double share) {
   const std::int64_t n = hessian.in();
-  const auto at = [&](std::int64_t i, std::int64_t j) {
-    return hessian.values()[static_cast<std::size_t>(order[static_cast<std::size_t>(i)] * n +
-                                                     order[static_cast<std::size_t>(j)])];
-  };
-  double mean = 0;
-  for (std::int64_t i = 0; i < n; ++i) mean += at(i, i) / static_cast<double>(n);
-  for (double share = damping;; share = std::max(10 * share, 1e-6)) {
-    // Turned about both axes: the lower factor of that is U turned about.
-    Square turned(n, n);
-    for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t j = 0; j < n; ++j) turned(i, j) = at(n - 1 - i, n - 1 - j);
-    for (std::int64_t i = 0; i < n; ++i)
-      turned(i, i) = turned(i, i) > 0 ? turned(i, i) + share * mean : std::max(mean, 1.0);
-    const Eigen::LLT<Eigen::Ref<Square>> factor(turned);  // in place
-    if (factor.info() == Eigen::Success) {
-      Square inverse = Square::Identity(n, n);
-      factor.matrixL().solveInPlace(inverse);
-      std::vector<float> r(static_cast<std::size_t>(n * n));
-      for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = i; j < n; ++j)
-          r[static_cast<std::size_t>(i * n + j)] = static_cast<float>(inverse(n - 1 - i, n - 1 - j));
-      return r;
-    }
-    if (share >= 1)
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("gptq: the Hessian of {} inputs from {} rows is not positive definite, even with "
-                      "its mean diagonal added: expected more calibration data, or inputs that are "
-                      "not constant",
-                      n, hessian.n_rows()));
-  }
+  const auto place = [&](std::int64_t i) { return order[static_cast<std::size_t>(n - 1 - i)]; };
+  Square turned(n, n);
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t j = 0; j < n; ++j)
+      turned(i, j) = hessian.values()[static_cast<std::size_t>(place(i) * n + place(j))];
+  for (std::int64_t i = 0; i < n; ++i)
+    turned(i, i) = turned(i, i) > 0 ? turned(i, i) + share * mean : std::max(mean, 1.0);
+  return turned;
 }
 
 /// One pass over the columns with fixed scales.
@@ -137,24 +113,67 @@ void check(const Hessian& hessian, const Grid& grid, const GptqOptions& options)
                 fmt::format("gptq: a Hessian of {} inputs from {} rows for a matrix [{}, {}]", hessian.in(),
                             hessian.n_rows(), grid.out, grid.in));
   const auto bad = [](double m) { return !(m > 0) || !std::isfinite(m); };
-  if (!(options.damping >= 0) || !std::isfinite(options.damping) || options.multipliers.empty() ||
-      std::any_of(options.multipliers.begin(), options.multipliers.end(), bad))
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("gptq: damping {} and {} multipliers: expected damping ≥ 0 and at least one "
-                            "multiplier, all above 0",
-                            options.damping, options.multipliers.size()));
+  if (options.multipliers.empty() || std::any_of(options.multipliers.begin(), options.multipliers.end(), bad))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("gptq: {} multipliers: expected at least one, all above 0", options.multipliers.size()));
 }
 
 }  // namespace
 
+GptqFactor::GptqFactor(const Hessian& hessian, double damping, bool activation_order) try
+    : order_(column_order(hessian, activation_order)), damping_(damping) {
+  const std::int64_t n = hessian.in();
+  if (hessian.n_rows() < 1 || !(damping >= 0) || !std::isfinite(damping))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("gptq: a Hessian of {} inputs from {} rows, damping {}: expected rows, and damping "
+                    "of at least 0",
+                    n, hessian.n_rows(), damping));
+  double mean = 0;
+  for (std::int64_t i = 0; i < n; ++i)
+    mean += hessian.values()[static_cast<std::size_t>(i * n + i)] / static_cast<double>(n);
+  for (;; damping_ = std::max(10 * damping_, 1e-6)) {
+    Square turned = damped(hessian, order_, mean, damping_);
+    const Eigen::LLT<Eigen::Ref<Square>> factor(turned);  // in place
+    if (factor.info() == Eigen::Success) {
+      Square inverse = Square::Identity(n, n);
+      factor.matrixL().solveInPlace(inverse);
+      values_.resize(static_cast<std::size_t>(n * n));
+      for (std::int64_t i = 0; i < n; ++i)
+        for (std::int64_t j = i; j < n; ++j)
+          values_[static_cast<std::size_t>(i * n + j)] = static_cast<float>(inverse(n - 1 - i, n - 1 - j));
+      return;
+    }
+    if (damping_ >= 1)
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("gptq: the Hessian of {} inputs from {} rows is not positive definite, even with "
+                      "its mean diagonal added: expected more calibration data, or inputs that are "
+                      "not constant",
+                      n, hessian.n_rows()));
+  }
+} catch (const std::bad_alloc&) {
+  throw_out_of_memory(fmt::format("gptq's factor of a Hessian of {} inputs", hessian.in()));
+}
+
 TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                    std::int64_t in, const Hessian& hessian, const GptqOptions& options) try {
+                    std::int64_t in, const Hessian& hessian, const GptqOptions& options) {
+  check(hessian, post_training::make_grid(w.size(), out, in, options.groups), options);
+  return gptq(context, w, out, in, hessian, GptqFactor(hessian, options.damping, options.activation_order),
+              options);
+}
+
+TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                    std::int64_t in, const Hessian& hessian, const GptqFactor& factor,
+                    const GptqOptions& options) try {
   const Grid grid = post_training::make_grid(w.size(), out, in, options.groups);
   check(hessian, grid, options);
+  if (factor.in() != in)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("gptq: the factor of a Hessian of {} inputs for {} columns", factor.in(), in));
   const TernaryWeights start = least_squares(context, w, out, in, options.groups);
-  const std::vector<std::int64_t> order = column_order(hessian, options.activation_order);
-  const std::vector<float> factor = inverse_factor(hessian, order, options.damping);
-  const Pass pass(context, grid, order, factor);
+  const Pass pass(context, grid, factor.order(), factor.values());
   TernaryWeights best, tried = start;
   double least = std::numeric_limits<double>::infinity();
   for (const double m : options.multipliers) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/f32_kernels.hpp"
@@ -25,6 +26,16 @@ Hessian::Hessian(std::int64_t in) : in_(in) {
   } catch (const std::bad_alloc&) {
     throw_out_of_memory(fmt::format("a Hessian of {} inputs", in));
   }
+}
+
+Hessian::Hessian(std::int64_t in, std::int64_t n_rows, std::vector<double> values)
+    : in_(in), n_rows_(n_rows), values_(std::move(values)) {
+  if (in < 1 || in > (std::int64_t{1} << 20) || n_rows < 0 ||
+      values_.size() != static_cast<std::size_t>(in * in) ||
+      !std::all_of(values_.begin(), values_.end(), [](double v) { return std::isfinite(v); }))
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} values, or some that are not finite, for a Hessian of {} inputs from {} rows",
+                            values_.size(), in, n_rows));
 }
 
 void Hessian::add(const ExecutionContext& context, std::span<const float> x) {

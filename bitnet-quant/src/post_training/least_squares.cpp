@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "bitnet/core/error.hpp"
 #include "post_training/groups.hpp"
@@ -149,6 +150,28 @@ std::vector<float> dequantise(const TernaryWeights& w) {
     }
   }
   return out;
+}
+
+std::optional<TernaryWeights> exactly_ternary(std::span<const float> w, std::int64_t out, std::int64_t in,
+                                              ScaleGroups groups, float unit) {
+  const Grid grid = post_training::make_grid(w.size(), out, in, groups);
+  std::vector<float> least(static_cast<std::size_t>(grid.count()), std::numeric_limits<float>::infinity()),
+      most(least.size(), 0.0f);
+  for (std::int64_t r = 0; r < out; ++r)
+    for (std::int64_t c = 0; c < in; ++c) {
+      const float size = std::fabs(w[static_cast<std::size_t>(r * in + c)]);
+      const auto g = static_cast<std::size_t>(r / grid.rows * grid.across() + c / grid.cols);
+      if (!std::isfinite(size)) return std::nullopt;
+      if (size == 0) continue;
+      least[g] = std::min(least[g], size);
+      most[g] = std::max(most[g], size);
+      if (most[g] - least[g] > least[g] * unit) return std::nullopt;
+    }
+  TernaryWeights to = post_training::make_ternary(grid);
+  to.scales = std::move(most);
+  for (std::size_t i = 0; i < w.size(); ++i)
+    to.trits[i] = static_cast<std::int8_t>(int{w[i] > 0} - int{w[i] < 0});
+  return to;
 }
 
 float least_squares(std::span<const float> w, std::span<std::int8_t> trits) {

@@ -20,6 +20,10 @@ class Hessian {
   /// Throws Error(kInvalidArgument) unless 1 ≤ in ≤ 2^20, Error(kOutOfMemory).
   explicit Hessian(std::int64_t in);
 
+  /// One that was saved. Throws Error(kInvalidArgument) on sizes that disagree, fewer than no rows, or values
+  /// that are not finite.
+  Hessian(std::int64_t in, std::int64_t n_rows, std::vector<double> values);
+
   /// Rows x [n, in]. Throws Error(kInvalidArgument) on a size that is no multiple of `in`, or on a value that
   /// is not finite, with its row and column; nothing is added then.
   void add(const ExecutionContext& context, std::span<const float> x);

@@ -7,6 +7,7 @@
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/quant/hessian.hpp"
+#include "bitnet/quant/model_io.hpp"
 #include "bitnet/quant/quantize.hpp"
 
 namespace bitnet::quant {
@@ -37,6 +38,9 @@ struct WeightMetrics {
 /// Sums in double, in index order. `hessian`: of the linear's inputs, or null. Throws Error(kInvalidArgument)
 /// on sizes that disagree or a weight that is not finite.
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const TernaryWeights& stored,
+                      const Hessian* hessian = nullptr);
+/// Of any tensor that stands for w: the trits of both planes are counted.
+WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const LogicalTensor& stored,
                       const Hessian* hessian = nullptr);
 /// Of weights stored in any other way.
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w,

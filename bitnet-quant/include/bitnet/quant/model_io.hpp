@@ -23,6 +23,12 @@ namespace bitnet::quant {
 /// What a model is stored as.
 enum class ModelFormat : std::uint8_t { kHf, kGguf };
 
+/// A matrix of int8 with a scale a row: W ≈ q · scale.
+struct Int8Rows {
+  std::vector<std::int8_t> values;  // [out, in]
+  std::vector<float> scales;        // [out]
+};
+
 /// One tensor, whole: ternary (trits and scales) or dense (bytes of f32, f16 or bf16). Vectors are [1,
 /// n]-free: shape as in tensor_shape().
 struct LogicalTensor {
@@ -32,8 +38,12 @@ struct LogicalTensor {
   TernaryWeights weights;        ///< if ternary
   DType dtype = DType::kF32;     ///< if dense
   std::vector<std::byte> dense;  // if dense: [shape] of dtype
+  /// What dense values are made of, if they are (kExtended): then `dense`, of f32, is filled by readers and
+  /// may be left empty for writers.
+  std::optional<TwoPlanes> planes = {};
+  std::optional<Int8Rows> int8 = {};
 
-  /// Dense values widened to f32 (ternary: scale · trit).
+  /// Dense values widened to f32 (ternary: scale · trit, of two planes their sum; int8: q · scale).
   std::vector<float> to_f32() const;
 };
 
@@ -44,11 +54,14 @@ struct TensorRows {
   TensorId id;
   Shape shape;
   bool ternary = false;
-  std::vector<float> scales;        // if ternary
-  std::int64_t rows_per_scale = 0;  ///< if ternary
-  DType dtype = DType::kF32;        ///< if dense
-  RowSource<std::int8_t> trits;     ///< if ternary; throws Error(kCorruptFile) on invalid codes
-  RowSource<std::byte> dense;       ///< if dense: rows of dtype
+  std::vector<float> scales;            // if ternary
+  std::int64_t rows_per_scale = 0;      ///< if ternary
+  std::int64_t cols_per_scale = 0;      ///< if ternary, as in TernaryWeights
+  std::vector<TensorRows> planes = {};  ///< if dense rows are the sum of two planes: both of them, ternary
+  bool int8 = false;                    ///< dense rows that are int8 times a scale a row
+  DType dtype = DType::kF32;            ///< if dense
+  RowSource<std::int8_t> trits;         ///< if ternary; throws Error(kCorruptFile) on invalid codes
+  RowSource<std::byte> dense;           ///< if dense: rows of dtype
 
   /// For Backend::prepare(): a view of this object. Matrices only.
   LinearWeights weights() const;
@@ -97,7 +110,14 @@ class ModelReader {
 };
 
 /// Type of the linears in the file written.
-enum class LinearType : std::uint8_t { kHf, kI2_S, kTQ1_0, kTQ2_0, kDense };
+enum class LinearType : std::uint8_t {
+  kHf,
+  kI2_S,
+  kTQ1_0,
+  kTQ2_0,
+  kDense,
+  kExtended,  ///< a directory with linears of any kind (docs/formats/extended.md)
+};
 
 struct WriteOptions {
   LinearType type = LinearType::kI2_S;  ///< kHf and kDense without `gguf` write a directory

@@ -3,6 +3,7 @@
 // quantize.hpp; the second moments that the better methods need are hessian.hpp. All are deterministic: the
 // same bits with any number of threads. Thread-safe: each writes to nothing but what it is given for that.
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -23,6 +24,13 @@ struct ScaleGroups {
 
 /// [out, in] of scale · trit.
 std::vector<float> dequantise(const TernaryWeights& w);
+
+/// The trits and scales that W is made of, where it is made so: in every group of `groups` the weights that
+/// are not zero have one size, to a relative difference of `unit` (one in the last place of the type that
+/// they are stored in), which is the scale. None for other weights, and where a weight is not finite. Throws
+/// Error(kInvalidArgument) on sizes and groups that do not fit.
+std::optional<TernaryWeights> exactly_ternary(std::span<const float> w, std::int64_t out, std::int64_t in,
+                                              ScaleGroups groups, float unit);
 
 /// The trits t and the scale α ≥ 0 that minimise Σ (w − α·t)² exactly: the k largest |w| get ±1, where k is
 /// the largest that maximises (Σ of the k largest |w|)² / k, and α is their mean; so the threshold is α / 2.
@@ -55,21 +63,43 @@ struct GptqOptions {
   bool refit = true;              ///< refit_scales() at the end
 };
 
-/// Weights rounded column by column, the error of each spread over the columns after it (Frantar et al. 2022,
-/// algorithm 1). Inputs that are always zero leave their columns to plain rounding. Takes 20 · in² bytes
-/// beside the Hessian. Throws Error(kInvalidArgument) as least_squares() does, on a Hessian of another size,
-/// without rows, or that no damping up to the mean of its diagonal makes positive definite.
-TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                    std::int64_t in, const Hessian& hessian, const GptqOptions& options = {});
+/// What gptq() makes of a Hessian first, and linears with the same inputs share. Takes 4 · in² bytes, and 16
+/// · in² more while it is made. Immutable.
+class GptqFactor {
+ public:
+  /// Throws Error(kInvalidArgument) on a Hessian without rows, or that no damping up to the mean of its
+  /// diagonal makes positive definite, Error(kOutOfMemory).
+  GptqFactor(const Hessian& hessian, double damping, bool activation_order);
 
-/// W ≈ first + second, each ternary with the same groups (PTQTP: Xiao et al. 2025, arXiv:2509.16989).
-struct TwoPlanes {
-  TernaryWeights first, second;
+  std::int64_t in() const noexcept { return static_cast<std::int64_t>(order_.size()); }
+  /// As asked for, or as much as it took: ten times as much each time it was too little.
+  double damping() const noexcept { return damping_; }
+  /// Columns in the order in which they are rounded.
+  const std::vector<std::int64_t>& order() const noexcept { return order_; }
+  /// R, upper triangular, with H⁻¹ = RᵀR of the damped H with its columns in that order. [in, in]
+  const std::vector<float>& values() const noexcept { return values_; }
+
+ private:
+  std::vector<std::int64_t> order_;
+  double damping_;
+  std::vector<float> values_;
 };
 
-/// Alternates between the best trits for fixed scales, one of nine pairs for each weight, and the best two
-/// scales for fixed trits (a 2 × 2 system a group), from least_squares() of W and of what it leaves, until
-/// nothing changes or `rounds` are over; the squared error never grows. Throws as least_squares().
+/// Weights rounded column by column, the error of each spread over the columns after it (Frantar et al. 2022,
+/// algorithm 1). Inputs that are always zero leave their columns to plain rounding. Takes 20 · in² bytes
+/// beside the Hessian. Throws Error(kInvalidArgument) as least_squares() and GptqFactor do, and on a Hessian
+/// of another size.
+TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                    std::int64_t in, const Hessian& hessian, const GptqOptions& options = {});
+/// The same with a factor of `hessian` that is there; the options' damping and order are the factor's.
+TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
+                    std::int64_t in, const Hessian& hessian, const GptqFactor& factor,
+                    const GptqOptions& options = {});
+
+/// Two planes (PTQTP: Xiao et al. 2025, arXiv:2509.16989): alternates between the best trits for fixed
+/// scales, one of nine pairs for each weight, and the best two scales for fixed trits (a 2 × 2 system a
+/// group), from least_squares() of W and of what it leaves, until nothing changes or `rounds` are over; the
+/// squared error never grows. Throws as least_squares().
 TwoPlanes two_planes(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
                      std::int64_t in, ScaleGroups groups, int rounds = 50);
 

@@ -21,6 +21,11 @@ struct TernaryWeights {
   std::int64_t cols_per_scale = 0;
 };
 
+/// W ≈ first + second, each ternary with the same groups.
+struct TwoPlanes {
+  TernaryWeights first, second;
+};
+
 /// absmean: m = max(mean|W|, 1e-5), trit = clamp(round_half_even(W / m), −1, 1), scale = m. The mean is
 /// summed in double in index order and rounded once to f32; W·(1/m) is evaluated in f32 as the definition
 /// does. Throws Error(kInvalidArgument) on sizes that disagree or on a NaN or infinite weight (with its

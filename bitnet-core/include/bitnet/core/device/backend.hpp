@@ -46,6 +46,8 @@ class Backend {
   virtual std::string_view name() const noexcept = 0;  ///< "cpu", "opencl:0:0"
   virtual std::string description() const = 0;         ///< device, ISA or driver, for people
   virtual bool supports(BackendOp op) const noexcept = 0;
+  /// Whether prepare() takes LinearWeights that are extended(); else they are Error(kUnsupported).
+  virtual bool supports_extended_linears() const noexcept { return false; }
   /// Free memory that caches may take, in bytes.
   virtual std::size_t available_memory() const = 0;
 

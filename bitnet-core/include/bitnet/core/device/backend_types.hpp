@@ -74,17 +74,26 @@ using RowSource = std::function<void(std::int64_t begin, std::int64_t end, T* to
 struct LinearWeights {
   std::int64_t out = 0, in = 0;
   /// Ternary: trits in {−1, 0, 1} and `scales` with one f32 a group of rows_per_scale rows (multiply form).
-  std::span<const std::int8_t> trits;          // [out, in] or empty
-  std::span<const float> scales;               // [ceil(out / rows_per_scale)]
-  std::int64_t rows_per_scale = 0;             ///< `out` for one scale per tensor
+  std::span<const std::int8_t> trits;  // [out, in] or empty
+  std::span<const float> scales;       // [ceil(out / rows_per_scale)]
+  std::int64_t rows_per_scale = 0;     ///< `out` for one scale per tensor
+  /// Columns that share a scale, 0: all of them. Else it divides `in`, rows_per_scale is 1 and `scales` [out,
+  /// in / cols_per_scale].
+  std::int64_t cols_per_scale = 0;
+  /// A second ternary plane of the same shape, whose product is added; or null.
+  std::shared_ptr<const LinearWeights> second = {};
   std::span<const std::byte> dense;            // [out, in] of dense_type, or empty
   DType dense_type = DType::kF32;              ///< kF32, kF16 or kBF16
-  DenseForm dense_form = DenseForm::kAsGiven;  ///< of prepare_embedding(); dense linears stay as they are
+  DenseForm dense_form = DenseForm::kAsGiven;  ///< of linears: kAsGiven or kInt8
   /// A row source in place of a whole matrix, so that none need exist: trits, or bytes of dense_type.
   RowSource<std::int8_t> trit_rows = {};
   RowSource<std::byte> dense_rows = {};
 
   bool ternary() const noexcept { return !trits.empty() || trit_rows != nullptr; }
+  /// Whether a linear is more than a dense matrix, or one plane of trits with scales of whole rows.
+  bool extended() const noexcept {
+    return cols_per_scale != 0 || second != nullptr || (!ternary() && dense_form != DenseForm::kAsGiven);
+  }
   std::size_t dense_row_bytes() const noexcept {
     return static_cast<std::size_t>(in) * bits_of(dense_type) / 8;
   }

@@ -19,6 +19,7 @@ class ForwardingBackend : public Backend {
   std::string_view name() const noexcept override { return inner_->name(); }
   std::string description() const override { return inner_->description(); }
   bool supports(BackendOp op) const noexcept override { return inner_->supports(op); }
+  bool supports_extended_linears() const noexcept override { return inner_->supports_extended_linears(); }
   std::size_t available_memory() const override { return inner_->available_memory(); }
   MemoryResource* memory() const noexcept override { return inner_->memory(); }
 

@@ -1,0 +1,33 @@
+#pragma once
+// The result of a quantisation for people and programs: every linear, every layer, the whole, and what could
+// be tried. A plain value; the functions are pure and thread-safe.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bitnet/quant/logit_metrics.hpp"
+#include "bitnet/quant/quantizer.hpp"
+
+namespace bitnet::quant {
+
+struct QuantReport {
+  std::string model;  ///< what was quantised, for people
+  QuantConfig config;
+  std::vector<LinearReport> linears;
+  std::optional<LogitMetrics> logits;  ///< of the result against the original, if both were run
+
+  WeightMetrics total() const noexcept;
+  /// Of one layer's linears.
+  WeightMetrics layer(std::int64_t index) const noexcept;
+  double bits_per_weight() const noexcept;
+};
+
+/// What to try against what was lost, each naming the key of the configuration or the command that does it;
+/// the most useful first, none where nothing was lost.
+std::vector<std::string> mitigation_hints(const QuantReport& report);
+
+/// format_version, model, config (yaml), linears, layers, total, logits (null without) and hints; numbers
+/// that are not finite are null. Keys: docs/guides/quantization.md.
+std::string to_json(const QuantReport& report);
+
+}  // namespace bitnet::quant

@@ -1,0 +1,146 @@
+// One linear by one method, with its metrics and what a person should be warned of.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "bitnet/core/error.hpp"
+#include "bitnet/quant/quantizer.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+/// int8 with a scale a row, as Int8Linear rounds (docs/numerics.md).
+Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t in) {
+  constexpr float kSmallest = 1e-30f;
+  Int8Rows to;
+  to.values.resize(w.size());
+  to.scales.resize(static_cast<std::size_t>(out));
+  const auto n = static_cast<std::size_t>(in);
+  for (std::size_t r = 0; r < to.scales.size(); ++r) {
+    const auto row = w.subspan(r * n, n);
+    float peak = kSmallest;
+    for (const float v : row) peak = std::max(peak, std::fabs(v));
+    const float a = 127.0f / peak;
+    to.scales[r] = peak / 127.0f;
+    for (std::size_t c = 0; c < n; ++c)
+      to.values[r * n + c] = static_cast<std::int8_t>(std::nearbyint(row[c] * a));
+  }
+  return to;
+}
+
+void require_finite(std::span<const float> w, std::int64_t in) {
+  const auto bad = std::find_if(w.begin(), w.end(), [](float v) { return !std::isfinite(v); });
+  if (bad != w.end())
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the weight in row {}, column {} is {}, not finite", (bad - w.begin()) / in,
+                            (bad - w.begin()) % in, *bad));
+}
+
+/// What looks like a mistake in the weights themselves.
+void warn_of_weights(std::span<const float> w, std::vector<std::string>& warnings) {
+  if (std::all_of(w.begin(), w.end(), [](float v) { return v == 0; }))
+    warnings.emplace_back("every weight is 0: the linear has no effect");
+  else if (w.size() > 1 && std::all_of(w.begin(), w.end(), [&](float v) { return v == w[0]; }))
+    warnings.push_back(fmt::format("every weight is {}: it cannot have been trained", w[0]));
+}
+
+void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
+                         std::vector<std::string>& warnings) {
+  const std::int64_t rows = input.hessian.n_rows(), in = input.hessian.in();
+  if (rows < in)
+    warnings.push_back(fmt::format(
+        "calibrated on {} tokens for {} inputs, whose second moments they do not determine: at least {} are "
+        "needed for {}, better {}",
+        rows, in, in, to_string(plan.method), 4 * in));
+}
+
+const InputCalibration& required(const InputCalibration* input, WeightMethod method) {
+  if (input == nullptr)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the method {} needs calibration data; absmean, ls, two-plane and int8 need none",
+                            to_string(method)));
+  return *input;
+}
+
+void make_ternary(const ExecutionContext& context, std::span<const float> w, const QuantConfig& config,
+                  const InputCalibration* input, const GptqFactor* factor, QuantizedLinear& to) {
+  LinearReport& r = to.report;
+  const ScaleGroups groups = scale_groups(r.plan.scales);
+  TernaryWeights& t = to.tensor.weights;
+  switch (r.plan.method) {
+    case WeightMethod::kAbsmean:
+      t = absmean(w, r.out, r.in);
+      break;
+    case WeightMethod::kLeastSquares:
+      t = least_squares(context, w, r.out, r.in, groups);
+      break;
+    case WeightMethod::kLeastSquaresRefit:
+      t = least_squares(context, w, r.out, r.in, groups);
+      refit_scales(context, w, required(input, r.plan.method).hessian, t);
+      break;
+    case WeightMethod::kGptq: {
+      const Hessian& hessian = required(input, r.plan.method).hessian;
+      GptqOptions options = config.gptq;
+      options.groups = groups;
+      std::optional<GptqFactor> own;
+      if (factor == nullptr) factor = &own.emplace(hessian, options.damping, options.activation_order);
+      t = gptq(context, w, r.out, r.in, hessian, *factor, options);
+      r.damping = factor->damping();
+      if (r.damping > options.damping)
+        r.warnings.push_back(
+            fmt::format("the inputs' second moments have no full rank: damping {} in place of {}", r.damping,
+                        options.damping));
+      break;
+    }
+    default:
+      to.tensor.planes = two_planes(context, w, r.out, r.in, groups, config.two_plane_rounds);
+  }
+}
+
+}  // namespace
+
+double LinearReport::bits_per_weight() const noexcept {
+  const double n = static_cast<double>(out) * static_cast<double>(in);
+  return n > 0 ? 8 * static_cast<double>(bytes) / n : 0;
+}
+
+QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, std::span<const float> w,
+                                std::int64_t out, std::int64_t in, const LinearPlan& plan,
+                                const QuantConfig& config, const InputCalibration* input,
+                                const GptqFactor* factor) {
+  if (out < 1 || in < 1 || w.size() != static_cast<std::size_t>(out * in))
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} weights for a matrix [{}, {}]", w.size(), out, in));
+  require_finite(w, in);
+  QuantizedLinear to;
+  to.tensor.id = to.report.id = id;
+  to.tensor.shape = Shape{out, in};
+  LinearReport& r = to.report;
+  r.out = out;
+  r.in = in;
+  r.plan = plan;
+  warn_of_weights(w, r.warnings);
+  const std::uint64_t cells = w.size();
+  if (plan.method == WeightMethod::kKeep) {
+    r.kept = true;
+    to.tensor.dense.resize(w.size_bytes());
+    std::memcpy(to.tensor.dense.data(), w.data(), w.size_bytes());
+    r.bytes = 4 * cells;
+  } else if (plan.method == WeightMethod::kInt8) {
+    to.tensor.int8 = round_to_int8(w, out, in);
+    r.bytes = cells + 4 * static_cast<std::uint64_t>(out);
+  } else {
+    if (needs_calibration(plan.method)) warn_of_calibration(required(input, plan.method), plan, r.warnings);
+    to.tensor.ternary = plan.method != WeightMethod::kTwoPlane;
+    make_ternary(context, w, config, input, factor, to);
+    const TernaryWeights& plane = to.tensor.planes ? to.tensor.planes->first : to.tensor.weights;
+    r.bytes = (to.tensor.planes ? 2 : 1) * ((cells + 3) / 4 + 4 * plane.scales.size());
+  }
+  r.metrics = measure(context, w, to.tensor, input != nullptr ? &input->hessian : nullptr);
+  return to;
+}
+
+}  // namespace bitnet::quant

@@ -1,0 +1,273 @@
+// Quantizer: which linears are worked on together, what they share, and which are left as they are. One
+// linear by one method is quantize_linear.cpp.
+#include "bitnet/quant/quantizer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+#include "quantizer/layer_store.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+std::pair<TensorRole, std::int64_t> key(TensorId id) { return {id.role, id.layer}; }
+
+/// One in the last place of a float type.
+float unit_of(DType type) noexcept {
+  return type == DType::kF16 ? 0x1p-10f : type == DType::kBF16 ? 0x1p-7f : 0x1p-23f;
+}
+
+/// Bytes for one linear, about: f32 weights, the stored ones, the result, and copies that the method makes.
+std::uint64_t bytes_of(const LinearPlan& plan, std::int64_t out, std::int64_t in) {
+  const auto cells = static_cast<std::uint64_t>(out * in);
+  switch (plan.method) {
+    case WeightMethod::kKeep:
+      return 12 * cells;
+    case WeightMethod::kAbsmean:
+      return 13 * cells;
+    case WeightMethod::kLeastSquares:
+    case WeightMethod::kInt8:
+      return 17 * cells;
+    case WeightMethod::kTwoPlane:
+      return 24 * cells;
+    default:
+      return 30 * cells;
+  }
+}
+
+/// Beside the Hessian: a factor while it is made.
+std::uint64_t factor_bytes(std::int64_t in) { return 20 * static_cast<std::uint64_t>(in * in); }
+
+/// Which groups of scales weights may have come with, the coarsest first.
+constexpr ScaleUnit kUnits[] = {ScaleUnit::kTensor,   ScaleUnit::kRow,     ScaleUnit::kGroup256,
+                                ScaleUnit::kGroup128, ScaleUnit::kGroup64, ScaleUnit::kGroup32};
+
+struct ExactTrits {
+  TernaryWeights weights;
+  ScaleUnit unit;
+};
+
+std::optional<ExactTrits> find_trits(std::span<const float> w, std::int64_t out, std::int64_t in,
+                                     float unit) {
+  for (const ScaleUnit u : kUnits) {
+    const ScaleGroups groups = scale_groups(u);
+    if (groups.cols > 0 && in % groups.cols != 0) continue;
+    if (auto t = exactly_ternary(w, out, in, groups, unit)) return ExactTrits{std::move(*t), u};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+/// Linears with one input.
+struct Quantizer::Group {
+  TensorId input;
+  std::vector<PlannedLinear> linears;
+  std::uint64_t bytes = 0;
+  bool calibrated = false;  ///< one of them needs it
+  bool factored = false;    ///< one of them is gptq's
+  std::shared_ptr<const InputCalibration> calibration;
+  std::optional<GptqFactor> factor;
+  std::vector<QuantizedLinear> results;
+};
+
+Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader, QuantConfig config,
+                     QuantizerOptions options)
+    : context_(context),
+      reader_(reader),
+      config_(std::move(config)),
+      options_(std::move(options)),
+      plans_(plan_linears(config_, reader.config())) {
+  if (!options_.work.empty()) {
+    const ModelConfig& m = reader.config();
+    store_ = std::make_unique<LayerStore>(
+        options_.work, fmt::format("{}\n{} {} {} {} {}\n{}", config_.to_yaml(), m.n_layers, m.hidden_size,
+                                   m.intermediate_size, m.q_dim(), m.kv_dim(), options_.identity));
+  }
+  if (options_.calibration != nullptr) return;
+  for (const PlannedLinear& l : plans_)
+    if (needs_calibration(l.plan.method) && reader.float_type(l.id) &&
+        reader.config().weights == WeightKind::kDense)
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{}: the method {} needs calibration data; absmean, ls, two-plane and int8 need none",
+                      gguf_name(l.id), to_string(l.plan.method)));
+}
+
+Quantizer::~Quantizer() = default;
+
+std::uint64_t Quantizer::working_bytes() const {
+  std::uint64_t most = 0;
+  for (const PlannedLinear& l : plans_) {
+    const Shape shape = tensor_shape(l.id, reader_.config());
+    std::uint64_t bytes = bytes_of(l.plan, shape[0], shape[1]);
+    if (l.plan.method == WeightMethod::kGptq) bytes += factor_bytes(shape[1]);
+    most = std::max(most, bytes);
+  }
+  return std::max(most, options_.memory);
+}
+
+LogicalTensor Quantizer::read(TensorId id) {
+  if (!is_linear(id.role)) return reader_.read(id);
+  auto at = done_.find(key(id));
+  if (at == done_.end()) {
+    const bool again = std::any_of(reports_.begin(), reports_.end(),
+                                   [&](const LinearReport& r) { return r.id.layer == id.layer; });
+    if (again || id.layer < 0 || id.layer >= reader_.config().n_layers)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("quantizer: '{}' was given out, or is not in the model", gguf_name(id)));
+    do_layer(id.layer);
+    at = done_.find(key(id));
+  }
+  LogicalTensor t = std::move(at->second);
+  done_.erase(at);
+  return t;
+}
+
+void Quantizer::do_layer(std::int64_t layer) {
+  std::vector<TensorId> ids;
+  for (const PlannedLinear& l : plans_)
+    if (l.id.layer == layer) ids.push_back(l.id);
+  std::optional<std::vector<QuantizedLinear>> linears;
+  if (store_ != nullptr) linears = store_->load(layer, ids, reader_.config());
+  if (linears) {
+    ++resumed_;
+  } else {
+    linears = quantize_layer(layer);
+    if (store_ != nullptr) store_->save(layer, *linears);
+  }
+  for (QuantizedLinear& q : *linears) {
+    if (options_.activations != nullptr) options_.activations->replace(q.tensor);
+    reports_.push_back(std::move(q.report));
+    done_[key(reports_.back().id)] = std::move(q.tensor);
+    if (options_.on_linear) options_.on_linear(reports_.back());
+  }
+}
+
+/// In file order.
+std::vector<QuantizedLinear> Quantizer::quantize_layer(std::int64_t layer) {
+  std::vector<Group> groups;
+  for (const PlannedLinear& l : plans_) {
+    if (l.id.layer != layer) continue;
+    const TensorId input{input_role(l.id.role), layer};
+    auto at = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.input == input; });
+    if (at == groups.end()) {
+      groups.emplace_back();
+      at = groups.end() - 1;
+      at->input = input;
+    }
+    const Shape shape = tensor_shape(l.id, reader_.config());
+    at->bytes += bytes_of(l.plan, shape[0], shape[1]);
+    at->calibrated = at->calibrated || needs_calibration(l.plan.method);
+    if (l.plan.method == WeightMethod::kGptq && !at->factored) {
+      at->factored = true;
+      at->bytes += factor_bytes(shape[1]);
+    }
+    at->linears.push_back(l);
+  }
+  std::vector<Group> now;
+  std::vector<QuantizedLinear> results;
+  const auto finish = [&] {
+    run(now);
+    for (Group& g : now)
+      for (QuantizedLinear& q : g.results) results.push_back(std::move(q));
+    now.clear();
+  };
+  std::uint64_t bytes = 0;
+  for (Group& g : groups) {
+    if (!now.empty() && bytes + g.bytes > options_.memory) {
+      finish();
+      bytes = 0;
+    }
+    bytes += g.bytes;
+    now.push_back(std::move(g));
+  }
+  finish();
+  std::vector<QuantizedLinear> in_order;
+  for (const PlannedLinear& l : plans_)
+    for (QuantizedLinear& q : results)
+      if (q.report.id == l.id) in_order.push_back(std::move(q));
+  return in_order;
+}
+
+void Quantizer::run(std::vector<Group>& groups) {
+  for (Group& g : groups)  // on this thread: a source need not bear several
+    if (options_.calibration != nullptr) g.calibration = options_.calibration->find(g.input);
+  context_.parallel_for(groups.size(), 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      Group& g = groups[i];
+      if (g.factored && g.calibration != nullptr)
+        with_context(fmt::format("input of '{}'", gguf_name(g.input)), [&] {
+          g.factor.emplace(g.calibration->hessian, config_.gptq.damping, config_.gptq.activation_order);
+        });
+      g.results.resize(g.linears.size());
+      context_.parallel_for(g.linears.size(), 1, [&](std::size_t first, std::size_t last) {
+        for (std::size_t j = first; j < last; ++j)
+          g.results[j] = with_context(fmt::format("tensor '{}'", gguf_name(g.linears[j].id)),
+                                      [&] { return quantize(g.linears[j], g); });
+      });
+      g.factor.reset();
+      g.calibration.reset();
+    }
+  });
+}
+
+QuantizedLinear Quantizer::quantize(const PlannedLinear& linear, const Group& group) const {
+  LogicalTensor t = reader_.read(linear.id);
+  const std::int64_t out = t.shape[0], in = t.shape[1];
+  const Hessian* const hessian = group.calibration != nullptr ? &group.calibration->hessian : nullptr;
+  const DType type = t.dtype;
+  const auto keep = [&](LogicalTensor as, std::span<const float> w, std::string why) {
+    QuantizedLinear q;
+    q.tensor = std::move(as);
+    q.report.id = linear.id;
+    q.report.out = out;
+    q.report.in = in;
+    q.report.plan = linear.plan;
+    q.report.kept = true;
+    const std::uint64_t cells = w.size();
+    q.report.bytes = q.tensor.ternary ? (cells + 3) / 4 + 4 * q.tensor.weights.scales.size()
+                                      : cells * bits_of(q.tensor.dtype) / 8;
+    if (!why.empty()) q.report.warnings.push_back(std::move(why));
+    q.report.metrics = measure(context_, w, q.tensor, hessian);
+    return q;
+  };
+  const std::vector<float> w = t.to_f32();
+  if (t.ternary) return keep(std::move(t), w, "already ternary, kept as it is");
+  if (linear.plan.method == WeightMethod::kKeep) return keep(std::move(t), w, "");
+  t.dense = {};
+  LinearPlan plan = linear.plan;
+  std::string note;
+  if (auto exact = find_trits(w, out, in, unit_of(type)); exact && is_ternary(plan.method)) {
+    if (exact->unit != ScaleUnit::kTensor && exact->unit != plan.scales)
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("the weights are ternary already, with scales by {}, which scales by {} would destroy: "
+                      "expected 'scales: {}' for it",
+                      to_string(exact->unit), to_string(plan.scales), to_string(exact->unit)));
+    LogicalTensor as;
+    as.id = linear.id;
+    as.shape = t.shape;
+    as.ternary = true;
+    as.weights = std::move(exact->weights);
+    return keep(std::move(as), w, "already ternary, kept as it is");
+  }
+  if (reader_.config().weights == WeightKind::kTernary && is_ternary(plan.method) &&
+      plan.method != WeightMethod::kAbsmean) {
+    note = fmt::format(
+        "float master weights of a BitNet model: absmean, which it was trained with, in place of {}",
+        to_string(plan.method));
+    plan.method = WeightMethod::kAbsmean;
+    plan.scales = ScaleUnit::kTensor;
+  }
+  QuantizedLinear q = quantize_linear(context_, linear.id, w, out, in, plan, config_, group.calibration.get(),
+                                      group.factor ? &*group.factor : nullptr);
+  if (!note.empty()) q.report.warnings.push_back(std::move(note));
+  return q;
+}
+
+}  // namespace bitnet::quant
