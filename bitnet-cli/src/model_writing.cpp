@@ -36,8 +36,9 @@ DType dense_type_of(std::string_view word) {
 WriteOptions write_options(std::string_view type, std::string_view dense_type, bool dense) {
   WriteOptions options;
   options.dense_type = dense_type_of(dense_type);
-  options.gguf = type != "hf";
+  options.gguf = type != "hf" && type != "extended";
   if (type == "hf") options.type = dense ? LinearType::kDense : LinearType::kHf;
+  if (type == "extended") options.type = LinearType::kExtended;
   if (type == "i2_s") options.type = LinearType::kI2_S;
   if (type == "tq1_0") options.type = LinearType::kTQ1_0;
   if (type == "tq2_0") options.type = LinearType::kTQ2_0;

@@ -69,10 +69,20 @@ const Option kDecode{kInputGroup, "decode", 0, Kind::kFlag, "", "the input is id
 
 const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", ""};
 const Option kType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
-const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0", "type to write; hf is a Hugging Face directory, the others are GGUF files", "i2_s", ""};
+const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended", "type to write; hf is a Hugging Face directory, extended one of our own that holds linears of any kind (docs/formats/extended.md), the others are GGUF files", "i2_s", ""};
 const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};
 const Option kConvertDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings, of the output head and of float linears. Without it: the narrowest that holds those of IN exactly", "", ""};
-const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean", "how weights become ternary", "absmean", ""};
+const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean|ls|ls+refit|gptq", "how weights become ternary; ls+refit and gptq need --calibrate or --calibration; --plan knows more methods", "absmean", ""};
+const Option kScales{kInputGroup, "scales", 0, Kind::kChoice, "tensor|row|group32|group64|group128|group256", "how many scales: one a tensor, a row (tq1_0, tq2_0 and extended alone) or a group of columns (extended alone)", "tensor", ""};
+const Option kPlan{kInputGroup, "plan", 0, Kind::kText, "FILE", "yaml that says what becomes of which linear, as in configs/quant/", "", ""};
+const Option kCalibrate{kInputGroup, "calibrate", 0, Kind::kText, "TEXT", "file of text whose activations in the model say which errors matter; - is standard input", "", ""};
+const Option kCalibrationTokens{kInputGroup, "calibration-tokens", 0, Kind::kInteger, "N", "tokens of --calibrate and --evaluate to read at most, in windows of 512 spread over the text", "16384", "", nullptr, 2, 1e9};
+const Option kThroughQuantised{kInputGroup, "through-quantised", 0, Kind::kFlag, "", "calibrate each layer on what the quantised layers before it give; reads the text once a layer", "", ""};
+const Option kSaveCalibration{kOutputGroup, "save-calibration", 0, Kind::kText, "FILE", "keep what --calibrate found, for --calibration", "", ""};
+const Option kCalibration{kInputGroup, "calibration", 0, Kind::kText, "FILE", "what --save-calibration kept", "", ""};
+const Option kEvaluate{kInputGroup, "evaluate", 0, Kind::kText, "TEXT", "file of text on which both models are compared at the end: perplexity, KL divergence, first choices", "", ""};
+const Option kWork{kOutputGroup, "work", 0, Kind::kText, "DIR", "keep finished layers in DIR, so that the same call goes on after a crash; to be removed by hand", "", ""};
+const Option kQuantReport{kOutputGroup, "report", 0, Kind::kText, "FILE", "write what was lost, for each linear and in all, as JSON", "", ""};
 const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};
 const Option kTrainResume{kInputGroup, "resume", 0, Kind::kFlag, "", "continue from the newest checkpoint", "", ""};
 const Option kDryRun{kInputGroup, "dry-run", 0, Kind::kFlag, "", "check everything, make two steps, say what the run would take, and write nothing", "", ""};

@@ -51,6 +51,8 @@ extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel
     kDecode, kStats;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
     kTrainResume, kDryRun, kPlot;
+extern const Option kScales, kPlan, kCalibrate, kCalibrationTokens, kThroughQuantised, kSaveCalibration,
+    kCalibration, kEvaluate, kWork, kQuantReport;  // quantize
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kTracking, kProfileOutput;

@@ -315,6 +315,98 @@ TEST_F(ModelsTest, QuantizeMakesADenseModelTernaryAndWarns) {
   EXPECT_FAILS(call({"quantize", dense_model(), file("u.gguf"), "--type", "f16"}), kUsage, "--type");
 }
 
+TEST_F(ModelsTest, QuantizeWithCalibrationLosesLessAndSaysWhat) {
+  std::string story;
+  for (int i = 0; i < 200; ++i)
+    story += "the cat sat on mat " + std::to_string(i * i) + ", and then the rat. ";
+  const std::string text = file("story.txt", story);
+  const auto run = [&](std::vector<std::string> more) {
+    std::vector<std::string> all{"quantize", dense_model(), file("q.gguf")};
+    all.insert(all.end(), more.begin(), more.end());
+    const auto o = call(all);
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return o;
+  };
+  const auto report = [&] { return json::parse(read_file(file("lost.json"))); };
+  run({"--method", "absmean", "--calibrate", text, "--report", file("lost.json")});
+  const double absmean = report()["total"]["output_error"];
+  run({"--method", "ls", "--calibrate", text, "--report", file("lost.json")});
+  const double ls = report()["total"]["output_error"];
+  run({"--method", "ls+refit", "--calibrate", text, "--report", file("lost.json")});
+  const double refit = report()["total"]["output_error"];
+  const auto o = run({"--method", "gptq", "--calibrate", text, "--report", file("lost.json"), "--evaluate",
+                      text, "--save-calibration", file("c.safetensors"), "-v"});
+  const json lost = report();
+  const double gptq = lost["total"]["output_error"];
+  EXPECT_LT(ls, absmean);
+  EXPECT_LT(refit, ls);
+  EXPECT_LT(gptq, refit);
+  EXPECT_EQ(lost["linears"][0]["method"], "gptq");
+  EXPECT_GT(lost["logits"]["positions"], 1000);
+  EXPECT_GT(lost["logits"]["mean_kl"], 0);
+  EXPECT_THAT(o.err, HasSubstr("perplexity "));
+  EXPECT_THAT(o.err, HasSubstr("blk.0.attn_q.weight: gptq, tensor, relative error"));
+  const std::string first = read_file(file("q.gguf"));
+  run({"--method", "gptq", "--calibration", file("c.safetensors"), "--threads", "1"});
+  EXPECT_EQ(read_file(file("q.gguf")), first);  // from what was saved, and on one thread
+  run({"--plan", file("p.yaml", "weights: {method: gptq}\n"), "--calibrate", text});
+  EXPECT_EQ(read_file(file("q.gguf")), first);
+  for (int i = 0; i < 2; ++i) {
+    const auto kept = run({"--method", "gptq", "--calibrate", text, "--work", file("work")});
+    EXPECT_EQ(kept.err.find("layers were done before") != std::string::npos, i == 1) << kept.err;
+    EXPECT_EQ(read_file(file("q.gguf")), first);
+  }
+  run({"--method", "gptq", "--calibrate", text, "--through-quantised"});
+  EXPECT_NE(read_file(file("q.gguf")), first);
+}
+
+TEST_F(ModelsTest, QuantizeInSeveralWaysAndRun) {
+  const std::string plan = file("p.yaml",
+                                "scheme: mixed_precision\n"
+                                "weights: {method: ls, scales: group32}\n"
+                                "layers:\n"
+                                "  - {match: '*ffn_up', method: two-plane}\n"
+                                "  - {match: '*attn_k', method: int8}\n"
+                                "keep: ['*attn_output']\n");
+  const auto o = call({"quantize", dense_model(), file("mixed"), "--plan", plan, "--type", "extended"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(call({"run", "-m", file("mixed"), "-p", "x", "-n", "2"}).code, kOk);
+  EXPECT_GT(perplexity_of(file("mixed")), 1);
+  EXPECT_FAILS(call({"convert", file("mixed"), file("m.gguf"), "--type", "i2_s"}), kFailure,
+               "this model's linears are of several kinds (tensor 'blk.0.attn_k.weight' is I8)");
+  // One plane with one scale is an ordinary ternary model.
+  ASSERT_EQ(call({"quantize", dense_model(), file("plain"), "--method", "ls", "--type", "extended"}).code,
+            kOk);
+  ASSERT_EQ(call({"convert", file("plain"), file("a.gguf"), "--type", "i2_s"}).code, kOk);
+  ASSERT_EQ(call({"quantize", dense_model(), file("b.gguf"), "--method", "ls"}).code, kOk);
+  EXPECT_EQ(nll_of(file("a.gguf")), nll_of(file("b.gguf")));
+  EXPECT_FAILS(call({"quantize", dense_model(), file("m.gguf"), "--plan", plan}), kFailure,
+               "i2_s cannot hold the plan of blk.0.attn_q: scales by group32; types that would do: extended");
+}
+
+TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
+  const std::string text = file("t.txt", "some words"), out = file("q.gguf");
+  const auto expect = [&](std::vector<std::string> more, int code, const char* message) {
+    std::vector<std::string> all{"quantize", dense_model(), out};
+    all.insert(all.end(), more.begin(), more.end());
+    EXPECT_FAILS(call(all), code, message);
+    EXPECT_FALSE(fs::exists(out));
+  };
+  expect({"--method", "gptq"}, kFailure, "the method gptq needs calibration data");
+  expect({"--method", "ls", "--scales", "row"}, kFailure,
+         "i2_s cannot hold the plan of blk.0.attn_q: scales by row");
+  expect({"--plan", file("p.yaml", "weigths: {}\n")}, kFailure,
+         "p.yaml:1: unknown key 'weigths', did you mean");
+  expect({"--plan", file("p.yaml", "layers: [{match: blk.0.attn_w, method: ls}]\n")}, kFailure,
+         "near ones are blk.0.attn_");
+  expect({"--plan", file("p.yaml", ""), "--method", "ls"}, kUsage, "--method and --plan exclude each other");
+  expect({"--through-quantised"}, kUsage, "need the text of --calibrate");
+  expect({"--calibrate", text, "--calibration", text}, kUsage, "exclude each other");
+  expect({"--calibrate", file("none.txt", "")}, kFailure, "0 tokens: expected two and more");
+  expect({"--calibration", text}, kFailure, "t.txt");
+  expect({"--report", dense_model()}, kUsage, "");
+}
+
 /// For its scope write() fails behind so many bytes of a file, as on a full disk, and needs no rights.
 class SmallFiles {
  public:

@@ -67,10 +67,35 @@ void check_kind(bool dense, const std::string& type) {
                                              " is for float models; types for it: hf, i2_s, tq1_0, tq2_0");
 }
 
+/// The configuration to write: that of a ternary model where an extended one is no more. Throws
+/// Error(kUnsupported) for linears that no other type holds.
+ModelConfig config_of(const quant::ModelReader& model) {
+  ModelConfig config = model.config();
+  if (config.weights == WeightKind::kTernary) return config;
+  std::size_t linears = 0, ternary = 0, floats = 0;
+  std::string odd;
+  for (const TensorId id : model.tensors()) {
+    if (!is_linear(id.role)) continue;
+    const std::string stored = model.stored_type(id);
+    const bool packed = stored == "U8 packed";
+    ++linears;
+    ternary += packed;
+    floats += !packed && model.float_type(id) && stored != "I8";
+    if (!packed && odd.empty()) odd = "tensor '" + gguf_name(id) + "' is " + stored;
+  }
+  if (floats == linears) return config;
+  if (ternary != linears)
+    throw Error(ErrorCode::kUnsupported, "this model's linears are of several kinds (" + odd +
+                                             "), which its own type alone holds (docs/formats/extended.md)");
+  config.weights = WeightKind::kTernary;
+  return config;
+}
+
 int convert(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   const auto model = quant::ModelReader::open(in);
-  const bool dense = model->config().weights == WeightKind::kDense;
+  const ModelConfig config = config_of(*model);
+  const bool dense = config.weights == WeightKind::kDense;
   const DType widest = default_dense_type(*model);
   const std::string type =
       values.given(opt::kType) ? values.text(opt::kType) : default_type(*model, widest, out);
@@ -83,7 +108,7 @@ int convert(const Values& values, Io& io) {
   const auto tokenizer = model->tokenizer();
   if (tokenizer == nullptr) io.err << "note: '" << in.string() << "' carries no tokenizer\n";
   write_with_progress(
-      out, model->config(), tokenizer.get(), [&](TensorId id) { return model->read(id); }, options, io);
+      out, config, tokenizer.get(), [&](TensorId id) { return model->read(id); }, options, io);
   note_dense_type(*model, options.dense_type, io);
   for (const std::string& note : model->notes()) io.err << "note: " << note << '\n';
   return kOk;

@@ -1,6 +1,10 @@
 // `bitnet quantize`: float linear weights → ternary ones. Changing only the packing is `bitnet convert`.
+#include <algorithm>
 #include <ostream>
 
+#include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/quant/quant_report.hpp"
+#include "calibrating.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
@@ -10,28 +14,184 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::int64_t kWindow = 512;  // tokens of a calibration text at a time
+
+quant::QuantConfig plan_of(const Values& values) {
+  if (values.has(opt::kPlan)) {
+    for (const Option* o : {&opt::kMethod, &opt::kScales})
+      if (values.given(*o))
+        throw UsageError("--" + std::string(o->name) + " and --plan exclude each other: the plan says it");
+    return quant::QuantConfig::from_yaml_file(values.text(opt::kPlan));
+  }
+  quant::QuantConfig c;
+  c.linears.method = quant::weight_method_from_string(values.text(opt::kMethod));
+  c.linears.scales = quant::scale_unit_from_string(values.text(opt::kScales));
+  return c;
+}
+
+/// What linears' inputs look like, from a text or a file; the members keep each other alive.
+struct Calibration {
+  std::unique_ptr<ModelActivations> activations;
+  std::unique_ptr<quant::CalibrationSource> source;
+  bool through_quantised = false;
+};
+
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
+                                             const quant::ModelReader& model, Io& io) {
+  const auto tokenizer = model.tokenizer();
+  if (tokenizer == nullptr)
+    throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: a text cannot be read with it");
+  const std::int64_t window = std::min(kWindow, model.config().max_position);
+  const std::string path = values.text(file);
+  return with_context("'" + path + "'", [&] {
+    return calibration_windows(*tokenizer, read_text(path, io), window,
+                               values.integer(opt::kCalibrationTokens));
+  });
+}
+
+Calibration calibration_of(const Values& values, const fs::path& in, const quant::ModelReader& model,
+                           const std::shared_ptr<const ExecutionContext>& context, Io& io) {
+  Calibration c;
+  c.through_quantised = values.flag(opt::kThroughQuantised);
+  if (values.has(opt::kCalibration) && values.has(opt::kCalibrate))
+    throw UsageError("--calibrate and --calibration exclude each other: a text, or what was saved of one");
+  if ((c.through_quantised || values.has(opt::kSaveCalibration)) && !values.has(opt::kCalibrate))
+    throw UsageError("--through-quantised and --save-calibration need the text of --calibrate");
+  if (c.through_quantised && values.has(opt::kSaveCalibration))
+    throw UsageError(
+        "--save-calibration saves the inputs of the model as it is: not with --through-quantised");
+  if (values.has(opt::kCalibration)) {
+    c.source = quant::open_calibration(values.text(opt::kCalibration), model.config());
+  } else if (values.has(opt::kCalibrate)) {
+    c.activations =
+        std::make_unique<ModelActivations>(in, context, windows_of(values, opt::kCalibrate, model, io), io);
+    c.source = std::make_unique<quant::StreamedCalibration>(
+        *context, *c.activations, model.config(),
+        quant::StreamOptions{.through_quantised = c.through_quantised});
+  }
+  if (values.has(opt::kSaveCalibration)) {
+    const fs::path to = values.text(opt::kSaveCalibration);
+    quant::save_calibration(to, *c.source, model.config());
+    c.source = quant::open_calibration(to, model.config());
+    io.err << "wrote '" << to.string() << "'\n";
+  }
+  if (values.flag(opt::kVerbose) && c.source != nullptr && !c.through_quantised)
+    io.err << quant::describe_inputs(*c.source, model.config());
+  return c;
+}
+
+std::string line_of(const quant::LinearReport& r) {
+  std::string out =
+      gguf_name(r.id) + ": " +
+      (r.kept ? "kept"
+              : std::string(to_string(r.plan.method)) + ", " + std::string(to_string(r.plan.scales))) +
+      ", relative error " + fixed(r.metrics.relative_error(), 4);
+  if (r.metrics.output_signal > 0) out += ", of the output " + fixed(r.metrics.output_error(), 4);
+  return out;
+}
+
+void say(const quant::QuantReport& report, bool verbose, Io& io) {
+  std::int64_t kept = 0;
+  for (const quant::LinearReport& r : report.linears) {
+    kept += r.kept ? 1 : 0;
+    if (verbose) io.err << line_of(r) << '\n';
+    for (const std::string& w : r.warnings)
+      if (!r.kept || verbose) io.err << "warning: " << gguf_name(r.id) << ": " << w << '\n';
+  }
+  if (kept > 0)
+    io.err << "note: " << kept << " of " << report.linears.size()
+           << " linears are as they were (already ternary, or kept in full precision)\n";
+  const quant::WeightMetrics total = report.total();
+  io.err << fixed(report.bits_per_weight(), 2) << " bits a weight, relative error of the weights "
+         << fixed(total.relative_error(), 4);
+  if (total.output_signal > 0) io.err << ", squared error of the outputs " << fixed(total.output_error(), 4);
+  io.err << '\n';
+  if (report.logits)
+    io.err << "perplexity " << fixed(report.logits->perplexity_original(), 4) << " → "
+           << fixed(report.logits->perplexity_other(), 4) << ", KL divergence "
+           << fixed(report.logits->mean_kl(), 4) << ", the same first choice for "
+           << fixed(100 * report.logits->top1_agreement(), 1) << " % of " << grouped(report.logits->positions)
+           << " tokens\n";
+  for (const std::string& hint : quant::mitigation_hints(report)) io.err << "hint: " << hint << '\n';
+}
+
+/// A file or directory as it is now: another one, or a newer one, has another text.
+std::string state_of(const fs::path& path) {
+  std::error_code ignored;
+  std::string out = fs::weakly_canonical(path, ignored).string();
+  const auto add = [&](const fs::path& p) {
+    out += " " + std::to_string(fs::file_size(p, ignored)) + " " +
+           std::to_string(fs::last_write_time(p, ignored).time_since_epoch().count());
+  };
+  if (!fs::is_directory(path, ignored)) {
+    add(path);
+    return out;
+  }
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(path, ignored)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const fs::path& p : files) add(p);
+  return out;
+}
+
+/// What the layers that --work keeps depend on beside the plan.
+std::string identity_of(const Values& values, const fs::path& in) {
+  std::string out = state_of(in);
+  for (const Option* o : {&opt::kCalibrate, &opt::kCalibration})
+    out += values.has(*o) ? "\n" + std::string(o->name) + " " + state_of(values.text(*o)) : "";
+  return out + "\n" + std::to_string(values.integer(opt::kCalibrationTokens)) +
+         (values.flag(opt::kThroughQuantised) ? " through" : "");
+}
+
 int quantize(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   auto options = write_options(values.text(opt::kQuantizeType), values.text(opt::kDenseType), false);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   check_output_path(out, in, options);
-  const auto as_stored = quant::ModelReader::open(in);
-  const bool was_dense = as_stored->config().weights == WeightKind::kDense;
-  if (!as_stored->float_linears())
+  for (const Option* o : {&opt::kQuantReport, &opt::kSaveCalibration})
+    if (values.has(*o) && would_replace(report_path(values, *o, "report"), in))
+      throw UsageError("--" + std::string(o->name) + ": '" + values.text(*o) + "' is a file of the input");
+  quant::QuantReport report;
+  report.model = in.string();
+  report.config = plan_of(values);
+  const auto model = quant::ModelReader::open(in, quant::FloatLinears::kKeep);
+  if (!model->float_linears())
     throw Error(ErrorCode::kInvalidArgument, "'" + in.string() +
                                                  "': the linear weights are ternary already (" +
-                                                 as_stored->stored_type({TensorRole::kAttnQ, 0}) +
+                                                 model->stored_type({TensorRole::kAttnQ, 0}) +
                                                  "); `bitnet convert` changes how they are packed");
-  const auto model = quant::ModelReader::open(in, quant::FloatLinears::kTernarise);
-  if (was_dense)
+  const auto plans = quant::plan_linears(report.config, model->config());
+  quant::check_target(plans, model->config(), options.type);
+  if (model->config().weights == WeightKind::kDense &&
+      report.config.linears.method == quant::WeightMethod::kAbsmean)
     io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
               "run, but "
-              "expect nonsense unless it is trained further\n";
+              "expect nonsense unless it is trained further; --method gptq loses less\n";
+  const auto context = make_context(values);
+  Calibration calibration = calibration_of(values, in, *model, context, io);
+  quant::QuantizerOptions how;
+  how.calibration = calibration.source.get();
+  if (calibration.through_quantised) how.activations = calibration.activations.get();
+  if (values.has(opt::kWork)) {
+    how.work = values.text(opt::kWork);
+    how.identity = identity_of(values, in);
+  }
+  quant::Quantizer quantizer(*context, *model, report.config, how);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto tokenizer = model->tokenizer();
   write_with_progress(
-      out, config, tokenizer.get(), [&](TensorId id) { return model->read(id); }, options, io);
+      out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, options, io);
+  report.linears = quantizer.reports();
+  if (quantizer.resumed_layers() > 0)
+    io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
+  if (values.has(opt::kEvaluate)) {
+    const auto windows = windows_of(values, opt::kEvaluate, *model, io);
+    ModelLogits before(in, context, windows), after(out, context, windows);
+    report.logits = quant::compare_logits(before, after);
+  }
+  say(report, values.flag(opt::kVerbose), io);
+  if (values.has(opt::kQuantReport)) write_file(values.text(opt::kQuantReport), quant::to_json(report));
   return kOk;
 }
 
@@ -40,16 +200,24 @@ int quantize(const Values& values, Io& io) {
 const Command kQuantizeCommand{
     .name = "quantize",
     .summary = "make the linear weights of a float model ternary",
-    .usage = "IN OUT [--method absmean] [--type TYPE]",
+    .usage = "IN OUT [--method METHOD | --plan FILE] [--calibrate TEXT] [--type TYPE]",
     .description =
         "absmean (scale = mean |W|, trit = round(W / scale) within -1 … 1) is right for models that were "
-        "trained with "
-        "it, such as BitNet checkpoints with float master weights. Rounding any other model this way "
-        "destroys it; a "
-        "warning says so. Embeddings, head and norms stay float.",
-    .example = "bitnet quantize bitnet_b1_58-large/ large.gguf --method absmean --type i2_s",
+        "trained with it, such as BitNet checkpoints with float master weights, and destroys any other; ls, "
+        "ls+refit "
+        "and gptq lose less. ls+refit and gptq need to see what the linears are given: --calibrate names a "
+        "text that "
+        "the model reads first, the more tokens the better. What is ternary already is kept as it is. "
+        "Embeddings, "
+        "head and norms stay float. docs/guides/quantization.md explains the methods and the yaml of --plan.",
+    .example =
+        "bitnet quantize bitnet_b1_58-large/ large.gguf --method absmean --type i2_s\n"
+        "bitnet quantize float-model/ small.gguf --method gptq --calibrate book.txt --report lost.json",
     .arguments = {"IN", "OUT"},
-    .options = {&opt::kMethod, &opt::kQuantizeType, &opt::kDenseType, &opt::kScaleForm},
+    .options = {&opt::kMethod, &opt::kScales, &opt::kPlan, &opt::kCalibrate, &opt::kCalibrationTokens,
+                &opt::kThroughQuantised, &opt::kSaveCalibration, &opt::kCalibration, &opt::kEvaluate,
+                &opt::kWork, &opt::kQuantReport, &opt::kQuantizeType, &opt::kDenseType, &opt::kScaleForm,
+                &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit, &opt::kVerbose},
     .body = quantize,
 };
 

@@ -1,0 +1,108 @@
+// See calibrating.hpp.
+#include "calibrating.hpp"
+
+#include <algorithm>
+#include <ostream>
+#include <utility>
+
+#include "bitnet/inference/observe.hpp"
+#include "bitnet/inference/register.hpp"
+#include "common.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+std::shared_ptr<const inference::Model> load_model(const std::filesystem::path& path,
+                                                   const std::shared_ptr<const ExecutionContext>& context,
+                                                   quant::FloatLinears floats) {
+  inference::LoadOptions options;
+  options.floats = floats;
+  return inference::Model::load(path, inference::make_cpu_backend(context), options);
+}
+
+}  // namespace
+
+std::vector<std::vector<TokenId>> calibration_windows(const Tokenizer& tokenizer, const std::string& text,
+                                                      std::int64_t length, std::int64_t tokens) {
+  const std::vector<TokenId> ids = tokenizer.encode(text);
+  if (ids.size() < 2)
+    throw Error(ErrorCode::kInvalidArgument,
+                "a text of " + std::to_string(ids.size()) + " tokens: expected two and more");
+  const std::size_t size = std::min(static_cast<std::size_t>(length), ids.size());
+  const std::size_t all = ids.size() / size;
+  const std::size_t n = std::clamp<std::size_t>((static_cast<std::size_t>(tokens) + size - 1) / size, 1, all);
+  std::vector<std::vector<TokenId>> windows;
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto from = ids.begin() + static_cast<std::ptrdiff_t>(i * all / n * size);
+    windows.emplace_back(from, from + static_cast<std::ptrdiff_t>(size));
+    if (tokenizer.adds_bos() && tokenizer.bos()) windows.back().front() = *tokenizer.bos();
+  }
+  return windows;
+}
+
+ModelActivations::ModelActivations(std::filesystem::path model,
+                                   std::shared_ptr<const ExecutionContext> context,
+                                   std::vector<std::vector<TokenId>> windows, Io& io)
+    : path_(std::move(model)), context_(std::move(context)), windows_(std::move(windows)), io_(io) {}
+
+void ModelActivations::load() {
+  if (replaced_.empty()) {
+    model_ = load_model(path_, context_, quant::FloatLinears::kKeep);
+    return;
+  }
+  const auto reader = quant::ModelReader::open(path_, quant::FloatLinears::kKeep);
+  model_ = inference::Model::build(reader->config(), nullptr, inference::make_cpu_backend(context_),
+                                   [&](TensorId id) {
+                                     const auto at = replaced_.find({id.role, id.layer});
+                                     return at == replaced_.end() ? reader->read(id) : at->second;
+                                   });
+}
+
+void ModelActivations::stream(const std::function<bool(TensorId input)>& wanted, const Sink& sink) {
+  if (model_ == nullptr) load();
+  ProgressBar bar(io_, "tokens");
+  inference::ObserveOptions options;
+  if (io_.cancelled != nullptr) options.cancellation = inference::CancellationToken(*io_.cancelled);
+  options.progress = [&](std::int64_t done, std::int64_t total) {
+    bar.update(static_cast<double>(done), static_cast<double>(total), "calibrating");
+  };
+  inference::observe_linear_inputs(model_, windows_, wanted, sink, options);
+}
+
+void ModelActivations::replace(const quant::LogicalTensor& weights) {
+  replaced_[{weights.id.role, weights.id.layer}] = weights;
+  model_.reset();
+}
+
+ModelLogits::ModelLogits(const std::filesystem::path& model,
+                         const std::shared_ptr<const ExecutionContext>& context,
+                         std::vector<std::vector<TokenId>> windows)
+    : windows_(std::move(windows)) {
+  inference::SessionOptions options;
+  for (const auto& w : windows_) options.n_ctx = std::max(options.n_ctx, static_cast<std::int64_t>(w.size()));
+  session_ = std::make_unique<inference::Session>(
+      load_model(model, context, quant::FloatLinears::kAsConfigured), options);
+}
+
+bool ModelLogits::next(std::vector<float>& rows, std::vector<std::int32_t>& targets) {
+  rows.clear();
+  targets.clear();
+  while (window_ < windows_.size() && at_ + 1 >= windows_[window_].size()) {
+    ++window_;
+    at_ = 0;
+    session_->truncate(0);
+  }
+  if (window_ == windows_.size()) return false;
+  const std::vector<TokenId>& w = windows_[window_];
+  const std::size_t n =
+      std::min<std::size_t>(w.size() - 1 - at_, static_cast<std::size_t>(inference::Session::kMaxLogits));
+  const std::span<const float> logits =
+      session_->evaluate(std::span(w).subspan(at_, n), static_cast<std::int64_t>(n));
+  rows.assign(logits.begin(), logits.end());
+  targets.assign(w.begin() + static_cast<std::ptrdiff_t>(at_ + 1),
+                 w.begin() + static_cast<std::ptrdiff_t>(at_ + 1 + n));
+  at_ += n;
+  return true;
+}
+
+}  // namespace bitnet::cli
