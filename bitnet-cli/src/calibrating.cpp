@@ -74,14 +74,13 @@ void ModelActivations::replace(const quant::LogicalTensor& weights) {
   model_.reset();
 }
 
-ModelLogits::ModelLogits(const std::filesystem::path& model,
+ModelLogits::ModelLogits(const std::filesystem::path& model, quant::FloatLinears floats,
                          const std::shared_ptr<const ExecutionContext>& context,
                          std::vector<std::vector<TokenId>> windows)
     : windows_(std::move(windows)) {
   inference::SessionOptions options;
   for (const auto& w : windows_) options.n_ctx = std::max(options.n_ctx, static_cast<std::int64_t>(w.size()));
-  session_ = std::make_unique<inference::Session>(
-      load_model(model, context, quant::FloatLinears::kAsConfigured), options);
+  session_ = std::make_unique<inference::Session>(load_model(model, context, floats), options);
 }
 
 bool ModelLogits::next(std::vector<float>& rows, std::vector<std::int32_t>& targets) {

@@ -43,7 +43,8 @@ class ModelActivations final : public quant::ActivationSource {
 /// Logits of a model over windows of tokens, each from its beginning.
 class ModelLogits final : public quant::LogitSource {
  public:
-  ModelLogits(const std::filesystem::path& model, const std::shared_ptr<const ExecutionContext>& context,
+  ModelLogits(const std::filesystem::path& model, quant::FloatLinears floats,
+              const std::shared_ptr<const ExecutionContext>& context,
               std::vector<std::vector<TokenId>> windows);
   std::int64_t vocab_size() const override { return session_->model().config().vocab_size; }
   bool next(std::vector<float>& rows, std::vector<std::int32_t>& targets) override;

@@ -402,7 +402,7 @@ TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
   expect({"--plan", file("p.yaml", ""), "--method", "ls"}, kUsage, "--method and --plan exclude each other");
   expect({"--through-quantised"}, kUsage, "need the text of --calibrate");
   expect({"--calibrate", text, "--calibration", text}, kUsage, "exclude each other");
-  expect({"--calibrate", file("none.txt", "")}, kFailure, "0 tokens: expected two and more");
+  expect({"--calibrate", file("none.txt", "")}, kFailure, "1 tokens: expected two and more");
   expect({"--calibration", text}, kFailure, "t.txt");
   expect({"--report", dense_model()}, kUsage, "");
 }

@@ -47,7 +47,7 @@ void check_weights(const TernaryWeights& w) {
     throw bad(fmt::format("{} trits for a matrix of {} x {}", w.trits.size(), w.out, w.in));
   const std::size_t scales =
       w.rows_per_scale > 0 ? static_cast<std::size_t>((w.out + w.rows_per_scale - 1) / w.rows_per_scale) : 0;
-  if (w.out > 0 && (w.rows_per_scale <= 0 || w.scales.size() != scales))
+  if (w.out > 0 && w.cols_per_scale == 0 && (w.rows_per_scale <= 0 || w.scales.size() != scales))
     throw bad(fmt::format("{} scales for {} rows, {} rows each", w.scales.size(), w.out, w.rows_per_scale));
   for (std::size_t i = 0; i < w.trits.size(); ++i)
     if (w.trits[i] < -1 || w.trits[i] > 1)

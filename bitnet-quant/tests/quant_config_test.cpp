@@ -50,6 +50,7 @@ layers:
     activation_bits: 8
     activation_rule: absmax
 keep: ["blk.2.*", token_embd]
+protect: false
 gptq: {damping: 0.05, multipliers: [1, 1.5], activation_order: true, refit: false}
 two_plane: {rounds: 7}
 )";
@@ -72,6 +73,8 @@ TEST(QuantConfigTest, EveryKeyReachesTheLinearsItNames) {
   EXPECT_TRUE(c.gptq.activation_order);
   EXPECT_FALSE(c.gptq.refit);
   EXPECT_EQ(c.two_plane_rounds, 7);
+  EXPECT_FALSE(c.protect);
+  EXPECT_TRUE(parse("").protect);
 }
 
 TEST(QuantConfigTest, NothingSaidIsBitNet) {

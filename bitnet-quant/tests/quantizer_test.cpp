@@ -228,6 +228,15 @@ TEST(QuantizerTest, MasterWeightsOfABitNetModelGetAbsmean) {
     ASSERT_EQ(r.warnings.size(), 1u);
     EXPECT_NE(r.warnings[0].find("absmean, which it was trained with, in place of gptq"), std::string::npos);
   }
+  c.protect = false;  // a model of that architecture trained in full precision
+  BITNET_EXPECT_ERROR(Quantizer(context(), reader, c), ErrorCode::kInvalidArgument, "needs calibration data");
+  c.linears = {WeightMethod::kLeastSquares};
+  Quantizer floats(context(), reader, c);
+  const LogicalTensor ls = floats.read(id);
+  const auto by_ls =
+      least_squares(context(), reader.read(id).to_f32(), ls.shape[0], ls.shape[1], ScaleGroups::tensor());
+  EXPECT_EQ(ls.weights.trits, by_ls.trits);
+  EXPECT_TRUE(floats.reports().back().warnings.empty());
 }
 
 TEST(QuantizerTest, OddWeightsAndLittleData) {

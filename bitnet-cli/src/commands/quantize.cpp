@@ -80,6 +80,21 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
   return c;
 }
 
+/// Before methods that take much memory: how much, about.
+void say_need(const quant::Quantizer& quantizer, const ModelConfig& model, const Calibration& calibration,
+              Io& io) {
+  if (calibration.source == nullptr) return;
+  std::uint64_t hessians = 0, largest = 0;
+  for (const TensorId input : quant::linear_inputs(model)) {
+    const auto in = static_cast<std::uint64_t>(quant::input_width(input, model));
+    hessians += 8 * in * in;
+    largest = std::max(largest, 8 * in * in);
+  }
+  const std::uint64_t at_once = std::max(largest, std::min(hessians, quant::StreamOptions{}.memory));
+  io.err << "needs up to " << human_bytes(at_once) << " for second moments and "
+         << human_bytes(quantizer.working_bytes()) << " for the linears that are worked on at a time\n";
+}
+
 std::string line_of(const quant::LinearReport& r) {
   std::string out =
       gguf_name(r.id) + ": " +
@@ -162,7 +177,7 @@ int quantize(const Values& values, Io& io) {
                                                  "); `bitnet convert` changes how they are packed");
   const auto plans = quant::plan_linears(report.config, model->config());
   quant::check_target(plans, model->config(), options.type);
-  if (model->config().weights == WeightKind::kDense &&
+  if ((model->config().weights == WeightKind::kDense || !report.config.protect) &&
       report.config.linears.method == quant::WeightMethod::kAbsmean)
     io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
               "run, but "
@@ -177,6 +192,7 @@ int quantize(const Values& values, Io& io) {
     how.identity = identity_of(values, in);
   }
   quant::Quantizer quantizer(*context, *model, report.config, how);
+  say_need(quantizer, model->config(), calibration, io);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto tokenizer = model->tokenizer();
@@ -187,7 +203,10 @@ int quantize(const Values& values, Io& io) {
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
   if (values.has(opt::kEvaluate)) {
     const auto windows = windows_of(values, opt::kEvaluate, *model, io);
-    ModelLogits before(in, context, windows), after(out, context, windows);
+    const auto floats =
+        report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
+    ModelLogits before(in, floats, context, windows),
+        after(out, quant::FloatLinears::kAsConfigured, context, windows);
     report.logits = quant::compare_logits(before, after);
   }
   say(report, values.flag(opt::kVerbose), io);

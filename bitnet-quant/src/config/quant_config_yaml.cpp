@@ -111,6 +111,7 @@ QuantConfig QuantConfig::from_yaml(std::string_view text, const std::string& nam
     read_activations(section("activations"), c);
     read_layers(name, root.take("layers"), c);
     root.read_words("keep", c.keep);
+    root.read("protect", "true or false", c.protect);
     read_gptq(section("gptq"), c);
     read_two_plane(section("two_plane"), c);
     root.finish();
@@ -137,6 +138,7 @@ std::string QuantConfig::to_yaml() const {
     if (o.activation_rule) out += fmt::format("    activation_rule: {}\n", to_string(*o.activation_rule));
   }
   if (!keep.empty()) out += fmt::format("keep: {}\n", quoted(keep));
+  out += fmt::format("protect: {}\n", protect);
   out += fmt::format("gptq:\n  damping: {}\n  multipliers: [{}]\n  activation_order: {}\n  refit: {}\n",
                      gptq.damping, fmt::join(gptq.multipliers, ", "), gptq.activation_order, gptq.refit);
   return out + fmt::format("two_plane:\n  rounds: {}\n", two_plane_rounds);

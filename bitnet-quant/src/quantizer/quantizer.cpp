@@ -91,7 +91,7 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
   if (options_.calibration != nullptr) return;
   for (const PlannedLinear& l : plans_)
     if (needs_calibration(l.plan.method) && reader.float_type(l.id) &&
-        reader.config().weights == WeightKind::kDense)
+        (reader.config().weights == WeightKind::kDense || !config_.protect))
       throw Error(
           ErrorCode::kInvalidArgument,
           fmt::format("{}: the method {} needs calibration data; absmean, ls, two-plane and int8 need none",
@@ -256,10 +256,11 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& linear, const Group& gr
     as.weights = std::move(exact->weights);
     return keep(std::move(as), w, "already ternary, kept as it is");
   }
-  if (reader_.config().weights == WeightKind::kTernary && is_ternary(plan.method) &&
+  if (config_.protect && reader_.config().weights == WeightKind::kTernary && is_ternary(plan.method) &&
       plan.method != WeightMethod::kAbsmean) {
     note = fmt::format(
-        "float master weights of a BitNet model: absmean, which it was trained with, in place of {}",
+        "float master weights of a BitNet model: absmean, which it was trained with, in place of {} "
+        "(protect: false if it was not)",
         to_string(plan.method));
     plan.method = WeightMethod::kAbsmean;
     plan.scales = ScaleUnit::kTensor;

@@ -81,8 +81,12 @@ struct QuantConfig {
   LinearPlan linears;                 ///< of those that no override names
   std::vector<LayerOverride> layers;  ///< later ones win
   std::vector<std::string> keep;      ///< patterns of what stays in full precision, whatever `layers` says
-  GptqOptions gptq;                   ///< its `groups` are the plan's
-  int two_plane_rounds = 50;          ///< at most
+  /// Float linears of a model whose configuration says BitNet are taken for master weights and get absmean,
+  /// which those were trained with. False: they are floats like any others (a BitNet architecture trained in
+  /// full precision).
+  bool protect = true;
+  GptqOptions gptq;           ///< its `groups` are the plan's
+  int two_plane_rounds = 50;  ///< at most
   double activation_tolerance =
       0.01;  ///< kAdaptive: 4 bits where the inputs' relative squared error is below
 
