@@ -49,7 +49,7 @@ void run(const char* in, const char* text_file, const char* out) {
   quant::write_model(out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, {});
   report.linears = quantizer.reports();
   std::cout << report.linears.size() << " linears in " << report.bits_per_weight()
-            << " bits a weight; their outputs lost " << 100 * report.total().output_error() << " %\n";
+            << " bits a weight, their outputs lost " << 100 * report.total().output_error() << " %\n";
   for (const std::string& hint : quant::mitigation_hints(report)) std::cout << "hint: " << hint << '\n';
 }
 
