@@ -120,6 +120,27 @@ TEST(ChatTemplate, RecognisesAModelsOwnTemplate) {
   BITNET_EXPECT_ERROR(ChatTemplate::by_name("alpaca"), ErrorCode::kNotFound, "bitnet, llama3");
 }
 
+TEST(ChatTemplate, ItsSourceIsRecognisedInEachKindOfFile) {
+  const auto plain = tokenizer();
+  const std::vector<ChatMessage> talk = {{"user", "a  b"}};
+  for (const std::string_view name : ChatTemplate::names()) {
+    const std::string source(ChatTemplate::by_name(name)->source());
+    const auto with = plain->with_chat_template(source);
+    EXPECT_EQ(plain->chat_template(), "");
+    EXPECT_EQ(with->to_json(), plain->to_json());
+    GgufMetadata gguf;
+    with->to_gguf(gguf);
+    for (const auto& t :
+         {with, Tokenizer::from_json(with->to_json(), with->config_json()), Tokenizer::from_gguf(gguf)}) {
+      EXPECT_EQ(t->chat_template(), source);
+      const auto chat = ChatTemplate::for_model(*t, "llama");
+      EXPECT_EQ(chat->name(), name);
+      EXPECT_EQ(chat->encode(*t, talk), ChatTemplate::by_name(name)->encode(*plain, talk));
+    }
+  }
+  EXPECT_EQ(plain->with_chat_template("x")->with_chat_template("")->chat_template(), "");
+}
+
 TEST(ChatTemplate, UnknownRolesAndMissingTokensAreErrors) {
   const std::vector<ChatMessage> tool = {{"tool", "x"}};
   BITNET_EXPECT_ERROR(ChatTemplate::by_name("bitnet")->encode(*tokenizer(), tool),

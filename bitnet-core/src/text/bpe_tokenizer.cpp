@@ -98,6 +98,11 @@ class BpeTokenizer final : public Tokenizer {
   std::optional<TokenId> find(std::string_view token) const override { return model_.find(token); }
   bool splits_at_lines() const noexcept override { return splits_at_lines_; }
   bool strips_leading_space() const noexcept override { return spec_.strip_leading_space; }
+  std::shared_ptr<const Tokenizer> with_chat_template(std::string source) const override {
+    TokenizerSpec spec = spec_;
+    spec.chat_template = std::move(source);
+    return std::make_shared<const BpeTokenizer>(std::move(spec));
+  }
   std::string to_json() const override { return write_tokenizer_json(spec_); }
   void to_gguf(GgufMetadata& metadata) const override { write_gguf_vocabulary(spec_, metadata); }
 

@@ -143,6 +143,11 @@ class Format : public ChatTemplate {
 class BitnetFormat final : public Format {
  public:
   BitnetFormat() : Format("bitnet") {}
+  std::string_view source() const noexcept override {
+    return "{{ bos_token }}{% for message in messages %}{{ message['role'] | capitalize }}: "
+           "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+           "{% if add_generation_prompt %}Assistant: {% endif %}";
+  }
   std::vector<TokenId> encode(const Tokenizer& tokenizer, std::span<const ChatMessage> messages,
                               bool add_generation_prompt, bool parse_special) const override {
     const TokenId end = token(tokenizer, "<|eot_id|>");
@@ -163,6 +168,13 @@ class BitnetFormat final : public Format {
 class Llama3Format final : public Format {
  public:
   Llama3Format() : Format("llama3") {}
+  std::string_view source() const noexcept override {
+    return "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] "
+           "}}<|end_header_id|>"
+           "{{ '\\n\\n' }}{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+           "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{{ '\\n\\n' }}{% "
+           "endif %}";
+  }
   std::vector<TokenId> encode(const Tokenizer& tokenizer, std::span<const ChatMessage> messages,
                               bool add_generation_prompt, bool parse_special) const override {
     const TokenId end = token(tokenizer, "<|eot_id|>");

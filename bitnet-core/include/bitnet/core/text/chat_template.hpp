@@ -31,6 +31,8 @@ class ChatTemplate {
                                                        std::string_view architecture);
 
   virtual std::string_view name() const noexcept = 0;
+  /// The format as a Jinja template, for files that other programs read; for_model() recognises it.
+  virtual std::string_view source() const noexcept = 0;
   /// Ids of the conversation. Message text is parsed for special tokens only if `parse_special`. With
   /// `add_generation_prompt` the assistant's turn is opened. Throws Error(kInvalidArgument) on an unknown
   /// role and Error(kUnsupported) when the vocabulary lacks a token that the format needs.

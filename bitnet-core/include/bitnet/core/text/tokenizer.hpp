@@ -75,6 +75,9 @@ class Tokenizer {
   bool adds_bos() const noexcept { return adds_bos_; }
   bool adds_eos() const noexcept { return adds_eos_; }
   const std::string& chat_template() const noexcept { return chat_template_; }
+  /// The same vocabulary and rules with another chat template (its Jinja text; empty: none), for files that
+  /// are to bring it, as ChatTemplate::source() gives it.
+  virtual std::shared_ptr<const Tokenizer> with_chat_template(std::string source) const = 0;
 
   /// The text of a tokenizer.json that Hugging Face's tokenizers reads to the same ids.
   virtual std::string to_json() const = 0;
