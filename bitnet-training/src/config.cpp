@@ -22,6 +22,8 @@ namespace {
 
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 constexpr std::int64_t kMaxContext = 1 << 20;
+constexpr double kMostRate = 1e38;
+constexpr std::int64_t kMostTokens = 1 << 28;  // of a step: their ids and targets take 2 GiB
 constexpr double kMaxParameters = 4e9;
 
 /// The sizes of a model that begins with random weights.
@@ -263,6 +265,30 @@ void check_output(const TrainConfig& c, const Require& require) {
           "must be below model.context");
 }
 
+/// What another setting makes idle is a mistake that is found after the run.
+void check_effect(const TrainConfig& c, const Require& require) {
+  const QuantizerOptions& q = c.quantizer;
+  const QuantizerOptions plain;
+  const bool ternary = c.quantization == Quantization::kTernary && !c.lora;
+  const auto needs = [&](bool idle, const char* key, const char* what) {
+    require(!idle, key, "has no effect without " + std::string(what));
+  };
+  const char* const trained = "model.quantization: ternary";
+  needs(!ternary && q.granularity != plain.granularity, "model.scales", trained);
+  needs(!ternary && q.statistic != plain.statistic, "model.scale_statistic", trained);
+  needs(!ternary && q.gradient != plain.gradient, "model.straight_through", trained);
+  needs(!ternary && q.activation_bits != plain.activation_bits, "model.activation_bits", trained);
+  needs(!ternary && q.hadamard, "model.hadamard", trained);
+  const QuantizerSchedule& s = c.quantizer_schedule;
+  const bool abrupt = s.kind == QuantizerScheduleKind::kAbrupt;
+  needs(!ternary && !abrupt, "training.quantizer_schedule", "model.quantization: ternary, trained in whole");
+  const char* const grows = "training.quantizer_schedule: linear, exponential or sigmoid";
+  needs(abrupt && s.layer_by_layer, "training.quantizer_layer_by_layer", grows);
+  needs(abrupt && s.steps != QuantizerSchedule().steps, "training.quantizer_steps", grows);
+  needs(q.gradient == StraightThrough::kIdentity && q.clip != plain.clip, "model.straight_through_clip",
+        "model.straight_through: clipped or learned_scale");
+}
+
 void check(const TrainConfig& c, const Require& require) {
   const auto positive = [&](std::int64_t v, const char* key) {
     require(v > 0, key, "must be positive, got " + std::to_string(v));
@@ -282,6 +308,7 @@ void check(const TrainConfig& c, const Require& require) {
                 : "model.activation_bits",
             "cannot be used: " + std::string(e.what()));
   }
+  check_effect(c, require);
   const Schedule& schedule = c.schedule;
   positive(schedule.steps, "training.steps");
   if (c.quantizer_schedule.kind != QuantizerScheduleKind::kAbrupt) {
@@ -291,15 +318,16 @@ void check(const TrainConfig& c, const Require& require) {
   }
   require(schedule.warmup >= 0 && schedule.warmup < schedule.steps, "training.warmup",
           "must be below training.steps");
-  require(std::isfinite(schedule.peak) && schedule.peak > 0, "training.learning_rate", "must be positive");
-  require(std::isfinite(schedule.second_peak) && schedule.second_peak >= 0, "training.second_learning_rate",
-          "must not be negative");
+  require(schedule.peak > 0 && schedule.peak <= kMostRate, "training.learning_rate",
+          "must be positive and at most 1e38, what a float holds");
+  require(schedule.second_peak >= 0 && schedule.second_peak <= kMostRate, "training.second_learning_rate",
+          "must not be negative, and at most 1e38, what a float holds");
   require(schedule.peak * schedule.weight_decay < 1 && schedule.weight_decay >= 0, "training.weight_decay",
           "must not be negative, nor 1 / learning_rate");
   fraction(c.adamw.beta1, "training.beta1");
   fraction(c.adamw.beta2, "training.beta2");
   fraction(c.momentum, "training.momentum");
-  require(c.adamw.eps > 0, "training.eps", "must be positive");
+  require(c.adamw.eps > 0 && c.adamw.eps <= 1, "training.eps", "must be positive and at most 1");
   require(std::isfinite(c.clip) && c.clip >= 0, "training.clip", "must not be negative");
   require(std::isfinite(c.spike_deviations) && c.spike_deviations >= 0, "training.spike_deviations",
           "must not be negative");
@@ -307,6 +335,8 @@ void check(const TrainConfig& c, const Require& require) {
   positive(c.length, "training.length");
   require(c.length <= c.model.max_position, "training.length", "must not be above model.context");
   positive(c.batch, "training.batch");
+  require(c.batch <= kMostTokens / c.length, "training.batch",
+          "must not be more than " + std::to_string(kMostTokens / c.length) + " sequences of this length");
   positive(c.micro_batch, "training.micro_batch");
   require(c.batch % c.micro_batch == 0, "training.micro_batch", "must divide training.batch");
   require(c.gradient_parts == 0 || (c.gradient_parts > 0 && c.batch % c.gradient_parts == 0),

@@ -51,6 +51,22 @@ std::size_t scales_of(ScaleGranularity granularity, std::int64_t out, std::int64
   return 1;
 }
 
+TernaryCache::Segment segment_of(ScaleGranularity granularity, std::int64_t out, std::int64_t cols,
+                                 std::size_t i) noexcept {
+  const auto in = static_cast<std::size_t>(cols), group = static_cast<std::size_t>(kScaleGroup);
+  switch (granularity) {
+    case ScaleGranularity::kTensor:
+      break;
+    case ScaleGranularity::kRow:
+      return {i * in, in};
+    case ScaleGranularity::kGroup: {
+      const std::size_t groups = (in + group - 1) / group, first = i % groups * group;
+      return {i / groups * in + first, std::min(group, in - first)};
+    }
+  }
+  return {0, static_cast<std::size_t>(out) * in};
+}
+
 }  // namespace
 
 TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, std::int64_t in,
@@ -69,18 +85,7 @@ TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, st
 }
 
 TernaryCache::Segment TernaryCache::segment(std::size_t i) const noexcept {
-  const auto in = static_cast<std::size_t>(in_), group = static_cast<std::size_t>(kScaleGroup);
-  switch (options_.granularity) {
-    case ScaleGranularity::kTensor:
-      break;
-    case ScaleGranularity::kRow:
-      return {i * in, in};
-    case ScaleGranularity::kGroup: {
-      const std::size_t groups = (in + group - 1) / group, first = i % groups * group;
-      return {i / groups * in + first, std::min(group, in - first)};
-    }
-  }
-  return {0, static_cast<std::size_t>(out_) * in};
+  return segment_of(options_.granularity, out_, in_, i);
 }
 
 /// `sorted`: room for |latent|, needed for medians.
@@ -105,8 +110,7 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
                  "the learned scales have another number");
   const TrainKernels& k = train_kernels(context.isa());
   const double sum = k.abs_sum(latent.data(), latent.size());
-  if (!std::isfinite(sum))
-    throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
+  if (!std::isfinite(sum)) throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
   const bool sorts = !learns && options_.statistic == ScaleStatistic::kMedian;
   const bool summed = !learns && !sorts && scales_.size() == 1;
   const MemoryArray<float> room(*memory_, sorts ? segment(0).count : 0, "training scratch");
@@ -143,18 +147,19 @@ quant::TernaryWeights TernaryCache::weights() const {
 
 void latent_from_ternary(const quant::TernaryWeights& w, const QuantizerOptions& options,
                          std::span<float> latent) {
-  const std::size_t wanted = scales_of(options.granularity, w.out, w.in);
-  BITNET_REQUIRE(options.granularity != ScaleGranularity::kGroup && w.scales.size() == wanted &&
-                     w.trits.size() == latent.size() && !latent.empty(),
-                 "latent weights",
-                 std::to_string(w.scales.size()) + " scales of " + std::to_string(w.trits.size()) +
-                     " trits for " + std::to_string(latent.size()) + " weights with scales by " +
-                     std::string(to_string(options.granularity)));
-  const std::size_t count = latent.size() / wanted;
+  const std::size_t wanted = scales_of(options.granularity, w.out, w.in), there = w.scales.size();
+  BITNET_REQUIRE(w.trits.size() == latent.size() && !latent.empty(), "latent weights",
+                 std::to_string(w.trits.size()) + " trits for " + std::to_string(latent.size()) + " weights");
+  if (there == 0 || wanted % there != 0)
+    throw Error(ErrorCode::kUnsupported, "the weights have " + std::to_string(there) +
+                                             " scales, a quantiser with scales by " +
+                                             std::string(to_string(options.granularity)) + " only " +
+                                             std::to_string(wanted) + ": choose model.scales: row");
   for (std::size_t i = 0; i < wanted; ++i) {
-    const auto trits = std::span(w.trits).subspan(i * count, count);
+    const auto [begin, count] = segment_of(options.granularity, w.out, w.in, i);
+    const auto trits = std::span(w.trits).subspan(begin, count);
     const auto zeros = static_cast<std::size_t>(std::count(trits.begin(), trits.end(), 0));
-    float magnitude = w.scales[i];
+    float magnitude = w.scales[i / (wanted / there)];
     if (options.gradient != StraightThrough::kLearnedScale) {
       if (options.statistic == ScaleStatistic::kMean) {
         if (zeros < count)
@@ -165,7 +170,7 @@ void latent_from_ternary(const quant::TernaryWeights& w, const QuantizerOptions&
                     "half of the trits are zero: the median of such weights would be 0");
       }
     }
-    for (std::size_t k = 0; k < count; ++k) latent[i * count + k] = magnitude * static_cast<float>(trits[k]);
+    for (std::size_t k = 0; k < count; ++k) latent[begin + k] = magnitude * static_cast<float>(trits[k]);
   }
 }
 
@@ -211,7 +216,9 @@ void straight_through(Tape& tape, const Product& p, const float* d) {
       k.clip_gradient(c.options().clip * s, c.lambda(), w, d + at, dw.data + at, dw.accumulate, count);
       if (!learns) continue;
       const double sum = k.scale_gradient(s, c.options().clip, w, c.trits().data() + at, d + at, count);
-      const auto g = static_cast<float>(c.lambda() * sum / std::sqrt(static_cast<double>(count)));
+      // The scale is |parameter|: beyond zero what makes it larger makes the parameter smaller.
+      const double sign = std::copysign(1.0, static_cast<double>(p.scale.value()[i]));
+      const auto g = static_cast<float>(sign * c.lambda() * sum / std::sqrt(static_cast<double>(count)));
       ds.data[i] = ds.accumulate ? ds.data[i] + g : g;
     }
   });

@@ -126,6 +126,7 @@ struct FrozenModel::Pass {
     return project(i, std::array{TensorRole::kAttnOutput}, norm(i, TensorRole::kAttnSubNorm, attended))[0];
   }
   Variable layer(std::int64_t i, Variable x) {
+    if (states && states->layer == i) states->input = x;
     x = add(tape, x, attention(i, x));
     const auto [gate, up] =
         project(i, std::array{TensorRole::kFfnGate, TensorRole::kFfnUp}, norm(i, TensorRole::kFfnNorm, x));

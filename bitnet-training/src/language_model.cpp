@@ -180,6 +180,7 @@ Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, c
 
 Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout,
                                       AttentionStates* states) {
+  if (states) states->input = x;
   x = add(tape, x, l.attention.forward(tape, l.attn_norm.forward(tape, x), rope_, layout, states));
 
   const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));

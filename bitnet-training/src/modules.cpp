@@ -69,8 +69,12 @@ void BitLinear::refresh(const ExecutionContext& context) {
   });
 }
 void BitLinear::set_weights(const ExecutionContext& context, const quant::TernaryWeights& weights) {
-  with_context(weight_.name(), [&] { latent_from_ternary(weights, cache_.options(), weight_.value()); });
-  if (scale_) std::copy(weights.scales.begin(), weights.scales.end(), scale_->value().begin());
+  latent_from_ternary(weights, cache_.options(), weight_.value());
+  if (scale_) {
+    const std::span<float> scales = scale_->value();
+    for (std::size_t i = 0; i < scales.size(); ++i)
+      scales[i] = weights.scales[i / (scales.size() / weights.scales.size())];
+  }
   refresh(context);
 }
 

@@ -11,8 +11,11 @@
 namespace bitnet::training {
 namespace {
 
-/// Control tokens that core's chat formats are made of, for a vocabulary that is learnt for chats.
-constexpr const char* kChatTokens[] = {"<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"};
+/// Ends each turn in core's chat formats. Text cannot spell it, so that tokens have it where there are chats,
+/// in shards, too, which do not say what they were made of.
+constexpr const char* kTurnEnd = "<|eot_id|>";
+/// Control tokens that the formats are made of, for a vocabulary that is learnt for chats.
+constexpr const char* kChatTokens[] = {kTurnEnd, "<|start_header_id|>", "<|end_header_id|>"};
 
 /// A text that is scored has a window or a row.
 void check_scored(const TrainingText& text, const std::filesystem::path& path, std::int64_t length,
@@ -83,6 +86,17 @@ RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const T
     check_scored(texts.held_out, c.held_out, c.length, tokenizer);
   }
   return texts;
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_for_files(const TrainConfig& c,
+                                                     std::shared_ptr<const Tokenizer> tokenizer,
+                                                     const TrainingText& train) {
+  const auto turn_end = tokenizer->find(kTurnEnd);
+  const auto& tokens = train.documents.tokens;
+  if (c.chat_template.empty() || !turn_end ||
+      std::find(tokens.begin(), tokens.end(), *turn_end) == tokens.end())
+    return tokenizer;
+  return tokenizer->with_chat_template(std::string(ChatTemplate::by_name(c.chat_template)->source()));
 }
 
 TextFigures figures_of(const TrainingText& text, const Tokenizer& tokenizer) {

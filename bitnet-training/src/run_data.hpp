@@ -26,6 +26,13 @@ struct RunTexts {
 RunTexts texts_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer,
                   const TrainCallbacks& callbacks, bool dry);
 
+/// The tokenizer for the model's files: of a run that trains on chats the one given with the template of
+/// `data.chat_template`, so that `bitnet chat` needs no option; of others as it is, since a template would
+/// promise what the model has not learned.
+std::shared_ptr<const Tokenizer> tokenizer_for_files(const TrainConfig& c,
+                                                     std::shared_ptr<const Tokenizer> tokenizer,
+                                                     const TrainingText& train);
+
 /// What a text is made of, for the log and for dry runs.
 struct TextFigures {
   CorpusStatistics corpus;   ///< of its documents; a stream is one

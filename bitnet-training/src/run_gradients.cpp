@@ -83,7 +83,8 @@ double RunGradients::of(const Batch& batch, std::int64_t step, float scale) {
   }
 }
 
-void RunGradients::diverged(const Batch& batch, std::int64_t step, float scale, double loss, double norm) {
+std::string RunGradients::not_finite(const Batch& batch, std::int64_t step, float scale, double loss,
+                                     double norm) {
   std::string where;
   Tape tape(context_, false, c_.precision());
   for (std::int64_t done = 0; done < c_.batch && where.empty(); done += micro_batch_) {
@@ -94,11 +95,8 @@ void RunGradients::diverged(const Batch& batch, std::int64_t step, float scale, 
     once(batch, step, scale);
     where = processes_.group().size() == 1 ? gradient_not_finite(*model_) : processes_.first_bad_gradient();
   }
-  throw Error(ErrorCode::kInvalidArgument,
-              "training diverged at step " + std::to_string(step) + ": loss " + std::to_string(loss) +
-                  ", gradient norm " + std::to_string(norm) +
-                  (where.empty() ? "" : "; the first values that are not finite are " + where) +
-                  "; resume from the last checkpoint with a lower learning rate");
+  return "loss " + std::to_string(loss) + ", gradient norm " + std::to_string(norm) +
+         (where.empty() ? "" : "; the first values that are not finite are " + where);
 }
 
 void RunGradients::release() noexcept {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/training/data.hpp"
@@ -23,12 +24,13 @@ class RunGradients {
   /// there is no memory for it, again in smaller micro-batches. `step` is the run's, for what is random in a
   /// pass and for messages. Throws Error.
   double of(const Batch& batch, std::int64_t step, float scale);
-  /// Throws Error(kInvalidArgument) with the place of what is not finite in the step that of() was called
-  /// for.
-  [[noreturn]] void diverged(const Batch& batch, std::int64_t step, float scale, double loss, double norm);
+  /// What to say of the step that of() was called for and whose loss or norm is not finite: both, and the
+  /// place where the first such value comes up.
+  std::string not_finite(const Batch& batch, std::int64_t step, float scale, double loss, double norm);
   /// Gives the memory of activations back, which the next step takes again.
   void release() noexcept;
 
+  const Distillation* distillation() const noexcept { return distillation_.get(); }  ///< null: no teacher
   /// Sequences at once: as configured, or what memory has left of that.
   std::int64_t micro_batch() const noexcept { return micro_batch_; }
   /// No more than `sequences`, as a run that is resumed had.

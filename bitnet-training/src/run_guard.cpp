@@ -41,10 +41,12 @@ std::string first_not_finite(TextModel& model, Tape& tape, std::span<const std::
     tape.reset();
     const Variable logits = model.forward(tape, ids, layout, &states);
     if (finite(logits.value())) return {};
+    if (!finite(states.input.value()))
+      return layer == 0 ? "the embeddings" : "the outputs of layer " + std::to_string(layer - 1);
     for (const Variable v : {states.q, states.k, states.v})
       if (!finite(v.value())) return "the attention of layer " + std::to_string(layer);
   }
-  return "the logits";
+  return "the outputs of layer " + std::to_string(model.config().n_layers - 1) + " or the logits";
 }
 
 std::string gradient_not_finite(TextModel& model) {

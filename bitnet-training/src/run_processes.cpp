@@ -148,6 +148,16 @@ void RunProcesses::save(const std::function<void(Optimizer& all)>& write) {
   if (all) write(*all);
 }
 
+void RunProcesses::begin(const Distillation* distillation) {
+  if (group_.size() == 1) return;
+  if (distillation) {
+    std::map<std::string, std::string> teacher;
+    for (const auto& [key, value] : distillation->teacher().identity()) teacher["teacher's " + key] = value;
+    check_same(group_, teacher);
+  }
+  parallel_.spread_weights();
+}
+
 TrainState RunProcesses::load(const std::function<TrainState(Optimizer& all)>& read) {
   if (group_.size() == 1) return read(*optimizer_);
   const auto all = whole_optimizer();

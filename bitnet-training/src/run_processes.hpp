@@ -97,6 +97,10 @@ class RunProcesses {
   double step(float lr, float decay, float clip) { return parallel_.step(*optimizer_, lr, decay, clip); }
   /// Ternary forms of what a step has made.
   void refresh();
+  /// Gives all processes the weights that process 0 has read or drawn: files, and the libraries that draw,
+  /// may differ between machines. Throws Error(kInvalidArgument) where a teacher does, which stays where it
+  /// is.
+  void begin(const Distillation* distillation);
   /// Brings process 0 the latent weights of all.
   void gather_weights() { parallel_.gather_weights(); }
   /// Calls `write` on process 0, whose model and the optimiser that it is given then have everything.

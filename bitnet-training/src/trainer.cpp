@@ -66,6 +66,7 @@ class Run {
     check_same(group, state_.settings);
     check_same(group, model_->identity());
     check_same(group, course_of(config));
+    processes_.begin(gradients_.distillation());
     state_.data = sampler_->state();
     say(callbacks, std::to_string(texts_.train.documents.tokens.size()) + " training tokens, " +
                        std::to_string(texts_.validation.documents.tokens.size()) + " of validation, " +
@@ -143,6 +144,7 @@ class Run {
     double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
     bool skipped = false;
   };
+  [[noreturn]] void end_diverged(std::int64_t step, const std::string& what) const;
   Step one_step();
   void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
@@ -176,6 +178,14 @@ class Run {
   std::optional<std::int64_t> saved_step_;  ///< of process 0's newest checkpoint, where that is whole
 };
 
+void Run::end_diverged(std::int64_t step, const std::string& what) const {
+  throw Error(ErrorCode::kInvalidArgument,
+              "training diverged at step " + std::to_string(step) + ": " + what +
+                  (saved_step_ ? "; resume from the last checkpoint, of step " +
+                                     std::to_string(*saved_step_) + ", with a lower learning rate"
+                               : "; begin again with a lower learning rate"));
+}
+
 /// A batch's gradients, then the update, unless the loss is a spike.
 Run::Step Run::one_step() {
   sampler_->next(c_.batch, batch_);
@@ -183,7 +193,9 @@ Run::Step Run::one_step() {
       std::count_if(batch_.targets.begin(), batch_.targets.end(), [](std::int32_t t) { return t >= 0; });
   const auto scale = static_cast<float>(1.0 / static_cast<double>(targets));
   Step step;
-  const auto diverged = [&] { gradients_.diverged(batch_, state_.step, scale, step.loss, step.norm); };
+  const auto diverged = [&] {
+    end_diverged(state_.step + 1, gradients_.not_finite(batch_, state_.step, scale, step.loss, step.norm));
+  };
   step.loss = gradients_.of(batch_, state_.step, scale);
   if (!std::isfinite(step.loss)) diverged();
   step.skipped = c_.spike_deviations > 0 && is_spike(state_.loss, step.loss, c_.spike_deviations);
@@ -269,7 +281,7 @@ void Run::sample(RunLog& log) {
   if (!processes_.first()) return;
   try {
     const auto text = callbacks_.sample(state_.step, [this](const std::filesystem::path& path) {
-      write_snapshot(path, c_, model_, *tokenizer_);
+      write_snapshot(path, c_, model_, *tokenizer_for_files(c_, tokenizer_, texts_.train));
     });
     if (text) log.write_sample(state_.step, c_.sample_prompt, *text);
   } catch (const Error& e) {
@@ -279,6 +291,10 @@ void Run::sample(RunLog& log) {
 }
 
 void Run::note_validation(const Evaluation& e) {
+  // While quantisation grows losses are those of another model than is written, and mostly lower.
+  if (c_.quantization == Quantization::kTernary && !c_.lora &&
+      c_.quantizer_schedule.lambda(state_.step, c_.model.n_layers - 1, c_.model.n_layers) < 1)
+    return;
   BestValidation& best = state_.best;
   if (best.step > 0 && e.nll >= best.nll) {
     ++best.since;
@@ -302,7 +318,7 @@ void Run::take_best(TrainResult& result) {
   static_cast<void>(
       processes_.load([&](Optimizer& all) { return load_checkpoint(best_path(), *model_, all); }));
   result.best_step = state_.best.step;
-  model_->set_lambda(c_.quantizer_schedule, result.best_step);
+  model_->set_lambda({}, result.best_step);
   model_->refresh(context_);
   say(callbacks_, "the result is the model of step " + std::to_string(result.best_step) +
                       ", whose validation was the best");
@@ -364,7 +380,8 @@ TrainResult Run::loop(RunLog& log) {
     }
     // The last checkpoint, or the best, has brought process 0 all latent weights.
     if (processes_.first())
-      export_run(c_, model_, *tokenizer_, [&](const std::string& text) { say(callbacks_, text); });
+      export_run(c_, model_, *tokenizer_for_files(c_, tokenizer_, texts_.train),
+                 [&](const std::string& text) { say(callbacks_, text); });
   }
   return result;
 }

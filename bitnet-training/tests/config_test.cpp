@@ -44,6 +44,16 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
        "x.yaml:14: training.micro_batch must divide"},
       // The default of a key that is not there breaks the rule: the section's line.
       {"  steps: 10", "  steps: 10\n  batch: 3", "x.yaml:11: training.micro_batch must divide"},
+      {"  steps: 10", "  steps: 10\n  batch: 1000000000000", "x.yaml:13: training.batch must not be more than"},
+      {"  steps: 10", "  steps: 10\n  second_learning_rate: 1.0e+39", "x.yaml:13: training.second_learning_rate"},
+      {"  steps: 10", "  steps: 10\n  eps: .inf", "x.yaml:13: training.eps"},
+      // What has no effect is a mistake.
+      {"  steps: 10", "  steps: 10\n  quantizer_steps: 5",
+       "x.yaml:13: training.quantizer_steps has no effect without training.quantizer_schedule: linear"},
+      {"  context: 32", "  context: 32\n  quantization: none\n  scales: row",
+       "x.yaml:9: model.scales has no effect without model.quantization: ternary"},
+      {"  context: 32", "  context: 32\n  straight_through_clip: 2",
+       "x.yaml:8: model.straight_through_clip has no effect without model.straight_through"},
       {"  steps: 10", "  steps: [", "x.yaml:"},
       {"  context: 32", "  context: 32\n  quantization: binary", "expected ternary or none"},
       {"model:\n", "model: 3\nother:\n", "x.yaml:"},

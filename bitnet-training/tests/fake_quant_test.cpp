@@ -107,6 +107,22 @@ TEST(QuantizeActivations, IsAbsmaxToTheBit) {
   }
 }
 
+TEST(QuantizeActivations, NotANumberStaysOne) {
+  const ExecutionContext context;
+  Tape tape(context);
+  Random random;
+  for (const std::size_t at : {0u, 5u, 16u, 44u}) {  // in whole vectors and in the tail
+    Parameter x(context, "x", 2, 45, false);
+    const std::vector<float> values = random.values(90, 3.0);
+    std::copy(values.begin(), values.end(), x.value().begin());
+    x.value()[at] = std::nanf("");
+    const QuantizedVariable q = quantize_activations(tape, x.variable());
+    EXPECT_TRUE(std::isnan(q.q.inv_scales[0])) << at;
+    EXPECT_EQ(q.q.sums[0], 0);
+    EXPECT_TRUE(std::isfinite(q.q.inv_scales[1]));
+  }
+}
+
 TEST(QuantizeActivations, HalvesGoToEven) {
   const ExecutionContext context;
   Tape tape(context);

@@ -121,7 +121,7 @@ TEST(BitLinear, WeightsMoveBetweenLatentTernaryAndDense) {
   other.refresh(context);
   EXPECT_LE(other.ternary()->flips(), 1);
   BITNET_EXPECT_ERROR(other.set_weights(context, {2, 2, {0, 0, 0, 1}, {1.0f}, 2}),
-                      ErrorCode::kInvalidArgument, "l: latent weights");
+                      ErrorCode::kInvalidArgument, "latent weights: 4 trits for 512");
 }
 
 TEST(Gradient, AttentionLayerWithGroupedHeadsRopeAndSubNorm) {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bitnet/quant/model_io.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "group_of_threads.hpp"
 #include "tiny_run.hpp"
@@ -162,6 +163,31 @@ TEST_F(ParallelRuns, AdaptersAndStudents) {
     expect_same_tensors(one.output / "checkpoint.safetensors", two.output / "checkpoint.safetensors");
     EXPECT_EQ(timeless(one.output / "log.jsonl"), timeless(two.output / "log.jsonl"));
   }
+}
+
+TEST_F(ParallelRuns, BeginWithTheWeightsOfProcess0) {
+  const TrainConfig one = f.config("base0");
+  TrainConfig other = f.config("base1");
+  other.tokenizer = one.output;
+  other.seed = 9;
+  run(one);
+  run(other);
+  const auto of = [&](const std::string& output, const TrainConfig& base) {
+    TrainConfig c = config(output);
+    c.tokenizer = one.output;
+    c.base = base.output / "model.gguf";
+    c.model = quant::ModelReader::open(c.base)->config();
+    return c;
+  };
+  const TrainConfig whole = of("whole", one), first = of("both", one);
+  run(whole, false, {}, 1);
+  // As on machines one of which has another file at that path.
+  const auto errors = on_members(2, [&](ProcessGroup& group) {
+    const ExecutionContext context(ExecutionContext::Options{1, {}});
+    train(group.rank() == 0 ? first : of("both", other), {}, false, context, &group);
+  });
+  for (const std::string& e : errors) EXPECT_EQ(e, "");
+  expect_same_run(whole, first);
 }
 
 TEST_F(ParallelRuns, GoOnWithAnotherNumberOfProcesses) {

@@ -108,7 +108,9 @@ void check_layer(const QuantizerOptions& o, float lambda) {
   Parameter ps(context, "s", 1, static_cast<std::int64_t>(s.size()), false);
   fill(px, x);
   fill(pw, w);
-  std::copy(s.begin(), s.end(), ps.value().begin());
+  // A step may take a learned scale beyond zero; its size is what counts.
+  const float side = learns && o.activation_bits == 4 ? -1.0f : 1.0f;
+  std::transform(s.begin(), s.end(), ps.value().begin(), [&](float v) { return side * v; });
   TernaryCache cache(context, kOut, kIn, o);
   if (learns)
     cache.update(context, pw.value(), lambda, ps.value());
@@ -124,7 +126,8 @@ void check_layer(const QuantizerOptions& o, float lambda) {
   Matrix ms(1, static_cast<std::int64_t>(s.size()));
   ms.v = scales;
   auto ds = central_differences(ms, [&] { return reference::weighted_sum(layer.forward(x, w, ms.v)); });
-  for (std::size_t i = 0; i < ds.size(); ++i) ds[i] /= std::sqrt(static_cast<double>(cache.segment(i).count));
+  for (std::size_t i = 0; i < ds.size(); ++i)
+    ds[i] *= static_cast<double>(side) / std::sqrt(static_cast<double>(cache.segment(i).count));
   for (int pass = 1; pass <= 2; ++pass) {
     const Variable y = bit_linear(tape, quantize_activations(tape, px.variable(), o.activation_bits, lambda),
                                   pw.variable(), cache, learns ? ps.variable() : Variable());
@@ -203,11 +206,33 @@ TEST(Quantizer, LatentWeightsOfTritsTernariseToThem) {
   median.statistic = ScaleStatistic::kMedian;
   std::vector<float> four(4);
   BITNET_EXPECT_ERROR(latent_from_ternary(zeros, median, four), ErrorCode::kUnsupported, "median");
-  QuantizerOptions row;
-  row.granularity = ScaleGranularity::kGroup;
-  BITNET_EXPECT_ERROR(latent_from_ternary(zeros, row, four), ErrorCode::kInvalidArgument, "group");
-  TernaryCache groups(context, 1, 4, row);
+  QuantizerOptions group;
+  group.granularity = ScaleGranularity::kGroup;
+  TernaryCache groups(context, 1, 4, group);
   BITNET_EXPECT_ERROR(groups.weights(), ErrorCode::kUnsupported, "group");
+}
+
+TEST(Quantizer, WiderScalesOfTritsBecomeEachOfTheNarrowerOnes) {
+  const ExecutionContext context;
+  Rng rng(26);
+  TernaryCache tensor(context, 6, 200);
+  Parameter w(context, "w", 6, 200, true);
+  fill(w, random(rng, 6, 200, 0.02));
+  tensor.update(context, w.value());
+  const quant::TernaryWeights one = tensor.weights();
+  for (const auto granularity : {ScaleGranularity::kRow, ScaleGranularity::kGroup}) {
+    QuantizerOptions o;
+    o.granularity = granularity;  // groups of 128 and 72
+    latent_from_ternary(one, o, w.value());
+    TernaryCache cache(context, 6, 200, o);
+    cache.update(context, w.value());
+    EXPECT_TRUE(std::equal(one.trits.begin(), one.trits.end(), cache.trits().begin()));
+    for (const float s : cache.scales()) EXPECT_NEAR(s, one.scales[0], 3e-7 * one.scales[0]);
+  }
+  quant::TernaryWeights rows = one;
+  rows.scales.assign(6, one.scales[0]);
+  rows.rows_per_scale = 1;
+  BITNET_EXPECT_ERROR(latent_from_ternary(rows, {}, w.value()), ErrorCode::kUnsupported, "model.scales: row");
 }
 
 TEST(Quantizer, ThreadsAndInstructionSetsChangeNoBit) {

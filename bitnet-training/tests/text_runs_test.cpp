@@ -98,6 +98,16 @@ TEST(TextRuns, ChatsTrainWithAVocabularyThatHasTheirTokens) {
     ASSERT_TRUE(id) << token;
     EXPECT_EQ(tokenizer->type(*id), TokenType::kControl) << token;
   }
+  for (const char* file : {"model.gguf", "model"})
+    EXPECT_EQ(ChatTemplate::for_model(*Tokenizer::load(c.output / file), "bitnet-b1.58")->name(), "llama3");
+
+  // A run on text alone prepares for chats: it has the tokens, and no template that `bitnet chat` would take.
+  TrainConfig text = f.config("text");
+  text.chat_template = "llama3";
+  run(text);
+  const auto base = Tokenizer::load(text.output / "model.gguf");
+  EXPECT_TRUE(base->find("<|eot_id|>"));
+  EXPECT_EQ(base->chat_template(), "");
 }
 
 TEST(TextRuns, AVocabularyThatDoesNotFitTheModelIsAnErrorBeforeTheFirstStep) {

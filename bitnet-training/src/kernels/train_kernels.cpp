@@ -98,11 +98,25 @@ void ternarize(const float* w, float inv, float scale, std::int8_t* trits, float
 
 float quantize_row(const float* x, float levels, std::int8_t* q, std::int32_t* sum, std::size_t n) noexcept {
   V m{};
+  I nan{};  // max_of loses them, and no integer stands for one
+  const auto look = [&](V v) {
+    m = max_of(m, abs_of(v));
+    nan |= v != v;
+  };
   for_lanes(
-      n, [&](std::size_t i) { m = max_of(m, abs_of(load(x + i))); },
-      [&](std::size_t i, std::size_t c) { m = max_of(m, abs_of(load_tail(x + i, c))); });
+      n, [&](std::size_t i) { look(load(x + i)); },
+      [&](std::size_t i, std::size_t c) { look(load_tail(x + i, c)); });
   float largest = 1e-5f;
-  for (std::size_t j = 0; j < kLanes; ++j) largest = m[j] > largest ? m[j] : largest;
+  std::int32_t any_nan = 0;
+  for (std::size_t j = 0; j < kLanes; ++j) {
+    largest = m[j] > largest ? m[j] : largest;
+    any_nan |= nan[j];
+  }
+  if (any_nan != 0) {
+    for (std::size_t i = 0; i < n; ++i) q[i] = 0;
+    *sum = 0;
+    return __builtin_nanf("");
+  }
   const float a = levels / largest;
   I sums{};
   const auto quantised = [&](V v) {

@@ -82,9 +82,9 @@ class TernaryCache {
 };
 
 /// Latent weights that ternarise to `weights`, trits exactly and scales within one rounding: s / (share of
-/// trits that are not zero) · trit where the scale is a mean, s · trit where it is learned or a median.
-/// Throws Error(kInvalidArgument) when the scales are not those of `options` and Error(kUnsupported) where a
-/// median would be 0.
+/// trits that are not zero) · trit where the scale is a mean, s · trit where it is learned or a median. A
+/// scale of more weights than one of `options` is each of theirs. Throws Error(kUnsupported) when it is of
+/// fewer, and where a median would be 0.
 void latent_from_ternary(const quant::TernaryWeights& weights, const QuantizerOptions& options,
                          std::span<float> latent);
 

@@ -17,7 +17,8 @@ namespace bitnet::training {
 /// The projections of one layer's attention in a forward pass, before they are rotated.
 struct AttentionStates {
   std::int64_t layer = -1;  ///< which one to keep, given by the caller
-  Variable q, k, v;         // [rows, heads · head_dim]; of the tape that the pass was on
+  Variable input;           ///< of the layer, before its norm: [rows, hidden]
+  Variable q, k, v;         ///< before they are rotated: [rows, heads · head_dim]; of the tape of the pass
 };
 
 /// Trits of all linears that are zero, that changed in the last refresh, and all (0 without trained trits).
