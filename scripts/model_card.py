@@ -2,11 +2,11 @@
 """Writes the shipped model's card, its loss curves and its samples from two finished training runs.
 
 usage: model_card.py --bitnet BIN --ternary RUN [--float RUN] --model MODEL.gguf --corpus FOLDER --out FOLDER
-                     [--probes FOLDER]
+                     [--probes FOLDER] [--chat RUN --chat-model MODEL.gguf]
 
-RUN: the output folder of `bitnet train` (log.jsonl with a held_out record, model.gguf) for configs/train/demo.yaml and
-configs/train/demo-float.yaml; without the second one the card has no comparison. Writes OUT/README.md (the card),
-OUT/loss.svg and OUT/samples.jsonl. Every figure comes from the runs' logs or from running BIN; exit status 1 if fewer
+RUN: the output folder of `bitnet train` (log.jsonl with a held_out record, model.gguf) for configs/train/demo.yaml,
+configs/train/demo-float.yaml and configs/train/demo-chat.yaml; without the second one the card has no comparison, without the
+third no part on the model that chats. Writes OUT/README.md (the card), OUT/loss.svg and OUT/samples.jsonl. Every figure comes from the runs' logs or from running BIN; exit status 1 if fewer
 than 95 % of the samples' words occur in the training text. Python's standard library only.
 """
 import argparse
@@ -17,11 +17,18 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 
 PROMPTS = ["It was", "The king", "She had been", "And the LORD said unto", "Elizabeth", "Mr. Knightley", "In those days",
            "My dear", "The children of Israel", "There was a man", "Emma", "He answered", "The house of", "When they came",
            "I am sure", "Jesus said to", "The young lady", "And it came to pass", "Captain Wentworth", "As soon as"]
 SAMPLING = {"temp": 0.7, "top_k": 40, "top_p": 0.9, "n": 64}
+
+# Conversations whose second message means something only with the first answer in view.
+TALKS = [("Hello!", "My name is Anne. What is yours?"), ("Who are you?", "What can you do?"), ("I am sad today.", "Thank you."),
+         ("Who is Elizabeth Bennet?", "And whom does she marry?"), ("Tell me a story.", "Thank you, good night."),
+         ("Who was Moses?", "And David?"), ("What is the price of a telephone?", "Then what do you know?"),
+         ("Shall we walk in the garden?", "And what shall we do if it rains?")]
 
 
 def run(command, **kwargs):
@@ -115,6 +122,22 @@ def samples(bitnet, model, out):
     return [json.loads(line) for line in target.read_text().splitlines()]
 
 
+def talks(bitnet, model, work):
+    """TALKS with the model's answers, each the most likely one: lists of messages, answered turn by turn."""
+    chats = [[] for _ in TALKS]
+    for turn in range(len(TALKS[0])):
+        for chat, messages in zip(chats, TALKS):
+            chat.append({"role": "user", "content": messages[turn]})
+        source, target = work / "chats.jsonl", work / "answers.jsonl"
+        source.write_text("".join(json.dumps({"id": str(i), "messages": c, "temperature": 0, "max_tokens": 96}) + "\n"
+                                  for i, c in enumerate(chats)))
+        target.unlink(missing_ok=True)
+        run([bitnet, "batch", "-m", model, "-i", source, "-o", target])
+        for chat, line in zip(chats, target.read_text().splitlines()):
+            chat.append({"role": "assistant", "content": json.loads(line)["text"].strip()})
+    return chats
+
+
 def perplexity(bitnet, model, text):
     return json.loads(run([bitnet, "perplexity", "-m", model, "-f", text, "--json"]))
 
@@ -142,13 +165,49 @@ def probe_table(folder):
     return "\n".join(lines)
 
 
+def chat_part(bitnet, folder, model):
+    """The card's part on the fine-tuned model."""
+    start, train, evaluations, _ = read_log(folder)
+    with tempfile.TemporaryDirectory() as work:
+        chats = talks(bitnet, model, pathlib.Path(work))
+    text = f"""
+## The model that chats
+
+`{model.name}` ({model.stat().st_size:,} bytes) is the model above, fine-tuned on `chat/train.jsonl`: short conversations of our own
+writing about itself, Austen's people, the Bible's, and small talk. `bitnet chat -m models/{model.name}` answers in turns. It
+answers what it was taught and near wordings of it, and makes up the rest.
+
+| | |
+|---|---|
+| command | `bitnet train configs/train/demo-chat.yaml` |
+| steps | {train[-1]['step']:,} of {start['batch']} × {start['length']} positions, {seconds_of(train) / 60:.0f} minutes on two cores |
+| perplexity of the answers in `chat/validation.jsonl` (other wordings) | {evaluations[0]['perplexity']:.2f} after {evaluations[0]['step']} steps, {evaluations[-1]['perplexity']:.2f} after the last |
+
+Each answer below is the most likely one (`--temp 0`):
+
+| you | the model | you | the model |
+|---|---|---|---|
+"""
+    for chat in chats:
+        text += "| " + " | ".join(quote(m["content"]) for m in chat) + " |\n"
+    return text
+
+
+def quote(text):
+    return text.replace("\n", " ⏎ ").replace("|", "\\|").strip()
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("bitnet", "ternary", "model", "corpus", "out"):
         parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
     parser.add_argument("--float", type=pathlib.Path)
     parser.add_argument("--probes", type=pathlib.Path)
+    parser.add_argument("--chat", type=pathlib.Path)
+    parser.add_argument("--chat-model", type=pathlib.Path)
     a = parser.parse_args()
+    if (a.chat is None) != (a.chat_model is None):
+        sys.exit("--chat and --chat-model belong together")
     a.out.mkdir(parents=True, exist_ok=True)
     runs = {"ternary": read_log(a.ternary)}
     if a.float:
@@ -188,12 +247,10 @@ def main():
 The ternary model's perplexity is {ratio:+.1f} % against full precision.
 """
         summary += f", full precision {full['perplexity']:.3f} ({ratio:+.1f} %)"
-    quote = lambda text: text.replace("\n", " ⏎ ").replace("|", "\\|").strip()
     card = f"""# {a.model.stem}
 
 A ternary (BitNet b1.58) language model of {start['parameters']:,} parameters that writes in the manner of its training text:
-Jane Austen's novels and two English Bibles. It exists to show, test and measure the engine; it knows nothing and follows no
-instructions.
+Jane Austen's novels and two English Bibles. It exists to show, test and measure the engine, and knows nothing else.
 
 | | |
 |---|---|
@@ -244,6 +301,8 @@ part ways (docs/numerics.md).
 """
     for i, (prompt, record) in enumerate(zip(PROMPTS, records)):
         card += f"| {i + 1} | {prompt} | {quote(record['text'])} |\n"
+    if a.chat:
+        card += chat_part(a.bitnet, a.chat, a.chat_model)
     (a.out / "README.md").write_text(card)
     print(f"{a.out}/README.md: {summary}, {100 * share:.1f} % known words")
     sys.exit(0 if share >= 0.95 else 1)
