@@ -22,7 +22,15 @@ struct Ternary {
   std::int64_t out = 0, in = 0, rows_per_scale = 0;
   std::vector<std::int8_t> trits;  // [out, in]
   std::vector<float> scales;
-  LinearWeights view() const { return {out, in, trits, scales, rows_per_scale, {}, DType::kF32}; }
+  LinearWeights view() const {
+    LinearWeights w;
+    w.out = out;
+    w.in = in;
+    w.trits = trits;
+    w.scales = scales;
+    w.rows_per_scale = rows_per_scale;
+    return w;
+  }
 };
 
 Ternary random_ternary(Rng& rng, std::int64_t out, std::int64_t in, std::int64_t rows_per_scale) {
