@@ -40,6 +40,9 @@ class MemoryLimitTest : public CliTest {
             {"perplexity", {"perplexity", "-m", model(), "-f", text, "-c", "64"}},
             {"bench", {"bench", "-m", model(), "-p", "8", "-n", "2", "-b", "1", "-r", "1"}},
             {"profile", {"profile", "memory", "-m", model(), "-p", "a", "-n", "2"}},
+            {"quantize",
+             {"quantize", dense_model(), file("limited"), "--type", "hf", "--method", "ls+refit",
+              "--calibrate", text}},
             {"train", {"train", train}}};
   }
 };

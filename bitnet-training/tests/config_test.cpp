@@ -44,8 +44,10 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
        "x.yaml:14: training.micro_batch must divide"},
       // The default of a key that is not there breaks the rule: the section's line.
       {"  steps: 10", "  steps: 10\n  batch: 3", "x.yaml:11: training.micro_batch must divide"},
-      {"  steps: 10", "  steps: 10\n  batch: 1000000000000", "x.yaml:13: training.batch must not be more than"},
-      {"  steps: 10", "  steps: 10\n  second_learning_rate: 1.0e+39", "x.yaml:13: training.second_learning_rate"},
+      {"  steps: 10", "  steps: 10\n  batch: 1000000000000",
+       "x.yaml:13: training.batch must not be more than"},
+      {"  steps: 10", "  steps: 10\n  second_learning_rate: 1.0e+39",
+       "x.yaml:13: training.second_learning_rate"},
       {"  steps: 10", "  steps: 10\n  eps: .inf", "x.yaml:13: training.eps"},
       // What has no effect is a mistake.
       {"  steps: 10", "  steps: 10\n  quantizer_steps: 5",
