@@ -7,24 +7,15 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/testing/testing.hpp"
+#include "contexts.hpp"
 #include "memory_reader.hpp"
 
 namespace bitnet::quant {
 namespace {
 
+using test::context;
 using testing::dense_config;
 using testing::RandomActivations;
-
-ExecutionContext::Options with_threads(std::size_t n) {
-  ExecutionContext::Options options;
-  options.threads = n;
-  return options;
-}
-
-const ExecutionContext& context(std::size_t threads = 2) {
-  static const ExecutionContext one(with_threads(1)), two(with_threads(2)), three(with_threads(3));
-  return threads == 1 ? one : threads == 2 ? two : three;
-}
 
 TEST(InputStatisticsTest, AreTheFiguresOfTheRows) {
   const std::vector<float> x{1, -2, 0, 0.5f, 4, -0.25f, 0, 0};

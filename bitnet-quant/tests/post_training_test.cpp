@@ -9,22 +9,14 @@
 
 #include "bitnet/core/rng.hpp"
 #include "bitnet/testing/testing.hpp"
+#include "contexts.hpp"
 
 namespace bitnet::quant {
 namespace {
 
+using test::context;
+
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-ExecutionContext::Options with_threads(std::size_t n) {
-  ExecutionContext::Options options;
-  options.threads = n;
-  return options;
-}
-
-const ExecutionContext& context(std::size_t threads = 2) {
-  static const ExecutionContext one(with_threads(1)), two(with_threads(2)), three(with_threads(3));
-  return threads == 1 ? one : threads == 2 ? two : three;
-}
 
 float normal(Rng& rng) {
   double sum = -6;

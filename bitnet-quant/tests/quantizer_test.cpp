@@ -11,27 +11,18 @@
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/int8_linear.hpp"
 #include "bitnet/testing/testing.hpp"
+#include "contexts.hpp"
 #include "memory_reader.hpp"
 
 namespace bitnet::quant {
 namespace {
 
+using test::context;
 using testing::dense_config;
 using testing::Linears;
 using testing::MemoryModel;
 using testing::MemoryReader;
 using testing::RandomActivations;
-
-ExecutionContext::Options with_threads(std::size_t n) {
-  ExecutionContext::Options options;
-  options.threads = n;
-  return options;
-}
-
-const ExecutionContext& context(std::size_t threads = 2) {
-  static const ExecutionContext one(with_threads(1)), two(with_threads(2)), three(with_threads(3));
-  return threads == 1 ? one : threads == 2 ? two : three;
-}
 
 MemoryReader dense_reader() { return {dense_config(), MemoryModel(dense_config(), Linears::kFloat, 3)}; }
 
