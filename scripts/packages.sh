@@ -15,7 +15,7 @@ packages_test=(
   g++-aarch64-linux-gnu qemu-user-static
 )
 # What `test.sh --full` needs besides.
-packages_full=(clang)
+packages_full=(clang oclgrind)
 
 # install_packages <package>…: installs those that are not installed, with apt, as root or through sudo. Touches
 # neither apt nor the network when all are there.

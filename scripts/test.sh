@@ -4,7 +4,8 @@
 #
 #   scripts/test.sh          release build: unit tests, conformance, installed package, NEON and old x86 under qemu, PoCL
 #   scripts/test.sh --full   the developer presets (g++ and clang), ASan + UBSan, TSan and shared libraries besides; the
-#                            minimal and fuzz presets are built, and each fuzzer runs for a moment
+#                            minimal and fuzz presets are built, each fuzzer runs for a moment, and the OpenCL kernels
+#                            run in a simulator (oclgrind)
 #
 # Environment: BITNET_TEST_DATA names a folder of real files that some tests read (skipped without it), JOBS the number
 # of parallel jobs (default: the number of cores).
@@ -17,7 +18,7 @@ case "${1:-}" in
   "") ;;
   --full) full=1 ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
     [ "$1" = --help ] && exit 0
     echo "error: unknown option '$1'" >&2
     exit 2
@@ -71,5 +72,9 @@ if [ "$full" -eq 1 ]; then
 fi
 before=${#failed[@]}
 check release
+if [ "$full" -eq 1 ]; then
+  step "Preset oclgrind: the OpenCL kernels in a simulator"
+  ctest --preset oclgrind -j "$jobs" || failed+=(oclgrind)
+fi
 [ "$before" -eq 0 ] || echo "failed before release: ${failed[*]:0:before}" >&2
 [ ${#failed[@]} -eq 0 ]

@@ -171,7 +171,8 @@ void normalize_quantize(__global const float* x, ulong x_offset, __global const 
   }
   barrier(CLK_LOCAL_MEM_FENCE);
   if (item == 0u) row_factor = bn_factor(bn_fold(vload16(0, lanes)), cols, eps);
-  barrier(CLK_LOCAL_MEM_FENCE);
+  // `values` may be x: what other items have read of it is overwritten below.
+  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
   factor = row_factor;
 #define BN_VALUE(i) (from[i] * factor * weight[i])
 #else
