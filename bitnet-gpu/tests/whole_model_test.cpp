@@ -17,6 +17,7 @@
 #include "bitnet/inference/model.hpp"
 #include "bitnet/inference/register.hpp"
 #include "bitnet/inference/session.hpp"
+#include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 
@@ -181,6 +182,52 @@ TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {
   EXPECT_EQ(zones["normalize_quantize"], 1);
   EXPECT_EQ(zones["copy from device"], 1);
   for (const ProfileRow& row : profiler.summary()) EXPECT_GE(row.self_seconds, 0) << row.name;
+}
+
+// Linears that the device does not hold run on the CPU, the rest of the step on the device: to the CPU's
+// bits.
+TEST(ExtendedModel, LogitsEqualTheCpus) {
+  BackendRegistry registry;
+  gpu::register_backends(registry);
+  BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  const auto reader = quant::ModelReader::open(testing::source_path("tests/data/models/llama-dense"));
+  const quant::QuantConfig config = quant::QuantConfig::from_yaml(
+      "scheme: mixed_precision\n"
+      "weights: {method: ls, scales: row}\n"
+      "layers:\n"
+      "  - {match: ['*attn_k', '*ffn_up'], method: two-plane}\n"
+      "  - {match: '*attn_v', method: int8}\n"
+      "  - {match: '*ffn_gate', scales: group32}\n"
+      "keep: ['*attn_output']\n",
+      "plan");
+  const testing::TempDir dir;
+  quant::WriteOptions as;
+  as.type = quant::LinearType::kExtended;
+  quant::Quantizer quantizer(*context, *reader, config);
+  quant::write_model(
+      dir.path() / "mixed", reader->config(), nullptr, [&](TensorId id) { return quantizer.read(id); }, as);
+  const auto logits = [&](const std::string& device, bool alone) {
+    inference::EngineOptions options;
+    options.model = dir.path() / "mixed";
+    options.device = device;
+    options.device_only = alone;
+    options.context = context;
+    inference::InferenceEngine engine(options, registry);
+    EXPECT_EQ(engine.fallback_weights() > 0, device != "cpu");
+    std::vector<float> all;
+    const std::vector<TokenId> ids{3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
+    engine.session().evaluate_all(ids, 0, [&](std::int64_t, std::span<const float> row) {
+      all.insert(all.end(), row.begin(), row.end());
+    });
+    return all;
+  };
+  const std::string name = registry.devices()[0].name;
+  inference::register_cpu_backend(registry);
+  EXPECT_EQ(logits(name, false), logits("cpu", false));
+  BITNET_EXPECT_ERROR(logits(name, true), ErrorCode::kUnsupported,
+                      "not two planes, groups of columns or int8");
 }
 
 TEST(DeviceOnly, LacksNothing) {

@@ -87,7 +87,8 @@ void InferenceEngine::load_on(OpenedDevice& opened, const ModelFiles& files,
   selection_ = opened.selection;
   std::unique_ptr<Backend> backend = std::move(opened.backend);
   fallback_ops_ = missing_ops(*backend);
-  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(opened.context), options_.device_only);
+  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(opened.context), options_.device_only,
+                              files.reader->extended_linears());
   backend->set_profiler(options_.profiler);
   model_ = Model::load(files, std::move(backend));
   std::vector<quant::WeightedAdapter> weighted;

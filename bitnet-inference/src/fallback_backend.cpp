@@ -118,8 +118,10 @@ class FallbackBackend final : public Backend {
 
   std::string_view name() const noexcept override { return sides_[kDeviceSide]->name(); }
   std::string description() const override {
+    const std::vector<BackendOp> missing = missing_ops(*sides_[kDeviceSide]);
     return fmt::format("{}; on the CPU ({}): {}", sides_[kDeviceSide]->description(),
-                       sides_[kCpuSide]->description(), list_ops(missing_ops(*sides_[kDeviceSide])));
+                       sides_[kCpuSide]->description(),
+                       missing.empty() ? "linears that it does not hold" : list_ops(missing));
   }
   bool supports(BackendOp) const noexcept override { return true; }
   bool supports_extended_linears() const noexcept override { return true; }  // the sides say what they lack
@@ -345,7 +347,7 @@ std::string list_ops(const std::vector<BackendOp>& ops) {
 }
 
 std::unique_ptr<Backend> with_cpu_fallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu,
-                                           bool device_only) {
+                                           bool device_only, bool extended_linears) {
   const std::vector<BackendOp> missing = missing_ops(*device);
   if (device_only && !missing.empty()) {
     throw Error(
@@ -353,7 +355,8 @@ std::unique_ptr<Backend> with_cpu_fallback(std::unique_ptr<Backend> device, std:
         fmt::format("device '{}' cannot run: {} (the CPU runs them unless only the device is allowed)",
                     device->name(), list_ops(missing)));
   }
-  if (missing.empty()) return device;
+  const bool holds_all = !extended_linears || device_only || device->supports_extended_linears();
+  if (missing.empty() && holds_all) return device;
   return std::make_unique<FallbackBackend>(std::move(device), std::move(cpu), device_only);
 }
 

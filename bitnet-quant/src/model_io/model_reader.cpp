@@ -158,6 +158,9 @@ void ReaderBase::add(TensorId id, StoredTensor tensor) {
     if (std::string note = implausible_scale(tensor.name, *tensor.scale);
         !note.empty() && notes_.size() < 100)
       notes_.push_back(std::move(note));
+  if (is_linear(id.role) &&
+      (tensor.second != nullptr || tensor.cols_per_scale != 0 || tensor.encoding == Encoding::kI8))
+    extended_linears_ = true;
   stored_.insert_or_assign({id.role, id.layer}, std::move(tensor));
 }
 

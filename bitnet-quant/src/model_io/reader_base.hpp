@@ -20,6 +20,7 @@ class ReaderBase : public ModelReader {
   TensorRows rows(TensorId id) const override;
   std::optional<DType> float_type(TensorId id) const override;
   bool float_linears() const noexcept override { return float_linears_ > 0; }
+  bool extended_linears() const noexcept override { return extended_linears_; }
   std::string stored_type(TensorId id) const override;
   std::uint64_t stored_bytes(TensorId id) const override;
   std::vector<std::string> notes() const override { return notes_; }
@@ -37,6 +38,7 @@ class ReaderBase : public ModelReader {
 
  private:
   std::size_t float_linears_ = 0;
+  bool extended_linears_ = false;
   std::map<std::pair<TensorRole, std::int64_t>, StoredTensor> stored_;
 };
 

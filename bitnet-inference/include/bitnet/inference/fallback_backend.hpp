@@ -20,10 +20,10 @@ std::string list_ops(const std::vector<BackendOp>& ops);
 
 /// A backend that runs each op on `device` where it is supported and on `cpu` otherwise, and copies between
 /// their memories only the bytes that the other side needs and has not got. Returns `device` itself when it
-/// lacks nothing. A weight that the device refuses with Error(kUnsupported) runs on the CPU, too, and is
-/// logged once. With `device_only`: throws Error(kUnsupported) listing the missing ops, and refused weights
-/// stay errors.
+/// lacks nothing: no op and, where `extended_linears` are to come (ModelReader::extended_linears()), not
+/// those. A weight that the device refuses with Error(kUnsupported) runs on the CPU, too, and is logged once.
+/// With `device_only`: throws Error(kUnsupported) listing the missing ops, and refused weights stay errors.
 std::unique_ptr<Backend> with_cpu_fallback(std::unique_ptr<Backend> device, std::unique_ptr<Backend> cpu,
-                                           bool device_only = false);
+                                           bool device_only = false, bool extended_linears = false);
 
 }  // namespace bitnet::inference

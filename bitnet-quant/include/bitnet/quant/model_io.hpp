@@ -98,6 +98,8 @@ class ModelReader {
   virtual TensorRows rows(TensorId id) const = 0;
   /// Whether linears are stored as numbers (F32, F16, BF16, Q8_0, Q6_K), be they ternarised at load or not.
   virtual bool float_linears() const noexcept = 0;
+  /// Whether some linear is what only extended files hold (LinearWeights::extended()).
+  virtual bool extended_linears() const noexcept { return false; }
   /// The type of dense values that read(id) gives, which holds all that the file says (f32 for Q8_0 and
   /// Q6_K); absent where it gives trits.
   virtual std::optional<DType> float_type(TensorId id) const = 0;
