@@ -77,10 +77,14 @@ void ModelActivations::replace(const quant::LogicalTensor& weights) {
 ModelLogits::ModelLogits(const std::filesystem::path& model, quant::FloatLinears floats,
                          const std::shared_ptr<const ExecutionContext>& context,
                          std::vector<std::vector<TokenId>> windows)
+    : ModelLogits(load_model(model, context, floats), std::move(windows)) {}
+
+ModelLogits::ModelLogits(std::shared_ptr<const inference::Model> model,
+                         std::vector<std::vector<TokenId>> windows)
     : windows_(std::move(windows)) {
   inference::SessionOptions options;
   for (const auto& w : windows_) options.n_ctx = std::max(options.n_ctx, static_cast<std::int64_t>(w.size()));
-  session_ = std::make_unique<inference::Session>(load_model(model, context, floats), options);
+  session_ = std::make_unique<inference::Session>(std::move(model), options);
 }
 
 bool ModelLogits::next(std::vector<float>& rows, std::vector<std::int32_t>& targets) {
@@ -102,6 +106,16 @@ bool ModelLogits::next(std::vector<float>& rows, std::vector<std::int32_t>& targ
                  w.begin() + static_cast<std::ptrdiff_t>(at_ + 1 + n));
   at_ += n;
   return true;
+}
+
+ModelTrials::ModelTrials(const std::filesystem::path& model, quant::FloatLinears floats,
+                         const std::shared_ptr<const ExecutionContext>& context,
+                         std::vector<std::vector<TokenId>> windows, Io& io)
+    : model_(load_model(model, context, floats)), windows_(std::move(windows)), io_(io) {}
+
+std::unique_ptr<quant::LogitSource> ModelTrials::run(const Linears& linears) {
+  check_cancelled(io_);
+  return std::make_unique<ModelLogits>(linears ? model_->with_linears(linears) : model_, windows_);
 }
 
 }  // namespace bitnet::cli

@@ -13,6 +13,7 @@
 #include "bitnet/inference/session.hpp"
 #include "bitnet/quant/calibration.hpp"
 #include "bitnet/quant/logit_metrics.hpp"
+#include "bitnet/quant/sensitivity.hpp"
 
 namespace bitnet::cli {
 
@@ -46,6 +47,7 @@ class ModelLogits final : public quant::LogitSource {
   ModelLogits(const std::filesystem::path& model, quant::FloatLinears floats,
               const std::shared_ptr<const ExecutionContext>& context,
               std::vector<std::vector<TokenId>> windows);
+  ModelLogits(std::shared_ptr<const inference::Model> model, std::vector<std::vector<TokenId>> windows);
   std::int64_t vocab_size() const override { return session_->model().config().vocab_size; }
   bool next(std::vector<float>& rows, std::vector<std::int32_t>& targets) override;
 
@@ -53,6 +55,21 @@ class ModelLogits final : public quant::LogitSource {
   std::vector<std::vector<TokenId>> windows_;
   std::unique_ptr<inference::Session> session_;
   std::size_t window_ = 0, at_ = 0;
+};
+
+/// A model in files whose linears can be others for a run, over windows of tokens. The files are loaded once.
+class ModelTrials final : public quant::TrialSource {
+ public:
+  ModelTrials(const std::filesystem::path& model, quant::FloatLinears floats,
+              const std::shared_ptr<const ExecutionContext>& context,
+              std::vector<std::vector<TokenId>> windows, Io& io);
+  /// Throws Error(kCancelled) once Ctrl-C was pressed.
+  std::unique_ptr<quant::LogitSource> run(const Linears& linears) override;
+
+ private:
+  std::shared_ptr<const inference::Model> model_;
+  std::vector<std::vector<TokenId>> windows_;
+  Io& io_;
 };
 
 }  // namespace bitnet::cli

@@ -8,8 +8,8 @@ namespace bitnet::cli {
 std::span<const Command> commands() {
   static const std::vector<Command> table = {
       kRunCommand,      kChatCommand,    kBatchCommand,   kPerplexityCommand, kBenchCommand,
-      kTokenizeCommand, kInspectCommand, kConvertCommand, kQuantizeCommand,   kMergeCommand,
-      kTrainCommand,    kDevicesCommand, kSynthCommand,   kProfileCommand};
+      kTokenizeCommand, kInspectCommand, kConvertCommand, kQuantizeCommand,   kPlanCommand,
+      kMergeCommand,    kTrainCommand,   kDevicesCommand, kSynthCommand,      kProfileCommand};
   return table;
 }
 

@@ -81,6 +81,13 @@ const Option kThroughQuantised{kInputGroup, "through-quantised", 0, Kind::kFlag,
 const Option kSaveCalibration{kOutputGroup, "save-calibration", 0, Kind::kText, "FILE", "keep what --calibrate found, for --calibration", "", ""};
 const Option kCalibration{kInputGroup, "calibration", 0, Kind::kText, "FILE", "what --save-calibration kept", "", ""};
 const Option kEvaluate{kInputGroup, "evaluate", 0, Kind::kText, "TEXT", "file of text on which both models are compared at the end: perplexity, KL divergence, first choices", "", ""};
+const Option kPlanMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean|ls|ls+refit|gptq|two-plane|int8", "what linears become where nothing else is chosen", "gptq", ""};
+const Option kPlanScales{kInputGroup, "scales", 0, Kind::kChoice, "tensor|row|group32|group64|group128|group256", "how many scales those get", "row", ""};
+const Option kBudgetSize{kInputGroup, "budget-size", 0, Kind::kText, "SIZE", "most bytes for all tensors of the model, e.g. 40MiB", "", ""};
+const Option kBudgetPerplexity{kInputGroup, "budget-perplexity", 0, Kind::kReal, "X", "most times the original's perplexity on the text, e.g. 1.05", "", "", nullptr, 0.001, 1000};
+const Option kCandidates{kInputGroup, "candidates", 0, Kind::kText, "LIST", "what each linear may become beside --method or --plan: methods, each perhaps with scales as in gptq:group64", "two-plane,int8", ""};
+const Option kEstimate{kInputGroup, "estimate", 0, Kind::kFlag, "", "judge candidates by the error of the linear's own output and not by running the model", "", ""};
+const Option kSensitivity{kOutputGroup, "sensitivity", 0, Kind::kText, "FILE", "keep what was measured of each linear; a FILE that is there is not measured again, and gone on with where it ends", "", ""};
 const Option kWork{kOutputGroup, "work", 0, Kind::kText, "DIR", "keep finished layers in DIR, so that the same call goes on after a crash; to be removed by hand", "", ""};
 const Option kQuantReport{kOutputGroup, "report", 0, Kind::kText, "FILE", "write what was lost, for each linear and in all, as JSON", "", ""};
 const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};

@@ -53,6 +53,8 @@ extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, 
     kTrainResume, kDryRun, kPlot;
 extern const Option kScales, kPlan, kCalibrate, kCalibrationTokens, kThroughQuantised, kSaveCalibration,
     kCalibration, kEvaluate, kWork, kQuantReport;  // quantize
+extern const Option kPlanMethod, kPlanScales, kBudgetSize, kBudgetPerplexity, kCandidates, kEstimate,
+    kSensitivity;  // plan
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kTracking, kProfileOutput;

@@ -49,6 +49,11 @@ class ModelBuilder {
     weights_.layers.resize(static_cast<std::size_t>(config.n_layers));
   }
 
+  /// Of a model that is there; what is added takes the place of its weights.
+  ModelBuilder(const ModelConfig& config, Backend& backend, const PrecisionPolicy& precision,
+               const ModelWeights& weights)
+      : config_(config), backend_(backend), precision_(precision), weights_(weights) {}
+
   void add(const quant::LogicalTensor& t) {
     if (!begin(t)) return upload(t);
     LinearWeights w;
@@ -302,6 +307,40 @@ std::shared_ptr<const Model> Model::build(const ModelConfig& config,
   const bool ternary = config.weights == WeightKind::kTernary;
   const PrecisionPolicy precision = resolve_precision(options, ternary, config.tied_embeddings);
   return make(config, std::move(tokenizer), std::move(backend), precision, feed);
+}
+
+std::shared_ptr<const Model> Model::with_linears(
+    const std::function<std::optional<quant::LogicalTensor>(TensorId)>& linear) const {
+  std::shared_ptr<Model> model(new Model());
+  model->config_ = config_;
+  model->tokenizer_ = tokenizer_;
+  model->backend_ = backend_;
+  model->eos_ = eos_;
+  model->precision_ = precision_;
+  model->n_parameters_ = n_parameters_;
+  model->notes_ = notes_;
+  model->load_seconds_ = load_seconds_;
+  ModelBuilder builder(model->config_, *model->backend_, precision_, *weights_);
+  for (const TensorId id : model_tensors(config_)) {
+    if (!is_linear(id.role)) continue;
+    if (auto tensor = linear(id)) {
+      tensor->id = id;
+      builder.add(*tensor);
+    }
+  }
+  model->weights_ = std::make_unique<const ModelWeights>(builder.finish());
+  model->ternary_ = false;
+  model->weight_bytes_ = weight_bytes_;
+  for (std::size_t i = 0; i < weights_->layers.size(); ++i) {
+    const LayerWeights &before = weights_->layers[i], &after = model->weights_->layers[i];
+    for (PreparedPtr LayerWeights::*w :
+         {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::o, &LayerWeights::gate,
+          &LayerWeights::up, &LayerWeights::down}) {
+      model->ternary_ = model->ternary_ || (after.*w)->ternary();
+      model->weight_bytes_ += (after.*w)->bytes() - (before.*w)->bytes();
+    }
+  }
+  return model;
 }
 
 ModelFiles ModelFiles::open(const std::filesystem::path& path, const LoadOptions& options) {

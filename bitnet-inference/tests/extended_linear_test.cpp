@@ -152,6 +152,22 @@ TEST_F(ExtendedLinears, BackendsWithoutThemSayWhatWouldDo) {
   const auto cpu = make_cpu_backend(make_context(1));
   EXPECT_EQ(product(*both, view(t), x_, kRows), product(*cpu, view(t), x_, kRows));
   EXPECT_EQ(refused_weights(*both), 1);
+  // One that runs every op is left alone until such linears are to come, and may not pass them on if alone.
+  class Whole final : public testing::ForwardingBackend {
+   public:
+    Whole() : ForwardingBackend(make_cpu_backend(make_context(1))) {}
+    bool supports_extended_linears() const noexcept override { return false; }
+  };
+  const auto mixed =
+      with_cpu_fallback(std::make_unique<Whole>(), make_cpu_backend(make_context(1)), false, true);
+  EXPECT_EQ(product(*mixed, view(t), x_, kRows), product(*cpu, view(t), x_, kRows));
+  EXPECT_EQ(refused_weights(*mixed), 1);
+  EXPECT_NE(mixed->description().find("linears that it does not hold"), std::string::npos);
+  for (const auto& [alone, extended] : {std::pair(false, false), std::pair(true, true)}) {
+    const auto plain =
+        with_cpu_fallback(std::make_unique<Whole>(), make_cpu_backend(make_context(1)), alone, extended);
+    BITNET_EXPECT_ERROR(plain->prepare(view(t)), ErrorCode::kUnsupported, "expected the CPU");
+  }
   LinearWeights bad = view(t);
   bad.cols_per_scale = 40;
   BITNET_EXPECT_ERROR(cpu->prepare(bad), ErrorCode::kInvalidArgument, "columns that divide `in`");
@@ -212,6 +228,22 @@ TEST(ExtendedModels, RunAsTheirWeightsSay) {
   // of its rms, for each of seven linears in two layers.
   EXPECT_LT(std::sqrt(error / size), 14 * 3.0 / 254);
   EXPECT_GT(error, 0);
+  // The float model with these linears in place of its own is the same; without any it is itself.
+  const auto plain = make_model(floats, 2, nullptr, HeadType::kStored);
+  EXPECT_FALSE(plain->ternary());
+  std::size_t asked = 0;
+  const auto swapped = plain->with_linears([&](TensorId id) {
+    ++asked;
+    return std::optional(mixed.at(id.role, id.layer));
+  });
+  EXPECT_EQ(asked, 14u);
+  EXPECT_TRUE(swapped->ternary());
+  EXPECT_EQ(swapped->weight_bytes(), a->weight_bytes());
+  Session z(swapped), untouched(plain->with_linears([](TensorId) { return std::nullopt; })), own(plain);
+  const std::span<const float> of_swapped = z.evaluate(ids, 8);
+  EXPECT_TRUE(std::equal(of_swapped.begin(), of_swapped.end(), got.begin()));
+  const std::span<const float> same = untouched.evaluate(ids, 8), before = own.evaluate(ids, 8);
+  EXPECT_TRUE(std::equal(same.begin(), same.end(), before.begin()));
   // One token after the other gives the same bits as all at once.
   Session single(a);
   std::span<const float> last;

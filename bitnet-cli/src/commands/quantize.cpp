@@ -4,81 +4,15 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/quant_report.hpp"
-#include "calibrating.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
+#include "quantize_inputs.hpp"
 
 namespace bitnet::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kWindow = 512;  // tokens of a calibration text at a time
-
-quant::QuantConfig plan_of(const Values& values) {
-  if (values.has(opt::kPlan)) {
-    for (const Option* o : {&opt::kMethod, &opt::kScales})
-      if (values.given(*o))
-        throw UsageError("--" + std::string(o->name) + " and --plan exclude each other: the plan says it");
-    return quant::QuantConfig::from_yaml_file(values.text(opt::kPlan));
-  }
-  quant::QuantConfig c;
-  c.linears.method = quant::weight_method_from_string(values.text(opt::kMethod));
-  c.linears.scales = quant::scale_unit_from_string(values.text(opt::kScales));
-  return c;
-}
-
-/// What linears' inputs look like, from a text or a file; the members keep each other alive.
-struct Calibration {
-  std::unique_ptr<ModelActivations> activations;
-  std::unique_ptr<quant::CalibrationSource> source;
-  bool through_quantised = false;
-};
-
-std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
-                                             const quant::ModelReader& model, Io& io) {
-  const auto tokenizer = model.tokenizer();
-  if (tokenizer == nullptr)
-    throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: a text cannot be read with it");
-  const std::int64_t window = std::min(kWindow, model.config().max_position);
-  const std::string path = values.text(file);
-  return with_context("'" + path + "'", [&] {
-    return calibration_windows(*tokenizer, read_text(path, io), window,
-                               values.integer(opt::kCalibrationTokens));
-  });
-}
-
-Calibration calibration_of(const Values& values, const fs::path& in, const quant::ModelReader& model,
-                           const std::shared_ptr<const ExecutionContext>& context, Io& io) {
-  Calibration c;
-  c.through_quantised = values.flag(opt::kThroughQuantised);
-  if (values.has(opt::kCalibration) && values.has(opt::kCalibrate))
-    throw UsageError("--calibrate and --calibration exclude each other: a text, or what was saved of one");
-  if ((c.through_quantised || values.has(opt::kSaveCalibration)) && !values.has(opt::kCalibrate))
-    throw UsageError("--through-quantised and --save-calibration need the text of --calibrate");
-  if (c.through_quantised && values.has(opt::kSaveCalibration))
-    throw UsageError(
-        "--save-calibration saves the inputs of the model as it is: not with --through-quantised");
-  if (values.has(opt::kCalibration)) {
-    c.source = quant::open_calibration(values.text(opt::kCalibration), model.config());
-  } else if (values.has(opt::kCalibrate)) {
-    c.activations =
-        std::make_unique<ModelActivations>(in, context, windows_of(values, opt::kCalibrate, model, io), io);
-    c.source = std::make_unique<quant::StreamedCalibration>(
-        *context, *c.activations, model.config(),
-        quant::StreamOptions{.through_quantised = c.through_quantised});
-  }
-  if (values.has(opt::kSaveCalibration)) {
-    const fs::path to = values.text(opt::kSaveCalibration);
-    quant::save_calibration(to, *c.source, model.config());
-    c.source = quant::open_calibration(to, model.config());
-    io.err << "wrote '" << to.string() << "'\n";
-  }
-  if (values.flag(opt::kVerbose) && c.source != nullptr && !c.through_quantised)
-    io.err << quant::describe_inputs(*c.source, model.config());
-  return c;
-}
 
 /// Before methods that take much memory: how much, about.
 void say_need(const quant::Quantizer& quantizer, const ModelConfig& model, const Calibration& calibration,
@@ -130,25 +64,6 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
   for (const std::string& hint : quant::mitigation_hints(report)) io.err << "hint: " << hint << '\n';
 }
 
-/// A file or directory as it is now: another one, or a newer one, has another text.
-std::string state_of(const fs::path& path) {
-  std::error_code ignored;
-  std::string out = fs::weakly_canonical(path, ignored).string();
-  const auto add = [&](const fs::path& p) {
-    out += " " + std::to_string(fs::file_size(p, ignored)) + " " +
-           std::to_string(fs::last_write_time(p, ignored).time_since_epoch().count());
-  };
-  if (!fs::is_directory(path, ignored)) {
-    add(path);
-    return out;
-  }
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(path, ignored)) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  for (const fs::path& p : files) add(p);
-  return out;
-}
-
 /// What the layers that --work keeps depend on beside the plan.
 std::string identity_of(const Values& values, const fs::path& in) {
   std::string out = state_of(in);
@@ -168,7 +83,7 @@ int quantize(const Values& values, Io& io) {
       throw UsageError("--" + std::string(o->name) + ": '" + values.text(*o) + "' is a file of the input");
   quant::QuantReport report;
   report.model = in.string();
-  report.config = plan_of(values);
+  report.config = plan_of(values, opt::kMethod, opt::kScales);
   const auto model = quant::ModelReader::open(in, quant::FloatLinears::kKeep);
   if (!model->float_linears())
     throw Error(ErrorCode::kInvalidArgument, "'" + in.string() +

@@ -10,11 +10,14 @@
 namespace bitnet::quant::model_io {
 
 nlohmann::json read_json(const std::filesystem::path& path, std::uint64_t limit) {
+  return parse_json(read_file(path, limit));
+}
+
+nlohmann::json parse_json(const std::string& text) {
   const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
     if (depth > 32) throw Error(ErrorCode::kCorruptFile, "more than 32 nested arrays and objects");
     return true;
   };
-  const std::string text = read_file(path, limit);
   if (const std::size_t nul = text.find('\0'); nul != std::string::npos)
     throw Error(ErrorCode::kCorruptFile, fmt::format("not JSON, at byte {}", nul + 1));
   try {

@@ -80,6 +80,10 @@ class Model {
                                             std::shared_ptr<Backend> backend,
                                             const std::function<quant::LogicalTensor(TensorId)>& source,
                                             const LoadOptions& options = {});
+  /// The same model with other linears: `linear(id)` is asked for each of them in file order, and where it
+  /// gives none this model's weights are shared. Its head and its policy stay as they are. Throws as build().
+  std::shared_ptr<const Model> with_linears(
+      const std::function<std::optional<quant::LogicalTensor>(TensorId)>& linear) const;
   ~Model();
 
   const ModelConfig& config() const noexcept { return config_; }

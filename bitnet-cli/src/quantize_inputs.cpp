@@ -1,0 +1,94 @@
+// See quantize_inputs.hpp.
+#include "quantize_inputs.hpp"
+
+#include <algorithm>
+#include <ostream>
+#include <system_error>
+
+#include "common.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kWindow = 512;  // tokens of a calibration text at a time
+
+}  // namespace
+
+quant::QuantConfig plan_of(const Values& values, const Option& method, const Option& scales) {
+  if (values.has(opt::kPlan)) {
+    for (const Option* o : {&method, &scales})
+      if (values.given(*o))
+        throw UsageError("--" + std::string(o->name) + " and --plan exclude each other: the plan says it");
+    return quant::QuantConfig::from_yaml_file(values.text(opt::kPlan));
+  }
+  quant::QuantConfig c;
+  c.linears.method = quant::weight_method_from_string(values.text(method));
+  c.linears.scales = quant::scale_unit_from_string(values.text(scales));
+  return c;
+}
+
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
+                                             const quant::ModelReader& model, Io& io) {
+  const auto tokenizer = model.tokenizer();
+  if (tokenizer == nullptr)
+    throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: a text cannot be read with it");
+  const std::int64_t window = std::min(kWindow, model.config().max_position);
+  const std::string path = values.text(file);
+  return with_context("'" + path + "'", [&] {
+    return calibration_windows(*tokenizer, read_text(path, io), window,
+                               values.integer(opt::kCalibrationTokens));
+  });
+}
+
+Calibration calibration_of(const Values& values, const fs::path& in, const quant::ModelReader& model,
+                           const std::shared_ptr<const ExecutionContext>& context, Io& io) {
+  Calibration c;
+  c.through_quantised = values.flag(opt::kThroughQuantised);
+  if (values.has(opt::kCalibration) && values.has(opt::kCalibrate))
+    throw UsageError("--calibrate and --calibration exclude each other: a text, or what was saved of one");
+  if ((c.through_quantised || values.has(opt::kSaveCalibration)) && !values.has(opt::kCalibrate))
+    throw UsageError("--through-quantised and --save-calibration need the text of --calibrate");
+  if (c.through_quantised && values.has(opt::kSaveCalibration))
+    throw UsageError(
+        "--save-calibration saves the inputs of the model as it is: not with --through-quantised");
+  if (values.has(opt::kCalibration)) {
+    c.source = quant::open_calibration(values.text(opt::kCalibration), model.config());
+  } else if (values.has(opt::kCalibrate)) {
+    c.activations =
+        std::make_unique<ModelActivations>(in, context, windows_of(values, opt::kCalibrate, model, io), io);
+    c.source = std::make_unique<quant::StreamedCalibration>(
+        *context, *c.activations, model.config(),
+        quant::StreamOptions{.through_quantised = c.through_quantised});
+  }
+  if (values.has(opt::kSaveCalibration)) {
+    const fs::path to = values.text(opt::kSaveCalibration);
+    quant::save_calibration(to, *c.source, model.config());
+    c.source = quant::open_calibration(to, model.config());
+    io.err << "wrote '" << to.string() << "'\n";
+  }
+  if (values.flag(opt::kVerbose) && c.source != nullptr && !c.through_quantised)
+    io.err << quant::describe_inputs(*c.source, model.config());
+  return c;
+}
+
+std::string state_of(const fs::path& path) {
+  std::error_code ignored;
+  std::string out = fs::weakly_canonical(path, ignored).string();
+  const auto add = [&](const fs::path& p) {
+    out += " " + std::to_string(fs::file_size(p, ignored)) + " " +
+           std::to_string(fs::last_write_time(p, ignored).time_since_epoch().count());
+  };
+  if (!fs::is_directory(path, ignored)) {
+    add(path);
+    return out;
+  }
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(path, ignored)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  for (const fs::path& p : files) add(p);
+  return out;
+}
+
+}  // namespace bitnet::cli

@@ -1,0 +1,39 @@
+#pragma once
+// What `quantize` and `plan` read beside the model: the configuration, texts, calibration.
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/quant/calibration.hpp"
+#include "bitnet/quant/quant_config.hpp"
+#include "calibrating.hpp"
+#include "options.hpp"
+
+namespace bitnet::cli {
+
+/// The file of --plan, or what the other two options say. Throws UsageError where one of those is given
+/// beside it.
+quant::QuantConfig plan_of(const Values& values, const Option& method, const Option& scales);
+
+/// Windows of the text of `file`, --calibration-tokens in all. Throws Error(kNotFound) for a model without a
+/// tokenizer.
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
+                                             const quant::ModelReader& model, Io& io);
+
+/// What linears' inputs look like, from a text or a file; the members keep each other alive.
+struct Calibration {
+  std::unique_ptr<ModelActivations> activations;
+  std::unique_ptr<quant::CalibrationSource> source;
+  bool through_quantised = false;
+};
+
+/// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files.
+Calibration calibration_of(const Values& values, const std::filesystem::path& in,
+                           const quant::ModelReader& model,
+                           const std::shared_ptr<const ExecutionContext>& context, Io& io);
+
+/// A file or directory as it is now: another one, or a newer one, has another text.
+std::string state_of(const std::filesystem::path& path);
+
+}  // namespace bitnet::cli

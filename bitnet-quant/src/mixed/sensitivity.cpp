@@ -1,0 +1,201 @@
+// Every linear in every way, one at a time, and what that does to the model. What is made of the figures is
+// budget.cpp, their file sensitivity_file.cpp.
+#include "bitnet/quant/sensitivity.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "bitnet/core/error.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+/// Of trits packed four rows a byte with f32 scales (docs/formats/extended.md).
+std::uint64_t plane_bytes(const TernaryWeights& w) {
+  const std::int64_t scales = w.cols_per_scale != 0       ? w.out * (w.in / w.cols_per_scale)
+                              : w.rows_per_scale >= w.out ? 1
+                                                          : w.out;
+  return static_cast<std::uint64_t>((w.out + 3) / 4 * w.in + 4 * scales);
+}
+
+std::uint64_t stored_bytes(const LogicalTensor& t, DType float_type) {
+  if (t.ternary) return plane_bytes(t.weights);
+  if (t.planes) return plane_bytes(t.planes->first) + plane_bytes(t.planes->second);
+  const auto cells = static_cast<std::uint64_t>(t.shape.numel());
+  if (t.int8) return cells + 4 * static_cast<std::uint64_t>(t.shape[0]);
+  return cells * bits_of(float_type) / 8;
+}
+
+/// The original's logits, kept from the first run on where there is room.
+class OriginalLogits {
+ public:
+  OriginalLogits(TrialSource& trials, std::uint64_t memory) : trials_(trials) {
+    const std::unique_ptr<LogitSource> source = trials.run({});
+    vocab_ = source->vocab_size();
+    Batch b;
+    std::uint64_t bytes = 0;
+    while (source->next(b.rows, b.targets)) {
+      bytes += b.rows.size() * sizeof(float) + b.targets.size() * sizeof(std::int32_t);
+      if (bytes > memory) {
+        batches_.clear();
+        return;
+      }
+      batches_.push_back(b);
+    }
+    kept_ = true;
+  }
+
+  std::unique_ptr<LogitSource> open() {
+    if (kept_) return std::make_unique<Replay>(*this);
+    return trials_.run({});
+  }
+
+ private:
+  struct Batch {
+    std::vector<float> rows;
+    std::vector<std::int32_t> targets;
+  };
+  class Replay final : public LogitSource {
+   public:
+    explicit Replay(const OriginalLogits& from) : from_(from) {}
+    std::int64_t vocab_size() const override { return from_.vocab_; }
+    bool next(std::vector<float>& rows, std::vector<std::int32_t>& targets) override {
+      rows.clear();
+      targets.clear();
+      if (at_ == from_.batches_.size()) return false;
+      rows = from_.batches_[at_].rows;
+      targets = from_.batches_[at_++].targets;
+      return true;
+    }
+
+   private:
+    const OriginalLogits& from_;
+    std::size_t at_ = 0;
+  };
+
+  TrialSource& trials_;
+  std::int64_t vocab_ = 0;
+  bool kept_ = false;
+  std::vector<Batch> batches_;
+};
+
+/// The configuration with every linear that it does not keep in this way.
+QuantConfig in_way(const QuantConfig& config, const CandidateWay& way) {
+  QuantConfig c = config;
+  c.scheme = QuantScheme::kMixedPrecision;
+  c.layers.push_back({{"*"}, way.method, way.scales, {}, {}});
+  return c;
+}
+
+bool known_whole(const std::vector<LinearSensitivity>& known, std::int64_t layer,
+                 const std::vector<PlannedLinear>& plans) {
+  return std::all_of(plans.begin(), plans.end(), [&](const PlannedLinear& l) {
+    return l.id.layer != layer ||
+           std::any_of(known.begin(), known.end(), [&](const LinearSensitivity& k) { return k.id == l.id; });
+  });
+}
+
+/// Quantisers of one model by all ways, and what judges them.
+class Trials {
+ public:
+  Trials(const ExecutionContext& context, const ModelReader& reader, const QuantConfig& config,
+         const SensitivityOptions& options)
+      : options_(options) {
+    QuantConfig own = config;
+    own.scheme = QuantScheme::kMixedPrecision;
+    QuantizerOptions how;
+    how.calibration = options.calibration;
+    quantizers_.push_back(std::make_unique<Quantizer>(context, reader, own, how));
+    for (const CandidateWay& way : options.ways)
+      quantizers_.push_back(std::make_unique<Quantizer>(context, reader, in_way(config, way), how));
+  }
+
+  const std::vector<PlannedLinear>& plans() const { return quantizers_.front()->plans(); }
+
+  LinearSensitivity measure(TensorId id) {
+    LinearSensitivity s{id, {}};
+    for (const auto& q : quantizers_) {
+      const LogicalTensor tensor = q->read(id);  // of all, or their next layers would begin without it
+      const LinearReport& report = *std::find_if(q->reports().begin(), q->reports().end(),
+                                                 [&](const LinearReport& r) { return r.id == id; });
+      const auto same = [&](const Candidate& c) { return c.plan == report.plan; };
+      if (std::any_of(s.candidates.begin(), s.candidates.end(), same) || (fixed_ && !s.candidates.empty()))
+        continue;
+      fixed_ = report.kept;
+      s.candidates.push_back(judge(tensor, report));
+    }
+    fixed_ = false;
+    return s;
+  }
+
+ private:
+  Candidate judge(const LogicalTensor& tensor, const LinearReport& report) {
+    Candidate c;
+    c.plan = report.plan;
+    c.bytes = stored_bytes(tensor, options_.float_type);
+    if (report.metrics.output_signal > 0) c.output_error = report.metrics.output_error();
+    if (options_.trials != nullptr && !report.kept) {
+      if (!original_) original_.emplace(*options_.trials, options_.logit_memory);
+      const auto before = original_->open();
+      const auto after = options_.trials->run(
+          [&](TensorId id) { return id == report.id ? std::optional(tensor) : std::nullopt; });
+      const LogitMetrics m = compare_logits(*before, *after);
+      c.kl = m.mean_kl();
+      if (m.positions > 0) c.loss_change = (m.nll_other - m.nll_original) / static_cast<double>(m.positions);
+    }
+    c.cost = options_.trials != nullptr ? c.kl : c.output_error;
+    return c;
+  }
+
+  const SensitivityOptions& options_;
+  std::vector<std::unique_ptr<Quantizer>> quantizers_;  // the configuration's own first
+  std::optional<OriginalLogits> original_;
+  bool fixed_ = false;  // of the linear at hand: kept whatever the way
+};
+
+}  // namespace
+
+CandidateWay candidate_way_from_string(std::string_view text) {
+  CandidateWay way;
+  const std::size_t colon = text.find(':');
+  way.method = weight_method_from_string(text.substr(0, colon));
+  if (colon != std::string_view::npos) way.scales = scale_unit_from_string(text.substr(colon + 1));
+  return way;
+}
+
+std::vector<LinearSensitivity> measure_sensitivity(const ExecutionContext& context, const ModelReader& reader,
+                                                   const QuantConfig& config,
+                                                   const SensitivityOptions& options) {
+  if (options.trials == nullptr && options.calibration == nullptr)
+    throw Error(ErrorCode::kInvalidArgument,
+                "sensitivity needs a model that runs, or calibration data for the estimate");
+  Trials trials(context, reader, config, options);
+  std::vector<LinearSensitivity> all;
+  for (std::int64_t layer = 0; layer < reader.config().n_layers; ++layer) {
+    if (known_whole(options.known, layer, trials.plans())) {
+      for (const LinearSensitivity& k : options.known)
+        if (k.id.layer == layer) all.push_back(k);
+      continue;
+    }
+    for (const PlannedLinear& l : trials.plans())
+      if (l.id.layer == layer)
+        all.push_back(with_context(fmt::format("sensitivity of '{}'", gguf_name(l.id)),
+                                   [&] { return trials.measure(l.id); }));
+    if (options.on_layer) options.on_layer(all, trials.plans().size());
+  }
+  return all;
+}
+
+LogitMetrics measure_config(const ExecutionContext& context, const ModelReader& reader,
+                            const QuantConfig& config, CalibrationSource* calibration, TrialSource& trials) {
+  QuantizerOptions how;
+  how.calibration = calibration;
+  Quantizer quantizer(context, reader, config, how);
+  const auto before = trials.run({});
+  const auto after = trials.run([&](TensorId id) { return std::optional(quantizer.read(id)); });
+  return compare_logits(*before, *after);
+}
+
+}  // namespace bitnet::quant
