@@ -80,7 +80,9 @@ TEST(Assign, NegativeCostsAndFractions) {
     const auto expected = brute_force(things, limit);
     const auto got = assign(things, limit);
     ASSERT_EQ(got.has_value(), expected.has_value());
-    if (got) EXPECT_NEAR(got->cost, expected->cost, 1e-12);
+    if (got) {
+      EXPECT_NEAR(got->cost, expected->cost, 1e-12);
+    }
   }
 }
 

@@ -270,11 +270,14 @@ TEST(Budget, TheConfigurationIsReadAgainAndTakesThePredictedBytes) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       const LinearPlan& plan = all[i].candidates[a.chosen[i]].plan;
       EXPECT_EQ(plans[i].plan.method, plan.method);
-      if (is_ternary(plan.method)) EXPECT_EQ(plans[i].plan.scales, plan.scales);
-      if (share == 0.2 && all[i].id == TensorId{TensorRole::kFfnDown, 1})
+      if (is_ternary(plan.method)) {
+        EXPECT_EQ(plans[i].plan.scales, plan.scales);
+      }
+      if (share == 0.2 && all[i].id == TensorId{TensorRole::kFfnDown, 1}) {
         EXPECT_EQ(plan.method, WeightMethod::kInt8);  // the one that matters
+      }
     }
-    const testing::TempDir dir;
+    const bitnet::testing::TempDir dir;
     Quantizer quantizer(context(), reader, read);
     write_model(
         dir.path() / "m", reader.config(), nullptr, [&](TensorId id) { return quantizer.read(id); }, as);
