@@ -23,7 +23,7 @@ fs::path temporary_folder() {
 
 }  // namespace
 
-CheckpointAsModel::CheckpointAsModel(const fs::path& checkpoint) {
+CheckpointAsModel::CheckpointAsModel(const fs::path& checkpoint, const ExecutionContext& context) {
   const fs::path vocabulary = fs::absolute(checkpoint).parent_path() / "tokenizer.json";
   if (!fs::exists(vocabulary))
     throw Error(ErrorCode::kNotFound, "'" + checkpoint.string() +
@@ -31,9 +31,9 @@ CheckpointAsModel::CheckpointAsModel(const fs::path& checkpoint) {
                                           "tokenizer.json of its run beside it");
   const auto tokenizer = Tokenizer::load(vocabulary.parent_path());
   folder_ = temporary_folder();
-  file_ = {folder_ / "model.gguf", quant::FloatLinears::kKeep};
+  file_ = {folder_ / "model", quant::FloatLinears::kKeep};
   try {
-    training::export_checkpoint(checkpoint, file_.path, *tokenizer);
+    training::export_checkpoint(context, checkpoint, file_.path, *tokenizer);
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(folder_, ignored);

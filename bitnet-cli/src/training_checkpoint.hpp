@@ -12,7 +12,7 @@ class CheckpointAsModel {
  public:
   /// The vocabulary is the tokenizer.json beside the checkpoint. Throws what training::export_checkpoint()
   /// throws, Error(kNotFound) without a vocabulary.
-  explicit CheckpointAsModel(const std::filesystem::path& checkpoint);
+  CheckpointAsModel(const std::filesystem::path& checkpoint, const ExecutionContext& context);
   ~CheckpointAsModel();
   CheckpointAsModel(const CheckpointAsModel&) = delete;
   CheckpointAsModel& operator=(const CheckpointAsModel&) = delete;

@@ -31,7 +31,7 @@ class Removed {
 
 std::string sample_text(const training::TrainConfig& config, std::shared_ptr<const ExecutionContext> context,
                         const training::WriteSnapshot& write) {
-  const Removed snapshot(config.output / (config.lora ? "sample-adapter" : "sample.gguf"));
+  const Removed snapshot(config.output / (config.lora ? "sample-adapter" : "sample-model"));
   write(snapshot.path());
   inference::EngineOptions options;
   options.context = std::move(context);

@@ -58,8 +58,9 @@ TEST_F(TrainTest, CtrlCKeepsACheckpointAndResumeContinues) {
 TEST_F(TrainTest, ADryRunSaysWhatARunTakesAndWritesNothing) {
   const auto o = call({"train", config(), "--dry-run"});
   ASSERT_EQ(o.code, kOk) << o.err;
-  for (const char* line : {"parameters\t", "\nvocabulary\t", "\nepoch\t", "\nstep\t", "\nrun\t4 steps, ",
-                           "\nmemory\t", "\ncheckpoint\t", "\nprocess\t"})
+  for (const char* line :
+       {"parameters\t", "\nvocabulary\t", "\nepoch\t", "\nstep\t", "\nrun\t4 steps, ", "\nmemory\t",
+        "\ncheckpoint\t", "\nresult\tmodel/ and model.gguf\n", "\nprocess\t"})
     EXPECT_THAT(o.out, HasSubstr(line));
   EXPECT_FALSE(fs::exists(file("out")));
   std::string binary = config();
@@ -82,7 +83,7 @@ TEST_F(TrainTest, SamplesOfTextGoToTheTerminalAndTheLog) {
     EXPECT_THAT(o.err, Not(HasSubstr("no sample")));
     EXPECT_THAT(read_file(out + "/log.jsonl"),
                 HasSubstr(R"({"type":"sample","step":4,"prompt":"The cat","text":")"));
-    EXPECT_FALSE(fs::exists(out + "/sample.gguf"));
+    EXPECT_FALSE(fs::exists(out + "/sample-model"));
     if (quantization == "none") continue;
     // What the last one says is what the model that was exported says.
     const auto run = call({"run", "-m", out + "/model.gguf", "-p", "The cat", "-n", "6", "--temp", "0"});
@@ -172,6 +173,29 @@ TEST_F(TrainTest, PerplexityOfACheckpointInFullPrecisionIsNotTernarised) {
   ASSERT_EQ(o.code, kOk) << o.err;
   EXPECT_THAT(o.out, HasSubstr("perplexity "));
   EXPECT_THAT(o.err, Not(HasSubstr("ternar")));
+}
+
+TEST_F(TrainTest, AModelWithOtherScalesRunsIsSampledAndScored) {
+  for (const std::string scales : {"row", "group"}) {
+    std::string text = read_file(config("", 256));
+    text.replace(text.find("layers: 1"), 9, "scales: " + scales + ", layers: 1");
+    text.replace(text.find("log_every: 1"), 12,
+                 "log_every: 1, sample_every: 4, sample_prompt: The cat, sample_tokens: 3");
+    const std::string out = file("out-" + scales);
+    text.replace(text.find(file("out")), file("out").size(), out);
+    const auto trained = call({"train", file(scales + ".yaml", text)});
+    ASSERT_EQ(trained.code, kOk) << trained.err;
+    EXPECT_THAT(trained.err, HasSubstr("the result will be model/, and no model.gguf"));
+    EXPECT_THAT(trained.err, HasSubstr("step 4 writes: \"The cat"));
+    EXPECT_FALSE(fs::exists(out + "/model.gguf"));
+    EXPECT_EQ(call({"run", "-m", out + "/model", "-p", "The cat", "-n", "2"}).code, kOk);
+    const auto score = [&](const std::string& model) {
+      const auto o = call({"perplexity", "-m", model, "-f", file("text.txt"), "-c", "32", "--json"});
+      EXPECT_EQ(o.code, kOk) << o.err;
+      return o.out.substr(0, o.out.find("\"seconds\""));
+    };
+    EXPECT_EQ(score(out + "/checkpoint.safetensors"), score(out + "/model"));
+  }
 }
 
 TEST_F(TrainTest, ACheckpointOfAnotherModelIsAnError) {

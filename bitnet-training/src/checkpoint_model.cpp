@@ -1,18 +1,19 @@
 // Metadata of a checkpoint → ModelConfig; its weights → logical tensors, one at a time.
 #include "bitnet/training/checkpoint_model.hpp"
 
-#include <charconv>
 #include <cstring>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/quant/model_io.hpp"
-#include "bitnet/quant/quantize.hpp"
+#include "bitnet/training/export.hpp"
 #include "bitnet/training/fake_quant.hpp"
 #include "checkpoint_file.hpp"
+#include "run_identity.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -48,22 +49,23 @@ ModelConfig config_of(const Fields& fields) {
   return c;
 }
 
-/// Throws where the weights are no model that a file can hold.
-void check_kind(const Fields& fields) {
-  const auto refuse = [](const std::string& what) {
-    throw Error(ErrorCode::kUnsupported, "no model can be made of this checkpoint: " + what);
-  };
-  if (fields.contains("lora.rank"))
-    refuse(
-        "it holds an adapter's factors and not the base; use the base with the adapter/ that the run writes");
+QuantizerOptions quantizer_of(const Fields& fields) {
   const auto it = fields.find("identity.model's quantiser");
-  if (fields.at("model.quantization") != "ternary" || it == fields.end()) return;
-  const std::string& quantiser = it->second;
-  if (!quantiser.starts_with("scales by tensor (mean)") || quantiser.find(", 8 bits") == std::string::npos ||
-      quantiser.find("hadamard") != std::string::npos || quantiser.find("learned_scale") != std::string::npos)
-    refuse("its quantiser has " + quantiser +
-           "; only scales by tensor (mean) that are not learned, with 8 bits "
-           "and without hadamard, can be made anew from the weights alone");
+  return it == fields.end() ? QuantizerOptions() : described_quantizer(it->second);
+}
+
+/// Tensor `name` of `count` f32. Throws Error(kCorruptFile) where there is none.
+std::span<const std::byte> floats_of(const SafeTensors& file, const std::string& name, std::uint64_t count) {
+  const SafeTensorInfo* info = file.find(name);
+  if (!info || info->dtype != SafeDType::kF32 || info->end - info->begin != 4 * count)
+    throw Error(ErrorCode::kCorruptFile, "tensor '" + name + "' is missing or has another size");
+  return file.data(*info);
+}
+
+std::vector<float> copied(std::span<const std::byte> bytes) {
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
 }
 
 }  // namespace
@@ -79,13 +81,17 @@ bool is_checkpoint(const std::filesystem::path& path) noexcept {
   }
 }
 
-void export_checkpoint(const std::filesystem::path& checkpoint, const std::filesystem::path& to,
-                       const Tokenizer& tokenizer) {
+void export_checkpoint(const ExecutionContext& context, const std::filesystem::path& checkpoint,
+                       const std::filesystem::path& to, const Tokenizer& tokenizer) {
   with_context("checkpoint '" + checkpoint.string() + "'", [&] {
     const auto file = SafeTensors::open(checkpoint);
     const Fields& fields = file->metadata();
     check_checkpoint(*file);
-    check_kind(fields);
+    if (fields.contains("lora.rank"))
+      throw Error(
+          ErrorCode::kUnsupported,
+          "no model can be made of this checkpoint: it holds an adapter's factors and not the base; use "
+          "the base with the adapter/ that the run writes");
     ModelConfig config = config_of(fields);
     if (tokenizer.vocab_size() > config.vocab_size)
       throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
@@ -94,32 +100,38 @@ void export_checkpoint(const std::filesystem::path& checkpoint, const std::files
     config.bos_id = tokenizer.bos().value_or(-1);
     config.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
     const bool ternary = config.weights == WeightKind::kTernary;
+    QuantizerOptions quantizer;
     quant::WriteOptions options;
-    if (!ternary) {
+    options.gguf = false;
+    if (ternary) {
+      quantizer = quantizer_of(fields);
+      const ModelFiles files = model_files(config, Quantization::kTernary, quantizer);
+      if (!files.directory)
+        throw Error(ErrorCode::kUnsupported, "no model can be made of this checkpoint: " + files.reason);
+      options.type = files.type;
+    } else {
       options.type = quant::LinearType::kDense;
       options.dense_type = DType::kF32;
     }
+    const bool learned = quantizer.gradient == StraightThrough::kLearnedScale;
     quant::write_model(
         to, config, &tokenizer,
         [&](TensorId id) {
           const std::string name = "weights/" + hf_name(id, config.family);
-          const SafeTensorInfo* info = file->find(name);
           quant::LogicalTensor t;
           t.id = id;
           t.shape = tensor_shape(id, config);
-          const auto count = static_cast<std::uint64_t>(t.shape.numel());
-          if (!info || info->dtype != SafeDType::kF32 || info->end - info->begin != 4 * count)
-            throw Error(ErrorCode::kCorruptFile, "tensor '" + name + "' is missing or has another size");
-          const auto bytes = file->data(*info);
+          const auto bytes = floats_of(*file, name, static_cast<std::uint64_t>(t.shape.numel()));
           if (!ternary || !is_linear(id.role)) {
             t.dense.assign(bytes.begin(), bytes.end());
             return t;
           }
-          std::vector<float> latent(count);
-          std::memcpy(latent.data(), bytes.data(), bytes.size());
+          TernaryCache cache(context, t.shape[0], t.shape[1], quantizer);
+          const auto scales = learned ? copied(floats_of(*file, name + ".scale", cache.scales().size()))
+                                      : std::vector<float>();
+          with_context(name, [&] { cache.update(context, copied(bytes), 1, scales); });
           t.ternary = true;
-          t.weights = with_context(name, [&] { return quant::absmean(latent, t.shape[0], t.shape[1]); });
-          for (float& scale : t.weights.scales) scale = invertible_scale(scale);
+          t.weights = cache.weights();
           return t;
         },
         options);

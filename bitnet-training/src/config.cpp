@@ -14,6 +14,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/training/export.hpp"
 #include "bitnet/training/sub_norms.hpp"
 #include "config_section.hpp"
 
@@ -49,6 +50,14 @@ void read_sizes(Section& s, ModelConfig& m) {
   s.read("rms_norm_eps", m.rms_norm_eps);
 }
 
+/// Whether linears are of full precision, as those of a model of ternary ones with scales by row are not.
+bool has_dense_linears(const quant::ModelReader& model) {
+  const std::vector<TensorId> all = model.tensors();
+  return model.config().weights == WeightKind::kDense &&
+         std::any_of(all.begin(), all.end(),
+                     [&](TensorId id) { return is_linear(id.role) && !model.rows(id).ternary; });
+}
+
 /// Returns whether ternary weights are to come from those of full precision.
 bool read_model(Section s, TrainConfig& c) {
   ModelConfig& m = c.model;
@@ -58,9 +67,9 @@ bool read_model(Section s, TrainConfig& c) {
     read_sizes(s, m);
   else
     s.with_file("base", [&] {
-      m = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep)->config();
-      dense = m.weights == WeightKind::kDense;
-      m = with_sub_norms(m);
+      const auto base = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep);
+      dense = has_dense_linears(*base);
+      m = with_sub_norms(base->config());
     });
   s.read("quantization", c.quantization);
   s.read("scales", c.quantizer.granularity);
@@ -182,13 +191,6 @@ void check_model(const TrainConfig& c, const Require& require) {
     require(false, "model." + key, "cannot be used: " + message);
   }
   if (c.lora) return;  // the base is there already, and stays as it is
-  // I2_S, in which the ternary model is written at the end, holds rows of whole 128s: say so before the work.
-  if (c.quantization == Quantization::kTernary) {
-    const std::string rule = "must be a multiple of 128";
-    require(model.hidden_size % 128 == 0, "model.hidden_size", rule);
-    require(model.q_dim() % 128 == 0, "model.heads", "times head_dim " + rule);
-    require(model.intermediate_size % 128 == 0, "model.intermediate_size", rule);
-  }
   require(model.max_position <= kMaxContext, "model.context",
           "must not be above " + std::to_string(kMaxContext) + " for training");
   double parameters = static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
@@ -259,7 +261,9 @@ void check_output(const TrainConfig& c, const Require& require) {
   require(!c.output.empty(), "output.directory", "must not be empty");
   require(c.sample_every >= 0, "output.sample_every", "must not be negative");
   require(c.sample_every == 0 || c.lora || c.quantization == Quantization::kNone || c.exports(),
-          "output.sample_every", "must be 0 for a quantiser that no model file knows");
+          "output.sample_every",
+          "must be 0 where no file can hold the model: " +
+              model_files(c.model, c.quantization, c.quantizer).reason);
   positive(c.sample_tokens, "output.sample_tokens");
   require(c.sample_every == 0 || c.sample_tokens < c.model.max_position, "output.sample_tokens",
           "must be below model.context");
@@ -376,11 +380,7 @@ OptimizerKind optimizer_from_string(std::string_view name) {
               "unknown optimizer '" + std::string(name) + "': expected adamw, adamw8, sgd or muon");
 }
 
-bool TrainConfig::exports() const noexcept {
-  return !lora && quantization == Quantization::kTernary &&
-         quantizer.granularity == ScaleGranularity::kTensor && quantizer.activation_bits == 8 &&
-         !quantizer.hadamard;
-}
+bool TrainConfig::exports() const { return !lora && model_files(model, quantization, quantizer).directory; }
 
 TextOptions TrainConfig::text_options() const {
   return {format, document_separator, chat_template, long_records, ignore_unknown_keys, length, shards};

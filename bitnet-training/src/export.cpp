@@ -1,13 +1,23 @@
-// Export: latent weights → trits and scale, tensor by tensor.
+// Export: which files, and latent weights → trits and scales, tensor by tensor.
 #include "bitnet/training/export.hpp"
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/training/fake_quant.hpp"
 
 namespace bitnet::training {
+namespace {
+
+/// Whether trits and scales are what quant::absmean makes of the latent weights.
+bool plain(const QuantizerOptions& q) {
+  return q.granularity == ScaleGranularity::kTensor && q.statistic == ScaleStatistic::kMean &&
+         q.gradient != StraightThrough::kLearnedScale;
+}
+
+}  // namespace
 
 quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool latent) {
   const auto ids = model.tensor_ids();
@@ -20,8 +30,7 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool laten
   if (is_linear(id.role) && model.quantization() == Quantization::kTernary && !latent) {
     t.ternary = true;
     const QuantizerOptions& q = model.quantizer();
-    if (q.granularity == ScaleGranularity::kTensor && q.statistic == ScaleStatistic::kMean &&
-        q.gradient != StraightThrough::kLearnedScale) {
+    if (plain(q)) {
       t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
       for (float& scale : t.weights.scales) scale = invertible_scale(scale);
     } else {
@@ -34,16 +43,50 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool laten
   return t;
 }
 
+ModelFiles model_files(const ModelConfig& c, Quantization quantization, const QuantizerOptions& q) {
+  ModelFiles files;
+  const std::int64_t widths[] = {c.hidden_size, c.q_dim(), c.intermediate_size};  // columns of linears
+  const bool whole =
+      std::all_of(std::begin(widths), std::end(widths), [](std::int64_t w) { return w % kScaleGroup == 0; });
+  if (quantization == Quantization::kNone) {
+    files.reason = "trained in full precision";
+  } else if (q.hadamard) {
+    files.reason = "no file format says that inputs are transformed before they are quantised (hadamard)";
+  } else if (q.activation_bits != 8) {
+    files.reason = "no file format says that activations have " + std::to_string(q.activation_bits) + " bits";
+  } else if (q.granularity == ScaleGranularity::kGroup &&
+             std::any_of(std::begin(widths), std::end(widths),
+                         [](std::int64_t w) { return w > kScaleGroup && w % kScaleGroup != 0; })) {
+    files.reason = "no file format holds groups of " + std::to_string(kScaleGroup) +
+                   " columns of which the last in a row is shorter";
+  } else if (q.granularity != ScaleGranularity::kTensor) {
+    files = {
+        true, false, quant::LinearType::kExtended,
+        "I2_S holds one scale a tensor, and these have scales by " + std::string(to_string(q.granularity))};
+  } else if (!whole) {
+    files = {true, false, quant::LinearType::kHf, "I2_S holds columns in multiples of 128 only"};
+  } else {
+    files = {true, true, quant::LinearType::kHf, ""};
+  }
+  return files;
+}
+
 void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,
                   const quant::WriteOptions& options) {
   if (model.quantization() == Quantization::kNone && options.type != quant::LinearType::kDense)
     throw Error(ErrorCode::kUnsupported,
                 "this model was trained in full precision: export it dense, or quantise it afterwards");
   const QuantizerOptions& q = model.quantizer();
-  if (model.quantization() == Quantization::kTernary && (q.hadamard || q.activation_bits != 8))
-    throw Error(
-        ErrorCode::kUnsupported,
-        "no file format says that activations have 4 bits or are transformed before they are quantised");
+  if (model.quantization() == Quantization::kTernary) {
+    const ModelFiles files = model_files(model.config(), model.quantization(), q);
+    if (!files.directory)
+      throw Error(ErrorCode::kUnsupported, "this model cannot be exported: " + files.reason);
+    if (options.type == quant::LinearType::kDense && !plain(q))
+      throw Error(
+          ErrorCode::kUnsupported,
+          "readers ternarise float weights by one mean a tensor, which is not this model's quantiser: "
+          "export it as kExtended");
+  }
   const bool latent = options.type == quant::LinearType::kDense;
   quant::write_model(
       path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id, latent); },

@@ -134,15 +134,13 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
 }
 
 quant::TernaryWeights TernaryCache::weights() const {
-  if (options_.granularity == ScaleGranularity::kGroup)
-    throw Error(ErrorCode::kUnsupported,
-                "ternary weights with scales by group of inputs have no file format here");
   quant::TernaryWeights w;
   w.out = out_;
   w.in = in_;
   w.trits.assign(trits_.span().begin(), trits_.span().end());
   w.scales.assign(scales_.span().begin(), scales_.span().end());
-  w.rows_per_scale = options_.granularity == ScaleGranularity::kRow ? 1 : out_;
+  w.rows_per_scale = options_.granularity == ScaleGranularity::kTensor ? out_ : 1;
+  if (options_.granularity == ScaleGranularity::kGroup && in_ > kScaleGroup) w.cols_per_scale = kScaleGroup;
   return w;
 }
 
@@ -151,11 +149,19 @@ void latent_from_ternary(const quant::TernaryWeights& w, const QuantizerOptions&
   const std::size_t wanted = scales_of(options.granularity, w.out, w.in), there = w.scales.size();
   BITNET_REQUIRE(w.trits.size() == latent.size() && !latent.empty(), "latent weights",
                  std::to_string(w.trits.size()) + " trits for " + std::to_string(latent.size()) + " weights");
-  if (there == 0 || wanted % there != 0)
-    throw Error(ErrorCode::kUnsupported, "the weights have " + std::to_string(there) +
-                                             " scales, a quantiser with scales by " +
-                                             std::string(to_string(options.granularity)) + " only " +
-                                             std::to_string(wanted) + ": choose model.scales: row");
+  // Groups of columns have to lie within those of the weights, which counts alone do not say.
+  const bool columns = w.cols_per_scale != 0;
+  const bool aligned = !columns || (options.granularity == ScaleGranularity::kGroup &&
+                                    (w.cols_per_scale % kScaleGroup == 0 || w.cols_per_scale == w.in));
+  if (there == 0 || wanted % there != 0 || !aligned)
+    throw Error(ErrorCode::kUnsupported,
+                "the weights have " + std::to_string(there) + " scales" +
+                    (columns ? ", one for " + std::to_string(w.cols_per_scale) + " columns of a row" : "") +
+                    "; a quantiser with scales by " + std::string(to_string(options.granularity)) +
+                    " cannot begin with them" +
+                    (!columns                              ? ": choose model.scales: row"
+                     : w.cols_per_scale % kScaleGroup == 0 ? ": choose model.scales: group"
+                                                           : ""));
   for (std::size_t i = 0; i < wanted; ++i) {
     const auto [begin, count] = segment_of(options.granularity, w.out, w.in, i);
     const auto trits = std::span(w.trits).subspan(begin, count);

@@ -16,6 +16,10 @@ constexpr std::int64_t kBlock = 64;  // rows of W that are floats at a time
 FrozenLinear::FrozenLinear(const ExecutionContext& context, const quant::LogicalTensor& tensor)
     : out_(tensor.shape[0]), in_(tensor.shape[1]), memory_(context.memory()) {
   if (tensor.ternary) {
+    if (tensor.weights.cols_per_scale != 0)
+      throw Error(
+          ErrorCode::kUnsupported,
+          "weights with scales by group of columns can be neither tuned by an adapter nor a teacher's");
     trits_.emplace(context, tensor.weights);
     scales_ = tensor.weights.scales;
     rows_per_scale_ = tensor.weights.rows_per_scale;

@@ -1,11 +1,70 @@
 // Which files a run's end has.
 #include "run_export.hpp"
 
+#include <unistd.h>
+
+#include <string_view>
+
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/adapter.hpp"
 #include "bitnet/training/export.hpp"
 
 namespace bitnet::training {
+namespace {
+
+namespace fs = std::filesystem;
+
+ModelFiles files_of(const TrainConfig& c) { return model_files(c.model, c.quantization, c.quantizer); }
+
+quant::WriteOptions directory_options(const TrainConfig& c) {
+  quant::WriteOptions options;
+  options.gguf = false;
+  options.type = files_of(c).type;
+  if (c.quantization == Quantization::kNone) {
+    options.type = quant::LinearType::kDense;
+    options.dense_type = DType::kF32;
+  }
+  return options;
+}
+
+bool is_model_file(const fs::path& name) {
+  return name.extension() == ".safetensors" || name.extension() == ".json" || name == "tokenizer.model";
+}
+
+/// A name for what is on its way, which remove_unfinished() knows.
+fs::path unfinished(const fs::path& beside, std::string_view what) {
+  return beside.parent_path() / ("." + std::string(what) + "-" + beside.filename().string() + "." +
+                                 std::to_string(::getpid()) + ".0.partial");
+}
+
+/// Writes a model's directory; where one of several files is, or would be, in the way (a run that goes on
+/// after its end), the new one takes its place when it is whole, and other files than a model's stay.
+void write_directory(const fs::path& path, const std::function<void(const fs::path&)>& write,
+                     const quant::WriteOptions& options) {
+  if (!fs::exists(path) ||
+      (options.type != quant::LinearType::kExtended && !fs::exists(path / "model.safetensors.index.json"))) {
+    write(path);
+    return;
+  }
+  const fs::path fresh = unfinished(path, "new"), old = unfinished(path, "old");
+  fs::remove_all(fresh);
+  fs::remove_all(old);
+  write(fresh);
+  for (const auto& entry : fs::directory_iterator(path))
+    if (!is_model_file(entry.path().filename())) fs::rename(entry.path(), fresh / entry.path().filename());
+  fs::rename(path, old);
+  fs::rename(fresh, path);
+  fs::remove_all(old);
+}
+
+}  // namespace
+
+std::string describe_export(const TrainConfig& c) {
+  if (c.lora) return "adapter/";
+  const ModelFiles files = files_of(c);
+  if (!files.directory) return "no model file (" + files.reason + "): the checkpoint holds the weights";
+  return files.gguf ? "model/ and model.gguf" : "model/, and no model.gguf (" + files.reason + ")";
+}
 
 void export_run(const TrainConfig& c, const RunModel& model, const Tokenizer& tokenizer,
                 const std::function<void(const std::string&)>& say) {
@@ -15,34 +74,27 @@ void export_run(const TrainConfig& c, const RunModel& model, const Tokenizer& to
                          model->config());
     return;
   }
-  if (!c.exports()) {
-    // Readers ternarise float linears of this architecture, which would destroy a model in full precision.
-    const std::string what = c.quantization == Quantization::kNone
-                                 ? "trained in full precision"
-                                 : "no file format here knows this quantiser";
-    say(what + ": no model file is written, the checkpoint holds the weights");
+  const ModelFiles files = files_of(c);
+  if (!files.directory) {
+    say(files.reason + ": no model file is written, the checkpoint holds the weights");
     return;
   }
-  quant::WriteOptions hf;
-  hf.gguf = false;
-  hf.type = quant::LinearType::kHf;
-  say("writing " + (c.output / "model").string() + " and " + (c.output / "model.gguf").string());
-  export_model(c.output / "model", *model.whole, &tokenizer, hf);
-  export_model(c.output / "model.gguf", *model.whole, &tokenizer, {});
+  const fs::path directory = c.output / "model", gguf = c.output / "model.gguf";
+  say("writing " + directory.string() + (files.gguf ? " and " + gguf.string() : ""));
+  const quant::WriteOptions options = directory_options(c);
+  write_directory(
+      directory, [&](const fs::path& path) { export_model(path, *model.whole, &tokenizer, options); },
+      options);
+  if (files.gguf) export_model(gguf, *model.whole, &tokenizer, {});
 }
 
-void write_snapshot(const std::filesystem::path& path, const TrainConfig& c, const RunModel& model,
+void write_snapshot(const fs::path& path, const TrainConfig& c, const RunModel& model,
                     const Tokenizer& tokenizer) {
   if (model.adapter) {
     quant::write_adapter(path, model.adapter->adapter(c.lora->base.string()), model->config());
     return;
   }
-  quant::WriteOptions options;
-  if (c.quantization == Quantization::kNone) {
-    options.type = quant::LinearType::kDense;
-    options.dense_type = DType::kF32;
-  }
-  export_model(path, *model.whole, &tokenizer, options);
+  export_model(path, *model.whole, &tokenizer, directory_options(c));
 }
 
 void check_sample_prompt(const TrainConfig& c, const Tokenizer& tokenizer) {

@@ -10,8 +10,11 @@
 
 namespace bitnet::training {
 
-/// model/ and model.gguf, or adapter/, into config.output; a model that no file format knows is left to the
-/// checkpoint, and said so. Throws Error(kIo).
+/// What export_run() will write, and why it is not more: one line.
+std::string describe_export(const TrainConfig& config);
+
+/// model/ and model.gguf, or one of them, or adapter/, into config.output, as describe_export() says; a model
+/// that no file format knows is left to the checkpoint, and said so. Throws Error(kIo).
 void export_run(const TrainConfig& config, const RunModel& model, const Tokenizer& tokenizer,
                 const std::function<void(const std::string&)>& say);
 

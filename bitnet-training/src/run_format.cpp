@@ -38,7 +38,7 @@ std::string format_dry_run(const DryRun& d) {
       whole(d.memory_bytes),
       d.activation_checkpointing ? ", with the activations of one layer at a time" : "",
       whole(d.checkpoint_bytes));
-  return text;
+  return std::string(text) + "result\t" + d.result + '\n';
 }
 
 }  // namespace bitnet::training

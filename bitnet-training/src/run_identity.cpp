@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <span>
+#include <string_view>
 
+#include "bitnet/core/error.hpp"
 #include "hash64.hpp"
 
 namespace bitnet::training {
@@ -86,6 +88,39 @@ std::map<std::string, std::string> settings_of(const TrainConfig& c) {
     all["distillation.relation_heads"] = std::to_string(d.relation_heads);
   }
   return all;
+}
+
+QuantizerOptions described_quantizer(const std::string& description) {
+  std::string_view rest = description;
+  /// What comes before `end`, which is passed over; all that is left where there is no such end.
+  const auto until = [&](std::string_view end) {
+    const std::size_t at = rest.find(end);
+    const std::string_view word = rest.substr(0, at);
+    rest.remove_prefix(at == std::string_view::npos ? rest.size() : at + end.size());
+    return word;
+  };
+  QuantizerOptions o;
+  try {
+    static_cast<void>(until("scales by "));
+    o.granularity = scale_granularity_from_string(until(" ("));
+    o.statistic = scale_statistic_from_string(until("), straight through "));
+    std::string_view gradient = until(", ");
+    if (const std::size_t at = gradient.find(" up to "); at != std::string_view::npos) {
+      const std::string_view clip = gradient.substr(at + 7);
+      double value = 0;  // exact() wrote a double
+      std::from_chars(clip.data(), clip.data() + clip.size(), value);
+      o.clip = static_cast<float>(value);
+      gradient = gradient.substr(0, at);
+    }
+    o.gradient = straight_through_from_string(gradient);
+    const std::string_view bits = until(" bits");
+    std::from_chars(bits.data(), bits.data() + bits.size(), o.activation_bits);
+    o.hadamard = rest == ", hadamard";
+    o.validate();
+    if (describe(o) == description) return o;
+  } catch (const Error&) {
+  }
+  throw Error(ErrorCode::kUnsupported, "this version knows no quantiser with " + description);
 }
 
 void add_older_identity(std::map<std::string, std::string>& identity) {

@@ -12,6 +12,9 @@ namespace bitnet::training {
 std::map<std::string, std::string> identity_of(const TrainConfig& c, const TrainingText& text);
 /// What somebody may want to change in the middle of a run.
 std::map<std::string, std::string> settings_of(const TrainConfig& c);
+/// The quantiser that an identity's "model's quantiser" describes. Throws Error(kUnsupported) for words that
+/// identity_of() does not write.
+QuantizerOptions described_quantizer(const std::string& description);
 /// What checkpoints lack that are older than a part of the identity: the only value that it then had.
 void add_older_identity(std::map<std::string, std::string>& identity);
 

@@ -73,6 +73,7 @@ class Run {
                        std::to_string(texts_.held_out.documents.tokens.size()) + " held out, " +
                        std::to_string(model_->parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
+    say(callbacks, "the result will be " + describe_export(config));
     if (const QuantizerSchedule& q = c_.quantizer_schedule; q.kind != QuantizerScheduleKind::kAbrupt)
       say(callbacks, "quantisation grows from none to whole within " + std::to_string(q.steps) +
                          " steps (training.quantizer_schedule: " + std::string(to_string(q.kind)) + ")");
@@ -412,6 +413,7 @@ DryRun Run::measure() {
       d.seconds_per_step * static_cast<double>(d.sequences_per_epoch) / static_cast<double>(c_.batch);
   d.seconds = d.seconds_per_step * static_cast<double>(d.steps);
   d.memory_bytes = context_.memory()->stats().peak_used;
+  d.result = describe_export(c_);
   d.checkpoint_bytes = 4 * static_cast<std::uint64_t>(d.parameters) + processes_.state_bytes();
   return d;
 }

@@ -362,6 +362,12 @@ TEST(LoraModel, WhatCannotBeTunedIsRefused) {
   TensorModel normed = tensors;
   normed.config.input_norms = true;
   BITNET_EXPECT_ERROR(frozen(context, normed), ErrorCode::kUnsupported, "use_rms_norm");
+  TensorModel grouped = tensors;
+  quant::TernaryWeights& groups = grouped.tensors.at(gguf_name({TensorRole::kAttnQ, 0})).weights;
+  groups.rows_per_scale = 1;
+  groups.cols_per_scale = groups.in / 2;
+  groups.scales.assign(static_cast<std::size_t>(2 * groups.out), 0.1f);
+  BITNET_EXPECT_ERROR(frozen(context, grouped), ErrorCode::kUnsupported, "scales by group of columns");
   LoraModel model(context, frozen(context, tensors), options_of(2), 1);
   BITNET_EXPECT_ERROR(model.set_adapter(testing::random_adapter(tensors.config, kAll, 3, 1)),
                       ErrorCode::kInvalidArgument, "of rank 3");

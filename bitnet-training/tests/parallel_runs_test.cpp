@@ -63,9 +63,16 @@ std::string timeless(const std::filesystem::path& log) {
 void expect_same_run(const TrainConfig& a, const TrainConfig& b) {
   expect_same_tensors(a.output / "checkpoint.safetensors", b.output / "checkpoint.safetensors");
   EXPECT_EQ(timeless(a.output / "log.jsonl"), timeless(b.output / "log.jsonl"));
-  if (a.exports()) {
-    EXPECT_EQ(read_file(a.output / "model.gguf"), read_file(b.output / "model.gguf"));
+  const auto gguf = [](const TrainConfig& c) { return c.output / "model.gguf"; };
+  EXPECT_EQ(std::filesystem::exists(gguf(a)), std::filesystem::exists(gguf(b)));
+  if (std::filesystem::exists(gguf(a))) {
+    EXPECT_EQ(read_file(gguf(a)), read_file(gguf(b)));
   }
+  EXPECT_EQ(std::filesystem::exists(a.output / "model"), a.exports());
+  if (!a.exports()) return;
+  for (const auto& entry : std::filesystem::directory_iterator(a.output / "model"))
+    EXPECT_TRUE(read_file(entry.path()) == read_file(b.output / "model" / entry.path().filename()))
+        << entry.path();
 }
 
 struct ParallelRuns : ::testing::Test {
@@ -106,6 +113,10 @@ TEST_F(ParallelRuns, OfOtherKinds) {
   };
   same("full", [](TrainConfig& c) { c.quantization = Quantization::kNone; });
   same("warmed", [](TrainConfig& c) { c.quantizer_schedule = {QuantizerScheduleKind::kLinear, 8, true}; });
+  same("rows", [](TrainConfig& c) {
+    c.quantizer.granularity = ScaleGranularity::kRow;
+    c.quantizer.gradient = StraightThrough::kLearnedScale;
+  });
   same("muon", [](TrainConfig& c) { c.optimizer = OptimizerKind::kMuon; });
   same("small", [](TrainConfig& c) { c.micro_batch = 1; });
   TrainConfig kept = config("kept"), again = config("again");
@@ -221,8 +232,8 @@ TEST_F(ParallelRuns, TheFirstProcessAloneKeepsRemovesChoosesAndSamples) {
   std::vector<std::pair<std::int64_t, std::string>> taken;
   const auto sample = [&](std::int64_t step, const WriteSnapshot& write) {
     const std::lock_guard lock(mutex);
-    write(f.dir / "snapshot.gguf");
-    taken.emplace_back(step, read_file(f.dir / "snapshot.gguf"));
+    write(f.dir / "snapshot");
+    taken.emplace_back(step, read_file(f.dir / "snapshot/model.safetensors"));
     return " sample";
   };
   const TrainConfig whole = of("whole"), c = of("pieces");

@@ -208,8 +208,40 @@ TEST(Quantizer, LatentWeightsOfTritsTernariseToThem) {
   BITNET_EXPECT_ERROR(latent_from_ternary(zeros, median, four), ErrorCode::kUnsupported, "median");
   QuantizerOptions group;
   group.granularity = ScaleGranularity::kGroup;
-  TernaryCache groups(context, 1, 4, group);
-  BITNET_EXPECT_ERROR(groups.weights(), ErrorCode::kUnsupported, "group");
+  EXPECT_EQ(TernaryCache(context, 2, 128, group).weights().cols_per_scale, 0);  // a group is a row
+  // Groups of 96 columns are as many as those of 128, of which the second is shorter, but not the same.
+  quant::TernaryWeights narrow{1, 192, std::vector<std::int8_t>(192, 1), {0.5f, 0.25f}, 1, 96};
+  std::vector<float> latent(192);
+  BITNET_EXPECT_ERROR(latent_from_ternary(narrow, group, latent), ErrorCode::kUnsupported,
+                      "one for 96 columns of a row");
+}
+
+TEST(Quantizer, GroupsOfColumnsAreTritsWithScalesByThemselves) {
+  const ExecutionContext context;
+  Rng rng(27);
+  QuantizerOptions o;
+  o.granularity = ScaleGranularity::kGroup;
+  Parameter w(context, "w", 3, 256, true);
+  fill(w, random(rng, 3, 256, 0.02));
+  TernaryCache cache(context, 3, 256, o);
+  cache.update(context, w.value());
+  const quant::TernaryWeights weights = cache.weights();
+  EXPECT_EQ(weights.cols_per_scale, 128);
+  EXPECT_EQ(weights.rows_per_scale, 1);
+  ASSERT_EQ(weights.scales.size(), 6u);
+  const std::vector<float> values = quant::dequantise(weights);
+  EXPECT_TRUE(std::equal(values.begin(), values.end(), cache.effective().begin()));
+  // Groups twice as wide are each of both narrower ones; rows are not made of them.
+  quant::TernaryWeights wide = weights;
+  wide.cols_per_scale = 256;
+  wide.scales = {0.5f, 0.25f, 0.125f};
+  o.gradient = StraightThrough::kLearnedScale;
+  latent_from_ternary(wide, o, w.value());
+  for (std::size_t i = 0; i < 3 * 256; ++i)
+    ASSERT_EQ(w.value()[i], wide.scales[i / 256] * static_cast<float>(wide.trits[i]));
+  o.granularity = ScaleGranularity::kRow;
+  BITNET_EXPECT_ERROR(latent_from_ternary(weights, o, w.value()), ErrorCode::kUnsupported,
+                      "choose model.scales: group");
 }
 
 TEST(Quantizer, WiderScalesOfTritsBecomeEachOfTheNarrowerOnes) {
@@ -232,7 +264,8 @@ TEST(Quantizer, WiderScalesOfTritsBecomeEachOfTheNarrowerOnes) {
   quant::TernaryWeights rows = one;
   rows.scales.assign(6, one.scales[0]);
   rows.rows_per_scale = 1;
-  BITNET_EXPECT_ERROR(latent_from_ternary(rows, {}, w.value()), ErrorCode::kUnsupported, "model.scales: row");
+  BITNET_EXPECT_ERROR(latent_from_ternary(rows, {}, w.value()), ErrorCode::kUnsupported,
+                      "choose model.scales: row");
 }
 
 TEST(Quantizer, ThreadsAndInstructionSetsChangeNoBit) {

@@ -136,6 +136,27 @@ TEST(Export, LatentWeightsReadBackAsTheSameTernaryModel) {
     }
 }
 
+TEST(Export, WhatReadersWouldMisreadIsRefused) {
+  const Fixture f;
+  const ExecutionContext context;
+  const ModelConfig shape = f.config("unused").model;
+  const auto refuse = [&](const QuantizerOptions& quantizer, const quant::WriteOptions& options,
+                          const char* text) {
+    LanguageModel model(context, shape, Quantization::kTernary, quantizer);
+    Rng rng(3);
+    model.initialize(rng, 0.05f);
+    model.refresh(context);
+    BITNET_EXPECT_ERROR(export_model(f.dir / "x", model, nullptr, options), ErrorCode::kUnsupported, text);
+    EXPECT_FALSE(std::filesystem::exists(f.dir / "x"));
+  };
+  quant::WriteOptions dense;
+  dense.type = quant::LinearType::kDense;
+  refuse({.granularity = ScaleGranularity::kRow}, dense, "readers ternarise float weights by one mean");
+  refuse({.gradient = StraightThrough::kLearnedScale}, dense, "readers ternarise float weights by one mean");
+  refuse({.granularity = ScaleGranularity::kRow}, {}, "scales");
+  refuse({.activation_bits = 4}, {}, "activations have 4 bits");
+}
+
 TEST(Export, EveryFormOfTheScaleIsTheSameModel) {
   const Fixture f;
   ModelConfig shape = f.config("unused").model;

@@ -71,7 +71,9 @@ TEST(Trainer, QuantisersOfEveryKindLearnAndResumeToTheSameBits) {
     expect_same_tensors(f.dir / ("whole" + name) / "checkpoint.safetensors",
                         f.dir / ("stopped" + name) / "checkpoint.safetensors");
     EXPECT_EQ(std::filesystem::exists(f.dir / ("whole" + name) / "model.gguf"), kind == 0);
-    EXPECT_EQ(messages.find("no file format here knows this quantiser") != std::string::npos, kind == 1);
+    EXPECT_EQ(messages.find("inputs are transformed before they are quantised (hadamard): no model file is "
+                            "written") != std::string::npos,
+              kind == 1);
     TrainConfig other = config("stopped", kind);
     other.quantizer = {};
     BITNET_EXPECT_ERROR(run(other, true), ErrorCode::kInvalidArgument, "");
@@ -85,6 +87,119 @@ TEST(Trainer, QuantisersOfEveryKindLearnAndResumeToTheSameBits) {
   std::memcpy(&learned, bytes.data(), sizeof learned);
   EXPECT_THAT(quant::ModelReader::open(f.dir / "whole0/model.gguf")->read(id).weights.scales,
               ::testing::ElementsAre(invertible_scale(std::abs(learned))));
+}
+
+/// Configurations whose models not every file holds, what is said of them, and which files there are.
+TEST(Trainer, WhichFilesThereWillBeIsSaidBeforeTheFirstStep) {
+  const Fixture f;
+  const auto config = [&](int kind) {
+    TrainConfig c = f.config("out" + std::to_string(kind));
+    c.schedule.steps = 3;
+    if (kind == 0) c.quantizer.granularity = ScaleGranularity::kRow;
+    if (kind == 1) c.quantizer.granularity = ScaleGranularity::kGroup;
+    if (kind == 2) c.model.intermediate_size = 96;
+    if (kind == 3) c.quantizer.activation_bits = 4;
+    if (kind == 4) c.quantizer.hadamard = true;
+    if (kind == 5) {
+      c.quantizer.granularity = ScaleGranularity::kGroup;
+      c.model.intermediate_size = 192;
+    }
+    return c;
+  };
+  const struct {
+    const char* said;
+    bool directory, gguf;
+  } expected[] = {
+      {"model/, and no model.gguf (I2_S holds one scale a tensor, and these have scales by row)", true,
+       false},
+      {"model/, and no model.gguf (I2_S holds one scale a tensor, and these have scales by group)", true,
+       false},
+      {"model/, and no model.gguf (I2_S holds columns in multiples of 128 only)", true, false},
+      {"no model file (no file format says that activations have 4 bits): the checkpoint holds the weights",
+       false, false},
+      {"no model file (no file format says that inputs are transformed before they are quantised "
+       "(hadamard)): "
+       "the checkpoint holds the weights",
+       false, false},
+      {"no model file (no file format holds groups of 128 columns of which the last in a row is shorter): "
+       "the "
+       "checkpoint holds the weights",
+       false, false},
+      {"model/ and model.gguf", true, true},
+  };
+  for (int kind = 0; kind < 7; ++kind) {
+    SCOPED_TRACE(kind);
+    const auto& e = expected[kind];
+    const TrainConfig c = config(kind);
+    std::string before;  // the first step
+    bool began = false;
+    TrainCallbacks callbacks;
+    callbacks.message = [&](const std::string& text) {
+      if (!began) before += text + "\n";
+    };
+    callbacks.progress = [&](const Progress&) { began = true; };
+    const ExecutionContext context(ExecutionContext::Options{2, {}});
+    const DryRun d = dry_run(c, {}, false, context);
+    EXPECT_EQ(d.result, e.said);
+    EXPECT_NE(format_dry_run(d).find("\nresult\t" + std::string(e.said) + "\n"), std::string::npos);
+    TrainConfig short_run = c;
+    short_run.log_every = 1;
+    run(short_run, false, callbacks);
+    EXPECT_NE(before.find("the result will be " + std::string(e.said) + "\n"), std::string::npos) << before;
+    EXPECT_EQ(std::filesystem::exists(c.output / "model/config.json"), e.directory);
+    EXPECT_EQ(std::filesystem::exists(c.output / "model.gguf"), e.gguf);
+    if (e.directory) {
+      const auto reader = quant::ModelReader::open(c.output / "model");
+      EXPECT_EQ(reader->tokenizer()->vocab_size(), reader->config().vocab_size);
+      for (const TensorId id : reader->tensors()) EXPECT_EQ(reader->read(id).ternary, is_linear(id.role));
+    }
+  }
+}
+
+TEST(Trainer, ARunThatGoesOnReplacesAModelOfSeveralFiles) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.quantizer.granularity = ScaleGranularity::kRow;
+  c.schedule.steps = 3;
+  run(c);
+  const std::string first = read_file(c.output / "model/model-00002-of-00003.safetensors");
+  write_file(c.output / "model/notes.md", "mine");
+  c.schedule.steps = 6;
+  run(c, true);
+  EXPECT_NE(read_file(c.output / "model/model-00002-of-00003.safetensors"), first);
+  EXPECT_EQ(read_file(c.output / "model/notes.md"), "mine");
+  for (const auto& entry : std::filesystem::directory_iterator(c.output))
+    EXPECT_FALSE(entry.path().filename().string().starts_with(".")) << entry.path();
+  // One file takes the place of several, too.
+  std::filesystem::remove(c.output / "checkpoint.safetensors");
+  c.quantizer = {};
+  run(c);
+  EXPECT_FALSE(std::filesystem::exists(c.output / "model/model-00002-of-00003.safetensors"));
+  EXPECT_EQ(quant::ModelReader::open(c.output / "model")->tensors().size(),
+            quant::ModelReader::open(c.output / "model.gguf")->tensors().size());
+}
+
+TEST(Trainer, AModelWithScalesByRowIsATernaryBase) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.quantizer.granularity = ScaleGranularity::kRow;
+  run(c);
+  const auto text = [&](const std::string& model) {
+    return "model: {base: " + (c.output / "model").string() + model +
+           "}\ndata: {train: " + (f.dir / "train.txt").string() +
+           ", validation: " + (f.dir / "heldout.txt").string() +
+           "}\ntraining: {steps: 8, learning_rate: 1.0e-9, length: 16, batch: 4}\noutput: {directory: " +
+           (f.dir / "next").string() + "}\n";
+  };
+  const TrainConfig next = TrainConfig::from_yaml(text(", scales: row"), "t.yaml");
+  EXPECT_EQ(next.quantizer_schedule.kind, QuantizerScheduleKind::kAbrupt);  // no growing: it is ternary
+  run(next);
+  const auto a = quant::ModelReader::open(c.output / "model"),
+             b = quant::ModelReader::open(next.output / "model");
+  const auto weights = [](const quant::ModelReader& m) { return m.read({TensorRole::kFfnDown, 0}).weights; };
+  EXPECT_EQ(weights(*a).trits, weights(*b).trits);
+  BITNET_EXPECT_ERROR(run(TrainConfig::from_yaml(text(""), "t.yaml"), true), ErrorCode::kUnsupported,
+                      "choose model.scales: row");
 }
 
 }  // namespace

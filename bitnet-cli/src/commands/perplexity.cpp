@@ -63,16 +63,17 @@ int measure(const Values& values, Io& io) {
   require(values, opt::kModel);
   const std::string text = read_text(require(values, opt::kPplFile), io);
   text::require_utf8(text, "'" + values.text(opt::kPplFile) + "'");
+  const auto context = make_context(values);
   const ModelFile* instead = nullptr;
 #ifdef BITNET_WITH_TRAINING
   std::optional<CheckpointAsModel> made;
   if (const std::string model = values.text(opt::kModel); training::is_checkpoint(model)) {
     if (values.has(opt::kQuantize)) throw UsageError("--quantize cannot be used with a training checkpoint");
-    made.emplace(model);
+    made.emplace(model, *context);
     instead = &made->file();
   }
 #endif
-  const auto engine = load_engine(values, io, make_context(values), nullptr, instead);
+  const auto engine = load_engine(values, io, context, nullptr, instead);
   inference::PerplexityOptions options;
   options.n_ctx = values.integer(opt::kPplContext);
   options.max_chunks = values.integer(opt::kPplChunks);

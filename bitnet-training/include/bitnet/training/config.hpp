@@ -98,8 +98,8 @@ struct TrainConfig {
   static TrainConfig from_yaml(std::string_view text, const std::string& name);
   /// Throws Error(kInvalidArgument) naming key and rule.
   void validate() const;
-  /// Whether files can hold the trained model: ternary, one scale a tensor, 8-bit activations as they are.
-  bool exports() const noexcept;
+  /// Whether files can hold the trained model (model_files() in export.hpp says which); not of an adapter.
+  bool exports() const;
   /// How the texts are read.
   TextOptions text_options() const;
   /// PrecisionPolicy::training(compute).

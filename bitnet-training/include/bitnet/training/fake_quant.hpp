@@ -62,7 +62,7 @@ class TernaryCache {
               std::span<const float> scales);
   /// The same packed for exact products; null at λ < 1 and for scales by group.
   const quant::BitLinear* packed() const noexcept { return packed_ && lambda_ == 1 ? &*packed_ : nullptr; }
-  /// Trits and scales by themselves. Throws Error(kUnsupported) for scales by group.
+  /// Trits and scales by themselves; a group that is a whole row is a row.
   quant::TernaryWeights weights() const;
   /// Of the last update: trits that are zero, and trits that changed (none counted in the first).
   std::int64_t zeros() const noexcept { return zeros_; }
@@ -84,7 +84,7 @@ class TernaryCache {
 /// Latent weights that ternarise to `weights`, trits exactly and scales within one rounding: s / (share of
 /// trits that are not zero) · trit where the scale is a mean, s · trit where it is learned or a median. A
 /// scale of more weights than one of `options` is each of theirs. Throws Error(kUnsupported) when it is of
-/// fewer, and where a median would be 0.
+/// fewer or of columns that groups would straddle, and where a median would be 0.
 void latent_from_ternary(const quant::TernaryWeights& weights, const QuantizerOptions& options,
                          std::span<float> latent);
 

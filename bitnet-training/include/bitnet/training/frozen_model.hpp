@@ -25,7 +25,8 @@ namespace bitnet::training {
 /// tape is one thread's.
 class FrozenLinear {
  public:
-  /// `tensor` is a matrix. Throws what quant::BitLinear throws, Error(kOutOfMemory).
+  /// `tensor` is a matrix. Throws what quant::BitLinear throws, Error(kUnsupported) for scales by group of
+  /// columns, Error(kOutOfMemory).
   FrozenLinear(const ExecutionContext& context, const quant::LogicalTensor& tensor);
   FrozenLinear(const FrozenLinear&) = delete;
   FrozenLinear& operator=(const FrozenLinear&) = delete;

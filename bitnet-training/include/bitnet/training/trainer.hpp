@@ -39,8 +39,9 @@ struct Progress {
 /// "step 120/3000 | loss 4.312 | lr 1.2e-03 | 5230 tok/s | eta 0:38:10 | zero 31.2% | flips 0.41%"
 std::string format_progress(const Progress& p);
 
-/// Writes the model as it now is: a GGUF file of what the run would export, of f32 where it is trained in
-/// full precision (for FloatLinears::kKeep); of an adapter its directory. Throws Error(kIo).
+/// Writes the model as it now is: the directory that the run would export, of f32 where it is trained in full
+/// precision (for FloatLinears::kKeep); of an adapter its directory. Throws Error(kIo), Error(kUnsupported)
+/// where no file holds the model.
 using WriteSnapshot = std::function<void(const std::filesystem::path&)>;
 
 struct TrainCallbacks {
@@ -65,9 +66,10 @@ struct TrainResult {
 };
 
 /// Trains and writes into config.output: tokenizer.json, log.jsonl, checkpoint.safetensors, and at the end
-/// model/ (Hugging Face directory) and model.gguf (I2_S); in full precision no model file, as readers would
-/// ternarise it, and the checkpoint holds the weights; of an adapter the directory adapter/
-/// (docs/formats/lora.md), the checkpoint holds its factors and not the base. With `resume` it continues from
+/// model/ (Hugging Face directory) and model.gguf (I2_S), or what model_files() in export.hpp says instead,
+/// which is a message before the first step; in full precision no model file, as readers would ternarise it,
+/// and the checkpoint holds the weights; of an adapter the directory adapter/ (docs/formats/lora.md), the
+/// checkpoint holds its factors and not the base. With `resume` it continues from
 /// the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed, length, batch or
 /// micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If there is none, it
 /// says so and starts, as without `resume`, where an existing checkpoint is an Error(kInvalidArgument). A
@@ -95,6 +97,7 @@ struct DryRun {
   double seconds = 0;                     ///< of all steps
   std::uint64_t memory_bytes = 0;         ///< the most that the context's pool had in use
   std::uint64_t checkpoint_bytes = 0;     ///< about; a checkpoint is written beside the last one
+  std::string result;                     ///< the files that the run would end with, and why not more
 };
 /// "parameters 1234 …", a line each.
 std::string format_dry_run(const DryRun& d);
