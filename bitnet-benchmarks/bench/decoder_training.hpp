@@ -8,6 +8,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/rng.hpp"
+#include "bitnet/training/decoder_shape.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
@@ -23,25 +24,10 @@ struct TrainingWorkload {
 /// "gpt_12m" and "tiny", which compare_pytorch.py has, too, and "demo", that of configs/train/demo.yaml.
 /// Throws Error(kInvalidArgument) for other names.
 inline TrainingWorkload training_workload(const std::string& name) {
-  struct Shape {
-    std::int64_t vocab, hidden, intermediate, layers, heads, kv_heads, context, sequences;
-  };
-  const auto workload = [](const Shape& s) {
-    ModelConfig c;
-    c.architecture = "bitnet-b1.58";
-    c.vocab_size = s.vocab;
-    c.hidden_size = s.hidden;
-    c.intermediate_size = s.intermediate;
-    c.n_layers = s.layers;
-    c.n_heads = s.heads;
-    c.n_kv_heads = s.kv_heads;
-    c.head_dim = s.hidden / s.heads;
-    c.max_position = s.context;
-    return TrainingWorkload{c, s.sequences};
-  };
-  if (name == "gpt_12m") return workload({4096, 384, 1024, 6, 6, 6, 256, 8});
-  if (name == "tiny") return workload({256, 128, 128, 2, 4, 2, 32, 2});
-  if (name == "demo") return workload({4096, 512, 1024, 3, 8, 4, 512, 2});
+  using training::decoder_config;
+  if (name == "gpt_12m") return {decoder_config({4096, 384, 1024, 6, 6, 6, 256}), 8};
+  if (name == "tiny") return {decoder_config({256, 128, 128, 2, 4, 2, 32}), 2};
+  if (name == "demo") return {decoder_config({4096, 512, 1024, 3, 8, 4, 512}), 2};
   throw Error(ErrorCode::kInvalidArgument, "unknown shape '" + name + "' (there are: gpt_12m, tiny, demo)");
 }
 

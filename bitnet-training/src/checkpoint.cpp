@@ -11,9 +11,9 @@
 #include <string>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/hash64.hpp"
 #include "bitnet/core/io/safetensors.hpp"
 #include "checkpoint_file.hpp"
-#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "bitnet/core/error.hpp"
-#include "hash64.hpp"
+#include "bitnet/core/hash64.hpp"
 
 namespace bitnet::training {
 namespace {

@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/hash64.hpp"
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/memory/memory_handle.hpp"
-#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/hash64.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
-#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {

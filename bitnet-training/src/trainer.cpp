@@ -418,54 +418,59 @@ DryRun Run::measure() {
   return d;
 }
 
+/// What body(group, callbacks that are heard, run) returns, as a member of the group. The run is body's to
+/// make, and ends after as_member(): till then the others may read its gradients.
+template <class Body>
+auto with_run(const TrainConfig& config, const TrainCallbacks& callbacks, ProcessGroup* members,
+              Body&& body) {
+  config.validate();
+  const auto alone = single_process();
+  ProcessGroup& group = members ? *members : *alone;
+  const TrainCallbacks heard = callbacks_of(group, callbacks);
+  std::optional<Run> run;
+  return as_member(group, callbacks, [&] { return body(group, heard, run); });
+}
+
 }  // namespace
 
 DryRun dry_run(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                const ExecutionContext& context, ProcessGroup* members) {
-  config.validate();
-  const auto alone = single_process();
-  ProcessGroup& group = members ? *members : *alone;
-  const TrainCallbacks heard = callbacks_of(group, callbacks);
-  std::optional<Run> run;  // as in train()
-  return as_member(group, callbacks, [&] {
-    const bool exists = group.of_first(is_first(group) && has_checkpoint(config, heard, resume));
-    const auto place = is_first(group) ? writable_place(config.output) : std::filesystem::path();
-    run.emplace(config, heard, context, group, exists, true);
-    if (exists) run->resume();
-    const DryRun d = run->measure();
-    if (!is_first(group)) return d;
-    const std::uintmax_t room = std::filesystem::space(place).available;
-    const std::uint64_t checkpoints = static_cast<std::uint64_t>(config.keep_checkpoints) +
-                                      (config.keep_best ? 2 : 1);  // one while it is being written
-    if (room / checkpoints < d.checkpoint_bytes)
-      throw Error(ErrorCode::kIo, "'" + place.string() + "' has room for " + std::to_string(room) +
-                                      " bytes; " + std::to_string(checkpoints) + " checkpoints take " +
-                                      std::to_string(checkpoints * d.checkpoint_bytes));
-    return d;
-  });
+  return with_run(
+      config, callbacks, members, [&](ProcessGroup& group, const TrainCallbacks& heard, auto& run) {
+        const bool exists = group.of_first(is_first(group) && has_checkpoint(config, heard, resume));
+        const auto place = is_first(group) ? writable_place(config.output) : std::filesystem::path();
+        run.emplace(config, heard, context, group, exists, true);
+        if (exists) run->resume();
+        const DryRun d = run->measure();
+        if (!is_first(group)) return d;
+        const std::uintmax_t room = std::filesystem::space(place).available;
+        const std::uint64_t checkpoints = static_cast<std::uint64_t>(config.keep_checkpoints) +
+                                          (config.keep_best ? 2 : 1);  // one while it is being written
+        if (room / checkpoints < d.checkpoint_bytes)
+          throw Error(ErrorCode::kIo, "'" + place.string() + "' has room for " + std::to_string(room) +
+                                          " bytes; " + std::to_string(checkpoints) + " checkpoints take " +
+                                          std::to_string(checkpoints * d.checkpoint_bytes));
+        return d;
+      });
 }
 
 TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bool resume,
                   const ExecutionContext& context, ProcessGroup* members) {
-  config.validate();
-  const auto alone = single_process();
-  ProcessGroup& group = members ? *members : *alone;
-  const TrainCallbacks heard = callbacks_of(group, callbacks);
-  std::optional<Run> run;  // ends after as_member(): till then the others may read its gradients
-  return as_member(group, callbacks, [&] {
-    const bool first = is_first(group),
-               exists = group.of_first(first && has_checkpoint(config, heard, resume));
-    if (first) {
-      std::filesystem::create_directories(config.output);
-      remove_unfinished(config.output);
-    }
-    run.emplace(config, heard, context, group, exists);
-    if (exists) run->resume();
-    const std::filesystem::path log_path = config.output / "log.jsonl";
-    if (first && !exists) keep_aside(log_path, heard);
-    RunLog log = first ? RunLog(log_path, exists) : RunLog();
-    return run->loop(log);
-  });
+  return with_run(config, callbacks, members,
+                  [&](ProcessGroup& group, const TrainCallbacks& heard, auto& run) {
+                    const bool first = is_first(group),
+                               exists = group.of_first(first && has_checkpoint(config, heard, resume));
+                    if (first) {
+                      std::filesystem::create_directories(config.output);
+                      remove_unfinished(config.output);
+                    }
+                    run.emplace(config, heard, context, group, exists);
+                    if (exists) run->resume();
+                    const std::filesystem::path log_path = config.output / "log.jsonl";
+                    if (first && !exists) keep_aside(log_path, heard);
+                    RunLog log = first ? RunLog(log_path, exists) : RunLog();
+                    return run->loop(log);
+                  });
 }
 
 }  // namespace bitnet::training

@@ -7,10 +7,10 @@
 #include <string>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/hash64.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "bitnet/training/token_shard.hpp"
-#include "hash64.hpp"
 
 namespace bitnet::training {
 namespace {

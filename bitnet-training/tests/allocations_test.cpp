@@ -2,17 +2,18 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/refusing_new.hpp"
+#include "bitnet/training/decoder_shape.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/lora.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
-#include "decoder_shape.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -25,6 +26,17 @@ ModelConfig shape() {
                          .heads = 4,
                          .kv_heads = 2,
                          .context = 32});
+}
+
+/// Runs step(0) … step(5), of which the last two may take no memory.
+template <class Step>
+void expect_steady(const ExecutionContext& context, Step&& step) {
+  for (int i = 0; i < 4; ++i) step(i);
+  const long before = testing::allocations;
+  const std::size_t held = context.memory()->held();
+  for (int i = 4; i < 6; ++i) step(i);
+  EXPECT_EQ(testing::allocations - before, 0);
+  EXPECT_EQ(context.memory()->held(), held);
 }
 
 TEST(Allocations, ASteadyStepMakesNone) {
@@ -49,21 +61,14 @@ TEST(Allocations, ASteadyStepMakesNone) {
         Tape tape(context);
         std::vector<std::int32_t> ids(64, 7), targets(64, 8), positions(64);
         for (std::int32_t i = 0; i < 64; ++i) positions[static_cast<std::size_t>(i)] = i % 16;
-        long before = 0;
-        std::size_t held = 0;
-        for (int step = 0; step < 6; ++step) {
-          if (step == 4) {
-            before = testing::allocations;
-            held = context.memory()->held();
-          }
+        SCOPED_TRACE(std::string(optimizer->name()) + " on " + std::to_string(threads) + " threads");
+        expect_steady(context, [&](int) {
           const Variable logits = model.forward(tape, ids, {32, positions});
           tape.backward(cross_entropy(tape, logits, targets, 1.0f / 64));
           tape.reset();
           optimizer->step(context, 1e-3f, 0.1f, 1.0f);
           model.refresh(context);
-        }
-        EXPECT_EQ(testing::allocations - before, 0) << optimizer->name() << " on " << threads << " threads";
-        EXPECT_EQ(context.memory()->held(), held) << optimizer->name();
+        });
       }
 }
 
@@ -78,21 +83,14 @@ TEST(Allocations, ASteadyStepOfAnAdapterMakesNone) {
     AdamW optimizer(context, model.parameters(), {});
     Tape tape(context);
     const std::vector<std::int32_t> ids(64, 7), targets(64, 8);
-    long before = 0;
-    std::size_t held = 0;
-    for (int step = 0; step < 6; ++step) {
-      if (step == 4) {
-        before = testing::allocations;
-        held = context.memory()->held();
-      }
+    SCOPED_TRACE(std::to_string(threads) + " threads");
+    expect_steady(context, [&](int step) {
       model.begin_pass(step, 0);
       const Variable logits = model.forward(tape, ids, {32, {}});
       tape.backward(cross_entropy(tape, logits, targets, 1.0f / 64));
       tape.reset();
       optimizer.step(context, 1e-3f, 0, 1.0f);
-    }
-    EXPECT_EQ(testing::allocations - before, 0) << threads << " threads";
-    EXPECT_EQ(context.memory()->held(), held);
+    });
   }
 }
 

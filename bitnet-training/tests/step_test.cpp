@@ -7,10 +7,10 @@
 #include <optional>
 
 #include "bitnet/testing/testing.hpp"
+#include "bitnet/training/decoder_shape.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
 #include "bitnet/training/optimizer.hpp"
-#include "decoder_shape.hpp"
 #include "golden_file.hpp"
 
 namespace bitnet::training {

@@ -8,9 +8,9 @@
 
 #include "bitnet/core/rng.hpp"
 #include "bitnet/training/data_parallel.hpp"
+#include "bitnet/training/decoder_shape.hpp"
 #include "bitnet/training/language_model.hpp"
 #include "bitnet/training/losses.hpp"
-#include "decoder_shape.hpp"
 
 namespace bitnet::training {
 
