@@ -3,7 +3,7 @@
 # goes on by two, kills the other, goes on by two of which one is interrupted, damages the newest checkpoint, and ends by
 # four; fails unless each death ends the run with a message and mpirun's status, the four go on from an older checkpoint, and
 # the model is bit for bit that of a run by one process that was never stopped. Another run ends by Ctrl-C to mpirun, which
-# must write a checkpoint that one process goes on from.
+# must write a checkpoint that one process goes on from. Processes whose teachers differ are refused.
 set -euo pipefail
 mpirun=$1
 bitnet=$2
@@ -87,6 +87,23 @@ cmp whole/model.gguf killed/model.gguf
 # What the processes cannot do is said by one of them, and the others end.
 if by 3 killed.yaml --resume >refused.out 2>&1; then echo "3 processes took 4 parts"; exit 1; fi
 grep -q 'training.gradient_parts is 4, which 3 processes cannot share' refused.out
+# A teacher that is another one on another machine, here in another folder: refused before the first step.
+mkdir here there
+cp whole/model.gguf here/teacher.gguf
+sed -e 's/output: {directory: whole/output: {directory: other/; s/steps: 120/steps: 5/; s/training: {/training: {seed: 5, /' \
+  -e '/sample_every/d; s/keep_checkpoints: 2,/keep_checkpoints: 2}/' whole.yaml >other.yaml
+"$bitnet" train other.yaml >other.out 2>&1 || { cat other.out; exit 1; }
+cp other/model.gguf there/teacher.gguf
+vocabulary=$(grep -oE '"vocab_size": [0-9]+' whole/model/config.json | grep -oE '[0-9]+')
+sed -e "s|directory: other|directory: $PWD/taught|; s|vocab_size: 300|vocab_size: $vocabulary|; s|text.txt|$PWD/text.txt|g" \
+  -e 's/^data:/distillation: {teacher: teacher.gguf}\ndata:/' other.yaml >taught.yaml
+taught() { "${launch[@]}" 1 -wdir "$PWD/$1" "$bitnet" train "$PWD/taught.yaml" : -n 1 -wdir "$PWD/$2" "$bitnet" train "$PWD/taught.yaml"; }
+if taught here there >taught.out 2>&1; then echo "two teachers taught one model"; exit 1; fi
+grep -q "process 1 has another run than process 0: teacher's base weights is of hash" taught.out || { cat taught.out; exit 1; }
+[ ! -e taught/checkpoint.safetensors ]
+cp here/teacher.gguf there/teacher.gguf
+taught here there >taught.out 2>&1 || { cat taught.out; exit 1; }
+[ -e taught/model.gguf ]
 # Ctrl-C: mpirun asks its processes to end so many seconds later, and kills them again as many later. No checkpoint but that
 # of the end.
 sed -e 's/whole/stopped/; s/steps: 120/steps: 1000000/; s/checkpoint_minutes: .*}/checkpoint_minutes: 1000}/' whole.yaml >stopped.yaml
