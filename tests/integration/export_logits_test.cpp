@@ -115,7 +115,7 @@ class ExportLogits : public ::testing::Test {
   }
 
   std::shared_ptr<const ExecutionContext> context_ =
-      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2});
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{2, {}});
 };
 
 TEST_F(ExportLogits, OneScaleATensor) { expect_same_logits(384, {}, quant::LinearType::kHf); }
