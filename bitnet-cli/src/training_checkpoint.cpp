@@ -31,7 +31,7 @@ CheckpointAsModel::CheckpointAsModel(const fs::path& checkpoint, const Execution
                                           "tokenizer.json of its run beside it");
   const auto tokenizer = Tokenizer::load(vocabulary.parent_path());
   folder_ = temporary_folder();
-  file_ = {folder_ / "model", quant::FloatLinears::kKeep};
+  file_ = {folder_ / "model"};
   try {
     training::export_checkpoint(context, checkpoint, file_.path, *tokenizer);
   } catch (...) {

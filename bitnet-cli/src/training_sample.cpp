@@ -40,8 +40,6 @@ std::string sample_text(const training::TrainConfig& config, std::shared_ptr<con
     options.adapters.push_back({snapshot.path()});
   } else {
     options.model = snapshot.path();
-    // What is trained in full precision is run in it.
-    if (config.quantization == training::Quantization::kNone) options.floats = quant::FloatLinears::kKeep;
   }
   inference::InferenceEngine engine(options);
   inference::GenerationOptions generation;

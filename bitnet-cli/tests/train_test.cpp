@@ -163,16 +163,29 @@ TEST_F(TrainTest, PerplexityTakesACheckpoint) {
                "expected the tokenizer.json of its run beside it");
 }
 
-TEST_F(TrainTest, PerplexityOfACheckpointInFullPrecisionIsNotTernarised) {
+TEST_F(TrainTest, AModelInFullPrecisionIsNowhereTakenForLatentWeights) {
   std::string text = read_file(config());
   text.replace(text.find("layers: 1"), 9, "quantization: none, layers: 1");
   const auto trained = call({"train", file("none.yaml", text)});
   ASSERT_EQ(trained.code, kOk) << trained.err;
-  const auto o =
-      call({"perplexity", "-m", file("out") + "/checkpoint.safetensors", "-f", file("text.txt"), "-c", "32"});
-  ASSERT_EQ(o.code, kOk) << o.err;
-  EXPECT_THAT(o.out, HasSubstr("perplexity "));
-  EXPECT_THAT(o.err, Not(HasSubstr("ternar")));
+  std::string first;
+  for (const std::string name : {"/checkpoint.safetensors", "/model", "/model.gguf"}) {
+    const auto o = call({"perplexity", "-m", file("out") + name, "-f", file("text.txt"), "-c", "32"});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    if (first.empty()) first = o.out;
+    EXPECT_EQ(o.out, first) << name;
+    EXPECT_THAT(o.err, Not(HasSubstr("ternar")));
+  }
+  // Its weights are rounded as the plan says, and not by absmean, which it was not trained with.
+  for (const std::string name : {"/model", "/model.gguf"}) {
+    const std::string ls = file("ls-" + name.substr(1)) + ".gguf";
+    const auto o = call({"quantize", file("out") + name, ls, "--method", "ls", "--verbose"});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    EXPECT_THAT(o.out + o.err, Not(HasSubstr("master weights")));
+    EXPECT_EQ(call({"run", "-m", ls, "-p", "The", "-n", "2"}).code, kOk);
+  }
+  EXPECT_THAT(call({"quantize", file("out") + "/model", file("absmean.gguf")}).err,
+              HasSubstr("was not trained for ternary weights"));
 }
 
 TEST_F(TrainTest, AModelWithOtherScalesRunsIsSampledAndScored) {

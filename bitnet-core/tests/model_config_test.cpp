@@ -173,6 +173,37 @@ TEST_F(Config, GgufRoundTrip) {
   }
 }
 
+TEST_F(Config, ABitNetInFullPrecisionSaysSo) {
+  for (const char* text : {k2B4T, k1bitLLM}) {
+    ModelConfig c = read(text);
+    c.weights = WeightKind::kDense;
+    const std::string json = c.to_json(std::nullopt);
+    EXPECT_EQ(json.find("quantization_config"), std::string::npos);
+    expect_same(c, read(json.c_str()));
+    BITNET_EXPECT_ERROR(edited(json.c_str(), "full_precision", "latent"), ErrorCode::kUnsupported,
+                        "key 'float_linears': expected full_precision, got 'latent'");
+    BITNET_EXPECT_ERROR(edited(json.c_str(), "\"float_linears\"",
+                               R"("quantization_config": {"quant_method": "bitnet"}, "float_linears")"),
+                        ErrorCode::kCorruptFile, "contradict each other");
+    GgufMetadata m;
+    c.to_gguf(m);
+    ModelConfig back = ModelConfig::from_gguf(m);
+    back.tied_embeddings = c.tied_embeddings;
+    expect_same(c, back);
+    GgufMetadata packed = m;
+    packed.set_u32("general.file_type", 40);
+    BITNET_EXPECT_ERROR(ModelConfig::from_gguf(packed), ErrorCode::kCorruptFile, "is a ternary one");
+    const std::string arch = *m.string("general.architecture");
+    m.set_string(arch + ".float_linears", "latent");
+    BITNET_EXPECT_ERROR(ModelConfig::from_gguf(m), ErrorCode::kUnsupported, arch + ".float_linears");
+  }
+  // Where nothing is to be said, nothing is.
+  EXPECT_EQ(read(k2B4T).to_json(std::nullopt).find("float_linears"), std::string::npos);
+  ModelConfig llama = read(kFalcon);
+  llama.weights = WeightKind::kDense;
+  EXPECT_EQ(llama.to_json(std::nullopt).find("float_linears"), std::string::npos);
+}
+
 TEST_F(Config, BadGgufKeys) {
   GgufMetadata good;
   read(k2B4T).to_gguf(good);

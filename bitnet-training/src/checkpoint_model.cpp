@@ -13,6 +13,7 @@
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/fake_quant.hpp"
 #include "checkpoint_file.hpp"
+#include "run_export.hpp"
 #include "run_identity.hpp"
 
 namespace bitnet::training {
@@ -100,19 +101,12 @@ void export_checkpoint(const ExecutionContext& context, const std::filesystem::p
     config.bos_id = tokenizer.bos().value_or(-1);
     config.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
     const bool ternary = config.weights == WeightKind::kTernary;
-    QuantizerOptions quantizer;
-    quant::WriteOptions options;
-    options.gguf = false;
-    if (ternary) {
-      quantizer = quantizer_of(fields);
-      const ModelFiles files = model_files(config, Quantization::kTernary, quantizer);
-      if (!files.directory)
-        throw Error(ErrorCode::kUnsupported, "no model can be made of this checkpoint: " + files.reason);
-      options.type = files.type;
-    } else {
-      options.type = quant::LinearType::kDense;
-      options.dense_type = DType::kF32;
-    }
+    const QuantizerOptions quantizer = quantizer_of(fields);
+    const ModelFiles files =
+        model_files(config, ternary ? Quantization::kTernary : Quantization::kNone, quantizer);
+    if (!files.directory)
+      throw Error(ErrorCode::kUnsupported, "no model can be made of this checkpoint: " + files.reason);
+    const quant::WriteOptions options = directory_options(files);
     const bool learned = quantizer.gradient == StraightThrough::kLearnedScale;
     quant::write_model(
         to, config, &tokenizer,

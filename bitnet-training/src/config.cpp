@@ -260,8 +260,7 @@ void check_output(const TrainConfig& c, const Require& require) {
   positive(c.evaluate_every, "output.evaluate_every");
   require(!c.output.empty(), "output.directory", "must not be empty");
   require(c.sample_every >= 0, "output.sample_every", "must not be negative");
-  require(c.sample_every == 0 || c.lora || c.quantization == Quantization::kNone || c.exports(),
-          "output.sample_every",
+  require(c.sample_every == 0 || c.lora || c.exports(), "output.sample_every",
           "must be 0 where no file can hold the model: " +
               model_files(c.model, c.quantization, c.quantizer).reason);
   positive(c.sample_tokens, "output.sample_tokens");

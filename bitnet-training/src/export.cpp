@@ -49,7 +49,7 @@ ModelFiles model_files(const ModelConfig& c, Quantization quantization, const Qu
   const bool whole =
       std::all_of(std::begin(widths), std::end(widths), [](std::int64_t w) { return w % kScaleGroup == 0; });
   if (quantization == Quantization::kNone) {
-    files.reason = "trained in full precision";
+    files = {true, true, quant::LinearType::kDense, ""};
   } else if (q.hadamard) {
     files.reason = "no file format says that inputs are transformed before they are quantised (hadamard)";
   } else if (q.activation_bits != 8) {
@@ -73,9 +73,11 @@ ModelFiles model_files(const ModelConfig& c, Quantization quantization, const Qu
 
 void export_model(const std::filesystem::path& path, LanguageModel& model, const Tokenizer* tokenizer,
                   const quant::WriteOptions& options) {
+  ModelConfig config = model.config();
+  config.weights = model.quantization() == Quantization::kNone ? WeightKind::kDense : WeightKind::kTernary;
   if (model.quantization() == Quantization::kNone && options.type != quant::LinearType::kDense)
     throw Error(ErrorCode::kUnsupported,
-                "this model was trained in full precision: export it dense, or quantise it afterwards");
+                "this model was trained in full precision: export it dense, or quantise the export");
   const QuantizerOptions& q = model.quantizer();
   if (model.quantization() == Quantization::kTernary) {
     const ModelFiles files = model_files(model.config(), model.quantization(), q);
@@ -89,8 +91,7 @@ void export_model(const std::filesystem::path& path, LanguageModel& model, const
   }
   const bool latent = options.type == quant::LinearType::kDense;
   quant::write_model(
-      path, model.config(), tokenizer, [&](TensorId id) { return export_tensor(model, id, latent); },
-      options);
+      path, config, tokenizer, [&](TensorId id) { return export_tensor(model, id, latent); }, options);
 }
 
 }  // namespace bitnet::training

@@ -7,7 +7,6 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/adapter.hpp"
-#include "bitnet/training/export.hpp"
 
 namespace bitnet::training {
 namespace {
@@ -15,17 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 
 ModelFiles files_of(const TrainConfig& c) { return model_files(c.model, c.quantization, c.quantizer); }
-
-quant::WriteOptions directory_options(const TrainConfig& c) {
-  quant::WriteOptions options;
-  options.gguf = false;
-  options.type = files_of(c).type;
-  if (c.quantization == Quantization::kNone) {
-    options.type = quant::LinearType::kDense;
-    options.dense_type = DType::kF32;
-  }
-  return options;
-}
 
 bool is_model_file(const fs::path& name) {
   return name.extension() == ".safetensors" || name.extension() == ".json" || name == "tokenizer.model";
@@ -59,6 +47,14 @@ void write_directory(const fs::path& path, const std::function<void(const fs::pa
 
 }  // namespace
 
+quant::WriteOptions directory_options(const ModelFiles& files) {
+  quant::WriteOptions options;
+  options.gguf = false;
+  options.type = files.type;
+  if (files.type == quant::LinearType::kDense) options.dense_type = DType::kF32;
+  return options;
+}
+
 std::string describe_export(const TrainConfig& c) {
   if (c.lora) return "adapter/";
   const ModelFiles files = files_of(c);
@@ -81,11 +77,15 @@ void export_run(const TrainConfig& c, const RunModel& model, const Tokenizer& to
   }
   const fs::path directory = c.output / "model", gguf = c.output / "model.gguf";
   say("writing " + directory.string() + (files.gguf ? " and " + gguf.string() : ""));
-  const quant::WriteOptions options = directory_options(c);
+  const quant::WriteOptions options = directory_options(files);
   write_directory(
       directory, [&](const fs::path& path) { export_model(path, *model.whole, &tokenizer, options); },
       options);
-  if (files.gguf) export_model(gguf, *model.whole, &tokenizer, {});
+  if (!files.gguf) return;
+  quant::WriteOptions one_file = options;
+  one_file.gguf = true;
+  if (files.type != quant::LinearType::kDense) one_file.type = quant::LinearType::kI2_S;
+  export_model(gguf, *model.whole, &tokenizer, one_file);
 }
 
 void write_snapshot(const fs::path& path, const TrainConfig& c, const RunModel& model,
@@ -94,7 +94,7 @@ void write_snapshot(const fs::path& path, const TrainConfig& c, const RunModel& 
     quant::write_adapter(path, model.adapter->adapter(c.lora->base.string()), model->config());
     return;
   }
-  export_model(path, *model.whole, &tokenizer, directory_options(c));
+  export_model(path, *model.whole, &tokenizer, directory_options(files_of(c)));
 }
 
 void check_sample_prompt(const TrainConfig& c, const Tokenizer& tokenizer) {

@@ -6,9 +6,13 @@
 #include <string>
 
 #include "bitnet/core/text/tokenizer.hpp"
+#include "bitnet/training/export.hpp"
 #include "run_model.hpp"
 
 namespace bitnet::training {
+
+/// How such a model's directory is written: floats as f32 in full precision.
+quant::WriteOptions directory_options(const ModelFiles& files);
 
 /// What export_run() will write, and why it is not more: one line.
 std::string describe_export(const TrainConfig& config);

@@ -85,14 +85,14 @@ TEST(Trainer, ExportsWhatWasTrained) {
   EXPECT_EQ(gguf->tokenizer()->vocab_size(), gguf->config().vocab_size);
 }
 
-TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
+TEST(Trainer, FullPrecisionIsExportedDenseAndSaysSo) {
   const Fixture f;
   const TrainConfig c = f.config("out", "none");
   run(c);
-  EXPECT_FALSE(std::filesystem::exists(c.output / "model.gguf"));
   const auto checkpoint = SafeTensors::open(c.output / "checkpoint.safetensors");
   ModelConfig shape = c.model;
   shape.vocab_size = std::stoll(checkpoint->metadata().at("model.vocab_size"));
+  shape.weights = WeightKind::kTernary;  // what the model computes counts, not what is said
   const ExecutionContext context;
   LanguageModel model(context, shape, Quantization::kNone);
   AdamW optimizer(context, model.parameters(), {});
@@ -103,11 +103,24 @@ TEST(Trainer, FullPrecisionIsExportedDenseOnly) {
   dense.type = quant::LinearType::kDense;
   dense.dense_type = DType::kF32;
   export_model(f.dir / "x.gguf", model, nullptr, dense);
-  const auto reader = quant::ModelReader::open(f.dir / "x.gguf", quant::FloatLinears::kKeep);
-  for (std::size_t i = 0; i < model.tensor_ids().size(); ++i) {
-    const auto values = reader->read(model.tensor_ids()[i]).to_f32();
-    const auto weights = model.parameters()[i]->value();
-    EXPECT_TRUE(std::equal(values.begin(), values.end(), weights.begin(), weights.end()));
+  for (const auto& path : {f.dir / "x.gguf", c.output / "model.gguf", c.output / "model"}) {
+    SCOPED_TRACE(path);
+    const auto reader = quant::ModelReader::open(path);
+    EXPECT_EQ(reader->config().weights, WeightKind::kDense);
+    for (std::size_t i = 0; i < model.tensor_ids().size(); ++i) {
+      const auto tensor = reader->read(model.tensor_ids()[i]);
+      EXPECT_FALSE(tensor.ternary);
+      const auto values = tensor.to_f32();
+      const auto weights = model.parameters()[i]->value();
+      EXPECT_TRUE(std::equal(values.begin(), values.end(), weights.begin(), weights.end()));
+    }
+    // A run that begins with it quantises step by step.
+    const auto next = TrainConfig::from_yaml(
+        "model: {base: " + path.string() +
+            "}\ndata: {train: a, validation: b}\ntraining: {steps: 8, learning_rate: 1.0e-3, length: 16}\n"
+            "output: {directory: next}\n",
+        "t.yaml");
+    EXPECT_EQ(next.quantizer_schedule.kind, QuantizerScheduleKind::kLinear);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/model/model_config.hpp"
+#include "model/float_linears.hpp"
 
 namespace bitnet {
 namespace {
@@ -148,6 +149,9 @@ ModelConfig ModelConfig::from_gguf(const GgufMetadata& metadata) {
   config.sub_norms = arch.family != ModelFamily::kLlama;
   config.weights =
       config.sub_norms || ternary_file_type(metadata) ? WeightKind::kTernary : WeightKind::kDense;
+  read_float_linears(keys.string(kFloatLinears), keys.prefix() + kFloatLinears, config);
+  if (config.weights == WeightKind::kDense && ternary_file_type(metadata))
+    corrupt(fmt::format("key '{}{}': the file's type is a ternary one", keys.prefix(), kFloatLinears));
   config.activation = arch.activation;
   read_activation(keys, config);
   config.vocab_size = read_vocab_size(metadata, keys);
@@ -196,6 +200,7 @@ void ModelConfig::to_gguf(GgufMetadata& metadata) const {
   set("attention.key_length", head_dim);
   set("attention.value_length", head_dim);
   metadata.set_f32(prefix + "attention.layer_norm_rms_epsilon", rms_norm_eps);
+  if (says_full_precision(*this)) metadata.set_string(prefix + kFloatLinears, kFullPrecision);
   if (activation != arch->activation)
     metadata.set_string(prefix + "hidden_activation", std::string(to_string(activation)));
   if (bos_id >= 0) metadata.set_u32("tokenizer.ggml.bos_token_id", static_cast<std::uint32_t>(bos_id));

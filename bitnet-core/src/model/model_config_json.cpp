@@ -9,6 +9,7 @@
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/model/model_config.hpp"
 #include "io/json.hpp"
+#include "model/float_linears.hpp"
 
 namespace bitnet {
 namespace {
@@ -117,6 +118,12 @@ void check_not_converted(const Object& quantization) {
 void read_quantization(const Object& root, ModelConfig& config) {
   config.scale_form = WeightScaleForm::kMultiply;
   const json* entry = root.find("quantization_config");
+  if (root.find(kFloatLinears)) {
+    if (entry)
+      corrupt(fmt::format("keys '{}' and 'quantization_config' contradict each other: expected one of them",
+                          kFloatLinears));
+    read_float_linears(root.string(kFloatLinears), kFloatLinears, config);
+  }
   if (!entry) return;
   const Object q(*entry, "quantization_config");
   const std::string method = q.string("quant_method");
@@ -259,6 +266,7 @@ std::string ModelConfig::to_json(std::optional<WeightScaleForm> form) const {
   if (bos_id >= 0) out["bos_token_id"] = bos_id;
   if (eos_ids.size() == 1) out["eos_token_id"] = eos_ids[0];
   if (eos_ids.size() > 1) out["eos_token_id"] = eos_ids;
+  if (says_full_precision(*this)) out[kFloatLinears] = kFullPrecision;
   if (weights == WeightKind::kTernary) {
     const bool divide = form == WeightScaleForm::kDivide;
     auto& q = out["quantization_config"];

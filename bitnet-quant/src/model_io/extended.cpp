@@ -192,6 +192,7 @@ void write_extended(const fs::path& directory, const ModelConfig& config, const 
 
 std::string declare_extended(const std::string& config_json) {
   auto root = nlohmann::ordered_json::parse(config_json);
+  root.erase("float_linears");  // the tensors say which linear is what
   root["quantization_config"] = {{"quant_method", "bitnet_extended"}, {"format_version", 1}};
   return root.dump(2) + "\n";
 }

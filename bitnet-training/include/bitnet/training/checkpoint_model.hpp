@@ -13,7 +13,7 @@ namespace bitnet::training {
 bool is_checkpoint(const std::filesystem::path& path) noexcept;
 
 /// Writes the model of the checkpoint's weights as a Hugging Face directory `to`, as the run would export it
-/// at that step; of f32 where it is trained in full precision (read that with FloatLinears::kKeep). The
+/// at that step; of f32 where it is trained in full precision. The
 /// directory is new or empty. Throws Error(kNotFound | kCorruptFile), Error(kUnsupported) for an adapter's
 /// checkpoint and where model_files() knows no file, Error(kInvalidArgument) for a vocabulary of another
 /// size, Error(kIo).

@@ -40,7 +40,7 @@ struct Progress {
 std::string format_progress(const Progress& p);
 
 /// Writes the model as it now is: the directory that the run would export, of f32 where it is trained in full
-/// precision (for FloatLinears::kKeep); of an adapter its directory. Throws Error(kIo), Error(kUnsupported)
+/// precision; of an adapter its directory. Throws Error(kIo), Error(kUnsupported)
 /// where no file holds the model.
 using WriteSnapshot = std::function<void(const std::filesystem::path&)>;
 
@@ -66,10 +66,9 @@ struct TrainResult {
 };
 
 /// Trains and writes into config.output: tokenizer.json, log.jsonl, checkpoint.safetensors, and at the end
-/// model/ (Hugging Face directory) and model.gguf (I2_S), or what model_files() in export.hpp says instead,
-/// which is a message before the first step; in full precision no model file, as readers would ternarise it,
-/// and the checkpoint holds the weights; of an adapter the directory adapter/ (docs/formats/lora.md), the
-/// checkpoint holds its factors and not the base. With `resume` it continues from
+/// model/ (Hugging Face directory) and model.gguf (I2_S, or f32 in full precision), or what model_files() in
+/// export.hpp says instead, which is a message before the first step; of an adapter the directory adapter/
+/// (docs/formats/lora.md), the checkpoint holds its factors and not the base. With `resume` it continues from
 /// the checkpoint there, with the tokenizer beside it; a checkpoint of another text, seed, length, batch or
 /// micro-batch is an Error(kInvalidArgument), another rate or number of steps a message. If there is none, it
 /// says so and starts, as without `resume`, where an existing checkpoint is an Error(kInvalidArgument). A
