@@ -166,7 +166,7 @@ TEST(Export, WhatReadersWouldMisreadIsRefused) {
   dense.type = quant::LinearType::kDense;
   refuse({.granularity = ScaleGranularity::kRow}, dense, "readers ternarise float weights by one mean");
   refuse({.gradient = StraightThrough::kLearnedScale}, dense, "readers ternarise float weights by one mean");
-  refuse({.granularity = ScaleGranularity::kRow}, {}, "scales");
+  refuse({.granularity = ScaleGranularity::kRow}, {}, "i2_s holds one scale a matrix");
   refuse({.activation_bits = 4}, {}, "activations have 4 bits");
 }
 
