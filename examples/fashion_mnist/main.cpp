@@ -30,12 +30,14 @@ constexpr const char* kUsage = R"(usage: bitnet_example_fashion_mnist [option va
   --images N                train with the first N images only (all)
   --validate N              choose settings: score the last N training images, not the test images (0)
   --export FILE             write the trained network, run it and compare
+  --at-least PERCENT        end with status 1 where fewer of the scored images are right (0)
   --run FILE                train nothing: score the test images with an exported network
 )";
 
 struct Options {
   std::string model = "cnn", precision = "ternary", data = "/usr/share/datasets/fashion-mnist", save, run;
   std::int64_t images = 0, validate = 0;
+  double at_least = 0;  // percent
   TrainingOptions training{.epochs = 0};
 };
 
@@ -74,6 +76,8 @@ Options parse(int argc, char** argv) {
       o.validate = number<std::int64_t>(option, value, 1);
     else if (option == "--export")
       o.save = value;
+    else if (option == "--at-least")
+      o.at_least = number(option, value, 0.0);
     else if (option == "--run")
       o.run = value;
     else
@@ -81,6 +85,8 @@ Options parse(int argc, char** argv) {
   }
   if (o.precision != "ternary" && o.precision != "full")
     throw Error(ErrorCode::kInvalidArgument, "--precision '" + o.precision + "': expected ternary or full");
+  if (o.at_least > 100)
+    throw Error(ErrorCode::kInvalidArgument, "--at-least: expected a percentage, at most 100");
   if (o.training.epochs == 0) o.training.epochs = o.model == "mlp" ? 15 : 8;
   return o;
 }
@@ -89,6 +95,14 @@ double percent_right(const std::vector<std::int32_t>& answers, const Dataset& da
   std::size_t right = 0;
   for (std::size_t i = 0; i < answers.size(); ++i) right += answers[i] == data.labels[i];
   return 100.0 * static_cast<double>(right) / static_cast<double>(answers.size());
+}
+
+/// The status that a network with so many right ends with.
+int status_of(double percent, const Options& o) {
+  if (percent >= o.at_least) return 0;
+  std::fprintf(stderr, "%.2f %% right is less than the %g %% that --at-least asks for\n", percent,
+               o.at_least);
+  return 1;
 }
 
 /// Logits of all images from the exported file.
@@ -145,7 +159,8 @@ int train_and_export(const Options& o) {
                 seconds.count());
     std::fflush(stdout);
   });
-  if (o.save.empty()) return 0;
+  const int status = status_of(percent_right(answers(logits), test), o);
+  if (o.save.empty()) return status;
   classifier.save(o.save);
   const std::vector<float> again = run(context, Predictor::load(context, o.save), test);
   const auto ours = answers(logits), theirs = answers(again);
@@ -155,7 +170,7 @@ int train_and_export(const Options& o) {
       "%s: %llu bytes; run by bitnet-quant: %.2f %% right, %zu of %zu predictions the same, logits %s\n",
       o.save.c_str(), static_cast<unsigned long long>(std::filesystem::file_size(o.save)),
       percent_right(theirs, test), same, ours.size(), logits == again ? "to the bit" : "differ");
-  return same == ours.size() ? 0 : 1;
+  return same == ours.size() ? status : 1;
 }
 
 }  // namespace
@@ -173,9 +188,10 @@ int main(int argc, char** argv) try {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<float> logits = run(context, predictor, test);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  std::printf("%.2f %% of %lld right, %.0f images/s\n", percent_right(answers(logits), test),
-              static_cast<long long>(test.count()), static_cast<double>(test.count()) / seconds.count());
-  return 0;
+  const double percent = percent_right(answers(logits), test);
+  std::printf("%.2f %% of %lld right, %.0f images/s\n", percent, static_cast<long long>(test.count()),
+              static_cast<double>(test.count()) / seconds.count());
+  return status_of(percent, options);
 } catch (const std::exception& e) {
   std::fprintf(stderr, "%s\n", e.what());
   return 1;
