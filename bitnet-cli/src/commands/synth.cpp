@@ -16,7 +16,8 @@ int synth(const Values& values, Io& io) {
   const std::string type = values.text(opt::kSynthType);
   const bool dense = type == "f16" || type == "bf16" || type == "f32";
   const auto options = write_options(type, "f16", dense);
-  config.weights = dense ? WeightKind::kDense : WeightKind::kTernary;
+  // Random float linears of a BitNet are latent ones, as readers take them unless a file says otherwise.
+  config.weights = dense && !config.sub_norms ? WeightKind::kDense : WeightKind::kTernary;
   check_output_path(out, {}, options);
   check_replaces_no_input(values, out, "'" + out.string() + "': the model");
 
