@@ -372,7 +372,8 @@ TEST(LoraModel, WhatCannotBeTunedIsRefused) {
   BITNET_EXPECT_ERROR(model.set_adapter(testing::random_adapter(tensors.config, kAll, 3, 1)),
                       ErrorCode::kInvalidArgument, "of rank 3");
   Tape tape(context);
-  AttentionStates states{.layer = 2, .q = {}, .k = {}, .v = {}};
+  AttentionStates states;
+  states.layer = 2;
   const auto ids = some_ids(8, 61, 1);
   BITNET_EXPECT_ERROR(model.forward(tape, ids, {8, {}}, &states), ErrorCode::kInvalidArgument,
                       "layer 2 of 2");

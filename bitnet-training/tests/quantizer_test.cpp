@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bitnet/quant/post_training.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "bitnet/training/fake_quant.hpp"
 #include "gradient_check.hpp"
