@@ -10,6 +10,7 @@
 
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/f32_kernels.hpp"
 #include "kernels/ternary_table.hpp"
 #include "linear_common.hpp"
 #include "self_test.hpp"
@@ -263,6 +264,38 @@ void BitLinear::run(const ExecutionContext& context, const QuantizedView& x,
       first = last;
     }
   });
+}
+
+void BitLinear::forward_sum(const ExecutionContext& context, std::span<const Summand> summands,
+                            std::span<float> scratch, std::span<float> y) {
+  check(!summands.empty(), "a sum of no products");
+  const Summand& first = summands.front();
+  const std::int64_t out = first.linear->out();
+  for (const Summand& s : summands) {
+    s.linear->check_product(s.x, y.size());
+    check(s.linear->out() == out && s.x.rows == first.x.rows, "a product [{}, {}] in a sum of [{}, {}]",
+          s.x.rows, s.linear->out(), first.x.rows, out);
+  }
+  check(scratch.size() >= y.size(), "scratch of {} for {} results", scratch.size(), y.size());
+  const F32Kernels& kernels = tested_f32_kernels(context.isa());
+  const auto run = [&](std::int64_t row, std::int64_t rows, std::int64_t begin, std::int64_t end) {
+    const std::int64_t from = 2 * kTileRows * begin, to = std::min(out, 2 * kTileRows * end);
+    for (const Summand& s : summands) {
+      const bool own = &s == &first;
+      s.linear->multiply(context, s.x, row, rows, begin, end, nullptr, own ? y.data() : scratch.data());
+      for (std::int64_t r = row; !own && r < row + rows; ++r)
+        kernels.add(scratch.data() + r * out + from, y.data() + r * out + from,
+                    static_cast<std::size_t>(to - from));
+    }
+  };
+  // The work is that of all columns together, what a kernel goes over at a time the rows of one product.
+  QuantizedView whole = first.x;
+  whole.cols = 0;
+  for (const Summand& s : summands) {
+    whole.cols += s.x.cols;
+    whole.stride = std::max(whole.stride, s.x.stride);
+  }
+  cut(context, whole, ceil_div(first.linear->impl_->tiles, 2), run);
 }
 
 std::vector<std::int8_t> BitLinear::trits() const {

@@ -156,6 +156,42 @@ TEST(BitLinear, SeveralProductsInOneCutEqualEachAlone) {
   }
 }
 
+TEST(BitLinear, ASumOfProductsIsOneAfterTheOther) {
+  constexpr std::int64_t kIns[] = {32, 640, 33, 32}, kOut = 1003;
+  for (const std::size_t threads : {1u, 2u, 5u}) {
+    const ExecutionContext context({.threads = threads, .isa = {}});
+    for (const std::int64_t rows : {0, 1, 5, 70}) {
+      std::vector<BitLinear> linears;
+      std::vector<QuantizedRows> x;
+      std::vector<BitLinear::Summand> summands;
+      for (const std::int64_t in : kIns) {
+        linears.emplace_back(context, test::random_weights(kOut, in, static_cast<std::uint64_t>(in), 1));
+        x.push_back(test::random_rows(rows, in, 11));
+      }
+      const auto n = static_cast<std::size_t>(rows * kOut);
+      std::vector<float> expected(n), one(n), y(n, 7.0f), scratch(n + 3);
+      for (std::size_t i = 0; i < linears.size(); ++i) {
+        const QuantizedRows& r = x[i];
+        summands.push_back(
+            {&linears[i], {r.rows, r.cols, r.stride, r.values.data(), r.inv_scales.data(), r.sums.data()}});
+        linears[i].forward(context, r, i == 0 ? expected : one);
+        for (std::size_t j = 0; i > 0 && j < n; ++j) expected[j] += one[j];
+      }
+      BitLinear::forward_sum(context, summands, scratch, y);
+      ASSERT_EQ(y, expected) << threads << " threads, " << rows << " rows";
+      if (rows == 0) continue;
+      BITNET_EXPECT_ERROR(BitLinear::forward_sum(context, summands, std::span(scratch).first(n - 1), y),
+                          ErrorCode::kInvalidArgument, "scratch of");
+      BITNET_EXPECT_ERROR(BitLinear::forward_sum(context, {}, scratch, y), ErrorCode::kInvalidArgument,
+                          "a sum of no products");
+      const BitLinear other(context, test::random_weights(5, 32, 3));
+      summands[3].linear = &other;
+      BITNET_EXPECT_ERROR(BitLinear::forward_sum(context, summands, scratch, y), ErrorCode::kInvalidArgument,
+                          "results for");
+    }
+  }
+}
+
 TEST(BitLinear, NothingInOneCutIsNothing) {
   const ExecutionContext context({.threads = 2, .isa = {}});
   BitLinear::forward_each(context, {}, {});

@@ -151,8 +151,7 @@ class CpuBackend final : public Backend {
     if (!products_.empty()) quant::BitLinear::forward_each(*context_, quantized_, products_);
     for (std::size_t i = 0; extended && i < weights.size(); ++i) {
       if (const auto* const linear = dynamic_cast<const ExtendedLinear*>(weights[i]))
-        linear->forward(*context_, kernels_, quantized_, extended_scratch_,
-                        {floats(outs[i], "linear"), size(outs[i])});
+        linear->forward(*context_, quantized_, extended_scratch_, {floats(outs[i], "linear"), size(outs[i])});
     }
   }
 

@@ -1,7 +1,6 @@
 #pragma once
 // Ternary linears that no public format holds: two planes, or scales of groups of columns, as sums of
-// products of BitLinear, which are exact integers each. Clear rather than fast: a group's columns of the rows
-// are copied.
+// products of BitLinear, which are exact integers each. The rows are copied group by group once a product.
 #include <cstdint>
 #include <memory_resource>
 #include <span>
@@ -16,10 +15,11 @@ namespace bitnet::inference::cpu {
 
 /// Memory of a product, kept from one to the next.
 struct ExtendedScratch {
-  explicit ExtendedScratch(std::pmr::memory_resource* memory)
-      : rows(quant::QuantizedRows::in(memory)), sum(memory) {}
-  quant::QuantizedRows rows;    // a group's columns
-  std::pmr::vector<float> sum;  // [rows, out]
+  explicit ExtendedScratch(std::pmr::memory_resource* memory) : values(memory), sums(memory), sum(memory) {}
+  std::pmr::vector<std::int8_t> values;  // [groups, rows, quantized_stride(columns of the group)]
+  std::pmr::vector<std::int32_t> sums;   // [groups, rows]
+  std::pmr::vector<float> sum;           // [rows, out]
+  std::vector<quant::BitLinear::Summand> summands;
 };
 
 /// Ternary weights [out, in] of one or two planes. Immutable.
@@ -30,18 +30,25 @@ class ExtendedLinear final : public PreparedWeights {
 
   /// y[rows, out] = Σ over planes, then groups, in that order, of the products as BitLinear::forward() rounds
   /// them.
-  void forward(const ExecutionContext& context, const F32Kernels& kernels, const quant::QuantizedRows& x,
-               ExtendedScratch& scratch, std::span<float> y) const;
+  void forward(const ExecutionContext& context, const quant::QuantizedRows& x, ExtendedScratch& scratch,
+               std::span<float> y) const;
 
  private:
   /// Columns [first, first + linear.in()) of a plane, with a scale a row.
   struct Part {
     quant::BitLinear linear;
     std::int64_t first;
+    std::size_t columns = 0;  ///< which of columns_, unless they are all
   };
-  explicit ExtendedLinear(std::vector<Part> parts, std::int64_t out, std::int64_t in);
+  struct Columns {
+    std::int64_t first, n;
+  };
+  ExtendedLinear(std::vector<Part> parts, std::int64_t out, std::int64_t in);
   static std::vector<Part> make_parts(const ExecutionContext& context, const LinearWeights& weights);
+  void take_columns(const ExecutionContext& context, const quant::QuantizedRows& x,
+                    ExtendedScratch& scratch) const;
   std::vector<Part> parts_;
+  std::vector<Columns> columns_;  ///< that both planes' groups have
 };
 
 }  // namespace bitnet::inference::cpu

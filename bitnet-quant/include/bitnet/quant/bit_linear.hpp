@@ -130,6 +130,16 @@ class BitLinear {
   /// forward() of each, in one cut over the threads: the same values. Without products nothing happens.
   static void forward_each(const ExecutionContext& context, const QuantizedRows& x,
                            std::span<const Product> products);
+  /// One of the products that add up to the rows of a larger matrix.
+  struct Summand {
+    const BitLinear* linear;
+    QuantizedView x;
+  };
+  /// y[rows, out] = Σ forward() of each, in their order and rounded as one after the other, in one cut over
+  /// the threads; `scratch` [rows, out]. All have `out` and `rows` in common; one at least. Allocates
+  /// nothing.
+  static void forward_sum(const ExecutionContext& context, std::span<const Summand> summands,
+                          std::span<float> scratch, std::span<float> y);
   /// Trits of rows [begin, end) to `to` [end − begin, in], `begin` a multiple of 16: what a product by the
   /// transposed matrix goes through. Allocates nothing. Throws Error(kInvalidArgument) for other rows or
   /// another size.
