@@ -384,6 +384,31 @@ TEST_F(ModelsTest, QuantizeInSeveralWaysAndRun) {
                "i2_s cannot hold the plan of blk.0.attn_q: scales by group32; types that would do: extended");
 }
 
+TEST_F(ModelsTest, QuantizeChoosesActivationBitsAndTheModelRunsThem) {
+  std::string story;
+  for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ", the end. ";
+  const std::string text = file("story.txt", story);
+  const auto quantize = [&](const std::string& tolerance) {
+    const std::string plan =
+        file("a.yaml", "scheme: adaptive\nweights: {method: ls, scales: row}\nactivations: {tolerance: " +
+                           tolerance + "}\nlayers: [{match: '*ffn_down', activation_bits: 8}]\n");
+    const auto o = call({"quantize", dense_model(), file("m" + tolerance), "--plan", plan, "--type",
+                         "extended", "--calibrate", text, "--calibration-tokens", "256"});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return o.err;
+  };
+  EXPECT_THAT(quantize("0"), Not(HasSubstr("activations of 4 bits")));
+  EXPECT_THAT(quantize("1"), HasSubstr("activations of 4 bits for 12 of 14 linears"));
+  EXPECT_EQ(call({"run", "-m", file("m1"), "-p", "x", "-n", "2"}).code, kOk);
+  EXPECT_NE(nll_of(file("m1")), nll_of(file("m0")));
+  const auto j = json::parse(call({"inspect", "--json", file("m1")}).out);
+  EXPECT_THAT(j.dump(), HasSubstr("U8 packed, 4-bit activations"));
+  EXPECT_FAILS(call({"convert", file("m1"), file("m.gguf"), "--type", "tq1_0"}), kFailure,
+               "this model's linears are of several kinds");
+  EXPECT_FAILS(call({"quantize", dense_model(), file("n"), "--plan", file("a.yaml"), "--type", "extended"}),
+               kFailure, "the scheme adaptive needs calibration data");
+}
+
 TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
   const std::string text = file("t.txt", "some words"), out = file("q.gguf");
   const auto expect = [&](std::vector<std::string> more, int code, const char* message) {

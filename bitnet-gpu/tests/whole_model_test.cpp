@@ -227,7 +227,7 @@ TEST(ExtendedModel, LogitsEqualTheCpus) {
   inference::register_cpu_backend(registry);
   EXPECT_EQ(logits(name, false), logits("cpu", false));
   BITNET_EXPECT_ERROR(logits(name, true), ErrorCode::kUnsupported,
-                      "not two planes, groups of columns or int8");
+                      "not two planes, groups of columns, int8 or activations of 4 bits");
 }
 
 TEST(DeviceOnly, LacksNothing) {

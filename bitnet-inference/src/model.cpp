@@ -69,6 +69,7 @@ class ModelBuilder {
       w = plane(t.planes->first);
       w.second = std::make_shared<const LinearWeights>(plane(t.planes->second));
     }
+    w.activations = t.activations;
     if (!t.int8) return prepare(t.id, w);
     const std::vector<float> values = t.to_f32();
     w.dense = std::as_bytes(std::span(values));

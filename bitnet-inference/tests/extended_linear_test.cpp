@@ -135,6 +135,112 @@ TEST_F(ExtendedLinears, Int8) {
   expect_product(w, dense, 1);
 }
 
+/// Rows rounded to 4 bits and back, by the definition, so that 8 bits of these lose next to nothing.
+std::vector<float> rounded(const std::vector<float>& x, std::int64_t rows, bool absmean) {
+  std::vector<float> out = x;
+  const std::size_t n = x.size() / static_cast<std::size_t>(rows);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
+    double sum = 0;
+    float peak = 0;
+    for (std::size_t i = r * n; i < (r + 1) * n; ++i) {
+      sum += std::fabs(static_cast<double>(x[i]));
+      peak = std::max(peak, std::fabs(x[i]));
+    }
+    const float mean = static_cast<float>(sum / static_cast<double>(n));
+    const float a = absmean ? std::sqrt(7.0f) / mean : 7.0f / peak, back = 1.0f / a;
+    for (std::size_t i = r * n; i < (r + 1) * n; ++i)
+      out[i] = std::clamp(std::nearbyint(x[i] * a), -8.0f, 7.0f) * back;
+  }
+  return out;
+}
+
+TEST_F(ExtendedLinears, ActivationsOfFourBits) {
+  const auto groups = quant::least_squares(context_, w_, kOut, kIn, quant::ScaleGroups::columns(64)),
+             rows = quant::least_squares(context_, w_, kOut, kIn, quant::ScaleGroups::row());
+  const quant::TwoPlanes planes = quant::two_planes(context_, w_, kOut, kIn, quant::ScaleGroups::row());
+  const std::vector<float> dense = quant::dequantise(rows);
+  std::vector<LinearWeights> all{view(rows), view(groups), view(planes.first), {}};
+  all[2].second = std::make_shared<const LinearWeights>(view(planes.second));
+  all[3].out = kOut;
+  all[3].in = kIn;
+  all[3].dense = std::as_bytes(std::span(dense));
+  all[3].dense_form = DenseForm::kInt8;
+  for (LinearWeights& w : all) {
+    for (const bool absmean : {false, true}) {
+      w.activations = absmean ? ActivationForm::kInt4Absmean : ActivationForm::kInt4Absmax;
+      const std::vector<float> x = rounded(x_, kRows, absmean);
+      std::vector<float> first;
+      for (const Isa isa : compiled_isas()) {
+        if (!is_supported(isa)) continue;
+        SCOPED_TRACE(to_string(isa));
+        for (const std::size_t threads : {1u, 3u}) {
+          const auto backend = make_cpu_backend(std::make_shared<const ExecutionContext>(
+              ExecutionContext::Options{.threads = threads, .isa = isa}));
+          const std::vector<float> y = product(*backend, w, x_, kRows);
+          if (first.empty()) first = y;
+          EXPECT_EQ(y, first);
+        }
+      }
+      // A plain sum over the rounded rows.
+      const std::vector<float> matrix = [&] {
+        if (!w.ternary()) {
+          quant::QuantConfig config;
+          config.scheme = quant::QuantScheme::kMixedPrecision;
+          return quant::quantize_linear(context_, {}, dense, kOut, kIn, {quant::WeightMethod::kInt8}, config)
+              .tensor.to_f32();
+        }
+        if (w.cols_per_scale != 0) return quant::dequantise(groups);
+        if (w.second == nullptr) return dense;
+        std::vector<float> sum = quant::dequantise(planes.first);
+        const std::vector<float> more = quant::dequantise(planes.second);
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += more[i];
+        return sum;
+      }();
+      for (std::int64_t r = 0; r < kRows; ++r)
+        for (std::int64_t o = 0; o < kOut; ++o) {
+          double sum = 0, size = 0;
+          for (std::int64_t i = 0; i < kIn; ++i) {
+            const double term = static_cast<double>(x[static_cast<std::size_t>(r * kIn + i)]) *
+                                static_cast<double>(matrix[static_cast<std::size_t>(o * kIn + i)]);
+            sum += term;
+            size += std::abs(term);
+          }
+          // Roundings of x, of the products' scales and sums, and of two planes whose terms cancel in part.
+          ASSERT_NEAR(first[static_cast<std::size_t>(r * kOut + o)], sum, 32 * 0x1p-24 * size + 1e-6);
+        }
+    }
+  }
+}
+
+TEST_F(ExtendedLinears, EachLinearOfACallHasItsOwnActivations) {
+  const auto t = quant::least_squares(context_, w_, kOut, kIn, quant::ScaleGroups::row());
+  const auto backend = make_cpu_backend(make_context(2));
+  std::vector<PreparedPtr> weights;
+  std::vector<const PreparedWeights*> list;
+  std::vector<std::vector<float>> alone;
+  for (const ActivationForm form :
+       {ActivationForm::kInt4Absmean, ActivationForm::kInt8, ActivationForm::kInt4Absmax}) {
+    LinearWeights w = view(t);
+    w.activations = form;
+    weights.push_back(backend->prepare(w));
+    list.push_back(weights.back().get());
+    alone.push_back(product(*backend, w, x_, kRows));
+  }
+  EXPECT_NE(alone[0], alone[1]);
+  EXPECT_NE(alone[1], alone[2]);
+  const std::size_t bytes = static_cast<std::size_t>(kRows * kOut) * sizeof(float);
+  const BufferPtr in = backend->allocate(x_.size() * sizeof(float)), out = backend->allocate(3 * bytes);
+  backend->upload(*in, 0, std::as_bytes(std::span(x_)));
+  const std::vector<Matrix> outs{
+      {out.get(), 0, kRows, kOut}, {out.get(), bytes, kRows, kOut}, {out.get(), 2 * bytes, kRows, kOut}};
+  backend->linear(list, {in.get(), 0, kRows, kIn}, outs);
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::vector<float> y(static_cast<std::size_t>(kRows * kOut));
+    backend->download(*out, i * bytes, std::as_writable_bytes(std::span(y)));
+    EXPECT_EQ(y, alone[i]) << i;
+  }
+}
+
 TEST_F(ExtendedLinears, BackendsWithoutThemSayWhatWouldDo) {
   class Single final : public testing::ForwardingBackend {
    public:

@@ -18,7 +18,7 @@
 namespace bitnet::quant {
 namespace {
 
-constexpr float kSmallest = 1e-5f;  // of both definitions' max(…, 1e-5)
+constexpr float kSmallest = 1e-5f;  // of all definitions' max(…, 1e-5)
 
 /// Quantises one row and returns a; `sum` becomes Σ q. A NaN in the row makes a NaN (max() returns its first
 /// argument then), an infinity makes it 0 and 1 / a infinite: either way q is 0, and 0 · (1 / a) is NaN.
@@ -26,6 +26,29 @@ float quantize_one(const F32Kernels& floats, const TernaryKernels& kernels, cons
                    std::int8_t* q, std::int32_t& sum) {
   const float a = 127.0f / std::max(floats.max_abs(x, n), kSmallest);
   sum = kernels.quantize(x, a, q, n);
+  return a;
+}
+
+/// mean |x|, summed in double in index order: the same bits on every instruction set.
+float mean_abs(const float* x, std::size_t n) {
+  double sum = 0;
+  for (std::size_t i = 0; i < n; ++i) sum += std::fabs(static_cast<double>(x[i]));
+  return n == 0 ? 0.0f : static_cast<float>(sum / static_cast<double>(n));
+}
+
+/// The same in 4 bits. With absmean |x·a| ≤ √7 · n stays below the kernel's 2^22, since max|x| ≤ n · mean|x|
+/// and n ≤ kMaxColumns.
+float quantize_one_int4(const F32Kernels& floats, const TernaryKernels& kernels, const float* x,
+                        std::size_t n, bool absmean, std::int8_t* q, std::int32_t& sum) {
+  static_assert(2.7 * kMaxColumns < (1 << 22));
+  const float a = absmean ? std::sqrt(7.0f) / std::max(mean_abs(x, n), kSmallest)
+                          : 7.0f / std::max(floats.max_abs(x, n), kSmallest);
+  kernels.quantize(x, a, q, n);
+  sum = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    q[i] = std::clamp(q[i], std::int8_t{-8}, std::int8_t{7});
+    sum += q[i];
+  }
   return a;
 }
 
@@ -46,13 +69,20 @@ std::size_t rows_per_part(std::int64_t cols) {
 /// Quantises a row into its place of a QuantizedRows.
 class RowQuantizer {
  public:
-  RowQuantizer(const ExecutionContext& context, QuantizedRows& to)
-      : floats_(tested_f32_kernels(context.isa())), kernels_(tested_kernels(context.isa())), to_(to) {}
+  RowQuantizer(const ExecutionContext& context, QuantizedRows& to, ActivationForm form)
+      : floats_(tested_f32_kernels(context.isa())),
+        kernels_(tested_kernels(context.isa())),
+        to_(to),
+        form_(form) {}
 
   void operator()(const float* x, std::size_t row) const {
     const auto n = static_cast<std::size_t>(to_.cols), stride = static_cast<std::size_t>(to_.stride);
     std::int8_t* const q = to_.values.data() + row * stride;
-    to_.inv_scales[row] = 1.0f / quantize_one(floats_, kernels_, x, n, q, to_.sums[row]);
+    const float a = form_ == ActivationForm::kInt8
+                        ? quantize_one(floats_, kernels_, x, n, q, to_.sums[row])
+                        : quantize_one_int4(floats_, kernels_, x, n, form_ == ActivationForm::kInt4Absmean, q,
+                                            to_.sums[row]);
+    to_.inv_scales[row] = 1.0f / a;
     std::fill(q + n, q + stride, std::int8_t{0});
   }
 
@@ -60,6 +90,7 @@ class RowQuantizer {
   const F32Kernels& floats_;
   const TernaryKernels& kernels_;
   QuantizedRows& to_;
+  ActivationForm form_;
 };
 
 }  // namespace
@@ -121,7 +152,7 @@ float quantize_row(const ExecutionContext& context, std::span<const float> x, st
 }
 
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
-                   std::int64_t cols, QuantizedRows& to) {
+                   std::int64_t cols, QuantizedRows& to, ActivationForm form) {
   if (rows < 0 || cols < 0 || cols > kMaxColumns ||
       (cols != 0 && static_cast<std::uint64_t>(rows) > x.size() / static_cast<std::uint64_t>(cols)) ||
       x.size() != static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(cols)) {
@@ -130,7 +161,7 @@ void quantize_rows(const ExecutionContext& context, std::span<const float> x, st
                             cols, kMaxColumns));
   }
   reserve_rows(rows, cols, to);
-  const RowQuantizer quantizer(context, to);
+  const RowQuantizer quantizer(context, to, form);
   context.parallel_for(static_cast<std::size_t>(rows), rows_per_part(cols),
                        [&](std::size_t begin, std::size_t end) {
                          for (std::size_t r = begin; r < end; ++r)
@@ -139,13 +170,13 @@ void quantize_rows(const ExecutionContext& context, std::span<const float> x, st
 }
 
 void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, MakeRow make,
-                        void* state, QuantizedRows& to) {
+                        void* state, QuantizedRows& to, ActivationForm form) {
   if (rows < 0 || cols < 0 || cols > kMaxColumns) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("quantize_made_rows: {} rows of {} (at most {})", rows, cols, kMaxColumns));
   }
   reserve_rows(rows, cols, to);
-  const RowQuantizer quantizer(context, to);
+  const RowQuantizer quantizer(context, to, form);
   const auto n = static_cast<std::size_t>(rows);
   const std::size_t parts = std::clamp<std::size_t>(n / rows_per_part(cols), 1, context.threads());
   constexpr std::size_t kLine = 64 / sizeof(float);  // no cache line is of two threads

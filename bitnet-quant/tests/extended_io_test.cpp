@@ -123,6 +123,66 @@ TEST_F(ExtendedFiles, WhatIsWrittenIsRead) {
   EXPECT_EQ(files->stored_bytes({TensorRole::kFfnUp, 0}), 2 * (24u * 64 + 96 * 4));
 }
 
+TEST_F(ExtendedFiles, ActivationsOfFourBits) {
+  write(dir_.path() / "eight");
+  EXPECT_NE(read_file(dir_.path() / "eight" / "config.json").find("\"format_version\": 1"),
+            std::string::npos);
+  const auto eight = ModelReader::open(dir_.path() / "eight");
+  const TensorId q{TensorRole::kAttnQ, 0}, up{TensorRole::kFfnUp, 0}, down{TensorRole::kFfnDown, 0};
+  EXPECT_EQ(eight->read(q).activations, ActivationForm::kInt8);
+  tensors_[gguf_name(q)].activations = tensors_[gguf_name(down)].activations = ActivationForm::kInt4Absmax;
+  tensors_[gguf_name(up)].activations = ActivationForm::kInt4Absmean;
+  write(dir_.path() / "m");
+  const fs::path config = dir_.path() / "m" / "config.json";
+  std::string text = read_file(config);
+  const std::size_t version = text.find("\"format_version\": 2");
+  ASSERT_NE(version, std::string::npos);
+  const auto files = ModelReader::open(dir_.path() / "m");
+  EXPECT_TRUE(files->notes().empty());
+  EXPECT_TRUE(files->extended_linears());
+  for (const TensorId id : model_tensors(reader_.config())) {
+    const ActivationForm expected = tensors_.at(gguf_name(id)).activations;
+    EXPECT_EQ(files->read(id).activations, expected);
+    EXPECT_EQ(files->rows(id).activations, expected);
+    if (is_linear(id.role)) {
+      EXPECT_EQ(files->rows(id).weights().activations, expected);
+    }
+  }
+  EXPECT_EQ(files->read(up).to_f32(), eight->read(up).to_f32());
+  EXPECT_EQ(files->stored_type(q), "U8 packed, 4-bit activations");
+  // What would make a reader compute something else is an error.
+  text.replace(version, 19, "\"format_version\": 1");
+  write_file(config, text);
+  BITNET_EXPECT_ERROR(ModelReader::open(dir_.path() / "m"), ErrorCode::kCorruptFile,
+                      "weight_activation' needs format_version 2, config.json says 1");
+  const std::string shard = "model-00002-of-00004.safetensors", layer = "model.layers.0.";
+  const auto form = [](std::string name, std::uint8_t value) {
+    model_io::NamedBytes n;
+    n.info.name = std::move(name);
+    n.info.dtype = SafeDType::kU8;
+    n.info.shape = {1};
+    n.bytes = {std::byte{value}};
+    return std::vector<model_io::NamedBytes>{std::move(n)};
+  };
+  const std::string name = layer + "self_attn.q_proj.weight_activation";
+  for (const std::uint8_t value : {0, 3}) {
+    fs::remove_all(dir_.path() / "m");
+    write(dir_.path() / "m");
+    edit(shard, name, form(name, value));
+    BITNET_EXPECT_ERROR(ModelReader::open(dir_.path() / "m"), ErrorCode::kCorruptFile,
+                        "expected one U8, 1 (4");
+  }
+  const TensorId kept{TensorRole::kAttnOutput, 1};
+  tensors_[gguf_name(kept)].activations = ActivationForm::kInt4Absmax;
+  BITNET_EXPECT_ERROR(write(dir_.path() / "f"), ErrorCode::kInvalidArgument,
+                      "activations of 4 bits for a linear of floats");
+  tensors_[gguf_name(kept)].activations = ActivationForm::kInt8;
+  for (auto& [n, t] : tensors_)
+    if (n != gguf_name(q)) t.activations = ActivationForm::kInt8;
+  BITNET_EXPECT_ERROR(write(dir_.path() / "h", LinearType::kHf), ErrorCode::kUnsupported,
+                      "activations of 4 bits are held by the type extended alone");
+}
+
 TEST_F(ExtendedFiles, OtherTypesRefuseWithTheReason) {
   BITNET_EXPECT_ERROR(write(dir_.path() / "h", LinearType::kHf), ErrorCode::kUnsupported,
                       "holds one scale a matrix");
@@ -183,7 +243,7 @@ TEST_F(ExtendedFiles, DamageIsAnErrorThatNamesTheTensor) {
   write(dir_.path() / "m");
   const fs::path config = dir_.path() / "m" / "config.json";
   std::string text = read_file(config);
-  text.replace(text.find("\"format_version\": 1"), 19, "\"format_version\": 2");
+  text.replace(text.find("\"format_version\": 1"), 19, "\"format_version\": 3");
   write_file(config, text);
   BITNET_EXPECT_ERROR(ModelReader::open(dir_.path() / "m"), ErrorCode::kUnsupported, "format_version");
 }

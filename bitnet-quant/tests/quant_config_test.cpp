@@ -231,10 +231,19 @@ TEST(QuantConfigTest, ATargetThatCannotHoldThePlanSaysWhichCan) {
   c = QuantConfig();
   c.scheme = QuantScheme::kMixedPrecision;
   c.layers = {{{"blk.1.attn_v"}, {}, {}, 4, {}}};
-  BITNET_EXPECT_ERROR(check(c, LinearType::kExtended), ErrorCode::kUnsupported,
-                      "activations of 4 bits; no type holds this configuration");
+  check(c, LinearType::kExtended);
   BITNET_EXPECT_ERROR(check(c, LinearType::kHf), ErrorCode::kUnsupported,
-                      "blk.1.attn_v: activations of 4 bits");
+                      "blk.1.attn_v: activations of 4 bits; types that would do: extended");
+  c = QuantConfig();
+  c.scheme = QuantScheme::kAdaptive;
+  check(c, LinearType::kExtended);
+  BITNET_EXPECT_ERROR(check(c, LinearType::kHf), ErrorCode::kUnsupported,
+                      "activations of 8 or 4 bits, as calibration says; types that would do: extended");
+  c.layers = {{{"*attn_v"}, {}, {}, 8, {}}, {{"blk.1.*"}, {}, ScaleUnit::kTensor, {}, {}}};
+  for (const PlannedLinear& l : plan_linears(c, m)) EXPECT_EQ(l.adaptive, l.id.role != TensorRole::kAttnV);
+  EXPECT_EQ(activation_form({}), ActivationForm::kInt8);
+  EXPECT_EQ(activation_form({{}, {}, 4, ActivationRule::kAbsmax}), ActivationForm::kInt4Absmax);
+  EXPECT_EQ(activation_form({{}, {}, 4, ActivationRule::kAbsmean}), ActivationForm::kInt4Absmean);
 }
 
 TEST(QuantConfigTest, Patterns) {

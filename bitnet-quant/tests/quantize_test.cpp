@@ -145,6 +145,72 @@ TEST(Absmax, RowsCarrySumsInverseScalesAndZeroPadding) {
   }
 }
 
+TEST(FourBits, FollowTheirDefinitions) {
+  const struct {
+    ActivationForm form;
+    bool absmean;
+  } kForms[] = {{ActivationForm::kInt4Absmax, false}, {ActivationForm::kInt4Absmean, true}};
+  for (const auto& [form, absmean] : kForms) {
+    for (const std::size_t threads : {1u, 3u}) {
+      const ExecutionContext context({.threads = threads, .isa = {}});
+      for (const std::int64_t cols : {1, 17, 64, 3203}) {
+        const std::int64_t rows = 7;
+        auto x = test::random_floats(rows * cols, 9);
+        x[0] = 40.0f;  // an outlier, which absmean cuts off
+        if (cols > 16) std::fill_n(x.begin() + cols, cols, 0.0f);
+        QuantizedRows q, made;
+        quantize_rows(context, x, rows, cols, q, form);
+        const auto copy = [&](std::int64_t row, float* to) { std::copy_n(x.data() + row * cols, cols, to); };
+        quantize_made_rows(context, rows, cols, copy, made, form);
+        EXPECT_EQ(made.values, q.values);
+        EXPECT_EQ(made.inv_scales, q.inv_scales);
+        EXPECT_EQ(made.sums, q.sums);
+        std::int32_t least = 0, most = 0;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          double sum = 0;
+          float peak = 0;
+          for (std::int64_t c = 0; c < cols; ++c) {
+            const float v = std::fabs(x[static_cast<std::size_t>(r * cols + c)]);
+            sum += static_cast<double>(v);
+            peak = std::max(peak, v);
+          }
+          const auto mean = static_cast<float>(sum / static_cast<double>(cols));
+          const float a = absmean ? std::sqrt(7.0f) / std::max(mean, 1e-5f) : 7.0f / std::max(peak, 1e-5f);
+          ASSERT_EQ(q.inv_scales[static_cast<std::size_t>(r)], 1.0f / a);
+          std::int32_t total = 0;
+          for (std::int64_t c = 0; c < cols; ++c) {
+            const float rounded = std::nearbyint(x[static_cast<std::size_t>(r * cols + c)] * a);
+            const auto expected = static_cast<std::int32_t>(std::clamp(rounded, -8.0f, 7.0f));
+            ASSERT_EQ(q.values[static_cast<std::size_t>(r * q.stride + c)], expected);
+            total += expected;
+            least = std::min(least, expected);
+            most = std::max(most, expected);
+          }
+          ASSERT_EQ(q.sums[static_cast<std::size_t>(r)], total);
+        }
+        if (cols > 1000) {
+          EXPECT_EQ(most, 7);
+          EXPECT_EQ(least, absmean ? -5 : -7);  // |x| ≤ 1 and mean 1/2: √7 · 2 = 5.3
+        }
+      }
+    }
+  }
+}
+
+TEST(FourBits, RowsThatAreNotFiniteStayNaN) {
+  const ExecutionContext context;
+  for (const ActivationForm form : {ActivationForm::kInt4Absmax, ActivationForm::kInt4Absmean})
+    for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+      std::vector<float> x(80, 1.0f);
+      x[45] = bad;
+      QuantizedRows q;
+      quantize_rows(context, x, 2, 40, q, form);
+      EXPECT_EQ(q.sums[1], 0);
+      EXPECT_TRUE(std::isnan(0.0f * q.inv_scales[1]));
+      EXPECT_EQ(q.sums[0], 40 * (form == ActivationForm::kInt4Absmax ? 7 : 3));
+    }
+}
+
 TEST(Absmax, RowsReuseTheirMemory) {
   const ExecutionContext context;
   const auto x = test::random_floats(300, 6);

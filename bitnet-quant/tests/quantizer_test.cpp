@@ -230,6 +230,48 @@ TEST(QuantizerTest, MasterWeightsOfABitNetModelGetAbsmean) {
   EXPECT_TRUE(floats.reports().back().warnings.empty());
 }
 
+TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
+  const MemoryReader reader = dense_reader();
+  RandomActivations source(reader.config(), 400);
+  StreamedCalibration calibration(context(), source, reader.config());
+  QuantConfig c;
+  c.scheme = QuantScheme::kAdaptive;
+  c.linears = {WeightMethod::kLeastSquares, ScaleUnit::kRow};
+  BITNET_EXPECT_ERROR(Quantizer(context(), reader, c), ErrorCode::kInvalidArgument,
+                      "blk.0.attn_q.weight: the scheme adaptive needs calibration data");
+  const auto noise = [&](TensorId id, std::size_t rule) {
+    return calibration.find({input_role(id.role), id.layer})->statistics.relative_noise(rule);
+  };
+  std::vector<double> best;  // of each input
+  for (const TensorId id : linear_inputs(reader.config()))
+    best.push_back(std::min(noise(id, 1), noise(id, 2)));
+  std::sort(best.begin(), best.end());
+  const double middle = (best[best.size() / 2 - 1] + best[best.size() / 2]) / 2;
+  for (const double tolerance : {0.0, middle, 1.0}) {
+    c.activation_tolerance = tolerance;
+    Quantizer q(context(), reader, c, {.calibration = &calibration});
+    std::size_t four = 0;
+    for (const LogicalTensor& t : all(q, reader.config())) {
+      const double absmax = noise(t.id, 1), absmean = noise(t.id, 2);
+      const ActivationForm expected = std::min(absmax, absmean) > tolerance ? ActivationForm::kInt8
+                                      : absmean < absmax                    ? ActivationForm::kInt4Absmean
+                                                                            : ActivationForm::kInt4Absmax;
+      EXPECT_EQ(t.activations, expected) << gguf_name(t.id);
+      const auto at = std::find_if(q.reports().begin(), q.reports().end(),
+                                   [&](const LinearReport& r) { return r.id == t.id; });
+      EXPECT_EQ(activation_form(at->plan), expected);
+      four += expected != ActivationForm::kInt8 ? 1 : 0;
+    }
+    EXPECT_EQ(four > 0, tolerance > 0);
+    EXPECT_EQ(four == 14, tolerance == 1.0);
+  }
+  // What an override says stays; the rest is chosen.
+  c.layers = {{{"*ffn_down"}, {}, {}, 8, {}}};
+  Quantizer q(context(), reader, c, {.calibration = &calibration});
+  for (const LogicalTensor& t : all(q, reader.config()))
+    EXPECT_EQ(t.activations == ActivationForm::kInt8, t.id.role == TensorRole::kFfnDown);
+}
+
 TEST(QuantizerTest, OddWeightsAndLittleData) {
   MemoryReader reader = dense_reader();
   const TensorId up{TensorRole::kFfnUp, 0}, gate{TensorRole::kFfnGate, 0};
@@ -287,7 +329,7 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
   QuantConfig c = mixed(WeightMethod::kLeastSquares, ScaleUnit::kGroup32);
   c.layers = {{{"*attn_k"}, WeightMethod::kTwoPlane, {}, {}, {}},
               {{"*ffn_up"}, WeightMethod::kInt8, {}, {}, {}},
-              {{"*attn_v"}, WeightMethod::kAbsmean, {}, {}, {}}};
+              {{"*attn_v"}, WeightMethod::kAbsmean, {}, 4, ActivationRule::kAbsmean}};
   c.keep = {"*attn_q"};
   const auto same = [](const LogicalTensor& a, const LogicalTensor& b) {
     EXPECT_EQ(a.ternary, b.ternary);
@@ -295,6 +337,7 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
     EXPECT_EQ(a.weights.scales, b.weights.scales);
     EXPECT_EQ(a.planes.has_value(), b.planes.has_value());
     EXPECT_EQ(a.int8.has_value(), b.int8.has_value());
+    EXPECT_EQ(a.activations, b.activations);
     EXPECT_EQ(a.dense, b.dense);
     EXPECT_EQ(a.to_f32(), b.to_f32());
   };

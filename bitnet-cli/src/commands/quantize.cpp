@@ -40,9 +40,10 @@ std::string line_of(const quant::LinearReport& r) {
 }
 
 void say(const quant::QuantReport& report, bool verbose, Io& io) {
-  std::int64_t kept = 0;
+  std::int64_t kept = 0, four = 0;
   for (const quant::LinearReport& r : report.linears) {
     kept += r.kept ? 1 : 0;
+    four += r.plan.activation_bits == 4 && r.plan.method != quant::WeightMethod::kKeep ? 1 : 0;
     if (verbose) io.err << line_of(r) << '\n';
     for (const std::string& w : r.warnings)
       if (!r.kept || verbose) io.err << "warning: " << gguf_name(r.id) << ": " << w << '\n';
@@ -50,6 +51,8 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
   if (kept > 0)
     io.err << "note: " << kept << " of " << report.linears.size()
            << " linears are as they were (already ternary, or kept in full precision)\n";
+  if (four > 0)
+    io.err << "activations of 4 bits for " << four << " of " << report.linears.size() << " linears\n";
   const quant::WeightMetrics total = report.total();
   io.err << fixed(report.bits_per_weight(), 2) << " bits a weight, relative error of the weights "
          << fixed(total.relative_error(), 4);

@@ -347,7 +347,8 @@ PreparedPtr Backend::prepare(const LinearWeights& weights) {
     throw Error(
         ErrorCode::kUnsupported,
         fmt::format("prepare: {} runs linears in one ternary plane with scales of whole rows, or dense ones; "
-                    "not two planes, groups of columns or int8: expected the CPU, or a device that falls "
+                    "not two planes, groups of columns, int8 or activations of 4 bits: expected the CPU, or "
+                    "a device that falls "
                     "back to it",
                     name()));
   const ProfileZone measured(profiler_, "prepare", 0, weights.out);

@@ -128,8 +128,9 @@ void read_quantization(const Object& root, ModelConfig& config) {
   const Object q(*entry, "quantization_config");
   const std::string method = q.string("quant_method");
   if (method == "bitnet_extended") {  // docs/formats/extended.md: the tensors say which linear is what
-    if (q.number("format_version").value_or(0) != 1)
-      unsupported("key 'quantization_config.format_version': expected 1 for the method bitnet_extended");
+    const double version = q.number("format_version").value_or(0);
+    if (version != 1 && version != 2)
+      unsupported("key 'quantization_config.format_version': expected 1 or 2 for the method bitnet_extended");
     config.weights = WeightKind::kDense;
     return;
   }

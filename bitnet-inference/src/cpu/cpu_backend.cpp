@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <exception>
 #include <utility>
@@ -26,12 +27,17 @@ namespace {
 
 class TernaryLinear final : public PreparedWeights {
  public:
-  explicit TernaryLinear(quant::BitLinear linear)
-      : PreparedWeights(linear.out(), linear.in(), true, linear.bytes()), linear_(std::move(linear)) {}
+  TernaryLinear(quant::BitLinear linear, ActivationForm activations)
+      : PreparedWeights(linear.out(), linear.in(), true, linear.bytes()),
+        linear_(std::move(linear)),
+        activations_(activations) {}
   const quant::BitLinear& linear() const noexcept { return linear_; }
+  /// How the rows that it multiplies are to be quantised.
+  ActivationForm activations() const noexcept { return activations_; }
 
  private:
   quant::BitLinear linear_;
+  ActivationForm activations_;
 };
 
 const HostBuffer& host(const Buffer& buffer, const char* op) {
@@ -104,13 +110,14 @@ class CpuBackend final : public Backend {
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    if (!w.ternary() && w.extended()) return Int8Weights::make(*context_, kernels_, w);
+    if (!w.ternary() && w.dense_form == DenseForm::kInt8) return Int8Weights::make(*context_, kernels_, w);
     if (!w.ternary()) return std::make_shared<DenseWeights>(*context_, w);
-    if (w.extended()) return std::make_shared<ExtendedLinear>(*context_, w);
+    if (w.cols_per_scale != 0 || w.second != nullptr) return std::make_shared<ExtendedLinear>(*context_, w);
     return std::make_shared<TernaryLinear>(
         w.trit_rows != nullptr
             ? quant::BitLinear(*context_, w.out, w.in, w.trit_rows, w.scales, w.rows_per_scale)
-            : quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale));
+            : quant::BitLinear(*context_, w.out, w.in, w.trits, w.scales, w.rows_per_scale),
+        w.activations);
   }
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
@@ -132,15 +139,37 @@ class CpuBackend final : public Backend {
       }
       return;
     }
-    quant::quantize_rows(*context_, {in, size(x)}, x.rows, x.cols, quantized_);
-    multiply_quantized(weights, outs);
+    multiply(weights, outs, [&](ActivationForm form) {
+      quant::quantize_rows(*context_, {in, size(x)}, x.rows, x.cols, quantized_, form);
+    });
   }
 
-  /// Products of quantized_ with each of the weights.
-  void multiply_quantized(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs) {
+  /// Products with each of the ternary weights of rows that quantize(form) makes in quantized_, once for each
+  /// form that they ask for.
+  template <class Quantize>
+  void multiply(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs,
+                Quantize&& quantize) {
+    std::array<bool, 3> done{};
+    for (const PreparedWeights* const w : weights) {
+      const ActivationForm form = activations_of(*w);
+      if (std::exchange(done[static_cast<std::size_t>(form)], true)) continue;
+      quantize(form);
+      multiply_quantized(weights, outs, form);
+    }
+  }
+
+  static ActivationForm activations_of(const PreparedWeights& w) {
+    if (const auto* const linear = dynamic_cast<const ExtendedLinear*>(&w)) return linear->activations();
+    return own<TernaryLinear>(w, "linear").activations();
+  }
+
+  /// Products of quantized_ with each of the weights that ask for its form.
+  void multiply_quantized(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs,
+                          ActivationForm form) {
     products_.clear();
     bool extended = false;
     for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (activations_of(*weights[i]) != form) continue;
       if (dynamic_cast<const ExtendedLinear*>(weights[i]) != nullptr) {
         extended = true;
         continue;
@@ -150,7 +179,8 @@ class CpuBackend final : public Backend {
     }
     if (!products_.empty()) quant::BitLinear::forward_each(*context_, quantized_, products_);
     for (std::size_t i = 0; extended && i < weights.size(); ++i) {
-      if (const auto* const linear = dynamic_cast<const ExtendedLinear*>(weights[i]))
+      const auto* const linear = dynamic_cast<const ExtendedLinear*>(weights[i]);
+      if (linear != nullptr && linear->activations() == form)
         linear->forward(*context_, quantized_, extended_scratch_, {floats(outs[i], "linear"), size(outs[i])});
     }
   }
@@ -164,8 +194,9 @@ class CpuBackend final : public Backend {
     const auto make = [&](std::int64_t row, float* to) {
       kernels_.rms_norm(from + row * x.cols, w, eps, to, n);
     };
-    quant::quantize_made_rows(*context_, x.rows, x.cols, make, quantized_);
-    multiply_quantized(weights, outs);
+    multiply(weights, outs, [&](ActivationForm form) {
+      quant::quantize_made_rows(*context_, x.rows, x.cols, make, quantized_, form);
+    });
   }
 
   void do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
@@ -180,9 +211,10 @@ class CpuBackend final : public Backend {
       activate(g + row * gate.cols, u + row * gate.cols, to, n);
       if (w != nullptr) kernels_.rms_norm(to, w, eps, to, n);
     };
-    quant::quantize_made_rows(*context_, gate.rows, gate.cols, make, quantized_);
     const PreparedWeights* const one = &weights;
-    multiply_quantized({&one, 1}, {&out, 1});
+    multiply({&one, 1}, {&out, 1}, [&](ActivationForm form) {
+      quant::quantize_made_rows(*context_, gate.rows, gate.cols, make, quantized_, form);
+    });
   }
 
   void do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) override {

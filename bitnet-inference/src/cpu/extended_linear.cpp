@@ -47,16 +47,17 @@ ExtendedLinear::ExtendedLinear(const ExecutionContext& context, const LinearWeig
               for (Part& p : make_parts(context, *weights.second)) parts.push_back(std::move(p));
             return parts;
           }(),
-          weights.out, weights.in) {}
+          weights) {}
 
-ExtendedLinear::ExtendedLinear(std::vector<Part> parts, std::int64_t out, std::int64_t in)
-    : PreparedWeights(out, in, true,
+ExtendedLinear::ExtendedLinear(std::vector<Part> parts, const LinearWeights& weights)
+    : PreparedWeights(weights.out, weights.in, true,
                       std::accumulate(parts.begin(), parts.end(), std::size_t{0},
                                       [](std::size_t n, const Part& p) { return n + p.linear.bytes(); })),
-      parts_(std::move(parts)) {
+      parts_(std::move(parts)),
+      activations_(weights.activations) {
   for (Part& p : parts_) {
     const std::int64_t n = p.linear.in();
-    if (n == in) continue;
+    if (n == in()) continue;
     const auto at = std::find_if(columns_.begin(), columns_.end(),
                                  [&](const Columns& c) { return c.first == p.first && c.n == n; });
     p.columns = static_cast<std::size_t>(at - columns_.begin());

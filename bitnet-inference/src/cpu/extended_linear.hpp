@@ -28,6 +28,9 @@ class ExtendedLinear final : public PreparedWeights {
   /// Throws as BitLinear does.
   ExtendedLinear(const ExecutionContext& context, const LinearWeights& weights);
 
+  /// How the rows of x are to be quantised.
+  ActivationForm activations() const noexcept { return activations_; }
+
   /// y[rows, out] = Σ over planes, then groups, in that order, of the products as BitLinear::forward() rounds
   /// them.
   void forward(const ExecutionContext& context, const quant::QuantizedRows& x, ExtendedScratch& scratch,
@@ -43,12 +46,13 @@ class ExtendedLinear final : public PreparedWeights {
   struct Columns {
     std::int64_t first, n;
   };
-  ExtendedLinear(std::vector<Part> parts, std::int64_t out, std::int64_t in);
+  explicit ExtendedLinear(std::vector<Part> parts, const LinearWeights& weights);
   static std::vector<Part> make_parts(const ExecutionContext& context, const LinearWeights& weights);
   void take_columns(const ExecutionContext& context, const quant::QuantizedRows& x,
                     ExtendedScratch& scratch) const;
   std::vector<Part> parts_;
   std::vector<Columns> columns_;  ///< that both planes' groups have
+  ActivationForm activations_;
 };
 
 }  // namespace bitnet::inference::cpu

@@ -16,8 +16,10 @@ namespace bitnet::inference::cpu {
 /// A dense [out, in] matrix rounded to int8.
 class Int8Weights final : public PreparedWeights {
  public:
-  explicit Int8Weights(quant::Int8Linear linear)
-      : PreparedWeights(linear.out(), linear.in(), false, linear.bytes()), linear_(std::move(linear)) {}
+  Int8Weights(quant::Int8Linear linear, ActivationForm activations)
+      : PreparedWeights(linear.out(), linear.in(), false, linear.bytes()),
+        linear_(std::move(linear)),
+        activations_(activations) {}
   /// Rounds the rows of `weights` (dense) on the threads of `context`. Throws as Int8Linear does.
   static std::shared_ptr<const Int8Weights> make(const ExecutionContext& context, const F32Kernels& kernels,
                                                  const LinearWeights& weights);
@@ -33,6 +35,7 @@ class Int8Weights final : public PreparedWeights {
 
  private:
   quant::Int8Linear linear_;
+  ActivationForm activations_;  // of the rows that it multiplies
 };
 
 }  // namespace bitnet::inference::cpu

@@ -161,14 +161,15 @@ void require_match(const std::string& pattern, const ModelConfig& model, bool an
 }
 
 /// How a plan's result is stored, for messages; empty where `type` holds it.
-std::string why_not(const LinearPlan& p, std::int64_t in, LinearType type) {
+std::string why_not(const PlannedLinear& l, std::int64_t in, LinearType type) {
+  const LinearPlan& p = l.plan;
   if (p.method == WeightMethod::kKeep)
     return type == LinearType::kDense || type == LinearType::kExtended ? "" : "a linear in full precision";
   if (type == LinearType::kDense) return "trits or integers, which are not written as floats";
-  if (type == LinearType::kExtended)
-    return p.activation_bits == 8 ? "" : fmt::format("activations of {} bits", p.activation_bits);
+  if (type == LinearType::kExtended) return "";
   if (p.method == WeightMethod::kInt8) return "an int8 linear";
   if (p.method == WeightMethod::kTwoPlane) return "two ternary planes";
+  if (l.adaptive) return "activations of 8 or 4 bits, as calibration says";
   if (p.activation_bits != 8) return fmt::format("activations of {} bits", p.activation_bits);
   const bool blocks = type == LinearType::kTQ1_0 || type == LinearType::kTQ2_0;
   if (p.scales != ScaleUnit::kTensor && !(blocks && p.scales == ScaleUnit::kRow))
@@ -186,7 +187,7 @@ constexpr std::pair<LinearType, const char*> kTypes[] = {{LinearType::kHf, "hf"}
 
 bool holds_all(const std::vector<PlannedLinear>& plans, const ModelConfig& model, LinearType type) {
   return std::all_of(plans.begin(), plans.end(), [&](const PlannedLinear& l) {
-    return why_not(l.plan, tensor_shape(l.id, model)[1], type).empty();
+    return why_not(l, tensor_shape(l.id, model)[1], type).empty();
   });
 }
 
@@ -204,6 +205,12 @@ ScaleUnit scale_unit_from_string(std::string_view name) {
 }
 ActivationRule activation_rule_from_string(std::string_view name) {
   return value_of(kRules, name, "activation rule");
+}
+
+ActivationForm activation_form(const LinearPlan& plan) noexcept {
+  if (plan.activation_bits != 4) return ActivationForm::kInt8;
+  return plan.activation_rule == ActivationRule::kAbsmean ? ActivationForm::kInt4Absmean
+                                                          : ActivationForm::kInt4Absmax;
 }
 
 ScaleGroups scale_groups(ScaleUnit unit) noexcept {
@@ -275,21 +282,25 @@ std::vector<PlannedLinear> plan_linears(const QuantConfig& config, const ModelCo
   for (const TensorId id : model_tensors(model)) {
     if (!is_linear(id.role)) continue;
     LinearPlan plan = config.linears;
-    for (const LayerOverride& o : config.layers)
-      if (any(o.match, id)) plan = with(plan, o);
+    bool adaptive = config.scheme == QuantScheme::kAdaptive;
+    for (const LayerOverride& o : config.layers) {
+      if (!any(o.match, id)) continue;
+      plan = with(plan, o);
+      adaptive = adaptive && !o.activation_bits;
+    }
     if (any(config.keep, id)) plan.method = WeightMethod::kKeep;
     check_plan(short_name(id), plan, config.scheme);  // several overrides may name one linear
     const std::int64_t in = tensor_shape(id, model)[1], group = scale_groups(plan.scales).cols;
     if (is_ternary(plan.method) && group > 0 && in % group != 0)
       refuse(fmt::format("{}: its {} columns cannot be cut into groups of {}", short_name(id), in, group));
-    plans.push_back({id, plan});
+    plans.push_back({id, plan, adaptive});
   }
   return plans;
 }
 
 void check_target(const std::vector<PlannedLinear>& plans, const ModelConfig& model, LinearType type) {
   for (const PlannedLinear& l : plans) {
-    const std::string why = why_not(l.plan, tensor_shape(l.id, model)[1], type);
+    const std::string why = why_not(l, tensor_shape(l.id, model)[1], type);
     if (why.empty()) continue;
     const char* name = "dense";
     std::string others;

@@ -70,9 +70,15 @@ std::vector<NamedBytes> encode_extended(const LogicalTensor& t, const std::strin
     out.push_back(named(name, SafeDType::kI8, {rows, cols}, t.int8->values));
     out.push_back(named(name + "_scale", SafeDType::kF32, {rows, 1}, t.int8->scales));
   } else {
+    if (t.activations != ActivationForm::kInt8)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("tensor '{}': activations of 4 bits for a linear of floats", name));
     const auto dims = t.shape.dims();
     out.push_back(named(name, safe_dtype(dtype), {dims.begin(), dims.end()}, as_dtype(t, dtype)));
   }
+  if (t.activations != ActivationForm::kInt8)
+    out.push_back(named(name + "_activation", SafeDType::kU8, {1},
+                        std::vector<std::uint8_t>{static_cast<std::uint8_t>(t.activations)}));
   return out;
 }
 
@@ -113,6 +119,16 @@ TernaryWeights decode_plane(const SafeTensors& tensors, const std::string& name,
 
 }  // namespace
 
+ActivationForm decode_activation(const SafeTensorInfo& info, std::span<const std::byte> bytes) {
+  const bool fits = info.dtype == SafeDType::kU8 && bytes.size() == 1;
+  const int value = fits ? std::to_integer<int>(bytes[0]) : 0;
+  if (value != 1 && value != 2)
+    throw Error(
+        ErrorCode::kCorruptFile,
+        fmt::format("tensor '{}': expected one U8, 1 (4 bits, absmax) or 2 (4 bits, absmean)", info.name));
+  return static_cast<ActivationForm>(value);
+}
+
 LogicalTensor decode_extended(const SafeTensors& tensors, const std::string& name, TensorId id,
                               const Shape& shape) {
   const SafeTensorInfo& info = require_tensor(tensors, name);
@@ -120,6 +136,8 @@ LogicalTensor decode_extended(const SafeTensors& tensors, const std::string& nam
   LogicalTensor t;
   t.id = id;
   t.shape = shape;
+  if (const SafeTensorInfo* const activation = tensors.find(name + "_activation"))
+    t.activations = decode_activation(*activation, tensors.data(*activation));
   if (info.dtype == SafeDType::kU8) {
     TernaryWeights first = decode_plane(tensors, name, out, in);
     t.ternary = tensors.find(name + "_plane2") == nullptr;
@@ -155,13 +173,14 @@ void write_named(const fs::path& path, const std::vector<NamedBytes>& tensors,
   writer.finish();
 }
 
-void write_extended(const fs::path& directory, const ModelConfig& config, const Source& source,
-                    const WriteOptions& options) {
+int write_extended(const fs::path& directory, const ModelConfig& config, const Source& source,
+                   const WriteOptions& options) {
   const std::vector<TensorId> ids = model_tensors(config);
   const std::int64_t n_files = config.n_layers + 2;
   nlohmann::ordered_json index;
   std::uint64_t total = 0;
   std::size_t next = 0;
+  int version = 1;
   for (std::int64_t file = 0; file < n_files; ++file) {
     std::vector<NamedBytes> tensors;
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", file + 1, n_files);
@@ -177,6 +196,7 @@ void write_extended(const fs::path& directory, const ModelConfig& config, const 
                       fmt::format("expected shape {}, got {}", shape.to_string(), t.shape.to_string()));
         if (!is_linear(id.role) && (t.ternary || t.planes || t.int8))
           throw Error(ErrorCode::kInvalidArgument, "expected dense values: only linears are quantised");
+        if (t.activations != ActivationForm::kInt8) version = 2;
         for (NamedBytes& n : encode_extended(t, tensor, dense_dtype(id, options))) {
           total += n.bytes.size();
           index["weight_map"][n.info.name] = name;
@@ -188,12 +208,13 @@ void write_extended(const fs::path& directory, const ModelConfig& config, const 
   }
   index["metadata"]["total_size"] = total;
   write_file(directory / "model.safetensors.index.json", index.dump(2) + "\n");
+  return version;
 }
 
-std::string declare_extended(const std::string& config_json) {
+std::string declare_extended(const std::string& config_json, int version) {
   auto root = nlohmann::ordered_json::parse(config_json);
   root.erase("float_linears");  // the tensors say which linear is what
-  root["quantization_config"] = {{"quant_method", "bitnet_extended"}, {"format_version", 1}};
+  root["quantization_config"] = {{"quant_method", "bitnet_extended"}, {"format_version", version}};
   return root.dump(2) + "\n";
 }
 

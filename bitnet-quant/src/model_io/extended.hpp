@@ -3,6 +3,7 @@
 // becomes, and a model's files of them. Reading is hf_reader.cpp. Private to bitnet-quant.
 #include <cstddef>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,15 +26,19 @@ std::vector<NamedBytes> encode_extended(const LogicalTensor& t, const std::strin
 LogicalTensor decode_extended(const SafeTensors& tensors, const std::string& name, TensorId id,
                               const Shape& shape);
 
+/// The form that a tensor "X_activation" says. Throws Error(kCorruptFile).
+ActivationForm decode_activation(const SafeTensorInfo& info, std::span<const std::byte> bytes);
+
 /// Writes them in one file.
 void write_named(const std::filesystem::path& path, const std::vector<NamedBytes>& tensors,
                  const std::map<std::string, std::string>& metadata);
 
 /// A file for the embedding, each layer, and what comes after them, and their index, into `directory`.
-void write_extended(const std::filesystem::path& directory, const ModelConfig& config, const Source& source,
-                    const WriteOptions& options);
+/// Returns the format_version that readers have to know.
+int write_extended(const std::filesystem::path& directory, const ModelConfig& config, const Source& source,
+                   const WriteOptions& options);
 
-/// `config_json` of a dense model with the declaration of the extension.
-std::string declare_extended(const std::string& config_json);
+/// `config_json` of a dense model with the declaration of the extension in that version.
+std::string declare_extended(const std::string& config_json, int version);
 
 }  // namespace bitnet::quant::model_io

@@ -8,6 +8,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "model_io/extended.hpp"
 #include "model_io/json_file.hpp"
 #include "model_io/reader_base.hpp"
 
@@ -34,7 +35,7 @@ class HfReader final : public ReaderBase {
     if (config_.input_norms)
       unsupported("config.json: use_rms_norm (a norm before each linear) is not supported");
     read_generation_config();
-    extended_ = is_extended();
+    extended_ = extended_version();
     files_ = SafeTensors::open(directory);
     for (const SafeTensorInfo& info : files_->tensors()) sort_in(info);
     for (const TensorId id : model_tensors(config_)) place(id);
@@ -64,11 +65,12 @@ class HfReader final : public ReaderBase {
   }
 
  private:
-  /// Whether config.json declares the extension (its version was checked).
-  bool is_extended() const {
+  /// Which version of the extension config.json declares (ModelConfig checked it); 0: none.
+  int extended_version() const {
     const nlohmann::json root = read_json(directory_ / "config.json", 1 << 24);
     const auto q = root.find("quantization_config");
-    return q != root.end() && q->is_object() && q->value("quant_method", "") == "bitnet_extended";
+    if (q == root.end() || !q->is_object() || q->value("quant_method", "") != "bitnet_extended") return 0;
+    return q->value("format_version", 1);
   }
 
   /// generation_config.json lists more tokens that end a text than config.json does (2B-4T: end of turn).
@@ -97,8 +99,14 @@ class HfReader final : public ReaderBase {
   void sort_in(const SafeTensorInfo& info) {
     constexpr std::string_view kScale = "_scale";
     std::string_view name = info.name;
-    if (extended_ && (name.ends_with(".weight_plane2") || name.ends_with(".weight_plane2_scale"))) {
+    if (extended_ > 0 && (name.ends_with(".weight_plane2") || name.ends_with(".weight_plane2_scale"))) {
       planes_[info.name] = &info;
+      return;
+    }
+    if (extended_ > 0 && name.ends_with(".weight_activation")) {
+      if (extended_ < 2)
+        corrupt(fmt::format("{}: tensor '{}' needs format_version 2, config.json says 1", place_, info.name));
+      activations_[info.name] = &info;
       return;
     }
     const bool scale = name.ends_with(".weight_scale");
@@ -140,13 +148,21 @@ class HfReader final : public ReaderBase {
     const Shape shape = tensor_shape(id, config_);
     Shape64 expected(shape.dims().begin(), shape.dims().end());
     const auto scale = scales_.find({id.role, id.layer});
-    if (extended_ && is_linear(id.role) && (info.dtype == SafeDType::kU8 || info.dtype == SafeDType::kI8)) {
+    const auto activation = activations_.find(info.name + "_activation");
+    if (activation != activations_.end()) {
+      if (info.dtype != SafeDType::kU8 && info.dtype != SafeDType::kI8)
+        corrupt(fmt::format("tensor '{}' beside a linear of floats", activation->first));
+      t.activations = decode_activation(*activation->second, files_->data(*activation->second));
+    }
+    if (extended_ > 0 && is_linear(id.role) &&
+        (info.dtype == SafeDType::kU8 || info.dtype == SafeDType::kI8)) {
       if (scale == scales_.end()) corrupt(fmt::format("expected a tensor '{}_scale' beside it", info.name));
       describe_extended(info, *scale->second, shape, t);
       const auto plane = planes_.find(info.name + "_plane2"),
                  its_scale = planes_.find(info.name + "_plane2_scale");
       if ((plane == planes_.end()) != (its_scale == planes_.end()))
         corrupt(fmt::format("expected both '{0}_plane2' and '{0}_plane2_scale', or neither", info.name));
+      if (t.activations != ActivationForm::kInt8) t.type += ", 4-bit activations";
       if (plane == planes_.end()) return t;
       if (t.encoding != Encoding::kHfUint8 || plane->second->dtype != SafeDType::kU8)
         corrupt("expected two planes of packed trits (U8)");
@@ -232,9 +248,10 @@ class HfReader final : public ReaderBase {
   using Key = std::pair<TensorRole, std::int64_t>;
   fs::path directory_;
   std::shared_ptr<const SafeTensors> files_;
-  bool extended_ = false;
+  int extended_ = 0;  // its format_version
   std::map<Key, const SafeTensorInfo*> weights_, scales_;
-  std::map<std::string, const SafeTensorInfo*> planes_;  // second planes and their scales, by name
+  std::map<std::string, const SafeTensorInfo*> activations_;  // by name
+  std::map<std::string, const SafeTensorInfo*> planes_;       // second planes and their scales, by name
   std::size_t extra_ = 0;
   std::string extra_names_;
 };

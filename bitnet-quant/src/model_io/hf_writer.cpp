@@ -85,8 +85,7 @@ void write_files(const fs::path& directory, const ModelConfig& config, const Tok
   const bool extended = options.type == LinearType::kExtended;
   std::string text = config.to_json(form);  // throws before anything is written
   if (extended) {
-    text = declare_extended(text);
-    write_extended(directory, config, source, options);
+    text = declare_extended(text, write_extended(directory, config, source, options));
   } else {
     write_tensors(directory / "model.safetensors", config, source, options);
   }

@@ -35,6 +35,7 @@ std::vector<float> LogicalTensor::to_f32() const {
 LinearWeights TensorRows::weights() const {
   if (planes.size() == 2) {
     LinearWeights w = planes[0].weights();
+    w.activations = activations;
     w.second = std::make_shared<const LinearWeights>(planes[1].weights());
     return w;
   }
@@ -48,6 +49,7 @@ LinearWeights TensorRows::weights() const {
   w.dense_type = dtype;
   w.trit_rows = trits;
   w.dense_rows = dense;
+  w.activations = activations;
   return w;
 }
 
@@ -71,6 +73,7 @@ namespace model_io {
 
 TensorRows ReaderBase::rows(TensorId id) const {
   TensorRows t = with_context(place_, [&] { return open_rows(stored(id), id, tensor_shape(id, config_)); });
+  t.activations = stored(id).activations;
   const auto named = [&]<class T>(RowSource<T>& rows) {
     if (rows == nullptr) return;
     rows = [this, inner = std::move(rows)](std::int64_t begin, std::int64_t end, T* to) {
@@ -92,6 +95,7 @@ LogicalTensor ReaderBase::read(TensorId id) const {
   t.shape = rows.shape;
   t.ternary = rows.ternary;
   t.dtype = rows.ternary ? DType::kF32 : rows.dtype;
+  t.activations = rows.activations;
   with_context(place_, [&] {
     if (rows.ternary) {
       t.weights = {.out = n,
@@ -158,8 +162,8 @@ void ReaderBase::add(TensorId id, StoredTensor tensor) {
     if (std::string note = implausible_scale(tensor.name, *tensor.scale);
         !note.empty() && notes_.size() < 100)
       notes_.push_back(std::move(note));
-  if (is_linear(id.role) &&
-      (tensor.second != nullptr || tensor.cols_per_scale != 0 || tensor.encoding == Encoding::kI8))
+  if (is_linear(id.role) && (tensor.second != nullptr || tensor.cols_per_scale != 0 ||
+                             tensor.encoding == Encoding::kI8 || tensor.activations != ActivationForm::kInt8))
     extended_linears_ = true;
   stored_.insert_or_assign({id.role, id.layer}, std::move(tensor));
 }

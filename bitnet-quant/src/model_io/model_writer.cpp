@@ -47,6 +47,8 @@ LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config,
     if (t.planes || t.int8)
       throw Error(ErrorCode::kUnsupported, fmt::format("a linear {} is held by the type extended alone",
                                                        t.int8 ? "of int8" : "of two planes"));
+    if (t.activations != ActivationForm::kInt8)
+      throw Error(ErrorCode::kUnsupported, "activations of 4 bits are held by the type extended alone");
     if (!is_linear(id.role) && t.ternary)
       throw Error(ErrorCode::kInvalidArgument, "expected dense values: only the linears are ternary");
     if (is_linear(id.role) && ternary && !t.ternary)

@@ -35,6 +35,7 @@ struct StoredTensor {
   std::vector<float> scales;
   std::int64_t rows_per_scale = 0, cols_per_scale = 0;  ///< as in TernaryWeights
   std::shared_ptr<const StoredTensor> second = {};
+  ActivationForm activations = ActivationForm::kInt8;
   bool ternarise = false;  ///< float bytes that become trits at load
   std::int64_t interleaved_head =
       0;  ///< head_dim, if the rows of each head lie interleaved (llama GGUF's q and k)

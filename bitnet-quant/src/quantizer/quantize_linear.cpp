@@ -124,6 +124,7 @@ QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, st
   r.plan = plan;
   warn_of_weights(w, r.warnings);
   const std::uint64_t cells = w.size();
+  if (plan.method != WeightMethod::kKeep) to.tensor.activations = activation_form(plan);
   if (plan.method == WeightMethod::kKeep) {
     r.kept = true;
     to.tensor.dense.resize(w.size_bytes());

@@ -46,6 +46,14 @@ std::uint64_t factor_bytes(std::int64_t in) { return 20 * static_cast<std::uint6
 constexpr ScaleUnit kUnits[] = {ScaleUnit::kTensor,   ScaleUnit::kRow,     ScaleUnit::kGroup256,
                                 ScaleUnit::kGroup128, ScaleUnit::kGroup64, ScaleUnit::kGroup32};
 
+/// The bits and the rule for activations that look like this.
+void adapt(const InputStatistics& seen, double tolerance, LinearPlan& plan) {
+  const double absmax = seen.relative_noise(1), absmean = seen.relative_noise(2);
+  const bool four = std::min(absmax, absmean) <= tolerance;
+  plan.activation_bits = four ? 4 : 8;
+  plan.activation_rule = four && absmean < absmax ? ActivationRule::kAbsmean : ActivationRule::kAbsmax;
+}
+
 struct ExactTrits {
   TernaryWeights weights;
   ScaleUnit unit;
@@ -89,6 +97,11 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
                                    m.intermediate_size, m.q_dim(), m.kv_dim(), options_.identity));
   }
   if (options_.calibration != nullptr) return;
+  for (const PlannedLinear& l : plans_)
+    if (l.adaptive)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: the scheme adaptive needs calibration data to choose its activation bits",
+                              gguf_name(l.id)));
   for (const PlannedLinear& l : plans_)
     if (needs_calibration(l.plan.method) && reader.float_type(l.id) &&
         (reader.config().weights == WeightKind::kDense || !config_.protect))
@@ -216,7 +229,9 @@ void Quantizer::run(std::vector<Group>& groups) {
   });
 }
 
-QuantizedLinear Quantizer::quantize(const PlannedLinear& linear, const Group& group) const {
+QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& group) const {
+  PlannedLinear linear = planned;
+  if (linear.adaptive) adapt(group.calibration->statistics, config_.activation_tolerance, linear.plan);
   LogicalTensor t = reader_.read(linear.id);
   const std::int64_t out = t.shape[0], in = t.shape[1];
   const Hessian* const hessian = group.calibration != nullptr ? &group.calibration->hessian : nullptr;
@@ -229,6 +244,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& linear, const Group& gr
     q.report.in = in;
     q.report.plan = linear.plan;
     q.report.kept = true;
+    if (q.tensor.ternary) q.tensor.activations = activation_form(linear.plan);
     const std::uint64_t cells = w.size();
     q.report.bytes = q.tensor.ternary ? (cells + 3) / 4 + 4 * q.tensor.weights.scales.size()
                                       : cells * bits_of(q.tensor.dtype) / 8;

@@ -55,21 +55,21 @@ constexpr std::int64_t quantized_stride(std::int64_t cols) {
 
 /// Quantises x [rows, cols] into `to`, reusing its memory (no allocation once it is large enough).
 void quantize_rows(const ExecutionContext& context, std::span<const float> x, std::int64_t rows,
-                   std::int64_t cols, QuantizedRows& to);
+                   std::int64_t cols, QuantizedRows& to, ActivationForm form = ActivationForm::kInt8);
 
 /// Writes row `row` of a matrix to `to` [cols], which begins a cache line; called on several threads at once.
 using MakeRow = void (*)(void* state, std::int64_t row, float* to);
 
 /// quantize_rows() of rows that are made on the way (a norm, a gate) and pass through the cache only.
 void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, MakeRow make,
-                        void* state, QuantizedRows& to);
+                        void* state, QuantizedRows& to, ActivationForm form = ActivationForm::kInt8);
 template <class Make>
 void quantize_made_rows(const ExecutionContext& context, std::int64_t rows, std::int64_t cols, Make&& make,
-                        QuantizedRows& to) {
+                        QuantizedRows& to, ActivationForm form = ActivationForm::kInt8) {
   using M = std::remove_reference_t<Make>;
   quantize_made_rows(
       context, rows, cols, [](void* m, std::int64_t row, float* x) { (*static_cast<M*>(m))(row, x); },
-      const_cast<void*>(static_cast<const void*>(std::addressof(make))), to);
+      const_cast<void*>(static_cast<const void*>(std::addressof(make))), to, form);
 }
 
 /// "two_bit" or "base3".

@@ -42,6 +42,7 @@ struct LogicalTensor {
   /// may be left empty for writers.
   std::optional<TwoPlanes> planes = {};
   std::optional<Int8Rows> int8 = {};
+  ActivationForm activations = ActivationForm::kInt8;  ///< of what a ternary or int8 linear multiplies
 
   /// Dense values widened to f32 (ternary: scale · trit, of two planes their sum; int8: q · scale).
   std::vector<float> to_f32() const;
@@ -62,6 +63,7 @@ struct TensorRows {
   DType dtype = DType::kF32;            ///< if dense
   RowSource<std::int8_t> trits;         ///< if ternary; throws Error(kCorruptFile) on invalid codes
   RowSource<std::byte> dense;           ///< if dense: rows of dtype
+  ActivationForm activations = ActivationForm::kInt8;  ///< as in LogicalTensor
 
   /// For Backend::prepare(): a view of this object. Matrices only.
   LinearWeights weights() const;

@@ -66,6 +66,9 @@ struct LinearPlan {
   friend bool operator==(const LinearPlan&, const LinearPlan&) = default;
 };
 
+/// What an engine makes of a plan's bits and rule.
+ActivationForm activation_form(const LinearPlan& plan) noexcept;
+
 /// What is different for the linears that one of the patterns names. A pattern is a tensor's name in GGUF or
 /// Hugging Face files without ".weight", in which * stands for any letters and ? for one.
 struct LayerOverride {
@@ -87,8 +90,9 @@ struct QuantConfig {
   bool protect = true;
   GptqOptions gptq;           ///< its `groups` are the plan's
   int two_plane_rounds = 50;  ///< at most
-  double activation_tolerance =
-      0.01;  ///< kAdaptive: 4 bits where the inputs' relative squared error is below
+  /// kAdaptive: linears that no override gives activation bits get 4, by the better rule, where those make a
+  /// relative squared error of their inputs of at most this on the calibration text.
+  double activation_tolerance = 0.01;
 
   /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that
   /// cannot be parsed, unknown or repeated keys (with the nearest known one), or a value that breaks a rule.
@@ -104,6 +108,7 @@ struct QuantConfig {
 struct PlannedLinear {
   TensorId id;
   LinearPlan plan;
+  bool adaptive = false;  ///< calibration says whether its activations get 8 bits or 4
 };
 
 /// Whether `pattern` names a tensor.

@@ -96,7 +96,7 @@ class Quantizer {
   void do_layer(std::int64_t layer);
   std::vector<QuantizedLinear> quantize_layer(std::int64_t layer);
   void run(std::vector<Group>& groups);
-  QuantizedLinear quantize(const PlannedLinear& linear, const Group& group) const;
+  QuantizedLinear quantize(const PlannedLinear& planned, const Group& group) const;
 
   const ExecutionContext& context_;
   const ModelReader& reader_;

@@ -64,6 +64,13 @@ enum class DenseForm : std::uint8_t {
   kF16,      ///< rounded to f16 half to even; Error(kUnsupported) on a finite weight that f16 cannot hold
 };
 
+/// How the rows that a quantised linear multiplies become integers first (docs/numerics.md).
+enum class ActivationForm : std::uint8_t {
+  kInt8,         ///< 8 bits, absmax
+  kInt4Absmax,   ///< 4 bits, −8 … 7, absmax
+  kInt4Absmean,  ///< 4 bits, −8 … 7, √7 times the mean of |x| being one
+};
+
 /// Writes rows [begin, end) of a matrix, one after the other, to `to`. Called by several threads at once, for
 /// any ranges, a row perhaps more than once (cheapest: ascending). Throws Error naming the tensor.
 template <class T>
@@ -88,11 +95,14 @@ struct LinearWeights {
   /// A row source in place of a whole matrix, so that none need exist: trits, or bytes of dense_type.
   RowSource<std::int8_t> trit_rows = {};
   RowSource<std::byte> dense_rows = {};
+  /// Of what a ternary or int8 linear is multiplied by; that of a second plane does not count.
+  ActivationForm activations = ActivationForm::kInt8;
 
   bool ternary() const noexcept { return !trits.empty() || trit_rows != nullptr; }
-  /// Whether a linear is more than a dense matrix, or one plane of trits with scales of whole rows.
+  /// Whether a linear is more than a dense matrix, or one plane of trits with scales of whole rows on int8.
   bool extended() const noexcept {
-    return cols_per_scale != 0 || second != nullptr || (!ternary() && dense_form != DenseForm::kAsGiven);
+    return cols_per_scale != 0 || second != nullptr || (!ternary() && dense_form != DenseForm::kAsGiven) ||
+           activations != ActivationForm::kInt8;
   }
   std::size_t dense_row_bytes() const noexcept {
     return static_cast<std::size_t>(in) * bits_of(dense_type) / 8;
