@@ -143,11 +143,66 @@ TEST(LineChart, TakesAnyNumbers) {
   EXPECT_THAT(text, Not(HasSubstr("<circle")));  // a curve
 }
 
+TEST(LineChart, WholeXHasWholeTicks) {
+  LineChart chart{"t", "layer", "", {{"s", {{0, 1, 0}, {1, 2, 0}}, false}}, true, true};
+  const std::string whole = svg(chart);
+  EXPECT_THAT(whole, Not(HasSubstr(">0.2</text>")));
+  EXPECT_THAT(whole, HasSubstr(">1</text>"));
+  EXPECT_EQ(attributes(whole, "circle", "cx"), (std::vector<double>{70, 736}));
+  chart.whole_x = false;
+  EXPECT_THAT(svg(chart), HasSubstr(">0.2</text>"));
+  chart.series[0].points = {{3, 1, 0}};
+  chart.whole_x = true;
+  const std::string one = svg(chart);
+  EXPECT_THAT(one, HasSubstr(">3</text>"));
+  EXPECT_THAT(one, Not(HasSubstr(">2.8</text>")));
+}
+
+TEST(HistogramGrid, StacksColumnsAndDrawsMarks) {
+  HistogramGrid chart;
+  chart.title = kNasty;
+  chart.x_label = "x";
+  chart.low = -2;
+  chart.high = 2;
+  chart.series = {"a", "b"};
+  chart.marks_name = "limit";
+  chart.panels = {{kNasty, {{1, 0, 0, 3}, {1, 2, 0, 0}}, {-1, 1, 7}},
+                  {"empty", {{0, 0}}, {}},
+                  {"none", {}, {}},
+                  {"odd", {{NAN, -1, 5}}, {}}};
+  const std::string text = svg(chart);
+  expect_well_formed(text);
+  const auto heights = attributes(text, "rect", "height"), x = attributes(text, "rect", "x"),
+             y = attributes(text, "rect", "y");
+  ASSERT_EQ(heights.size(), 6u);  // background, four parts of columns, one of the odd panel
+  EXPECT_NEAR(heights[1], heights[4] / 3, 0.11);
+  EXPECT_EQ(heights[1], heights[2]);
+  EXPECT_NEAR(y[1], y[0] + heights[2], 0.11);  // the second is above the first
+  EXPECT_EQ(x[0], x[1]);
+  EXPECT_EQ(heights[5], heights[4]);  // as high as each panel allows
+  EXPECT_EQ(std::regex_search(text, std::regex("dasharray")), true);
+  EXPECT_EQ(attributes(text, "line", "stroke-width").size(), attributes(text, "line", "x1").size());
+  std::size_t dashed = 0;
+  for (std::size_t at = 0; (at = text.find("dasharray", at)) != std::string::npos; ++at) ++dashed;
+  EXPECT_EQ(dashed, 3u);  // the legend's and two of three marks: 7 is beyond the axis
+  for (const char* bad : {"nan", "inf"}) EXPECT_THAT(text, Not(HasSubstr(bad)));
+  chart.panels.clear();
+  EXPECT_THAT(svg(chart), HasSubstr("nothing to draw"));
+  chart.panels.resize(1);
+  chart.high = chart.low;
+  EXPECT_THAT(svg(chart), HasSubstr("nothing to draw"));
+}
+
 TEST(Page, HoldsEverythingInOneFile) {
   Page page(kNasty);
   page.heading(kNasty);
   page.paragraph(kNasty);
   page.table({"test", kNasty}, {{"pp512", "1,234.5 ± 0.3"}, {"tg", "91.2 %"}, {kNasty, "n/a"}, {"x", "no"}});
+  page.list({kNasty, "two"});
+  page.preformatted(kNasty);
+  page.begin_details(kNasty);
+  page.paragraph("hidden");
+  page.end_details();
   page.chart(BarChart{"bars", "", {"s"}, {{"a", {Bar{1, 0}}}}, {}});
   page.chart(LineChart{"lines", "", "", {{"s", {{1, 1, 0}, {2, 2, 0}}, false}}, true});
   const std::string html = page.html();

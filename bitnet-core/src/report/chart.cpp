@@ -1,4 +1,5 @@
-// Bar charts and line charts; what they are drawn with is svg.cpp, the page around them page.cpp.
+// Bar charts and line charts; histograms are histogram.cpp, what they are drawn with svg.cpp, the page around
+// them page.cpp.
 #include "bitnet/core/report/chart.hpp"
 
 #include <algorithm>
@@ -10,36 +11,7 @@
 namespace bitnet::report {
 namespace {
 
-constexpr std::string_view kGrid = "#ddd", kInk = "#222";
-constexpr std::string_view kTitleStyle = R"(font-size="15" font-weight="bold")";
-constexpr std::string_view kSmall = R"(font-size="11" fill="#555")";
-constexpr double kTitleHeight = 34;
 constexpr int kMostTicks = 6;
-
-/// Names of the series with their colours, in as many lines as they need; returns where the chart begins.
-double draw_legend(Drawing& d, const std::vector<std::pair<std::string, bool>>& names, double y) {
-  if (names.size() < 2) return y;
-  double x = 16;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    const std::string name = fit(names[i].first, kWidth - 80);
-    const double width = 30 + text_width(name) + 18;
-    if (x > 16 && x + width > kWidth - 8) {
-      x = 16;
-      y += 18;
-    }
-    d.line(x, y, x + 22, y, colour(i), 4, names[i].second);
-    d.text(x + 28, y + 4, name);
-    x += width;
-  }
-  return y + 16;
-}
-
-std::string empty_chart(std::string_view title) {
-  Drawing d;
-  d.text(16, 22, fit(title, kWidth - 32), Anchor::kStart, kTitleStyle);
-  d.text(16, 48, "nothing to draw", Anchor::kStart, kSmall);
-  return d.finish(64, title);
-}
 
 std::string value_text(const Bar& bar) {
   std::string text = number(bar.value);
@@ -198,7 +170,9 @@ std::string svg(const LineChart& chart) {
   std::vector<std::pair<std::string, bool>> names;
   for (const LineChart::Series& s : chart.series) names.emplace_back(s.name, s.dashed);
   const double top = draw_legend(d, names, kTitleHeight + 10) + 8;
-  const Frame frame{70, kWidth - 24, top, top + 290, axis_of(e.x0, e.x1), axis_of(e.y0, e.y1)};
+  Axis x = axis_of(e.x0, e.x1);
+  if (chart.whole_x && x.step < 1) x = {std::floor(e.x0), std::max(std::ceil(e.x1), std::floor(e.x0) + 1), 1};
+  const Frame frame{70, kWidth - 24, top, top + 290, x, axis_of(e.y0, e.y1)};
   draw_frame(d, frame, chart);
   for (std::size_t i = 0; i < chart.series.size(); ++i) draw_series(d, frame, chart.series[i], i);
   return d.finish(frame.bottom + 50, chart.title);

@@ -14,7 +14,9 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; }
 table { border-collapse: collapse; margin: 1em 0; font-size: 0.9em; }
 th, td { padding: 0.25em 0.8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-figure { margin: 1.2em 0; } svg { max-width: 100%; height: auto; }
+figure { margin: 1.2em 0; } svg { max-width: 100%; min-width: 560px; height: auto; }
+figure, .wide { overflow-x: auto; } h1, p, li { overflow-wrap: anywhere; }
+pre { background: #f5f5f5; padding: 0.8em; overflow-x: auto; } summary { cursor: pointer; }
 )";
 
 bool is_numeric(std::string_view cell) {
@@ -37,8 +39,22 @@ void Page::heading(std::string_view text) { body_ += "<h2>" + escape(text) + "</
 
 void Page::paragraph(std::string_view text) { body_ += "<p>" + escape(text) + "</p>\n"; }
 
+void Page::list(const std::vector<std::string>& items) {
+  body_ += "<ul>\n";
+  for (const std::string& item : items) body_ += "<li>" + escape(item) + "</li>\n";
+  body_ += "</ul>\n";
+}
+
+void Page::preformatted(std::string_view text) { body_ += "<pre>" + escape(text) + "</pre>\n"; }
+
+void Page::begin_details(std::string_view summary) {
+  body_ += "<details>\n<summary>" + escape(summary) + "</summary>\n";
+}
+
+void Page::end_details() { body_ += "</details>\n"; }
+
 void Page::table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows) {
-  body_ += "<table>\n<thead><tr>";
+  body_ += "<div class=\"wide\"><table>\n<thead><tr>";
   for (const std::string& cell : header) body_ += "<th>" + escape(cell) + "</th>";
   body_ += "</tr></thead>\n<tbody>\n";
   for (const auto& row : rows) {
@@ -47,7 +63,7 @@ void Page::table(const std::vector<std::string>& header, const std::vector<std::
       body_ += (is_numeric(cell) ? "<td class=\"n\">" : "<td>") + escape(cell) + "</td>";
     body_ += "</tr>\n";
   }
-  body_ += "</tbody></table>\n";
+  body_ += "</tbody></table></div>\n";
 }
 
 void Page::figure(const std::string& svg) { body_ += "<figure>\n" + svg + "</figure>\n"; }

@@ -166,4 +166,28 @@ std::string fit(std::string_view text, double width) {
   return out + "…";
 }
 
+double draw_legend(Drawing& d, const std::vector<std::pair<std::string, bool>>& names, double y) {
+  if (names.size() < 2) return y;
+  double x = 16;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string name = fit(names[i].first, kWidth - 80);
+    const double width = 30 + text_width(name) + 18;
+    if (x > 16 && x + width > kWidth - 8) {
+      x = 16;
+      y += 18;
+    }
+    d.line(x, y, x + 22, y, colour(i), 4, names[i].second);
+    d.text(x + 28, y + 4, name);
+    x += width;
+  }
+  return y + 16;
+}
+
+std::string empty_chart(std::string_view title) {
+  Drawing d;
+  d.text(16, 22, fit(title, kWidth - 32), Anchor::kStart, kTitleStyle);
+  d.text(16, 48, "nothing to draw", Anchor::kStart, kSmall);
+  return d.finish(64, title);
+}
+
 }  // namespace bitnet::report

@@ -9,6 +9,10 @@
 namespace bitnet::report {
 
 inline constexpr double kWidth = 760;
+inline constexpr double kTitleHeight = 34;
+inline constexpr std::string_view kGrid = "#ddd", kInk = "#222";
+inline constexpr std::string_view kTitleStyle = R"(font-size="15" font-weight="bold")";
+inline constexpr std::string_view kSmall = R"(font-size="11" fill="#555")";
 
 /// The colour of series `i`; they repeat after eight. Okabe and Ito's palette (2008), which most colour-blind
 /// readers can tell apart, without its yellow.
@@ -52,5 +56,12 @@ class Drawing {
 double text_width(std::string_view text);
 /// `text` cut to `width` pixels, with an ellipsis where something is missing.
 std::string fit(std::string_view text, double width);
+
+/// Names of the series (and whether they are dashed) with their colours, in as many lines as they need;
+/// returns where the chart begins. A single one needs none.
+double draw_legend(Drawing& d, const std::vector<std::pair<std::string, bool>>& names, double y);
+
+/// A chart without anything to draw.
+std::string empty_chart(std::string_view title);
 
 }  // namespace bitnet::report

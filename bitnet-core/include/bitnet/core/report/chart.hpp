@@ -51,12 +51,29 @@ struct LineChart {
   };
   std::vector<Series> series;
   bool y_from_zero = true;
+  bool whole_x = false;  ///< x are numbers of things: no ticks between whole ones
+};
+
+/// Small histograms over one x axis, side by side: each a label, and columns of stacked series.
+struct HistogramGrid {
+  std::string title;
+  std::string x_label;
+  double low = 0, high = 1;         ///< ends of the axis, whose bins are equally wide
+  std::vector<std::string> series;  ///< stacked from the axis up; one name: no legend
+  std::string marks_name;           ///< of the dashed lines, in the legend; empty: not there
+  struct Panel {
+    std::string label;
+    std::vector<std::vector<double>> counts;  // [series][bins], at least 0
+    std::vector<double> marks;                ///< dashed lines at these x
+  };
+  std::vector<Panel> panels;  ///< each is drawn as high as its highest column allows
 };
 
 /// A whole <svg> element, 760 wide, with a namespace, so that it is a file of its own, too. Charts without
 /// anything to draw say so.
 std::string svg(const BarChart& chart);
 std::string svg(const LineChart& chart);
+std::string svg(const HistogramGrid& chart);
 
 /// A page of headings, paragraphs, tables and charts, in the order of the calls.
 class Page {
@@ -66,10 +83,17 @@ class Page {
   void refresh_every(int seconds) noexcept { refresh_seconds_ = seconds; }
   void heading(std::string_view text);
   void paragraph(std::string_view text);
+  void list(const std::vector<std::string>& items);
+  /// Lines as they are, in letters of one width.
+  void preformatted(std::string_view text);
   /// Cells that are numbers (with ± or %, or "n/a") are set right.
   void table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
   void chart(const BarChart& chart) { figure(svg(chart)); }
   void chart(const LineChart& chart) { figure(svg(chart)); }
+  void chart(const HistogramGrid& chart) { figure(svg(chart)); }
+  /// What comes until end_details() is hidden until a reader opens `summary`.
+  void begin_details(std::string_view summary);
+  void end_details();
   /// The whole file.
   std::string html() const;
 
