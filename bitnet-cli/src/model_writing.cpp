@@ -70,7 +70,7 @@ void check_output_path(const fs::path& out, const fs::path& in, const WriteOptio
 
 void write_with_progress(const fs::path& out, const ModelConfig& config, const Tokenizer* tokenizer,
                          const std::function<quant::LogicalTensor(TensorId)>& source,
-                         const WriteOptions& options, Io& io) {
+                         const WriteOptions& options, Io& io, bool with_bar) {
   const Stopwatch watch;
   const auto total = static_cast<double>(model_tensors(config).size());
   {
@@ -80,7 +80,7 @@ void write_with_progress(const fs::path& out, const ModelConfig& config, const T
         out, config, tokenizer,
         [&](TensorId id) {
           check_cancelled(io);
-          bar.update(done++, total);
+          if (with_bar) bar.update(done++, total);
           return source(id);
         },
         options);

@@ -19,10 +19,11 @@ quant::WriteOptions write_options(std::string_view type, std::string_view dense_
 void check_output_path(const std::filesystem::path& out, const std::filesystem::path& in,
                        const quant::WriteOptions& options);
 
-/// write_model() with a progress bar and Ctrl-C; says on io.err what was written.
+/// write_model() with a progress bar, unless the source draws one of its own, and Ctrl-C; says on io.err what
+/// was written.
 void write_with_progress(const std::filesystem::path& out, const ModelConfig& config,
                          const Tokenizer* tokenizer,
                          const std::function<quant::LogicalTensor(TensorId)>& source,
-                         const quant::WriteOptions& options, Io& io);
+                         const quant::WriteOptions& options, Io& io, bool with_bar = true);
 
 }  // namespace bitnet::cli

@@ -89,7 +89,10 @@ const Option kCandidates{kInputGroup, "candidates", 0, Kind::kText, "LIST", "wha
 const Option kEstimate{kInputGroup, "estimate", 0, Kind::kFlag, "", "judge candidates by the error of the linear's own output and not by running the model", "", ""};
 const Option kSensitivity{kOutputGroup, "sensitivity", 0, Kind::kText, "FILE", "keep what was measured of each linear; a FILE that is there is not measured again, and gone on with where it ends", "", ""};
 const Option kWork{kOutputGroup, "work", 0, Kind::kText, "DIR", "keep finished layers in DIR, so that the same call goes on after a crash; to be removed by hand", "", ""};
-const Option kQuantReport{kOutputGroup, "report", 0, Kind::kText, "FILE", "write what was lost, for each linear and in all, as JSON", "", ""};
+const Option kQuantReport{kOutputGroup, "report", 0, Kind::kText, "FILE", "write what was lost, for each linear and in all: as JSON, and where FILE ends in .html as a page with charts, the JSON beside it", "", ""};
+const Option kCompareFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to compare the models' predictions on; - is standard input", "", ""};
+const Option kCompareContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens that are read from one beginning", "512", "", nullptr, 2, 1 << 22};
+const Option kCompareTokens{kInputGroup, "tokens", 0, Kind::kInteger, "N", "tokens of the text to read at most, in windows of --ctx-size spread over it", "16384", "", nullptr, 2, 1e9};
 const Option kScaleForm{kOutputGroup, "scale-form", 0, Kind::kChoice, "multiply|divide", "which way the weight_scale of --type hf goes", "multiply", ""};
 const Option kTrainResume{kInputGroup, "resume", 0, Kind::kFlag, "", "continue from the newest checkpoint", "", ""};
 const Option kDryRun{kInputGroup, "dry-run", 0, Kind::kFlag, "", "check everything, make two steps, say what the run would take, and write nothing", "", ""};

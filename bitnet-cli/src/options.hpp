@@ -55,6 +55,7 @@ extern const Option kScales, kPlan, kCalibrate, kCalibrationTokens, kThroughQuan
     kCalibration, kEvaluate, kWork, kQuantReport;  // quantize
 extern const Option kPlanMethod, kPlanScales, kBudgetSize, kBudgetPerplexity, kCandidates, kEstimate,
     kSensitivity;  // plan
+extern const Option kCompareFile, kCompareContext, kCompareTokens;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kTracking, kProfileOutput;

@@ -62,15 +62,18 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
         *context, *c.activations, model.config(),
         quant::StreamOptions{.through_quantised = c.through_quantised});
   }
+  return c;
+}
+
+void use_calibration(const Values& values, const ModelConfig& model, Calibration& c, Io& io) {
   if (values.has(opt::kSaveCalibration)) {
     const fs::path to = values.text(opt::kSaveCalibration);
-    quant::save_calibration(to, *c.source, model.config());
-    c.source = quant::open_calibration(to, model.config());
+    quant::save_calibration(to, *c.source, model);
+    c.source = quant::open_calibration(to, model);
     io.err << "wrote '" << to.string() << "'\n";
   }
   if (values.flag(opt::kVerbose) && c.source != nullptr && !c.through_quantised)
-    io.err << quant::describe_inputs(*c.source, model.config());
-  return c;
+    io.err << quant::describe_inputs(*c.source, model);
 }
 
 std::string state_of(const fs::path& path) {

@@ -28,10 +28,14 @@ struct Calibration {
   bool through_quantised = false;
 };
 
-/// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files.
+/// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files. Nothing
+/// is run yet.
 Calibration calibration_of(const Values& values, const std::filesystem::path& in,
                            const quant::ModelReader& model,
                            const std::shared_ptr<const ExecutionContext>& context, Io& io);
+
+/// What is done with a calibration before anything else: --save-calibration, --verbose.
+void use_calibration(const Values& values, const ModelConfig& model, Calibration& calibration, Io& io);
 
 /// A file or directory as it is now: another one, or a newer one, has another text.
 std::string state_of(const std::filesystem::path& path);

@@ -43,6 +43,7 @@ class MemoryLimitTest : public CliTest {
             {"quantize",
              {"quantize", dense_model(), file("limited"), "--type", "hf", "--method", "ls+refit",
               "--calibrate", text}},
+            {"compare", {"compare", model(), model(), "-f", text, "--tokens", "64"}},
             {"train", {"train", train}}};
   }
 };

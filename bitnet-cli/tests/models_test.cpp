@@ -429,7 +429,26 @@ TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
   expect({"--calibrate", text, "--calibration", text}, kUsage, "exclude each other");
   expect({"--calibrate", file("none.txt", "")}, kFailure, "1 tokens: expected two and more");
   expect({"--calibration", text}, kFailure, "t.txt");
-  expect({"--report", dense_model()}, kUsage, "");
+  expect({"--report", dense_model()}, kUsage, "is a file of the input");
+  expect({"--report", out}, kUsage, "is the output");
+}
+
+TEST_F(ModelsTest, QuantizeWritesAPageAndItsJson) {
+  const auto o =
+      call({"quantize", dense_model(), file("p.gguf"), "--method", "ls", "--report", file("p.html")});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  const std::string html = read_file(file("p.html"));
+  EXPECT_THAT(html, HasSubstr("Linears, the worst first"));
+  EXPECT_THAT(html, HasSubstr("stored as 0"));
+  const auto json = nlohmann::json::parse(read_file(file("p.json")));
+  ASSERT_EQ(json["linears"].size(), 14u);
+  for (const auto& l : json["linears"]) EXPECT_NEAR(l["threshold"].get<double>(), 0.5, 0.01);
+  EXPECT_EQ(json["layers"].size(), 2u);
+  // Nothing but the page and the JSON is refused as a place for the other.
+  const std::string page = file("dense.html");
+  fs::copy(dense_model(), file("dense.json"));
+  EXPECT_FAILS(call({"quantize", file("dense.json"), file("q.gguf"), "--report", page}), kUsage,
+               "dense.json' is a file of the input");
 }
 
 TEST_F(ModelsTest, PlanWithinASizeIsWhatQuantizeMakes) {

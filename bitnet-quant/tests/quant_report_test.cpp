@@ -4,7 +4,10 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <regex>
 
+#include "bitnet/core/rng.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet::quant {
@@ -157,6 +160,128 @@ TEST(QuantReportTest, HintsNameTheOptionToTry) {
   EXPECT_TRUE(some_hint(report, "bitnet train"));
   for (LinearReport& r : report.linears) r.kept = true;
   EXPECT_TRUE(mitigation_hints(report).empty());
+}
+
+/// A matrix of one row.
+LogicalTensor stored_as(std::vector<std::int8_t> trits, std::vector<float> scales,
+                        std::int64_t cols_per_scale = 0) {
+  LogicalTensor t;
+  const auto in = static_cast<std::int64_t>(trits.size());
+  t.shape = Shape{1, in};
+  t.ternary = true;
+  t.weights = {1, in, std::move(trits), std::move(scales), 1, cols_per_scale};
+  return t;
+}
+
+std::int64_t sum(const WeightHistogram& h, std::size_t trit) {
+  return std::accumulate(h.counts[trit].begin(), h.counts[trit].end(), std::int64_t{0});
+}
+
+TEST(WeightHistogramTest, CountsInUnitsOfTheScale) {
+  const std::vector<float> w{0.1f, -0.9f, 2.2f, -50.0f, 0, 0};
+  const WeightHistogram h = histogram_of(w, stored_as({0, -1, 1, -1, 0, 0}, {2.0f, 100.0f, 1.0f}, 2));
+  EXPECT_TRUE(h.ternary);
+  EXPECT_EQ(sum(h, 0), 2);
+  EXPECT_EQ(sum(h, 1), 3);
+  EXPECT_EQ(sum(h, 2), 1);
+  constexpr std::size_t kZero = WeightHistogram::kBins / 2;  // 12 bins a unit
+  EXPECT_EQ(h.counts[1][kZero], 3);                          // 0.05, 0 and 0
+  EXPECT_EQ(h.counts[2][kZero], 1);                          // 2.2 / 100
+  EXPECT_EQ(h.counts[0][kZero - 6], 2);                      // −0.45 and −0.5
+  EXPECT_FLOAT_EQ(static_cast<float>(h.largest_zero), 0.05f);
+  EXPECT_FLOAT_EQ(static_cast<float>(h.smallest_one), 0.022f);
+  WeightHistogram two = h;
+  two.add(h);
+  EXPECT_EQ(sum(two, 1), 6);
+  EXPECT_EQ(two.smallest_one, h.smallest_one);
+  WeightHistogram none;
+  none.add(h);
+  EXPECT_EQ(none.smallest_one, h.smallest_one);
+  const WeightHistogram beyond =
+      histogram_of(std::vector<float>{-9, 9, 1}, stored_as({-1, 1, 0}, {1.0f, 0.0f, 0.0f}, 1));
+  EXPECT_EQ(beyond.counts[0].front(), 1);
+  EXPECT_EQ(beyond.counts[2].back(), 1);
+  EXPECT_EQ(beyond.counts[1].back(), 1);  // another number than 0 with the scale 0
+  EXPECT_TRUE(std::isfinite(beyond.largest_zero));
+  BITNET_EXPECT_ERROR(histogram_of(std::vector<float>(2), stored_as({0}, {1})), ErrorCode::kInvalidArgument,
+                      "2 weights that are stored as [1, 1]");
+}
+
+TEST(WeightHistogramTest, TheThresholdIsWhereItWas) {
+  Rng rng(7);
+  std::vector<float> w(4096);
+  for (float& v : w) v = static_cast<float>(rng.normal());
+  const ExecutionContext context;
+  LogicalTensor t = stored_as(std::vector<std::int8_t>(w.size()), {1});
+  t.weights = least_squares(context, w, 1, 4096, ScaleGroups::tensor());
+  const auto by_ls = histogram_of(w, t).threshold();
+  ASSERT_TRUE(by_ls.has_value());
+  EXPECT_NEAR(*by_ls, 0.5, 0.01);
+  t.weights.scales[0] *= 2;  // a refit: the trits stay
+  EXPECT_NEAR(histogram_of(w, t).threshold().value(), 0.25, 0.005);
+  // Some that lie on the other side do not move it by more than the width of a bin.
+  t.weights.scales[0] /= 2;
+  for (std::size_t i = 0; i < w.size(); i += 50) t.weights.trits[i] = t.weights.trits[i] == 0 ? 1 : 0;
+  EXPECT_NEAR(histogram_of(w, t).threshold().value(), 0.5, 1.0 / 12);
+  t.ternary = false;
+  t.dense.resize(w.size() * 4);
+  const WeightHistogram floats = histogram_of(w, t);
+  EXPECT_FALSE(floats.threshold().has_value());
+  EXPECT_EQ(sum(floats, 1), 4096);
+  EXPECT_FALSE(WeightHistogram{}.threshold().has_value());
+}
+
+QuantReport page_report(std::int64_t layers, const std::string& model) {
+  QuantReport report;
+  report.model = model;
+  for (std::int64_t layer = 0; layer < layers; ++layer)
+    for (const TensorRole role : {TensorRole::kAttnQ, TensorRole::kFfnDown})
+      report.linears.push_back(
+          linear({role, layer}, WeightMethod::kGptq, 0.01 + 0.001 * static_cast<double>(layer)));
+  return report;
+}
+
+std::size_t count(const std::string& text, const std::string& what) {
+  std::size_t n = 0;
+  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; ++at) ++n;
+  return n;
+}
+
+TEST(QuantPageTest, HasEverythingInOneFile) {
+  QuantReport report = page_report(3, "a<b>&c");
+  report.linears[1].metrics.output_noise = 60;  // lost the most
+  report.linears[1].warnings = {"odd <weights>"};
+  LogitMetrics& logits = report.logits.emplace();
+  logits.positions = 100;
+  logits.kl = 25;
+  logits.same_top = 80;
+  logits.nll_original = 100 * std::log(5.0);
+  logits.nll_other = 100 * std::log(20.0);
+  const std::string html = to_html(report);
+  for (const char* has :
+       {"Quantisation of a&lt;b&gt;&amp;c", "perplexity before", ">5.0000<", ">20.0000<", "80.0 %",
+        "4.00 times as much", "blk.0.ffn_down: odd &lt;weights&gt;", "What to try", "mixed_precision",
+        "bitnet train", "Error against depth", "stored as −1", "method: absmean", "<details>"})
+    EXPECT_NE(html.find(has), std::string::npos) << has;
+  EXPECT_EQ(count(html, "<svg "), 5u);
+  // The worst comes first.
+  const std::size_t bars = html.find("Linears, the worst first");
+  EXPECT_LT(html.find(">blk.0.ffn_down<", bars), html.find(">blk.2.attn_q<", bars));
+  const std::string fetched = std::regex_replace(html, std::regex("http://www.w3.org/2000/svg"), "");
+  for (const char* not_there : {"http", "<script", "<link", " src="})
+    EXPECT_EQ(fetched.find(not_there), std::string::npos);
+}
+
+TEST(QuantPageTest, OfOneLayerAndOfMany) {
+  const std::string one = to_html(page_report(1, "m"));
+  EXPECT_EQ(one.find("Error against depth"), std::string::npos);
+  EXPECT_EQ(one.find("Layers, the worst first"), std::string::npos);
+  EXPECT_NE(one.find("--evaluate TEXT"), std::string::npos);
+  const std::string many = to_html(page_report(200, std::string(300, 'm')));
+  EXPECT_NE(many.find("Layers, the worst first (16 of 200)"), std::string::npos);
+  EXPECT_EQ(count(many, "<td>blk."), 400u);
+  EXPECT_LT(many.size(), std::size_t{1} << 20);
+  EXPECT_NE(to_html({}).find("In all"), std::string::npos);  // of nothing
 }
 
 }  // namespace

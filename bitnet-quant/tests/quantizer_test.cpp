@@ -359,6 +359,9 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
     EXPECT_EQ(x.bytes, y.bytes);
     EXPECT_EQ(x.metrics.noise, y.metrics.noise);
     EXPECT_EQ(x.metrics.trits, y.metrics.trits);
+    EXPECT_EQ(x.histogram.counts, y.histogram.counts);
+    EXPECT_EQ(x.histogram.ternary, y.histogram.ternary);
+    EXPECT_EQ(x.histogram.threshold(), y.histogram.threshold());
   }
   const auto resumed_by = [&](const QuantConfig& config, const std::string& identity) {
     Quantizer q(context(), reader, config, {.work = dir.path() / "work", .identity = identity});

@@ -77,6 +77,7 @@ class Planner {
     beside_ = quant::bytes_beside_linears(model_->config(), options_);
     const std::uint64_t budget = linear_budget();
     calibration_ = calibration_of(values_, in_, *model_, context_, io_);
+    use_calibration(values_, model_->config(), calibration_, io_);
     linears_ = sensitivity();
     quant::BitAssignment assignment;
     std::optional<quant::LogitMetrics> measured;

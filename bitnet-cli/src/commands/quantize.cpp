@@ -8,6 +8,7 @@
 #include "common.hpp"
 #include "model_writing.hpp"
 #include "quantize_inputs.hpp"
+#include "quantize_progress.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -67,6 +68,33 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
   for (const std::string& hint : quant::mitigation_hints(report)) io.err << "hint: " << hint << '\n';
 }
 
+/// Files of --report: the JSON, and the page if that was asked for. Refuses to write over the input or the
+/// output.
+struct ReportFiles {
+  fs::path json, html;
+};
+
+ReportFiles report_files(const Values& values, const fs::path& in, const fs::path& out) {
+  ReportFiles files;
+  if (!values.has(opt::kQuantReport)) return files;
+  files.json = report_path(values, opt::kQuantReport, "report");
+  if (files.json.extension() == ".html" || files.json.extension() == ".htm") {
+    files.html = files.json;
+    files.json.replace_extension(".json");
+  }
+  for (const fs::path& file : {files.json, files.html}) {
+    if (would_replace(file, in)) throw UsageError("--report: '" + file.string() + "' is a file of the input");
+    if (!file.empty() && (would_replace(file, out) || file.lexically_normal() == out.lexically_normal()))
+      throw UsageError("--report: '" + file.string() + "' is the output, or a file of it");
+  }
+  return files;
+}
+
+void write_report(const ReportFiles& files, const quant::QuantReport& report) {
+  if (!files.json.empty()) write_file(files.json, quant::to_json(report));
+  if (!files.html.empty()) write_file(files.html, quant::to_html(report));
+}
+
 /// What the layers that --work keeps depend on beside the plan.
 std::string identity_of(const Values& values, const fs::path& in) {
   std::string out = state_of(in);
@@ -81,9 +109,11 @@ int quantize(const Values& values, Io& io) {
   auto options = write_options(values.text(opt::kQuantizeType), values.text(opt::kDenseType), false);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   check_output_path(out, in, options);
-  for (const Option* o : {&opt::kQuantReport, &opt::kSaveCalibration})
-    if (values.has(*o) && would_replace(report_path(values, *o, "report"), in))
-      throw UsageError("--" + std::string(o->name) + ": '" + values.text(*o) + "' is a file of the input");
+  const ReportFiles files = report_files(values, in, out);
+  if (values.has(opt::kSaveCalibration) &&
+      would_replace(report_path(values, opt::kSaveCalibration, "calibration"), in))
+    throw UsageError("--save-calibration: '" + values.text(opt::kSaveCalibration) +
+                     "' is a file of the input");
   quant::QuantReport report;
   report.model = in.string();
   report.config = plan_of(values, opt::kMethod, opt::kScales);
@@ -109,13 +139,20 @@ int quantize(const Values& values, Io& io) {
     how.work = values.text(opt::kWork);
     how.identity = identity_of(values, in);
   }
+  say_need(quant::Quantizer(*context, *model, report.config, how), model->config(), calibration, io);
+  use_calibration(values, model->config(), calibration, io);
+  how.calibration = calibration.source.get();
+  QuantizeProgress progress(io, plans, model->config());
+  const quant::Quantizer* running = nullptr;
+  how.on_linear = [&](const quant::LinearReport& r) { progress.done(r, running->resumed_layers()); };
   quant::Quantizer quantizer(*context, *model, report.config, how);
-  say_need(quantizer, model->config(), calibration, io);
+  running = &quantizer;
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto tokenizer = model->tokenizer();
   write_with_progress(
-      out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, options, io);
+      out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, options, io, false);
+  progress.clear();
   report.linears = quantizer.reports();
   if (quantizer.resumed_layers() > 0)
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
@@ -128,7 +165,8 @@ int quantize(const Values& values, Io& io) {
     report.logits = quant::compare_logits(before, after);
   }
   say(report, values.flag(opt::kVerbose), io);
-  if (values.has(opt::kQuantReport)) write_file(values.text(opt::kQuantReport), quant::to_json(report));
+  io.err << "peak memory " << human_bytes(peak_memory_bytes()) << '\n';
+  write_report(files, report);
   return kOk;
 }
 
@@ -149,7 +187,7 @@ const Command kQuantizeCommand{
         "head and norms stay float. docs/guides/quantization.md explains the methods and the yaml of --plan.",
     .example =
         "bitnet quantize bitnet_b1_58-large/ large.gguf --method absmean --type i2_s\n"
-        "bitnet quantize float-model/ small.gguf --method gptq --calibrate book.txt --report lost.json",
+        "bitnet quantize float-model/ small.gguf --method gptq --calibrate book.txt --report lost.html",
     .arguments = {"IN", "OUT"},
     .options = {&opt::kMethod, &opt::kScales, &opt::kPlan, &opt::kCalibrate, &opt::kCalibrationTokens,
                 &opt::kThroughQuantised, &opt::kSaveCalibration, &opt::kCalibration, &opt::kEvaluate,

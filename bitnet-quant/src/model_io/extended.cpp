@@ -53,7 +53,7 @@ SafeDType safe_dtype(DType dtype) {
 
 }  // namespace
 
-std::vector<NamedBytes> encode_extended(const LogicalTensor& t, const std::string& name, DType dtype) {
+std::vector<NamedBytes> encode_extended(LogicalTensor t, const std::string& name, DType dtype) {
   std::vector<NamedBytes> out;
   if (t.ternary) {
     add_plane(t.weights, name, out);
@@ -74,7 +74,12 @@ std::vector<NamedBytes> encode_extended(const LogicalTensor& t, const std::strin
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("tensor '{}': activations of 4 bits for a linear of floats", name));
     const auto dims = t.shape.dims();
-    out.push_back(named(name, safe_dtype(dtype), {dims.begin(), dims.end()}, as_dtype(t, dtype)));
+    NamedBytes n;
+    n.info.name = name;
+    n.info.dtype = safe_dtype(dtype);
+    n.info.shape.assign(dims.begin(), dims.end());
+    n.bytes = as_dtype(std::move(t), dtype);
+    out.push_back(std::move(n));
   }
   if (t.activations != ActivationForm::kInt8)
     out.push_back(named(name + "_activation", SafeDType::kU8, {1},
@@ -197,7 +202,7 @@ int write_extended(const fs::path& directory, const ModelConfig& config, const S
         if (!is_linear(id.role) && (t.ternary || t.planes || t.int8))
           throw Error(ErrorCode::kInvalidArgument, "expected dense values: only linears are quantised");
         if (t.activations != ActivationForm::kInt8) version = 2;
-        for (NamedBytes& n : encode_extended(t, tensor, dense_dtype(id, options))) {
+        for (NamedBytes& n : encode_extended(std::move(t), tensor, dense_dtype(id, options))) {
           total += n.bytes.size();
           index["weight_map"][n.info.name] = name;
           tensors.push_back(std::move(n));

@@ -19,7 +19,7 @@ struct NamedBytes {
 
 /// The tensors that hold `t` under `name` ("….weight"): trits with scales, two planes, int8, or floats of
 /// `dtype`. Throws Error(kInvalidArgument) on a tensor that is none of them.
-std::vector<NamedBytes> encode_extended(const LogicalTensor& t, const std::string& name, DType dtype);
+std::vector<NamedBytes> encode_extended(LogicalTensor t, const std::string& name, DType dtype);
 
 /// The linear that encode_extended() made such tensors of. Throws Error(kCorruptFile) on tensors that are not
 /// there, or of other types and sizes.

@@ -82,9 +82,10 @@ std::vector<std::byte> bytes_of_tensor(LogicalTensor t, const ModelConfig& confi
     return pack(row_of(options.type)->layout, t.weights);
   }
   const DType dtype = dense_dtype(t.id, options);
-  std::vector<std::byte> bytes = as_dtype(t, dtype);
+  const auto columns = static_cast<std::size_t>(t.shape.dims().back());
+  std::vector<std::byte> bytes = as_dtype(std::move(t), dtype);
   if (!interleave) return bytes;
-  const std::size_t row_bytes = static_cast<std::size_t>(t.shape[1]) * bits_of(dtype) / 8;
+  const std::size_t row_bytes = columns * bits_of(dtype) / 8;
   return reorder_rows(bytes, row_bytes, config.head_dim, RowOrder::kToInterleaved);
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
@@ -47,10 +48,10 @@ void write_tensors(const fs::path& path, const ModelConfig& config, const Source
   SafeTensorsWriter writer(path, declare(config, options), {{"format", "pt"}});
   const bool packed = options.type == LinearType::kHf;
   for (const TensorId id : model_tensors(config)) {
-    const LogicalTensor t = take(source, id, config, packed);
+    LogicalTensor t = take(source, id, config, packed);
     const std::string name = hf_name(id, config.family);
     if (!t.ternary) {
-      writer.write(name, as_dtype(t, dense_dtype(id, options)));
+      writer.write(name, as_dtype(std::move(t), dense_dtype(id, options)));
       continue;
     }
     with_context(fmt::format("tensor '{}'", name),

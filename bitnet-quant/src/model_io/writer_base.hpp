@@ -13,8 +13,9 @@ using Source = std::function<LogicalTensor(TensorId)>;
 /// if `ternary`. Throws Error(kInvalidArgument | kUnsupported).
 LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config, bool ternary);
 
-/// The dense values as bytes of `dtype`; a copy when they have it already.
-std::vector<std::byte> as_dtype(const LogicalTensor& t, DType dtype);
+/// The dense values as bytes of `dtype`, which the tensor gives away: a matrix of gigabytes is never there
+/// twice. Throws Error(kUnsupported) on a value that `dtype` cannot hold.
+std::vector<std::byte> as_dtype(LogicalTensor&& t, DType dtype);
 
 /// The dtype in which a tensor that is not packed is written.
 DType dense_dtype(TensorId id, const WriteOptions& options);

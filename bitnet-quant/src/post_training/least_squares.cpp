@@ -53,6 +53,7 @@ namespace {
 /// Copies of a group's weights, one row after the other.
 void gather(const Grid& grid, std::int64_t g, std::span<const float> w, std::vector<float>& to) {
   to.clear();
+  to.reserve(static_cast<std::size_t>((grid.last_row(g) - grid.first_row(g)) * grid.cols));
   for (std::int64_t r = grid.first_row(g); r < grid.last_row(g); ++r) {
     const auto row = w.subspan(static_cast<std::size_t>(r * grid.in + grid.first_col(g)),
                                static_cast<std::size_t>(grid.cols));

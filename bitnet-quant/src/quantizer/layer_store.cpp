@@ -31,6 +31,11 @@ Json json_of(const LinearReport& r) {
               {"weights", m.weights},
               {"sums", {m.signal, m.noise, m.product, m.stored, m.output_signal, m.output_noise}},
               {"trits", m.trits},
+              {"histogram",
+               {{"counts", r.histogram.counts},
+                {"ternary", r.histogram.ternary},
+                {"largest_zero", r.histogram.largest_zero},
+                {"smallest_one", r.histogram.smallest_one}}},
               {"warnings", r.warnings}};
 }
 
@@ -52,6 +57,11 @@ LinearReport report_of(const Json& j, TensorId id, const Shape& shape) {
   std::tie(m.signal, m.noise, m.product, m.stored, m.output_signal, m.output_noise) =
       std::tie(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]);
   m.trits = j.at("trits").get<std::array<std::int64_t, 3>>();
+  const Json& h = j.at("histogram");
+  h.at("counts").get_to(r.histogram.counts);
+  h.at("ternary").get_to(r.histogram.ternary);
+  h.at("largest_zero").get_to(r.histogram.largest_zero);
+  h.at("smallest_one").get_to(r.histogram.smallest_one);
   r.warnings = j.at("warnings").get<std::vector<std::string>>();
   return r;
 }

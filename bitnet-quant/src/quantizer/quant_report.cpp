@@ -1,4 +1,4 @@
-// QuantReport: sums, hints, JSON.
+// QuantReport: sums, hints, JSON. The page is quant_page.cpp.
 #include "bitnet/quant/quant_report.hpp"
 
 #include <fmt/format.h>
@@ -7,18 +7,14 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "quantizer/report_parts.hpp"
+
 namespace bitnet::quant {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
 Json number(double v) { return std::isfinite(v) ? Json(v) : Json(nullptr); }
-
-std::string short_name(TensorId id) {
-  std::string name = gguf_name(id);
-  name.resize(name.size() - std::string_view(".weight").size());
-  return name;
-}
 
 void put_metrics(const WeightMetrics& m, Json& to) {
   to["weights"] = m.weights;
@@ -46,21 +42,10 @@ Json json_of(const LinearReport& r) {
   j["bits_per_weight"] = number(r.bits_per_weight());
   if (r.plan.method == WeightMethod::kGptq && !r.kept) j["damping"] = number(r.damping);
   put_metrics(r.metrics, j);
+  const auto threshold = r.histogram.threshold();
+  j["threshold"] = threshold ? number(*threshold) : Json(nullptr);
   j["warnings"] = r.warnings;
   return j;
-}
-
-std::vector<std::int64_t> layers_of(const QuantReport& report) {
-  std::vector<std::int64_t> out;
-  for (const LinearReport& r : report.linears)
-    if (std::find(out.begin(), out.end(), r.id.layer) == out.end()) out.push_back(r.id.layer);
-  return out;
-}
-
-/// What a linear lost: of its output where that was measured, else of its weights.
-double loss_of(const LinearReport& r) {
-  const double weights = r.metrics.relative_error();
-  return r.metrics.output_signal > 0 ? r.metrics.output_error() : weights * weights;
 }
 
 /// Linears that lost several times what the middle one did, the worst first.
@@ -93,9 +78,10 @@ WeightMetrics QuantReport::layer(std::int64_t index) const noexcept {
   return sum;
 }
 
-double QuantReport::bits_per_weight() const noexcept {
+double QuantReport::bits_per_weight(std::optional<std::int64_t> layer) const noexcept {
   double bits = 0, n = 0;
   for (const LinearReport& r : linears) {
+    if (layer && r.id.layer != *layer) continue;
     bits += 8 * static_cast<double>(r.bytes);
     n += static_cast<double>(r.out) * static_cast<double>(r.in);
   }
@@ -159,6 +145,7 @@ std::string to_json(const QuantReport& report) {
   for (const std::int64_t layer : layers_of(report)) {
     Json j;
     j["layer"] = layer;
+    j["bits_per_weight"] = number(report.bits_per_weight(layer));
     put_metrics(report.layer(layer), j);
     root["layers"].push_back(std::move(j));
   }

@@ -141,6 +141,7 @@ QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, st
     r.bytes = (to.tensor.planes ? 2 : 1) * ((cells + 3) / 4 + 4 * plane.scales.size());
   }
   r.metrics = measure(context, w, to.tensor, input != nullptr ? &input->hessian : nullptr);
+  r.histogram = histogram_of(w, to.tensor);
   return to;
 }
 

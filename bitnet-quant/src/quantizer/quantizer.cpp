@@ -75,9 +75,11 @@ std::optional<ExactTrits> find_trits(std::span<const float> w, std::int64_t out,
 struct Quantizer::Group {
   TensorId input;
   std::vector<PlannedLinear> linears;
-  std::uint64_t bytes = 0;
-  bool calibrated = false;  ///< one of them needs it
-  bool factored = false;    ///< one of them is gptq's
+  std::vector<std::uint64_t> linear_bytes;  ///< that each takes while it is worked on
+  std::uint64_t shared_bytes = 0;           ///< of the factor
+  std::uint64_t bytes = 0;                  ///< of all
+  bool calibrated = false;                  ///< one of them needs it
+  bool factored = false;                    ///< one of them is gptq's
   std::shared_ptr<const InputCalibration> calibration;
   std::optional<GptqFactor> factor;
   std::vector<QuantizedLinear> results;
@@ -174,11 +176,13 @@ std::vector<QuantizedLinear> Quantizer::quantize_layer(std::int64_t layer) {
       at->input = input;
     }
     const Shape shape = tensor_shape(l.id, reader_.config());
-    at->bytes += bytes_of(l.plan, shape[0], shape[1]);
+    at->linear_bytes.push_back(bytes_of(l.plan, shape[0], shape[1]));
+    at->bytes += at->linear_bytes.back();
     at->calibrated = at->calibrated || needs_calibration(l.plan.method);
     if (l.plan.method == WeightMethod::kGptq && !at->factored) {
       at->factored = true;
-      at->bytes += factor_bytes(shape[1]);
+      at->shared_bytes = factor_bytes(shape[1]);
+      at->bytes += at->shared_bytes;
     }
     at->linears.push_back(l);
   }
@@ -218,11 +222,17 @@ void Quantizer::run(std::vector<Group>& groups) {
           g.factor.emplace(g.calibration->hessian, config_.gptq.damping, config_.gptq.activation_order);
         });
       g.results.resize(g.linears.size());
-      context_.parallel_for(g.linears.size(), 1, [&](std::size_t first, std::size_t last) {
-        for (std::size_t j = first; j < last; ++j)
-          g.results[j] = with_context(fmt::format("tensor '{}'", gguf_name(g.linears[j].id)),
-                                      [&] { return quantize(g.linears[j], g); });
-      });
+      for (std::size_t from = 0, until; from < g.linears.size(); from = until) {
+        // As many at a time as fit; one whatever it takes.
+        std::uint64_t bytes = g.shared_bytes + g.linear_bytes[from];
+        for (until = from + 1; until < g.linears.size(); ++until)
+          if ((bytes += g.linear_bytes[until]) > options_.memory) break;
+        context_.parallel_for(until - from, 1, [&](std::size_t first, std::size_t last) {
+          for (std::size_t j = from + first; j < from + last; ++j)
+            g.results[j] = with_context(fmt::format("tensor '{}'", gguf_name(g.linears[j].id)),
+                                        [&] { return quantize(g.linears[j], g); });
+        });
+      }
       g.factor.reset();
       g.calibration.reset();
     }
@@ -250,6 +260,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
                                       : cells * bits_of(q.tensor.dtype) / 8;
     if (!why.empty()) q.report.warnings.push_back(std::move(why));
     q.report.metrics = measure(context_, w, q.tensor, hessian);
+    q.report.histogram = histogram_of(w, q.tensor);
     return q;
   };
   const std::vector<float> w = t.to_f32();

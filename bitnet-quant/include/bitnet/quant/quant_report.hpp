@@ -1,6 +1,7 @@
 #pragma once
 // The result of a quantisation for people and programs: every linear, every layer, the whole, and what could
 // be tried. A plain value; the functions are pure and thread-safe.
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ struct QuantReport {
   WeightMetrics total() const noexcept;
   /// Of one layer's linears.
   WeightMetrics layer(std::int64_t index) const noexcept;
-  double bits_per_weight() const noexcept;
+  /// Of one layer's linears, or of all.
+  double bits_per_weight(std::optional<std::int64_t> layer = {}) const noexcept;
 };
 
 /// What to try against what was lost, each naming the key of the configuration or the command that does it;
@@ -29,5 +31,9 @@ std::vector<std::string> mitigation_hints(const QuantReport& report);
 /// format_version, model, config (yaml), linears, layers, total, logits (null without) and hints; numbers
 /// that are not finite are null. Keys: docs/guides/quantization.md.
 std::string to_json(const QuantReport& report);
+
+/// The same as one page of HTML that needs no other file: totals, hints, charts of the layers and linears
+/// that lost the most, of the error against depth and of the weights with the thresholds, and tables.
+std::string to_html(const QuantReport& report);
 
 }  // namespace bitnet::quant

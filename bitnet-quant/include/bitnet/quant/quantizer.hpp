@@ -16,6 +16,7 @@
 #include "bitnet/quant/metrics.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "bitnet/quant/quant_config.hpp"
+#include "bitnet/quant/weight_histogram.hpp"
 
 namespace bitnet::quant {
 
@@ -28,6 +29,7 @@ struct LinearReport {
   std::uint64_t bytes = 0;  ///< two bits a trit, a byte an int8, the stored type of floats; 4 bytes a scale
   double damping = 0;       ///< of gptq, as much as it took
   WeightMetrics metrics;    ///< against the weights that were there
+  WeightHistogram histogram;
   std::vector<std::string> warnings;
 
   double bits_per_weight() const noexcept;

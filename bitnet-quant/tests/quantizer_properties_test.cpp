@@ -1,0 +1,240 @@
+// What holds for every method and any weights: rows may come in any order, a quantised layer computes what
+// its dequantised weights say, what is bad is named, what is written is what is read.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "bitnet/core/rng.hpp"
+#include "bitnet/quant/bit_linear.hpp"
+#include "bitnet/quant/int8_linear.hpp"
+#include "bitnet/quant/quantizer.hpp"
+#include "bitnet/testing/testing.hpp"
+#include "contexts.hpp"
+
+namespace bitnet::quant {
+namespace {
+
+using test::context;
+
+constexpr WeightMethod kMethods[] = {WeightMethod::kAbsmean,           WeightMethod::kLeastSquares,
+                                     WeightMethod::kLeastSquaresRefit, WeightMethod::kGptq,
+                                     WeightMethod::kTwoPlane,          WeightMethod::kInt8};
+constexpr std::int64_t kOut = 24, kIn = 64;
+
+std::vector<float> random_weights(std::uint64_t seed, std::int64_t out = kOut, std::int64_t in = kIn) {
+  Rng rng(seed);
+  std::vector<float> w(static_cast<std::size_t>(out * in));
+  for (float& v : w) v = static_cast<float>(rng.normal());
+  return w;
+}
+
+/// An input seen `rows` times, its columns alike.
+InputCalibration random_input(std::int64_t rows, std::uint64_t seed, std::int64_t in = kIn) {
+  Rng rng(seed);
+  std::vector<float> x(static_cast<std::size_t>(rows * in));
+  float last = 0;
+  for (float& v : x) v = last = 0.7f * last + static_cast<float>(rng.normal());
+  InputCalibration input{{}, Hessian(in), {}};
+  input.hessian.add(context(), x);
+  input.statistics.add(context(), x, in);
+  return input;
+}
+
+LinearPlan plan_of(WeightMethod method, ScaleUnit scales) {
+  LinearPlan plan;
+  plan.method = method;
+  plan.scales = method == WeightMethod::kAbsmean ? ScaleUnit::kTensor : scales;
+  return plan;
+}
+
+TEST(QuantiserProperties, RowsMayComeInAnyOrder) {
+  const std::vector<float> w = random_weights(1);
+  std::vector<std::size_t> order(kOut);
+  std::iota(order.begin(), order.end(), 0);
+  std::rotate(order.begin(), order.begin() + 7, order.end());
+  std::swap(order[3], order[20]);
+  std::vector<float> moved(w.size());
+  for (std::size_t r = 0; r < order.size(); ++r)
+    std::copy_n(w.begin() + static_cast<std::ptrdiff_t>(order[r] * kIn), kIn,
+                moved.begin() + static_cast<std::ptrdiff_t>(r * kIn));
+  const InputCalibration input = random_input(300, 2);
+  for (const WeightMethod method : kMethods) {
+    for (const ScaleUnit scales : {ScaleUnit::kRow, ScaleUnit::kGroup32, ScaleUnit::kTensor}) {
+      SCOPED_TRACE(std::string(to_string(method)) + ", " + std::string(to_string(scales)));
+      const LinearPlan plan = plan_of(method, scales);
+      const std::vector<float> a =
+          quantize_linear(context(), {}, w, kOut, kIn, plan, {}, &input).tensor.to_f32();
+      const std::vector<float> b =
+          quantize_linear(context(), {}, moved, kOut, kIn, plan, {}, &input).tensor.to_f32();
+      // A scale that all rows share is a sum over them in their order.
+      const float slack = plan.scales == ScaleUnit::kTensor && method != WeightMethod::kInt8 ? 1e-5f : 0.0f;
+      for (std::size_t r = 0; r < order.size(); ++r)
+        for (std::size_t c = 0; c < kIn; ++c)
+          ASSERT_NEAR(b[r * kIn + c], a[order[r] * kIn + c], slack) << r << ", " << c;
+    }
+  }
+}
+
+TEST(QuantiserProperties, ABetterMethodNeverLosesMore) {
+  const InputCalibration input = random_input(400, 4);
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    const std::vector<float> w = random_weights(10 + seed);
+    const auto metrics = [&](WeightMethod method, ScaleUnit scales) {
+      return quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, scales), {}, &input).report.metrics;
+    };
+    for (const ScaleUnit scales : {ScaleUnit::kTensor, ScaleUnit::kRow, ScaleUnit::kGroup32}) {
+      const WeightMetrics ls = metrics(WeightMethod::kLeastSquares, scales),
+                          refit = metrics(WeightMethod::kLeastSquaresRefit, scales),
+                          gptq = metrics(WeightMethod::kGptq, scales),
+                          two = metrics(WeightMethod::kTwoPlane, scales);
+      EXPECT_LE(ls.noise, metrics(WeightMethod::kAbsmean, scales).noise);
+      EXPECT_LE(refit.output_noise, ls.output_noise * (1 + 1e-6));
+      EXPECT_LT(gptq.output_noise, refit.output_noise);
+      EXPECT_LT(two.noise, ls.noise);
+    }
+    // More scales are never worse.
+    EXPECT_LE(metrics(WeightMethod::kLeastSquares, ScaleUnit::kRow).noise,
+              metrics(WeightMethod::kLeastSquares, ScaleUnit::kTensor).noise);
+    EXPECT_LE(metrics(WeightMethod::kLeastSquares, ScaleUnit::kGroup32).noise,
+              metrics(WeightMethod::kLeastSquares, ScaleUnit::kRow).noise);
+  }
+}
+
+/// Σ_k w·x and Σ_k |w| of each row of w [out, in], for each row of x.
+struct Product {
+  std::vector<double> y, sizes;  // [rows, out]
+};
+Product product(const std::vector<float>& w, const std::vector<float>& x, std::int64_t rows) {
+  Product p;
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t o = 0; o < kOut; ++o) {
+      double sum = 0, size = 0;
+      for (std::int64_t k = 0; k < kIn; ++k) {
+        const double v = static_cast<double>(w[static_cast<std::size_t>(o * kIn + k)]);
+        sum += v * static_cast<double>(x[static_cast<std::size_t>(r * kIn + k)]);
+        size += std::fabs(v);
+      }
+      p.y.push_back(sum);
+      p.sizes.push_back(size);
+    }
+  return p;
+}
+
+TEST(QuantiserProperties, AQuantisedLayerComputesWhatItsDequantisedWeightsSay) {
+  constexpr std::int64_t kRows = 9;
+  const InputCalibration input = random_input(300, 5);
+  const std::vector<float> w = random_weights(6), x = random_weights(7, kRows, kIn);
+  QuantizedRows q;
+  quantize_rows(context(), x, kRows, kIn, q);
+  // Activations: |x − q/a| ≤ 1 / (2a) a value, so Σ|w| / (2a) an output; then one rounding of the product of
+  // the scales, one of the integer's and one of the result, each 2^-24 of at most Σ|w| · 127 / a, and those
+  // of a and its inverse, which are as large.
+  const auto check = [&](const std::vector<float>& dequantised, const std::vector<float>& y) {
+    const Product exact = product(dequantised, x, kRows);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const double unit = static_cast<double>(q.inv_scales[i / kOut]);  // 1 / a
+      const double bound = exact.sizes[i] * unit * (0.5 + 5 * 0x1p-24 * 127);
+      ASSERT_NEAR(static_cast<double>(y[i]), exact.y[i], bound) << i;
+      EXPECT_GT(bound, 0);
+    }
+    // The bound is no formality: an error of one trit's size is beyond it.
+    double largest = 0;
+    for (std::size_t i = 0; i < y.size(); ++i)
+      largest = std::max(largest, std::fabs(static_cast<double>(y[i]) - exact.y[i]));
+    EXPECT_GT(largest, 0);
+  };
+  for (const WeightMethod method : kMethods) {
+    SCOPED_TRACE(to_string(method));
+    const LogicalTensor t =
+        quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &input).tensor;
+    std::vector<float> y(kRows * kOut), more(y.size());
+    if (t.int8) {
+      Int8Linear(context(), kOut, kIn, w).forward(context(), q, y);
+    } else if (t.planes) {
+      BitLinear(context(), t.planes->first).forward(context(), q, y);
+      BitLinear(context(), t.planes->second).forward(context(), q, more);
+      for (std::size_t i = 0; i < y.size(); ++i) y[i] += more[i];
+    } else {
+      BitLinear(context(), t.weights).forward(context(), q, y);
+    }
+    // Two planes: the sizes of both add up, which their sum's may not show where signs differ.
+    if (t.planes) {
+      Product exact = product(t.to_f32(), x, kRows);
+      const Product first = product(dequantise(t.planes->first), x, kRows),
+                    second = product(dequantise(t.planes->second), x, kRows);
+      for (std::size_t i = 0; i < y.size(); ++i)
+        ASSERT_NEAR(static_cast<double>(y[i]), exact.y[i],
+                    (first.sizes[i] + second.sizes[i]) * static_cast<double>(q.inv_scales[i / kOut]) *
+                        (0.5 + 6 * 0x1p-24 * 127));
+    } else {
+      check(t.to_f32(), y);
+    }
+  }
+}
+
+TEST(QuantiserProperties, WeightsThatAreNotFiniteAreNamed) {
+  const InputCalibration input = random_input(300, 8);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()})
+    for (const WeightMethod method : kMethods) {
+      std::vector<float> w = random_weights(9);
+      w[2 * kIn + 5] = bad;
+      BITNET_EXPECT_ERROR(
+          quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &input),
+          ErrorCode::kInvalidArgument, "the weight in row 2, column 5 is ");
+    }
+}
+
+TEST(QuantiserProperties, ZerosAndConstantsAreKeptAndWarnedOf) {
+  const InputCalibration input = random_input(300, 8);
+  for (const WeightMethod method : kMethods) {
+    SCOPED_TRACE(to_string(method));
+    const std::vector<float> zeros(kOut * kIn, 0.0f), same(kOut * kIn, -0.25f);
+    const auto quantised = [&](const std::vector<float>& w) {
+      return quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &input);
+    };
+    const QuantizedLinear nothing = quantised(zeros), one = quantised(same);
+    EXPECT_EQ(nothing.tensor.to_f32(), zeros);
+    ASSERT_FALSE(nothing.report.warnings.empty());
+    EXPECT_EQ(nothing.report.warnings[0], "every weight is 0: the linear has no effect");
+    ASSERT_FALSE(one.report.warnings.empty());
+    EXPECT_EQ(one.report.warnings[0], "every weight is -0.25: it cannot have been trained");
+    EXPECT_LT(one.report.metrics.relative_error(), 0.01);
+    EXPECT_EQ(nothing.report.metrics.relative_error(), 0);
+  }
+}
+
+TEST(QuantiserProperties, LittleDataAndHessiansWithoutFullRank) {
+  const std::vector<float> w = random_weights(11);
+  const InputCalibration little = random_input(20, 12);
+  for (const WeightMethod method : {WeightMethod::kLeastSquaresRefit, WeightMethod::kGptq}) {
+    const QuantizedLinear q =
+        quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &little);
+    ASSERT_FALSE(q.report.warnings.empty());
+    EXPECT_EQ(q.report.warnings[0],
+              "calibrated on 20 tokens for 64 inputs, whose second moments they do not "
+              "determine: at least 64 are needed for " +
+                  std::string(to_string(method)) + ", better 256");
+    for (const float v : q.tensor.to_f32()) ASSERT_TRUE(std::isfinite(v));
+  }
+  // Without damping it has no full rank: as much is added as it takes, and said.
+  QuantConfig config;
+  config.gptq.damping = 0;
+  const QuantizedLinear damped = quantize_linear(
+      context(), {}, w, kOut, kIn, plan_of(WeightMethod::kGptq, ScaleUnit::kRow), config, &little);
+  EXPECT_GT(damped.report.damping, 0);
+  ASSERT_EQ(damped.report.warnings.size(), 2u);
+  EXPECT_TRUE(damped.report.warnings[1].starts_with("the inputs' second moments have no full rank: damping"));
+  // No input at all: nothing can be fitted to it.
+  const InputCalibration none{{}, Hessian(kIn), {}};
+  BITNET_EXPECT_ERROR(
+      quantize_linear(context(), {}, w, kOut, kIn, plan_of(WeightMethod::kGptq, ScaleUnit::kRow), {}, &none),
+      ErrorCode::kInvalidArgument, "");
+  for (const WeightMethod method : {WeightMethod::kLeastSquaresRefit, WeightMethod::kGptq})
+    BITNET_EXPECT_ERROR(quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}),
+                        ErrorCode::kInvalidArgument, "needs calibration data");
+}
+
+}  // namespace
+}  // namespace bitnet::quant
