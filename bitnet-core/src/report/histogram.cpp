@@ -44,7 +44,7 @@ void draw_panel(Drawing& d, const HistogramGrid& chart, const HistogramGrid::Pan
       const double count = b < panel.counts[s].size() ? usable(panel.counts[s][b]) : 0;
       if (count == 0) continue;
       const double height = count / most * kPlotHeight;
-      d.rect(x + static_cast<double>(b) * width, from - height, width, height, colour(s));
+      d.rect(x + static_cast<double>(b) * width, from - height, width + 0.2, height, colour(s));  // no seams
       from -= height;
     }
   }

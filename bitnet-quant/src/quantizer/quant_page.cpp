@@ -19,7 +19,7 @@ using report::HistogramGrid;
 using report::LineChart;
 using report::Page;
 
-constexpr std::size_t kMostBars = 16, kMostPanels = 6, kMostWarnings = 50;
+constexpr std::size_t kMostBars = 16, kMostPanels = 9, kMostWarnings = 50;
 
 std::string number(double v, int digits = 4) {
   return std::isfinite(v) ? fmt::format("{:.{}g}", v, digits) : v > 0 ? "∞" : "n/a";
@@ -46,7 +46,7 @@ const std::vector<std::string> kMetricNames = {
     "MSE", "SQNR, dB", "cosine", "error, weights", "error², outputs", "zeros", "entropy, bits"};
 
 std::vector<std::string> metric_cells(const WeightMetrics& m) {
-  return {number(m.mse(), 3),
+  return {std::isfinite(m.mse()) ? fmt::format("{:.2e}", m.mse()) : "n/a",
           std::isfinite(m.sqnr_db()) ? fmt::format("{:.2f}", m.sqnr_db()) : "∞",
           fmt::format("{:.4f}", m.cosine()),
           fmt::format("{:.4f}", m.relative_error()),
@@ -69,10 +69,10 @@ void put_totals(const QuantReport& report, Page& page) {
   std::vector<std::vector<std::string>> rows = {
       {"linears", fmt::format("{}", report.linears.size()),
        kept > 0 ? fmt::format("{} of them kept as they were", kept) : ""},
-      {"weights", fmt::format("{:.3g} M", static_cast<double>(total.weights) / 1e6), "in these linears"},
+      {"millions of weights", number(static_cast<double>(total.weights) / 1e6), "in these linears"},
       {"bits a weight", fmt::format("{:.3f}", report.bits_per_weight()), "scales included"},
-      {"mean squared error", number(total.mse()), ""},
-      {"SQNR", fmt::format("{} dB", metric_cells(total)[1]), "signal to quantisation noise"},
+      {"mean squared error", metric_cells(total)[0], ""},
+      {"SQNR, dB", metric_cells(total)[1], "signal to quantisation noise"},
       {"cosine", fmt::format("{:.4f}", total.cosine()), "between the weights and what stands for them"},
       {"relative error", fmt::format("{:.4f}", total.relative_error()), "of the weights: ‖W − Q‖ / ‖W‖"}};
   if (total.output_signal > 0)
@@ -81,7 +81,7 @@ void put_totals(const QuantReport& report, Page& page) {
   if (has_trits(total)) {
     rows.push_back({"zeros", percent(total.zero_fraction()), "of the trits"});
     rows.push_back(
-        {"entropy", fmt::format("{:.3f} bits", total.entropy()), "that a trit carries, of 1.585 at most"});
+        {"entropy, bits", fmt::format("{:.3f}", total.entropy()), "that a trit carries, of 1.585 at most"});
   }
   if (report.logits) {
     const LogitMetrics& l = *report.logits;

@@ -116,14 +116,18 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
 Quantizer::~Quantizer() = default;
 
 std::uint64_t Quantizer::working_bytes() const {
-  std::uint64_t most = 0;
+  std::uint64_t most = 0;  // of one linear
+  std::map<std::int64_t, std::uint64_t> layers;
   for (const PlannedLinear& l : plans_) {
     const Shape shape = tensor_shape(l.id, reader_.config());
     std::uint64_t bytes = bytes_of(l.plan, shape[0], shape[1]);
     if (l.plan.method == WeightMethod::kGptq) bytes += factor_bytes(shape[1]);
     most = std::max(most, bytes);
+    layers[l.id.layer] += bytes;
   }
-  return std::max(most, options_.memory);
+  std::uint64_t layer = 0;
+  for (const auto& [unused, bytes] : layers) layer = std::max(layer, bytes);
+  return std::max(most, std::min(layer, options_.memory));
 }
 
 LogicalTensor Quantizer::read(TensorId id) {
