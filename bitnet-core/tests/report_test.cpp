@@ -177,7 +177,7 @@ TEST(HistogramGrid, StacksColumnsAndDrawsMarks) {
   ASSERT_EQ(heights.size(), 6u);  // background, four parts of columns, one of the odd panel
   EXPECT_NEAR(heights[1], heights[4] / 3, 0.11);
   EXPECT_EQ(heights[1], heights[2]);
-  EXPECT_NEAR(y[1], y[0] + heights[2], 0.11);  // the second is above the first
+  EXPECT_NEAR(y[1], y[0] - heights[2], 0.11);  // the second is above the first
   EXPECT_EQ(x[0], x[1]);
   EXPECT_EQ(heights[5], heights[4]);  // as high as each panel allows
   EXPECT_EQ(std::regex_search(text, std::regex("dasharray")), true);
