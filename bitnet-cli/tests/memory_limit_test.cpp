@@ -34,17 +34,19 @@ class MemoryLimitTest : public CliTest {
             "}\ntraining: {steps: 2, warmup: 1, learning_rate: 1.0e-3, length: 32, batch: 1, micro_batch: "
             "1}\n" +
             "output: {directory: " + file("out") + "}\n");
-    return {{"run", {"run", "-m", model(), "-p", "a", "-n", "2"}},
-            {"chat", {"chat", "-m", model(), "--chat-template", "llama3"}},
-            {"batch", {"batch", "-m", model(), "-i", text, "-o", "-", "-n", "2"}},
-            {"perplexity", {"perplexity", "-m", model(), "-f", text, "-c", "64"}},
-            {"bench", {"bench", "-m", model(), "-p", "8", "-n", "2", "-b", "1", "-r", "1"}},
-            {"profile", {"profile", "memory", "-m", model(), "-p", "a", "-n", "2"}},
-            {"quantize",
-             {"quantize", dense_model(), file("limited"), "--type", "hf", "--method", "ls+refit",
-              "--calibrate", text}},
-            {"compare", {"compare", model(), model(), "-f", text, "--tokens", "64"}},
-            {"train", {"train", train}}};
+    return {
+        {"run", {"run", "-m", model(), "-p", "a", "-n", "2"}},
+        {"chat", {"chat", "-m", model(), "--chat-template", "llama3"}},
+        {"batch", {"batch", "-m", model(), "-i", text, "-o", "-", "-n", "2"}},
+        {"perplexity", {"perplexity", "-m", model(), "-f", text, "-c", "64"}},
+        {"bench", {"bench", "-m", model(), "-p", "8", "-n", "2", "-b", "1", "-r", "1"}},
+        {"profile", {"profile", "memory", "-m", model(), "-p", "a", "-n", "2"}},
+        {"quantize",
+         {"quantize", dense_model(), file("limited"), "--type", "hf", "--method", "ls+refit", "--calibrate",
+          text}},
+        {"plan", {"plan", dense_model(), file("plan.yaml"), "--calibrate", text, "--budget-size", "2MiB"}},
+        {"compare", {"compare", model(), model(), "-f", text, "--tokens", "64"}},
+        {"train", {"train", train}}};
   }
 };
 
