@@ -1,0 +1,168 @@
+// Measures what a device reaches at most: copies, integer arithmetic, launches.
+#include "bitnet/gpu/peaks.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "bitnet/core/device/bandwidth.hpp"
+#include "bitnet/core/statistics.hpp"
+#include "device_list.hpp"
+#include "device_memory_pool.hpp"
+#include "device_traits.hpp"
+#include "kernels.hpp"
+#include "program_cache.hpp"
+
+namespace bitnet::gpu {
+namespace {
+
+constexpr int kSamples = 5;
+constexpr double kSampleSeconds = 0.02;  // so that what one launch costs does not count
+constexpr std::size_t kWorkGroup = 64;   // BN_PEAK_WG, where the device takes it
+constexpr std::size_t kGroupsPerUnit = 16;
+constexpr int kChains = 8;  // BN_PEAK_CHAINS
+constexpr cl_uint kMostRounds = 1u << 22;
+constexpr int kLaunches = 500;  // of a sample of launches
+
+double seconds_of(const std::function<void()>& body) {
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  return std::max(taken.count(), 1e-9);
+}
+
+class Probe {
+ public:
+  Probe(const ClDevice& device, const Options& options)
+      : device_(device), traits_(traits_of(device, options.kernels)) {
+    cl_int status = CL_SUCCESS;
+    context_ = ClContext(clCreateContext(nullptr, 1, &device.id, nullptr, nullptr, &status));
+    check(status, "clCreateContext");
+    queue_ = ClQueue(clCreateCommandQueue(context_.get(), device.id, 0, &status));
+    check(status, "clCreateCommandQueue");
+    memory_ = std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
+                                                 device.device.memory_bytes, device.max_allocation);
+    programs_.emplace(context_.get(), device.id,
+                      fmt::format("{} {}", traits_.build_flags(), options.build_options),
+                      options.program_folder.value_or(default_program_folder()));
+  }
+
+  double copy_gbps() {
+    const std::size_t bytes =
+        std::min(bandwidth_probe_bytes(device_.device.capabilities.cache_bytes, memory_->free_bytes() / 2),
+                 device_.max_allocation);
+    const PooledMem from(memory_, bytes, "bandwidth probe"), to(memory_, bytes, "bandwidth probe");
+    const cl_uint pattern = 0x5A5A5A5Au;  // written, or a driver need not have the pages at all
+    check(clEnqueueFillBuffer(queue_.get(), from.get(), &pattern, sizeof pattern, 0, bytes / 4 * 4, 0,
+                              nullptr, nullptr),
+          "clEnqueueFillBuffer");
+    const auto copies = [&](int n) {
+      return seconds_of([&] {
+        for (int i = 0; i < n; ++i)
+          check(clEnqueueCopyBuffer(queue_.get(), from.get(), to.get(), 0, 0, bytes, 0, nullptr, nullptr),
+                "clEnqueueCopyBuffer");
+        finish();
+      });
+    };
+    copies(1);
+    const int n = static_cast<int>(std::clamp(kSampleSeconds / copies(1), 1.0, 256.0));
+    return median_of([&] { return 2.0 * static_cast<double>(bytes) * n / copies(n) / 1e9; });
+  }
+
+  double int8_gops() {
+    const std::size_t group =
+        std::clamp<std::size_t>(device_.max_work_group, 1, traits_.wide ? 1 : kWorkGroup);
+    const auto units =
+        static_cast<std::size_t>(std::max<std::int64_t>(device_.device.capabilities.compute_units, 1));
+    const std::size_t items = group * units * kGroupsPerUnit;
+    const ClKernel kernel = make("integer_peak", fmt::format("-DBN_PEAK_WG={}", group));
+    const PooledMem out(memory_, items * sizeof(cl_uint), "integer probe");
+    const auto run = [&](cl_uint rounds) {
+      set(kernel, rounds, cl_uint{0x01020103u}, out.get());
+      return seconds_of([&] {
+        launch(kernel, items, group);
+        finish();
+      });
+    };
+    run(1);
+    cl_uint rounds = 1024;
+    while (rounds < kMostRounds && run(rounds) < kSampleSeconds) rounds *= 2;
+    // 16 multiply-adds of a vector, four of a dot product.
+    const double operations = 2.0 * (traits_.wide ? 16 : 4) * kChains * static_cast<double>(items) * rounds;
+    return median_of([&] { return operations / run(rounds) / 1e9; });
+  }
+
+  void launches(DevicePeaks& peaks) {
+    const ClKernel kernel = make("nothing", "-DBN_PEAK_WG=1");
+    const PooledMem out(memory_, sizeof(cl_uint), "launch probe");
+    std::vector<double> enqueued, done;
+    for (int sample = 0; sample <= kSamples; ++sample) {  // the first one warms up
+      double enqueue = 0;
+      const double all = seconds_of([&] {
+        enqueue = seconds_of([&] {
+          for (int i = 0; i < kLaunches; ++i) {
+            set(kernel, cl_uint{1}, cl_uint{2}, static_cast<cl_uint>(i), out.get());
+            launch(kernel, 1, 1);
+          }
+        });
+        finish();
+      });
+      if (sample == 0) continue;
+      enqueued.push_back(enqueue / kLaunches);
+      done.push_back(all / kLaunches);
+    }
+    peaks.enqueue_seconds = median(enqueued);
+    peaks.launch_seconds = median(done);
+  }
+
+ private:
+  ClKernel make(const char* name, const std::string& options) {
+    return programs_->kernel(fmt::format("{}{}", kernels::common, kernels::peaks), options, name);
+  }
+  template <class... Args>
+  static void set(const ClKernel& kernel, const Args&... args) {
+    cl_uint index = 0;
+    (check(clSetKernelArg(kernel.get(), index++, sizeof args, &args), "clSetKernelArg"), ...);
+  }
+  void launch(const ClKernel& kernel, std::size_t items, std::size_t group) {
+    check(clEnqueueNDRangeKernel(queue_.get(), kernel.get(), 1, nullptr, &items, &group, 0, nullptr, nullptr),
+          "clEnqueueNDRangeKernel");
+  }
+  void finish() { check(clFinish(queue_.get()), "clFinish"); }
+  static double median_of(const std::function<double()>& sample) {
+    std::vector<double> all;
+    for (int i = 0; i < kSamples; ++i) all.push_back(sample());
+    return median(all);
+  }
+
+  const ClDevice& device_;
+  const DeviceTraits traits_;
+  ClContext context_;
+  ClQueue queue_;
+  std::shared_ptr<DeviceMemoryPool> memory_;
+  std::optional<ProgramCache> programs_;
+};
+
+}  // namespace
+
+DevicePeaks measure_peaks(std::string_view device, const Options& options) {
+  const DeviceList list = list_devices(options.sub_devices);
+  const auto found = std::find_if(list.devices.begin(), list.devices.end(),
+                                  [&](const ClDevice& d) { return d.device.name == device; });
+  if (found == list.devices.end())
+    throw Error(ErrorCode::kNotFound, fmt::format("there is no OpenCL device '{}'", device));
+  return with_context(device, [&] {
+    Probe probe(*found, options);
+    DevicePeaks peaks;
+    peaks.copy_gbps = probe.copy_gbps();
+    peaks.int8_gops = probe.int8_gops();
+    probe.launches(peaks);
+    return peaks;
+  });
+}
+
+}  // namespace bitnet::gpu
