@@ -71,6 +71,23 @@ inference::HeadType head_type(const Values& values) {
   return inference::HeadType::kAuto;
 }
 
+std::int64_t gpu_layers(const Values& values) {
+  const std::string text = values.text(opt::kGpuLayers);
+  if (text.empty() || text == "all") return inference::kAllLayers;
+  if (text == "auto") return inference::kAutoLayers;
+  const auto n = parse_integer(text);
+  if (!n || *n < 0)
+    throw UsageError("--gpu-layers " + text + ": expected a number of layers from 0 on, auto or all");
+  return *n;
+}
+
+/// Where the layers are, when they are not all where --device says.
+void say_stages(const InferenceEngine& engine, Io& io) {
+  const bool divided = engine.stages().size() > 1;
+  const bool elsewhere = engine.stages().front().device == "cpu" && engine.selection().device.name != "cpu";
+  if (divided || elsewhere) io.err << "note: " << inference::describe(engine.stages()) << '\n';
+}
+
 }  // namespace
 
 BackendRegistry make_registry(bool with_gpu) {
@@ -104,6 +121,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   options.device = values.text(opt::kDevice);
   options.device_policy = device_policy_from_name(values.text(opt::kDevicePolicy));
   options.device_only = values.flag(opt::kDeviceOnly);
+  options.device_layers = gpu_layers(values);
   options.context = std::move(context);
   if (values.has(opt::kQuantize)) options.floats = quant::FloatLinears::kTernarise;
   options.head = head_type(values);
@@ -125,6 +143,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
                  : std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
   }
   say_fallbacks(*engine, io);
+  say_stages(*engine, io);
   if (values.flag(opt::kVerbose)) say_details(*engine, *options.context, values.given(opt::kDevice), io);
   return engine;
 }
@@ -211,9 +230,10 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{
-      &opt::kModel, &opt::kDevice,   &opt::kDevicePolicy, &opt::kDeviceOnly,  &opt::kThreads,
-      &opt::kIsa,   &opt::kQuantize, &opt::kHeadType,     &opt::kMemoryLimit, &opt::kLora};
+  static const std::vector<const Option*> list{&opt::kModel,       &opt::kDevice,    &opt::kDevicePolicy,
+                                               &opt::kDeviceOnly,  &opt::kGpuLayers, &opt::kThreads,
+                                               &opt::kIsa,         &opt::kQuantize,  &opt::kHeadType,
+                                               &opt::kMemoryLimit, &opt::kLora};
   return list;
 }
 

@@ -20,10 +20,11 @@ const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file 
 const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
 const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
 const Option kLora{kModelGroup, "lora", 0, Kind::kList, "PATH[:WEIGHT]", "LoRA adapter (a directory as PEFT writes it) to run beside the weights, WEIGHT times as strongly as it was trained; several add up", "", "lora"};
-const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists", "cpu", "device", "BITNET_DEVICE"};
+const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists; several with commas between them divide the layers", "cpu", "device", "BITNET_DEVICE"};
 const Option kDevicePolicy{kModelGroup, "device-policy", 0, Kind::kChoice, "latency|throughput|memory", "what --device auto looks for: one sequence fast, many at a time, or room for large ones", "latency", "device_policy"};
 const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure how fast each device reads its memory, too (a second or two)", "", ""};
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
+const Option kGpuLayers{kModelGroup, "gpu-layers", 0, Kind::kText, "N|auto|all", "how many of the model's layers, the last ones, run on the device, the others on the CPU; auto: as many as the device has memory for", "all", "gpu_layers"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
 const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};
 const Option kMemoryLimit{kModelGroup, "memory-limit", 0, Kind::kText, "SIZE", "most memory for weights, caches and buffers, e.g. 4GiB", "", "memory_limit", "BITNET_MEMORY_LIMIT"};

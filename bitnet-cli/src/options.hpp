@@ -40,7 +40,7 @@ struct Option {
 };
 
 namespace opt {
-extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kDeviceOnly, kThreads, kIsa,
+extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kDeviceOnly, kGpuLayers, kThreads, kIsa,
     kKvType;                                                                                        // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
 extern const Option kProfile, kDevicePolicy, kMeasure, kMemoryLimit;

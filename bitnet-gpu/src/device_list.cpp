@@ -77,6 +77,30 @@ ClDevice describe(cl_platform_id platform, cl_device_id id, const std::string& n
   return d;
 }
 
+using ClDeviceRef = ClHandle<cl_device_id, &clReleaseDevice>;
+
+/// The parts of `whole`, which has been listed.
+void list_parts(const ClDevice& whole, std::int64_t n, DeviceList& list) {
+  const auto units = whole.device.capabilities.compute_units;
+  if (units < n)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("it has {} compute units, too few for {} sub-devices", units, n));
+  const cl_device_partition_property how[] = {CL_DEVICE_PARTITION_EQUALLY,
+                                              static_cast<cl_device_partition_property>(units / n), 0};
+  cl_uint count = 0;
+  check(clCreateSubDevices(whole.id, how, 0, nullptr, &count), "clCreateSubDevices");
+  std::vector<cl_device_id> ids(count);
+  check(clCreateSubDevices(whole.id, how, count, ids.data(), nullptr), "clCreateSubDevices");
+  std::vector<std::shared_ptr<const void>> owners;
+  for (const cl_device_id id : ids) owners.push_back(std::make_shared<const ClDeviceRef>(id));
+  for (std::size_t i = 0; i < ids.size() && i < static_cast<std::size_t>(n); ++i) {
+    ClDevice part = describe(whole.platform, ids[i], fmt::format("{}/{}", whole.device.name, i));
+    part.owner = owners[i];
+    part.device.memory_bytes /= static_cast<std::size_t>(n);  // all of them have the whole device's
+    list.devices.push_back(std::move(part));
+  }
+}
+
 std::string platform_label(cl_platform_id platform, cl_uint index) {
   try {
     return fmt::format("OpenCL platform {} ({})", index,
@@ -86,7 +110,7 @@ std::string platform_label(cl_platform_id platform, cl_uint index) {
   }
 }
 
-void list_platform(cl_platform_id platform, cl_uint index, DeviceList& list) {
+void list_platform(cl_platform_id platform, cl_uint index, std::int64_t sub_devices, DeviceList& list) {
   const std::string label = platform_label(platform, index);
   cl_uint count = 0;
   const cl_int status = clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, 0, nullptr, &count);
@@ -103,13 +127,20 @@ void list_platform(cl_platform_id platform, cl_uint index, DeviceList& list) {
       list.devices.push_back(describe(platform, ids[d], name));
     } catch (const Error& e) {
       list.notes.push_back(fmt::format("{} is left out: {}", name, e.what()));
+      continue;
+    }
+    if (sub_devices < 2) continue;
+    try {
+      list_parts(ClDevice(list.devices.back()), sub_devices, list);
+    } catch (const Error& e) {
+      list.notes.push_back(fmt::format("{} is not divided: {}", name, e.what()));
     }
   }
 }
 
 }  // namespace
 
-DeviceList list_devices() {
+DeviceList list_devices(std::int64_t sub_devices) {
   DeviceList list;
   cl_uint count = 0;
   const cl_int status = clGetPlatformIDs(0, nullptr, &count);
@@ -128,7 +159,7 @@ DeviceList list_devices() {
   }
   for (cl_uint p = 0; p < count; ++p) {
     try {
-      list_platform(platforms[p], p, list);
+      list_platform(platforms[p], p, sub_devices, list);
     } catch (const Error& e) {
       list.notes.push_back(fmt::format("{} failed: {}", platform_label(platforms[p], p), e.what()));
     }

@@ -1,5 +1,7 @@
 #pragma once
 // Which OpenCL devices this machine has. Opening one is opencl_backend's business.
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -8,13 +10,15 @@
 
 namespace bitnet::gpu {
 
-/// A device with what the backend needs to know of it. The ids live as long as the process.
+/// A device with what the backend needs to know of it. The ids live as long as the process, those of
+/// sub-devices as long as `owner`.
 struct ClDevice {
   cl_platform_id platform = nullptr;
   cl_device_id id = nullptr;
   Device device;                   ///< as the registry shows it
   std::size_t max_work_group = 0;  ///< work-items
   std::size_t max_allocation = 0;  ///< bytes of one buffer
+  std::shared_ptr<const void> owner = {};
 };
 
 struct DeviceList {
@@ -22,7 +26,8 @@ struct DeviceList {
   std::vector<std::string> notes;  ///< why something is not among them
 };
 
-/// Asks every platform. Never throws for a driver's failure: that is a note.
-DeviceList list_devices();
+/// Asks every platform. Of each device that can be divided into `sub_devices` equal parts (2 or more), those
+/// follow it as "opencl:0:0/0", "opencl:0:0/1", … Never throws for a driver's failure: that is a note.
+DeviceList list_devices(std::int64_t sub_devices = 0);
 
 }  // namespace bitnet::gpu

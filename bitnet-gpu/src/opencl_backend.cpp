@@ -42,6 +42,11 @@ ClContext make_context(const ClDevice& device) {
   return context;
 }
 
+std::size_t memory_limit(const ClDevice& device, const Options& options) {
+  const std::size_t all = device.device.memory_bytes;
+  return options.memory_limit != 0 ? std::min(options.memory_limit, all) : all;
+}
+
 // An element offset for the kernels, which know floats, not bytes; the seam checks that it is whole.
 cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
 
@@ -65,7 +70,7 @@ class OpenClBackend final : public Backend {
       : device_(device),
         context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
-                                                   device.device.memory_bytes, device.max_allocation)),
+                                                   memory_limit(device, options), device.max_allocation)),
         queue_(context_.get(), device.id),
         traits_(traits_of(device, options.kernels)),
         programs_(context_.get(), device.id,

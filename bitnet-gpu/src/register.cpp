@@ -11,7 +11,7 @@
 namespace bitnet::gpu {
 
 void register_backends(BackendRegistry& registry, const Options& options) {
-  DeviceList list = list_devices();
+  DeviceList list = list_devices(options.sub_devices);
   for (std::string& note : list.notes) registry.add_note(std::move(note));
   for (const ClDevice& device : list.devices)
     registry.add(device.device, [device, options](std::shared_ptr<const ExecutionContext> context) {

@@ -9,6 +9,7 @@
 
 #include "adapter_weights.hpp"
 #include "bitnet/core/error.hpp"
+#include "layer_placement.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -76,6 +77,7 @@ std::shared_ptr<const AdapterSet> AdapterSet::build(std::shared_ptr<const Model>
     const Factors f = join(id, shape, adapters);
     if (f.rank == 0) continue;
     LowRank& to = weights->layers[static_cast<std::size_t>(id.layer)][static_cast<std::size_t>(id.role)];
+    const Placed placed(model->backend(), id);
     to.a = prepare(model->backend(), f.rank, shape[1], f.a);
     to.b = prepare(model->backend(), shape[0], f.rank, f.b);
     set->rank_ = std::max(set->rank_, f.rank);

@@ -10,6 +10,7 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
+#include "bitnet/inference/layered_backend.hpp"
 #include "bitnet/inference/register.hpp"
 #include "generator.hpp"
 #include "scarce_memory.hpp"
@@ -28,6 +29,34 @@ void check_precision(const EngineOptions& options) {
   PrecisionPolicy policy = options.precision.value_or(PrecisionPolicy::inference());
   if (options.kv_type) policy.set_kv_type(*options.kv_type);
   policy.validate(Workload::kInference);
+}
+
+/// EngineOptions::device as a list, checked with what depends on it.
+std::vector<std::string> names_of(const EngineOptions& options) {
+  std::vector<std::string> names(1);
+  for (const char c : options.device) {
+    if (c == ',')
+      names.emplace_back();
+    else
+      names.back() += c;
+  }
+  for (const std::string& name : names)
+    if (names.size() > 1 && (name.empty() || name == "cpu" || name == "auto"))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("the devices '{}': a list has names of devices other than 'cpu', not '{}'",
+                              options.device, name));
+  if (options.device_layers == kAllLayers) return names;
+  if (options.device_layers < 0 && options.device_layers != kAutoLayers)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} layers on a device", options.device_layers));
+  if (options.device == "cpu")
+    throw Error(ErrorCode::kInvalidArgument,
+                "layers are to be divided between the CPU and a device, and the device is 'cpu'");
+  if (options.device_only && options.device_layers != kAutoLayers)
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{} layers on the device, and only the device is allowed: the others have no place",
+                    options.device_layers));
+  return names;
 }
 
 LoadOptions load_options_of(const EngineOptions& options) {
@@ -70,6 +99,7 @@ InferenceEngine::~InferenceEngine() = default;
 
 void InferenceEngine::load(const BackendRegistry& registry) {
   check_precision(options_);
+  const std::vector<std::string> names = names_of(options_);
   // Before a device is opened: a model that cannot be loaded is no fault of one.
   const ModelFiles files = ModelFiles::open(options_.model, load_options_of(options_));
   const DeviceRequest request{.name = options_.device,
@@ -79,16 +109,66 @@ void InferenceEngine::load(const BackendRegistry& registry) {
   std::vector<quant::LoraAdapter> adapters;
   for (const AdapterSource& source : options_.adapters)
     adapters.push_back(quant::read_adapter(source.path, files.reader->config()));
-  registry.open(request, options_.context, [&](OpenedDevice& opened) { load_on(opened, files, adapters); });
+  if (names.size() == 1) {
+    registry.open(request, options_.context, [&](OpenedDevice& opened) {
+      selection_ = opened.selection;
+      Backends one;
+      one.push_back(std::move(opened.backend));
+      load_on(std::move(one), files, adapters);
+    });
+    return;
+  }
+  selection_ = registry.select(names.front());
+  selection_.device.name = options_.device;
+  selection_.reason = fmt::format("{}: asked for, the layers divided among them", options_.device);
+  Backends devices;
+  for (const std::string& name : names) devices.push_back(registry.create(name, options_.context));
+  load_on(std::move(devices), files, adapters);
 }
 
-void InferenceEngine::load_on(OpenedDevice& opened, const ModelFiles& files,
+/// The model's layers on `devices`, and on the CPU what is not for them. Sets stages_.
+std::unique_ptr<Backend> InferenceEngine::divide(Backends devices, const ModelFiles& files) {
+  const ModelConfig& config = files.reader->config();
+  stages_ = {{std::string(devices.front()->name()), 0, config.n_layers}};
+  const bool whole = devices.size() == 1 && options_.device_layers == kAllLayers;
+  if (whole || selection_.device.name == "cpu") return std::move(devices.front());
+  const DType stored = files.precision.at(OpClass::kAttention).storage.value_or(DType::kF16);
+  const LayerCosts costs = layer_costs(files, {.n_ctx = resolve_context(config, options_.n_ctx),
+                                               .chunk_rows = options_.chunk_rows,
+                                               .kv_type = options_.kv_type.value_or(stored)});
+  std::vector<std::size_t> free;
+  for (const auto& device : devices) free.push_back(device->available_memory());
+  const LayerSplit split = split_layers(costs, free, options_.device_layers);
+  if (options_.device_only && split.on_cpu > 0)
+    throw Error(ErrorCode::kOutOfMemory,
+                fmt::format("{} of {} layers fit into the memory of '{}', and only the device is allowed",
+                            config.n_layers - split.on_cpu, config.n_layers, selection_.device.name));
+  std::vector<Stage> stages;
+  std::int64_t first = 0;
+  stages_.clear();
+  const auto add = [&](std::unique_ptr<Backend> backend, std::int64_t n) {
+    if (n == 0) return;
+    stages_.push_back({std::string(backend->name()), first, n});
+    first += n;
+    stages.push_back({std::move(backend), n});
+  };
+  add(make_cpu_backend(options_.context), split.on_cpu);
+  for (std::size_t d = 0; d < devices.size(); ++d) add(std::move(devices[d]), split.on_device[d]);
+  return stages.size() == 1 ? std::move(stages.front().backend)
+                            : with_layers_split(std::move(stages), config);
+}
+
+void InferenceEngine::load_on(Backends devices, const ModelFiles& files,
                               std::span<const quant::LoraAdapter> adapters) {
-  selection_ = opened.selection;
-  std::unique_ptr<Backend> backend = std::move(opened.backend);
-  fallback_ops_ = missing_ops(*backend);
-  backend = with_cpu_fallback(std::move(backend), make_cpu_backend(opened.context), options_.device_only,
-                              files.reader->extended_linears());
+  fallback_ops_.clear();
+  for (std::unique_ptr<Backend>& device : devices) {
+    for (const BackendOp op : missing_ops(*device))
+      if (std::find(fallback_ops_.begin(), fallback_ops_.end(), op) == fallback_ops_.end())
+        fallback_ops_.push_back(op);
+    device = with_cpu_fallback(std::move(device), make_cpu_backend(options_.context), options_.device_only,
+                               files.reader->extended_linears());
+  }
+  std::unique_ptr<Backend> backend = divide(std::move(devices), files);
   backend->set_profiler(options_.profiler);
   model_ = Model::load(files, std::move(backend));
   std::vector<quant::WeightedAdapter> weighted;

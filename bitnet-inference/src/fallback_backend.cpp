@@ -12,57 +12,14 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/profiler.hpp"
+#include "byte_set.hpp"
+#include "layer_placement.hpp"
 
 namespace bitnet::inference {
 namespace {
 
 enum Side : std::size_t { kDeviceSide = 0, kCpuSide = 1 };
 constexpr Side other(Side s) { return s == kDeviceSide ? kCpuSide : kDeviceSide; }
-
-/// Bytes begin … end of a buffer.
-struct Range {
-  std::size_t begin = 0, end = 0;
-};
-
-/// A set of bytes as disjoint ranges; a handful at most, because neighbours are joined.
-class ByteSet {
- public:
-  void add(Range r) {
-    remove(r);
-    ranges_.push_back(r);
-    std::sort(ranges_.begin(), ranges_.end(), [](Range a, Range b) { return a.begin < b.begin; });
-    std::size_t n = 0;
-    for (std::size_t i = 1; i < ranges_.size(); ++i) {
-      if (ranges_[i].begin == ranges_[n].end) {
-        ranges_[n].end = ranges_[i].end;
-      } else {
-        ranges_[++n] = ranges_[i];
-      }
-    }
-    ranges_.resize(n + 1);
-  }
-
-  void remove(Range r) {
-    std::vector<Range> left;
-    for (const Range& a : ranges_) {
-      if (a.begin < std::min(a.end, r.begin)) left.push_back({a.begin, std::min(a.end, r.begin)});
-      if (std::max(a.begin, r.end) < a.end) left.push_back({std::max(a.begin, r.end), a.end});
-    }
-    ranges_ = std::move(left);
-  }
-
-  std::vector<Range> within(Range r) const {
-    std::vector<Range> out;
-    for (const Range& a : ranges_) {
-      const Range both{std::max(a.begin, r.begin), std::min(a.end, r.end)};
-      if (both.begin < both.end) out.push_back(both);
-    }
-    return out;
-  }
-
- private:
-  std::vector<Range> ranges_;
-};
 
 /// A buffer on up to two sides. Both start as zeros; a side's memory is taken when it is first used.
 class MirrorBuffer final : public Buffer {
@@ -96,10 +53,6 @@ const SplitWeights& split(const PreparedWeights& weights) {
   const auto* p = dynamic_cast<const SplitWeights*>(&weights);
   if (p == nullptr) throw Error(ErrorCode::kInvalidArgument, "weights of another backend");
   return *p;
-}
-
-Range range_of(const Matrix& m) {
-  return {m.offset, m.offset + static_cast<std::size_t>(m.rows * m.cols) * sizeof(float)};
 }
 
 MemoryResource& host_memory(const Backend& cpu) {
@@ -151,10 +104,10 @@ class FallbackBackend final : public Backend {
   }
 
   /// Makes `range` current on side `s` and returns its memory there.
-  Buffer& current(const Buffer& buffer, Range range, Side s) {
+  Buffer& current(const Buffer& buffer, ByteRange range, Side s) {
     const MirrorBuffer& b = mirror(buffer);
     Buffer& to = memory(b, s);
-    for (const Range& r : b.newer[other(s)].within(range)) {
+    for (const ByteRange& r : b.newer[other(s)].within(range)) {
       const ProfileZone zone(profiler(), "copy", 2 * (r.end - r.begin));
       staging_.resize(r.end - r.begin);
       at(other(s)).download(memory(b, other(s)), r.begin, staging_);
@@ -164,7 +117,7 @@ class FallbackBackend final : public Backend {
     return to;
   }
 
-  void written(const Buffer& buffer, Range range, Side s) {
+  void written(const Buffer& buffer, ByteRange range, Side s) {
     const MirrorBuffer& b = mirror(buffer);
     if (range.begin == range.end) return;
     b.newer[s].add(range);
@@ -288,7 +241,7 @@ class FallbackBackend final : public Backend {
     // The whole cache and not the new rows: attention always runs on one side, and nothing else touches the
     // cache, so none of it is ever copied, and one range is the cheapest set to keep.
     for (Buffer* KvLayer::*half : {&KvLayer::keys, &KvLayer::values}) {
-      const Range all{0, (args.cache.*half)->bytes()};
+      const ByteRange all{0, (args.cache.*half)->bytes()};
       a.cache.*half = &current(*(args.cache.*half), all, s);
       written(*(args.cache.*half), all, s);
     }
@@ -336,6 +289,11 @@ std::vector<BackendOp> missing_ops(const Backend& backend) {
 }
 
 std::int64_t refused_weights(const Backend& backend) {
+  if (const auto* const layered = dynamic_cast<const LayerPlacer*>(&backend)) {
+    std::int64_t sum = 0;
+    for (const Backend* part : layered->parts()) sum += refused_weights(*part);
+    return sum;
+  }
   const auto* const fallback = dynamic_cast<const FallbackBackend*>(&backend);
   return fallback != nullptr ? fallback->refused() : 0;
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "layer_placement.hpp"
 
 namespace bitnet::inference {
 std::size_t KvPool::page_bytes(const ModelConfig& c, std::int64_t page_size, DType type) {
@@ -37,6 +38,7 @@ KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std
   }
   with_context(fmt::format("KV cache of {} tokens", n_pages * page_size), [&] {
     for (std::int64_t i = 0; i < c.n_layers; ++i) {
+      const Placed placed(backend, {TensorRole::kAttnK, i});
       keys_.push_back(backend.allocate(layer_bytes, "kv pages"));
       values_.push_back(backend.allocate(layer_bytes, "kv pages"));
     }

@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/profiler.hpp"
+#include "layer_placement.hpp"
 #include "model_weights.hpp"
 
 namespace bitnet::inference {
@@ -123,6 +124,7 @@ class ModelBuilder {
   }
 
   void prepare(TensorId id, const LinearWeights& w) {
+    const Placed placed(backend_, id);
     PreparedPtr prepared = is_linear(id.role) ? backend_.prepare(w) : prepare_table(id, w);
     ternary_ = ternary_ || (is_linear(id.role) && w.ternary());
     bytes_ += prepared->bytes();
@@ -143,6 +145,7 @@ class ModelBuilder {
 
   void upload(const quant::LogicalTensor& t) {
     const std::vector<float> values = t.to_f32();
+    const Placed placed(backend_, t.id);
     BufferPtr buffer = backend_.allocate(values.size() * sizeof(float), "weights");
     backend_.upload(*buffer, 0, std::as_bytes(std::span<const float>(values)));
     bytes_ += buffer->bytes();

@@ -2,6 +2,8 @@
 // The one door to the OpenCL backend: an application calls register_backends() and then knows the devices
 // only by name, through bitnet::BackendRegistry. No OpenCL type is visible here. Filling a registry is not
 // thread-safe (BackendRegistry), nor are the backends: one thread at a time issues ops.
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -34,6 +36,11 @@ struct Options {
   /// Folder in which compiled programs are kept for later processes; empty: none are. None given:
   /// `bitnet/opencl` in XDG_CACHE_HOME or in ~/.cache.
   std::optional<std::filesystem::path> program_folder;
+  /// Bytes that buffers of a backend may take, where the device has more; 0: what the device has.
+  std::size_t memory_limit = 0;
+  /// Each device that can be divided into so many equal parts is listed with them behind it, as
+  /// "opencl:0:0/0", "opencl:0:0/1", …, with that share of its memory; below 2: none is.
+  std::int64_t sub_devices = 0;
 };
 
 /// Adds one entry "opencl:<platform>:<device>" for every usable device of every OpenCL platform, in the order

@@ -16,6 +16,7 @@
 #include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "bitnet/inference/generation.hpp"
+#include "bitnet/inference/layer_split.hpp"
 #include "bitnet/inference/model.hpp"
 #include "bitnet/inference/perplexity.hpp"
 #include "bitnet/inference/session.hpp"
@@ -26,7 +27,11 @@ struct EngineOptions {
   std::filesystem::path model;  ///< a GGUF file or a Hugging Face directory
   /// A name of the registry, or "auto": then devices without room for the ternary linears are passed over,
   /// and one that fails while the model is loaded is followed by the next one, unless device_only.
+  /// Several names with commas between them, none of them "cpu" or "auto": the layers are divided among them.
   std::string device = "cpu";
+  /// How many of the model's layers, the last ones, go to the device or devices, the others to the CPU: all,
+  /// a number, or kAutoLayers, as many as there is memory for. Of the CPU alone: kAllLayers.
+  std::int64_t device_layers = kAllLayers;
   DevicePolicy device_policy = DevicePolicy::kLatency;  ///< what "auto" looks for
   bool device_only = false;  ///< ops that the device lacks are an error, not the CPU's
   std::shared_ptr<const ExecutionContext> context = {};  ///< null: a default one
@@ -52,9 +57,10 @@ class InferenceEngine {
   /// The CPU only.
   explicit InferenceEngine(const EngineOptions& options);
   /// Devices of `registry`; ops that the device lacks run on the CPU (see fallback_ops()) unless device_only.
-  /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kUnsupported), also for a
-  /// policy or a kv_type that inference lacks, before the model is read. The model's files are opened and
-  /// checked before any device is.
+  /// Throws what Model::load throws, Error(kNotFound) for an unknown device, Error(kInvalidArgument) for a
+  /// list of devices with "cpu" or "auto" in it and for device_layers of the CPU or, with device_only, other
+  /// than all, Error(kUnsupported), also for a policy or a kv_type that inference lacks, before the model is
+  /// read. The model's files are opened and checked before any device is.
   InferenceEngine(const EngineOptions& options, const BackendRegistry& registry);
   ~InferenceEngine();
 
@@ -65,6 +71,8 @@ class InferenceEngine {
   const std::vector<BackendOp>& fallback_ops() const noexcept { return fallback_ops_; }
   /// Weights that the device refused though it has the op: the CPU has them.
   std::int64_t fallback_weights() const noexcept { return fallback_weights_; }
+  /// Where the layers are; one stage where they are all in one place.
+  const std::vector<StagePlace>& stages() const noexcept { return stages_; }
   std::int64_t n_ctx() const noexcept;
   /// Makes n_ctx() at most `n` ≥ 1, so that the session takes memory for no more. Without effect on a session
   /// that exists (see session()). Throws Error(kInvalidArgument).
@@ -100,12 +108,15 @@ class InferenceEngine {
 
  private:
   void load(const BackendRegistry& registry);
-  void load_on(OpenedDevice& opened, const ModelFiles& files, std::span<const quant::LoraAdapter> adapters);
+  using Backends = std::vector<std::unique_ptr<Backend>>;
+  void load_on(Backends devices, const ModelFiles& files, std::span<const quant::LoraAdapter> adapters);
+  std::unique_ptr<Backend> divide(Backends devices, const ModelFiles& files);
   EngineOptions options_;
   Selection selection_;
   std::shared_ptr<const PressureMonitor> pressure_;
   std::vector<BackendOp> fallback_ops_;
   std::int64_t fallback_weights_ = 0;
+  std::vector<StagePlace> stages_;
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const AdapterSet> adapters_;
   std::unique_ptr<Session> session_;

@@ -13,7 +13,7 @@ namespace bitnet::inference {
 /// Ops of `backend` that it cannot run.
 std::vector<BackendOp> missing_ops(const Backend& backend);
 /// How many weights the device of with_cpu_fallback() refused (kUnsupported), which run on the CPU though the
-/// op does not; 0 for another backend.
+/// op does not; the sum over the stages of with_layers_split(); 0 for another backend.
 std::int64_t refused_weights(const Backend& backend);
 /// "embed, rms_norm, …", for messages.
 std::string list_ops(const std::vector<BackendOp>& ops);

@@ -1,0 +1,210 @@
+// One model on several OpenCL devices, or on one and the CPU: where its layers go by the memory that there
+// is, and the text of the CPU however they lie. The devices are parts of the first one (clCreateSubDevices),
+// or, where it cannot be divided, that device twice.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitnet/core/execution.hpp"
+#include "bitnet/gpu/peaks.hpp"
+#include "bitnet/gpu/register.hpp"
+#include "bitnet/inference/engine.hpp"
+#include "bitnet/inference/register.hpp"
+#include "bitnet/testing/opencl.hpp"
+#include "bitnet/testing/testing.hpp"
+
+namespace bitnet {
+namespace {
+
+using inference::EngineOptions;
+using inference::InferenceEngine;
+using inference::kAutoLayers;
+
+/// With the CPU; `memory`: of each device, 0 for all.
+BackendRegistry registry_of(std::size_t memory = 0, std::int64_t sub_devices = 0) {
+  gpu::Options options;
+  options.memory_limit = memory;
+  options.sub_devices = sub_devices;
+  BackendRegistry registry;
+  gpu::register_backends(registry, options);
+  inference::register_cpu_backend(registry);
+  return registry;
+}
+
+bool has_device() { return registry_of().devices().size() > 1; }
+
+EngineOptions options_for(std::string device, std::int64_t layers = inference::kAllLayers) {
+  EngineOptions options;
+  options.model = testing::source_path("models/bitnet-demo-10m-i2_s.gguf");
+  options.device = std::move(device);
+  options.device_layers = layers;
+  options.context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  options.n_ctx = 128;
+  options.chunk_rows = 16;
+  return options;
+}
+
+std::vector<TokenId> text_of(InferenceEngine& engine) {
+  inference::GenerationOptions options;
+  options.max_tokens = 30;
+  options.sampling.seed = 3;
+  options.ignore_eos = true;
+  const auto result = engine.generate("It is a truth universally acknowledged, that a single man", options);
+  EXPECT_FALSE(result.error.has_value());
+  return result.tokens;
+}
+
+const std::vector<TokenId>& text_of_cpu() {
+  static const std::vector<TokenId> tokens = [] {
+    InferenceEngine cpu(options_for("cpu"));
+    return text_of(cpu);
+  }();
+  return tokens;
+}
+
+TEST(GpuLayers, LeaveTheFirstOnesToTheCpu) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const BackendRegistry registry = registry_of();
+  const std::string name = registry.devices()[0].name;
+  for (const std::int64_t n : {1, 2}) {
+    InferenceEngine engine(options_for(name, n), registry);
+    const std::int64_t all = engine.model()->config().n_layers;
+    ASSERT_EQ(engine.stages().size(), 2u);
+    EXPECT_EQ(engine.stages()[0].device, "cpu");
+    EXPECT_EQ(engine.stages()[0].n_layers, all - n);
+    EXPECT_EQ(engine.stages()[1].device, name);
+    EXPECT_EQ(engine.stages()[1].first, all - n);
+    EXPECT_EQ(text_of(engine), text_of_cpu()) << n;
+    EXPECT_GT(engine.model()->backend().statistics().launches, 0u);
+  }
+  InferenceEngine none(options_for(name, 0), registry);
+  ASSERT_EQ(none.stages().size(), 1u);
+  EXPECT_EQ(none.stages()[0].device, "cpu");
+  EXPECT_EQ(text_of(none), text_of_cpu());
+  InferenceEngine all(options_for(name, 1000), registry);
+  ASSERT_EQ(all.stages().size(), 1u);
+  EXPECT_EQ(all.stages()[0].device, name);
+}
+
+TEST(GpuLayers, AutoKeepsWithinTheDevicesMemory) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  std::int64_t before = -1;
+  bool divided = false;
+  for (const std::size_t mib : {1, 3, 4, 5, 6, 7, 8, 10, 12, 64}) {
+    SCOPED_TRACE(mib);
+    const BackendRegistry registry = registry_of(mib << 20);
+    const std::string name = registry.devices()[0].name;
+    InferenceEngine engine(options_for(name, kAutoLayers), registry);
+    const std::int64_t all = engine.model()->config().n_layers;
+    const std::int64_t there = engine.stages().back().device == name ? engine.stages().back().n_layers : 0;
+    EXPECT_GE(there, before);
+    before = there;
+    divided = divided || (there > 0 && there < all);
+    EXPECT_EQ(text_of(engine), text_of_cpu());
+    for (const MemoryResource* pool : engine.model()->backend().memories()) {
+      if (pool->name() != name) continue;
+      EXPECT_LE(pool->stats().peak_held, mib << 20);
+      EXPECT_GT(there, 0);
+    }
+    if (mib == 1) {
+      EXPECT_EQ(there, 0);
+    }
+    if (mib == 64) {
+      EXPECT_EQ(there, all);
+    }
+  }
+  EXPECT_TRUE(divided);
+}
+
+TEST(GpuLayers, TooManyForTheMemoryAreAnError) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const BackendRegistry registry = registry_of(std::size_t{2} << 20);
+  const std::string name = registry.devices()[0].name;
+  BITNET_EXPECT_ERROR(InferenceEngine(options_for(name), registry), ErrorCode::kOutOfMemory,
+                      "limit 2097152 bytes");
+  EngineOptions only = options_for(name, kAutoLayers);
+  only.device_only = true;
+  BITNET_EXPECT_ERROR(InferenceEngine(only, registry), ErrorCode::kOutOfMemory,
+                      "layers fit into the memory of '" + name + "', and only the device is allowed");
+}
+
+/// The costs that `auto` counts with are not below what is taken.
+TEST(GpuLayers, CostsAreUpperBounds) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const BackendRegistry registry = registry_of();
+  const std::string name = registry.devices()[0].name;
+  for (const char* file : {"models/bitnet-demo-10m-i2_s.gguf", "tests/data/models/llama-dense",
+                           "tests/data/models/bitnet-25-packed", "tests/data/models/llama-tq1_0.gguf"}) {
+    SCOPED_TRACE(file);
+    EngineOptions options = options_for(name);
+    options.model = testing::source_path(file);
+    options.n_ctx = 64;
+    InferenceEngine engine(options, registry);
+    static_cast<void>(engine.session());
+    const auto files = inference::ModelFiles::open(options.model);
+    const auto costs = inference::layer_costs(
+        files, {.n_ctx = 64, .chunk_rows = options.chunk_rows, .kv_type = engine.model()->kv_type()});
+    std::size_t sum = costs.workspace + costs.head;
+    if (!engine.model()->config().tied_embeddings) sum += costs.embedding;
+    for (const std::size_t bytes : costs.layers) sum += bytes;
+    const std::vector<MemoryResource*> pools = engine.model()->backend().memories();
+    const auto own = std::find_if(pools.begin(), pools.end(), [&](auto* p) { return p->name() == name; });
+    ASSERT_NE(own, pools.end());
+    // Each of the many small buffers has 256 bytes at least, which real models do not notice.
+    EXPECT_LE((*own)->stats().used, sum + 256 * (*own)->stats().allocations);
+    if (sum > (std::size_t{4} << 20)) {
+      EXPECT_GE((*own)->stats().used, sum / 4);
+    }
+  }
+}
+
+TEST(SubDevices, DivideTheLayersAmongThem) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const BackendRegistry registry = registry_of(0, 2);
+  std::vector<std::string> parts;
+  for (const Device& d : registry.devices())
+    if (d.name.find('/') != std::string::npos) parts.push_back(d.name);
+  const std::string first = registry.devices()[0].name;
+  if (parts.empty()) {
+    parts = {first, first};
+  } else {
+    EXPECT_EQ(parts[0], first + "/0");
+    EXPECT_EQ(parts[1], first + "/1");
+  }
+  InferenceEngine two(options_for(parts[0] + "," + parts[1]), registry);
+  const std::int64_t all = two.model()->config().n_layers;
+  ASSERT_EQ(two.stages().size(), 2u);
+  EXPECT_EQ(two.stages()[0].device, parts[0]);
+  EXPECT_EQ(two.stages()[1].device, parts[1]);
+  EXPECT_EQ(two.stages()[0].n_layers, (all + 1) / 2);
+  EXPECT_EQ(two.selection().device.name, parts[0] + "," + parts[1]);
+  EXPECT_EQ(text_of(two), text_of_cpu());
+
+  InferenceEngine three(options_for(parts[0] + "," + parts[1], all - 1), registry);
+  EXPECT_EQ(three.stages().size(), 3u);
+  EXPECT_EQ(text_of(three), text_of_cpu());
+}
+
+TEST(Peaks, AreMeasuredOnTheDevice) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const std::string name = registry_of().devices()[0].name;
+  for (const bool wide : {true, false}) {
+    gpu::Options options;
+    options.kernels.wide = wide;
+    const gpu::DevicePeaks peaks = gpu::measure_peaks(name, options);
+    for (const double figure :
+         {peaks.copy_gbps, peaks.int8_gops, peaks.enqueue_seconds, peaks.launch_seconds})
+      EXPECT_GT(figure, 0);
+    EXPECT_LT(peaks.copy_gbps, 1e6);  // more than any memory: nothing was copied
+    EXPECT_LT(peaks.int8_gops, 1e8);  // the compiler has left the work out
+    EXPECT_LE(peaks.enqueue_seconds, peaks.launch_seconds);
+  }
+  BITNET_EXPECT_ERROR(gpu::measure_peaks("opencl:99:0"), ErrorCode::kNotFound, "'opencl:99:0'");
+}
+
+}  // namespace
+}  // namespace bitnet
