@@ -54,6 +54,42 @@ Json limits_json(const BenchLimits& l) {
           {"read_loop", l.read_loop.empty() ? Json(nullptr) : Json(l.read_loop)}};
 }
 
+Json peaks_json(const std::optional<BenchPeaks>& p) {
+  if (!p) return nullptr;
+  return {{"copy_gbps", p->copy_gbps},
+          {"int8_gops", p->int8_gops},
+          {"enqueue_seconds", p->enqueue_seconds},
+          {"launch_seconds", p->launch_seconds}};
+}
+
+/// What a device's launches cost beside what they compute.
+std::string launches_markdown(const BenchReport& r) {
+  if (!r.peaks) return {};
+  const auto micro = [](double seconds) { return fixed(seconds * 1e6, 2) + " µs"; };
+  std::string out = "\n" + r.device + ": copies " + fixed(r.peaks->copy_gbps, 1) +
+                    " GB/s (read and written), small integers " + fixed(r.peaks->int8_gops, 0) +
+                    " GOP/s; a launch takes the host " + micro(r.peaks->enqueue_seconds) +
+                    " to enqueue, and alone " + micro(r.peaks->launch_seconds) + "\n";
+  for (const BenchRow& row : r.rows) {
+    if (row.launches == 0) continue;
+    const bool prompt = row.test.kind == inference::ThroughputTest::Kind::kPrompt;
+    out += "- " + row.test.name() + ": " + fixed(row.launches, 1) + " launches a " +
+           (prompt ? "prompt" : "step") + ", " + micro(row.launches * r.peaks->enqueue_seconds) +
+           " to enqueue them\n";
+  }
+  return out;
+}
+
+/// Null for a device that did nothing.
+Json statistics_json(const DeviceStatistics& s) {
+  if (s.launches == 0) return nullptr;
+  return {{"launches", s.launches},   {"waits", s.waits},
+          {"uploads", s.uploads},     {"upload_bytes", s.upload_bytes},
+          {"downloads", s.downloads}, {"download_bytes", s.download_bytes},
+          {"buffers", s.buffers},     {"reused_buffers", s.reused_buffers},
+          {"programs", s.programs},   {"compiled_programs", s.compiled_programs}};
+}
+
 }  // namespace
 
 double BenchRow::mean() const { return bitnet::mean(samples); }
@@ -95,7 +131,7 @@ std::string bench_markdown(const BenchReport& r) {
            " | " + (fraction ? fixed(100 * *fraction, 1) + " %" : "n/a") + " | " +
            std::string(bound_name(row.limit.bound)) + " | " + megabytes(row.limit.bytes_per_token) + " |\n";
   }
-  return out;
+  return out + launches_markdown(r);
 }
 
 std::string bench_csv(const BenchReport& r) {
@@ -162,6 +198,8 @@ std::string bench_json(const BenchReport& r) {
         {{"test", row.test.name()},
          {"threads", row.threads},
          {"bytes_per_token", row.limit.bytes_per_token},
+         {"launches", row.launches},
+         {"enqueue_seconds", r.peaks ? Json(row.launches * r.peaks->enqueue_seconds) : Json(nullptr)},
          {"bound", row.limit.bound == Bound::kUnknown ? Json(nullptr) : Json(bound_name(row.limit.bound))}});
   }
   for (const BenchLimits& l : r.limits) limits.push_back(limits_json(l));
@@ -198,6 +236,8 @@ std::string bench_json(const BenchReport& r) {
         {"kv_bytes_per_position", r.kv_bytes_per_position},
         {"first_token_seconds", r.first_token_seconds},
         {"probe_bytes", r.probe_bytes},
+        {"device_peaks", peaks_json(r.peaks)},
+        {"device_statistics", statistics_json(r.device_statistics)},
         {"limits", limits},
         {"tests", tests}}},
   };

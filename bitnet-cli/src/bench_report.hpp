@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/inference/throughput.hpp"
 
 namespace bitnet::cli {
@@ -18,11 +19,17 @@ struct BenchLimits {
   std::string read_loop;  ///< the fastest of the read loops
 };
 
+/// Of a device other than the CPU: what it does at most (gpu::DevicePeaks).
+struct BenchPeaks {
+  double copy_gbps = 0, int8_gops = 0, enqueue_seconds = 0, launch_seconds = 0;
+};
+
 struct BenchRow {
   inference::ThroughputTest test;
   std::size_t threads = 0;
   std::vector<double> samples;  ///< tokens/s
   inference::ThroughputLimit limit;
+  double launches = 0;  ///< of programs of a device, a step (decode) or a prompt; 0 on the CPU
 
   double mean() const;
   double median() const;
@@ -46,6 +53,9 @@ struct BenchReport {
   inference::WeightCost weights;
   std::string kv_type;  ///< "f16", "i8" or "f32"
   std::size_t kv_bytes_per_position = 0;
+
+  std::optional<BenchPeaks> peaks;
+  DeviceStatistics device_statistics;  ///< of all runs with the first thread count; empty for the CPU
 
   std::vector<BenchRow> rows;
 };

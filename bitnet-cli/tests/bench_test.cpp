@@ -183,16 +183,63 @@ TEST_F(BenchTest, TablesNameTheMachineAndEveryTest) {
               std::stod(field("stddev")));  // of two samples
 }
 
-TEST_F(BenchTest, AnotherDeviceHasNoKnownLimits) {
+TEST_F(BenchTest, AnotherDeviceTellsItsOwnLimits) {
   const bool has_opencl = call({"devices"}).out.find("\nopencl:0:0\t") != std::string::npos;
   BITNET_REQUIRE_OPENCL_DEVICE(has_opencl);
   const json j = bench_json(model(), {"-t", "1", "--device", "opencl:0:0"});
   EXPECT_EQ(j["machine"]["device"], "opencl:0:0");
-  for (const char* key : {"read_gbps", "int8_gops", "f32_gflops"}) EXPECT_TRUE(j["machine"][key].is_null());
+  EXPECT_TRUE(j["machine"]["f32_gflops"].is_null());
+  for (const char* key : {"read_gbps", "int8_gops"}) expect_positive(j["machine"][key]);
+  for (const char* key : {"copy_gbps", "int8_gops", "enqueue_seconds", "launch_seconds"})
+    expect_positive(j["details"]["device_peaks"][key]);
+  for (const json& t : j["details"]["tests"]) {
+    expect_positive(t["launches"]);
+    expect_positive(t["enqueue_seconds"]);
+  }
   for (const json& r : j["results"]) {
     expect_positive(r["tokens_per_second"]);
-    EXPECT_TRUE(r["fraction_of_limit"].is_null());
+    expect_positive(r["limit_tokens_per_second"]);
   }
+  const json& did = j["details"]["device_statistics"];
+  for (const char* key :
+       {"launches", "waits", "uploads", "upload_bytes", "downloads", "download_bytes", "buffers", "programs"})
+    expect_positive(did[key]);
+  EXPECT_TRUE(did["compiled_programs"].is_number());
+  EXPECT_GE(did["launches"], did["waits"]);
+}
+
+TEST_F(BenchTest, LayersCanBeDivided) {
+  const bool has_opencl = call({"devices"}).out.find("\nopencl:0:0\t") != std::string::npos;
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl);
+  const auto run = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "5", "--seed", "1", "--special"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  const Outcome cpu = run({});
+  const Outcome divided = run({"--device", "opencl:0:0", "--gpu-layers", "1"});
+  EXPECT_EQ(divided.code, kOk) << divided.err;
+  EXPECT_EQ(divided.out, cpu.out);
+  EXPECT_THAT(divided.err, HasSubstr("note: embedding and layer 0 on cpu; layer 1 and head on opencl:0:0\n"));
+  const Outcome all = run({"--device", "opencl:0:0", "--gpu-layers", "auto"});
+  EXPECT_EQ(all.out, cpu.out);
+  EXPECT_THAT(all.err, Not(HasSubstr(" on cpu")));
+  const Outcome twice = run({"--device", "opencl:0:0,opencl:0:0"});
+  EXPECT_EQ(twice.out, cpu.out);
+  EXPECT_THAT(twice.err, HasSubstr("embedding and layer 0 on opencl:0:0; layer 1 and head on opencl:0:0\n"));
+}
+
+TEST_F(BenchTest, LayersThatCannotBeDividedAreErrors) {
+  const auto run = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  EXPECT_FAILS(run({"--gpu-layers", "some"}), kUsage,
+               "--gpu-layers some: expected a number of layers from 0 on");
+  EXPECT_FAILS(run({"--gpu-layers", "-1"}), kUsage, "--gpu-layers");
+  EXPECT_FAILS(run({"--gpu-layers", "3"}), kFailure, "the device is 'cpu'");
+  EXPECT_FAILS(run({"--device", "opencl:0:0,cpu"}), kFailure, "a list has names of devices other than 'cpu'");
 }
 
 TEST_F(BenchTest, WrongValuesAreErrorsThatListWhatThereIs) {

@@ -15,6 +15,9 @@
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
+#ifdef BITNET_WITH_GPU
+#include "bitnet/gpu/peaks.hpp"
+#endif
 
 namespace bitnet::cli {
 namespace {
@@ -120,6 +123,23 @@ class Limits {
   std::optional<BandwidthProbe> bandwidth_;
 };
 
+/// None for what is no single OpenCL device.
+std::optional<BenchPeaks> peaks_of([[maybe_unused]] const inference::InferenceEngine& engine) {
+#ifdef BITNET_WITH_GPU
+  const std::string& name = engine.stages().front().device;
+  if (engine.stages().size() != 1 || !name.starts_with("opencl:")) return std::nullopt;
+  const gpu::DevicePeaks p = gpu::measure_peaks(name);
+  return BenchPeaks{p.copy_gbps, p.int8_gops, p.enqueue_seconds, p.launch_seconds};
+#else
+  return std::nullopt;
+#endif
+}
+
+/// Passes of a run of a test: its launches are given for one.
+double passes_of(const inference::ThroughputTest& test) {
+  return test.kind == inference::ThroughputTest::Kind::kPrompt ? 1 : static_cast<double>(test.tokens);
+}
+
 class Bench {
  public:
   Bench(const Values& values, Io& io)
@@ -141,6 +161,13 @@ class Bench {
   }
 
  private:
+  /// Of a device: how fast it reads, and its integers.
+  BenchLimits device_limits(const inference::InferenceEngine& engine, std::size_t threads) const {
+    std::optional<double> integers;
+    if (report_.peaks) integers = report_.peaks->int8_gops;
+    return {threads, engine.model()->backend().measure_bandwidth(), integers, {}, {}};
+  }
+
   void describe(const inference::InferenceEngine& engine, const ThroughputRunner& runner) {
     const inference::Model& model = *engine.model();
     report_.device = engine.selection().device.name;
@@ -188,13 +215,20 @@ class Bench {
     each_test([&](BenchRow& row) { runner.warm_up(row.test); });
     for (std::int64_t i = 0; i < repetitions_; ++i) {
       each_test([&](BenchRow& row) {
+        const Backend& backend = engine->model()->backend();
+        const std::uint64_t before = backend.statistics().launches;
         row.samples.push_back(static_cast<double>(row.test.total_tokens()) / runner.seconds(row.test));
+        row.launches = static_cast<double>(backend.statistics().launches - before) / passes_of(row.test);
       });
       if (first && i == 0) report_.peak_rss_bytes = peak_memory_bytes();
       check_cancelled(io_);
       if (limits) limits->sample();
     }
-    report_.limits.push_back(limits ? limits->result() : BenchLimits{context->threads(), {}, {}, {}, {}});
+    if (first && !limits) {
+      report_.device_statistics = engine->model()->backend().statistics();
+      report_.peaks = peaks_of(*engine);
+    }
+    report_.limits.push_back(limits ? limits->result() : device_limits(*engine, context->threads()));
     if (limits && first) report_.probe_bytes = limits->bytes();
     for (BenchRow& row : rows) {
       row.limit =
