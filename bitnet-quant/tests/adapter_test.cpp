@@ -150,6 +150,7 @@ TEST_F(AdapterTest, WhatIsNotLoraOfLinearsIsRefusedByName) {
   refused("modules_to_save", Json{"lm_head"}, ErrorCode::kUnsupported, "modules_to_save");
   refused("alpha_pattern", Json{{"layers.*", 3}}, ErrorCode::kUnsupported, "regular expressions");
   refused("lora_alpha", "much", ErrorCode::kCorruptFile, "expected a number");
+  refused("lora_alpha", 1e300, ErrorCode::kCorruptFile, "makes a scaling beyond 1000000");
   Json without = good;
   without.erase("lora_alpha");
   write_config(without);

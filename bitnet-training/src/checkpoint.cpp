@@ -85,6 +85,10 @@ void check_sum(const SafeTensors& file) {
                 "the checksum is " + theirs->second + " and should be " + ours + ": the file is damaged");
 }
 
+void require_range(bool holds, const char* what) {
+  if (!holds) throw Error(ErrorCode::kCorruptFile, std::string("no run has such a value of ") + what);
+}
+
 /// Throws naming the first of what makes up a model that differs.
 void check_identity(const Fields& fields, const Fields& ours) {
   const auto refuse = [](const std::string& key, const std::string& there, const std::string& here) {
@@ -173,6 +177,7 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
     TrainState state;
     state.step = checkpoint_field<std::int64_t>(fields, "step");
     state.tokens = checkpoint_field<std::int64_t>(fields, "tokens");
+    require_range(state.step >= 0 && state.tokens >= 0, "step or tokens");
     state.seconds = checkpoint_field<double>(fields, "seconds");
     for (const auto& [key, value] : fields) {
       if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;
@@ -193,12 +198,17 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
     state.data.epoch = checkpoint_field<std::uint64_t>(fields, "data.epoch");
     for (std::size_t i = 0; i < state.data.epoch_rng.size(); ++i)
       state.data.epoch_rng[i] = checkpoint_field<std::uint64_t>(fields, "data.rng" + std::to_string(i));
+    // The generator never leaves a state of zeros.
+    require_range(std::any_of(state.data.epoch_rng.begin(), state.data.epoch_rng.end(),
+                              [](std::uint64_t word) { return word != 0; }),
+                  "data.rng");
     const auto of = fields.find("optimizer");
     const std::string theirs = of == fields.end() ? "adamw" : of->second;  // older ones had no other
     if (theirs != optimizer.name())
       throw Error(ErrorCode::kInvalidArgument,
                   "training.optimizer is " + theirs + " there and " + std::string(optimizer.name()) + " now");
     const auto optimizer_steps = checkpoint_field<std::int64_t>(fields, "optimizer_steps");
+    require_range(optimizer_steps >= 0 && optimizer_steps <= state.step, "optimizer_steps");
 
     const std::vector<OptimizerState> entries = entries_of(model, optimizer);
     check_entries(*file, entries);

@@ -98,6 +98,11 @@ void export_checkpoint(const ExecutionContext& context, const std::filesystem::p
       throw Error(ErrorCode::kInvalidArgument, "the tokenizer has " + std::to_string(tokenizer.vocab_size()) +
                                                    " tokens, the model " + std::to_string(config.vocab_size) +
                                                    ": it is that of another model");
+    if (const auto at = fields.find(std::string("identity.") + kVocabulary);
+        at != fields.end() && at->second != vocabulary_hash(tokenizer))
+      throw Error(ErrorCode::kInvalidArgument,
+                  "the tokenizer is not that of the run: its tokens have the hash " +
+                      vocabulary_hash(tokenizer) + ", those of the checkpoint " + at->second);
     config.bos_id = tokenizer.bos().value_or(-1);
     config.eos_ids.assign(tokenizer.eos().begin(), tokenizer.eos().end());
     const bool ternary = config.weights == WeightKind::kTernary;

@@ -24,6 +24,11 @@ namespace {
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
 constexpr std::int64_t kMaxContext = 1 << 20;
 constexpr double kMostRate = 1e38;
+/// Of numbers that are multiplied with floats: far beyond what is of use, and what they are multiplied with
+/// stays a float.
+constexpr double kMostFactor = 1e6, kLeastTemperature = 1e-3;
+/// Steps whose tokens can be counted, and files that a folder can hold.
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 40, kMostCheckpoints = 1'000'000;
 constexpr std::int64_t kMostTokens = 1 << 28;  // of a step: their ids and targets take 2 GiB
 constexpr double kMaxParameters = 4e9;
 
@@ -199,8 +204,8 @@ void check_model(const TrainConfig& c, const Require& require) {
   require(parameters <= kMaxParameters, "model",
           "would have more than 4e9 parameters, which this trainer, with 20 bytes for each in memory, does "
           "not take");
-  require(std::isfinite(c.init_deviation) && c.init_deviation > 0, "model.init_deviation",
-          "must be positive");
+  require(c.init_deviation > 0 && c.init_deviation <= kMostFactor, "model.init_deviation",
+          "must be positive and at most 1e6");
 }
 
 void check_data(const TrainConfig& c, const Require& require) {
@@ -227,15 +232,17 @@ void check_lora(const TrainConfig& c, const Require& require) {
     const std::string message = e.what();  // begins with the option
     require(false, "lora." + message.substr(0, message.find(':')), "cannot be used: " + message);
   }
+  require(c.lora->options.alpha <= kMostFactor, "lora.alpha", "must be at most 1e6");
 }
 
 void check_distillation(const TrainConfig& c, const Require& require) {
   if (!c.distillation) return;
   const DistillationRun& d = *c.distillation;
   const auto weight = [&](double v, const char* key) {
-    require(std::isfinite(v) && v >= 0, key, "must not be negative");
+    require(v >= 0 && v <= kMostFactor, key, "must not be negative, and at most 1e6");
   };
-  require(std::isfinite(d.temperature) && d.temperature > 0, "distillation.temperature", "must be positive");
+  require(d.temperature >= kLeastTemperature && d.temperature <= kMostFactor, "distillation.temperature",
+          "must be from 1e-3 to 1e6");
   weight(d.logits, "distillation.logits");
   weight(d.attention, "distillation.attention");
   require(d.logits > 0 || d.attention > 0, "distillation.logits",
@@ -256,6 +263,7 @@ void check_output(const TrainConfig& c, const Require& require) {
   require(std::isfinite(c.checkpoint_minutes) && c.checkpoint_minutes >= 0, "output.checkpoint_minutes",
           "must not be negative");
   positive(c.keep_checkpoints, "output.keep_checkpoints");
+  require(c.keep_checkpoints <= kMostCheckpoints, "output.keep_checkpoints", "must be at most a million");
   positive(c.log_every, "output.log_every");
   positive(c.evaluate_every, "output.evaluate_every");
   require(!c.output.empty(), "output.directory", "must not be empty");
@@ -314,6 +322,7 @@ void check(const TrainConfig& c, const Require& require) {
   check_effect(c, require);
   const Schedule& schedule = c.schedule;
   positive(schedule.steps, "training.steps");
+  require(schedule.steps <= kMostSteps, "training.steps", "must be at most 2^40");
   if (c.quantizer_schedule.kind != QuantizerScheduleKind::kAbrupt) {
     positive(c.quantizer_schedule.steps, "training.quantizer_steps");
     require(c.quantizer_schedule.steps <= schedule.steps, "training.quantizer_steps",

@@ -110,8 +110,7 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
                  "the learned scales have another number");
   const TrainKernels& k = train_kernels(context.isa());
   const double sum = k.abs_sum(latent.data(), latent.size());
-  if (!std::isfinite(sum))
-    throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite: training diverged");
+  if (!std::isfinite(sum)) throw Error(ErrorCode::kInvalidArgument, "latent weights are not finite");
   const bool sorts = !learns && options_.statistic == ScaleStatistic::kMedian;
   const bool summed = !learns && !sorts && scales_.size() == 1;
   const MemoryArray<float> room(*memory_, sorts ? segment(0).count : 0, "training scratch");

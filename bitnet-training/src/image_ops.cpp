@@ -102,9 +102,10 @@ Variable max_pool(Tape& tape, Variable x, ImageShape image, const ImageWindow& w
         std::fill_n(best_at, c, here);
         return;
       }
-      // Two loops of one choice each: compilers make vectors of those.
-      for (std::int64_t k = 0; k < c; ++k) best_at[k] = values[k] > best[k] ? here : best_at[k];
-      for (std::int64_t k = 0; k < c; ++k) best[k] = values[k] > best[k] ? values[k] : best[k];
+      // Two loops of one choice each: compilers make vectors of those. A NaN is taken, and stays.
+      const auto better = [&](std::int64_t k) { return (values[k] > best[k]) | (values[k] != values[k]); };
+      for (std::int64_t k = 0; k < c; ++k) best_at[k] = better(k) ? here : best_at[k];
+      for (std::int64_t k = 0; k < c; ++k) best[k] = better(k) ? values[k] : best[k];
     });
   });
   Tape* t = &tape;

@@ -11,6 +11,8 @@
 namespace bitnet::training {
 namespace {
 
+constexpr const char* kTokenizerFile = "tokenizer.json";
+
 /// Ends each turn in core's chat formats. Text cannot spell it, so that tokens have it where there are chats,
 /// in shards, too, which do not say what they were made of.
 constexpr const char* kTurnEnd = "<|eot_id|>";
@@ -32,24 +34,14 @@ void check_scored(const TrainingText& text, const std::filesystem::path& path, s
 }  // namespace
 
 std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
-                                              bool resumed, bool dry) {
-  const std::filesystem::path kept = c.output / "tokenizer.json";
-  const auto keep = [&](const Tokenizer& tokenizer, const std::string& json) {
-    if (dry) return;
-    write_file(c.output / "tokenizer_config.json", tokenizer.config_json());
-    write_file(kept, json);
-  };
+                                              bool resumed) {
   const std::filesystem::path given = !c.tokenizer.empty() ? c.tokenizer
                                       : c.lora             ? c.lora->base
                                       : !c.base.empty()    ? c.base
                                       : c.distillation     ? c.distillation->teacher
                                                            : std::filesystem::path();
-  if (!given.empty()) {
-    auto tokenizer = Tokenizer::load(given);
-    keep(*tokenizer, tokenizer->to_json());
-    return tokenizer;
-  }
-  if (resumed && std::filesystem::exists(kept)) return Tokenizer::load(c.output);
+  if (!given.empty()) return Tokenizer::load(given);
+  if (resumed && std::filesystem::exists(c.output / kTokenizerFile)) return Tokenizer::load(c.output);
   if (callbacks.message)
     callbacks.message("learning a vocabulary of " + std::to_string(c.model.vocab_size) + " from " +
                       c.train.string());
@@ -60,10 +52,12 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainC
                                   std::end(kChatTokens));
   BpeTrainer trainer(options);
   for_each_text(c.train, c.text_options(), [&](std::string_view text) { trainer.feed(text); });
-  const std::string json = trainer.train();
-  auto tokenizer = Tokenizer::from_json(json);
-  keep(*tokenizer, json);
-  return tokenizer;
+  return Tokenizer::from_json(trainer.train());
+}
+
+void keep_tokenizer(const TrainConfig& c, const Tokenizer& tokenizer) {
+  write_file(c.output / "tokenizer_config.json", tokenizer.config_json());
+  write_file(c.output / kTokenizerFile, tokenizer.to_json());
 }
 
 std::int32_t bos_of(const Tokenizer& tokenizer) {

@@ -9,10 +9,13 @@
 namespace bitnet::training {
 
 /// The tokenizer of the run: the given one, that of the base or the teacher, of the checkpoint being resumed,
-/// or a new one, which is written to the output unless `dry`. A file that a run without a checkpoint left
-/// behind may be of another text or size, and is replaced. Throws Error.
+/// or a new one. Writes nothing. A file that a run without a checkpoint left behind may be of another text or
+/// size, and is not used. Throws Error.
 std::shared_ptr<const Tokenizer> tokenizer_of(const TrainConfig& c, const TrainCallbacks& callbacks,
-                                              bool resumed, bool dry);
+                                              bool resumed);
+
+/// Writes the run's vocabulary into its output. Throws Error(kIo).
+void keep_tokenizer(const TrainConfig& c, const Tokenizer& tokenizer);
 
 /// The token before a document's first; −1 where the vocabulary adds none.
 std::int32_t bos_of(const Tokenizer& tokenizer);

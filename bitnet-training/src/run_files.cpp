@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -118,6 +117,13 @@ void keep_as_older(const fs::path& folder, std::int64_t step) {
 void remove_older(const fs::path& folder, std::int64_t count, std::int64_t step) {
   for (const auto& [at, path] : older_in(folder))
     if (at >= step || count-- <= 0) fs::remove(path);
+}
+
+std::optional<std::int64_t> take_back_older(const fs::path& folder) {
+  const std::vector<Stepped> others = older_in(folder);
+  if (others.empty()) return std::nullopt;
+  fs::rename(others.front().second, newest_checkpoint(folder));
+  return others.front().first;
 }
 
 void remove_unfinished(const fs::path& folder) {

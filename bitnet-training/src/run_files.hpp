@@ -3,6 +3,7 @@
 // What is in a checkpoint is checkpoint.cpp, in a log run_log.cpp.
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "bitnet/training/trainer.hpp"
@@ -29,6 +30,10 @@ void keep_as_older(const std::filesystem::path& folder, std::int64_t step);
 /// Removes all but the `count` newest of the older checkpoints, and those that are not older than `step`: of
 /// them the run has gone another way since.
 void remove_older(const std::filesystem::path& folder, std::int64_t count, std::int64_t step);
+
+/// Puts the newest of the older checkpoints in the place of the newest one, which is lost; its step, or
+/// nothing where there is none.
+std::optional<std::int64_t> take_back_older(const std::filesystem::path& folder);
 
 /// Removes what a writer that was killed left unfinished. Only one run writes into a folder.
 void remove_unfinished(const std::filesystem::path& folder);

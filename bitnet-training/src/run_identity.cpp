@@ -34,7 +34,15 @@ std::string describe(const QuantizerOptions& o) {
 
 }  // namespace
 
-std::map<std::string, std::string> identity_of(const TrainConfig& c, const TrainingText& text) {
+std::string vocabulary_hash(const Tokenizer& tokenizer) {
+  Hash64 hash;
+  for (TokenId id = 0; id < tokenizer.vocab_size(); ++id)
+    hash.add(std::string_view(tokenizer.token_bytes(id, true)));
+  return hex(hash.value());
+}
+
+std::map<std::string, std::string> identity_of(const TrainConfig& c, const Tokenizer& tokenizer,
+                                               const TrainingText& text) {
   const std::span<const TokenId> tokens = text.documents.tokens;
   std::uint64_t hash = 14695981039346656037u;  // FNV-1a
   for (const TokenId t : tokens)
@@ -56,6 +64,7 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, const Train
           {"training.compute", std::string(to_string(c.compute))},
           {"data.document_separator", c.document_separator},
           {"model's quantiser", describe(c.quantizer)},
+          {kVocabulary, vocabulary_hash(tokenizer)},
           {"data.train", data}};
 }
 
@@ -123,10 +132,12 @@ QuantizerOptions described_quantizer(const std::string& description) {
   throw Error(ErrorCode::kUnsupported, "this version knows no quantiser with " + description);
 }
 
-void add_older_identity(std::map<std::string, std::string>& identity) {
+void add_older_identity(std::map<std::string, std::string>& identity,
+                        const std::map<std::string, std::string>& ours) {
   identity.try_emplace("training.compute", "f32");
   identity.try_emplace("data.document_separator", "");
   identity.try_emplace("model's quantiser", describe({}));
+  if (const auto at = ours.find(kVocabulary); at != ours.end()) identity.insert(*at);
 }
 
 }  // namespace bitnet::training

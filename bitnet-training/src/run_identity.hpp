@@ -8,14 +8,23 @@
 
 namespace bitnet::training {
 
+/// Name of vocabulary_hash() in an identity.
+inline constexpr const char* kVocabulary = "the vocabulary";
+
+/// Of what each id stands for.
+std::string vocabulary_hash(const Tokenizer& tokenizer);
+
 /// Without these a resumed run would not be the run that was stopped.
-std::map<std::string, std::string> identity_of(const TrainConfig& c, const TrainingText& text);
+std::map<std::string, std::string> identity_of(const TrainConfig& c, const Tokenizer& tokenizer,
+                                               const TrainingText& text);
 /// What somebody may want to change in the middle of a run.
 std::map<std::string, std::string> settings_of(const TrainConfig& c);
 /// The quantiser that an identity's "model's quantiser" describes. Throws Error(kUnsupported) for words that
 /// identity_of() does not write.
 QuantizerOptions described_quantizer(const std::string& description);
-/// What checkpoints lack that are older than a part of the identity: the only value that it then had.
-void add_older_identity(std::map<std::string, std::string>& identity);
+/// What checkpoints lack that are older than a part of the identity: the only value that it then had, and of
+/// the vocabulary, which nobody can know any more, that of `ours`.
+void add_older_identity(std::map<std::string, std::string>& identity,
+                        const std::map<std::string, std::string>& ours);
 
 }  // namespace bitnet::training

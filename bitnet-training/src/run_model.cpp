@@ -19,17 +19,19 @@ const char* tokenizer_name(const TrainConfig& c) {
   return c.distillation && !own ? "the teacher's tokenizer" : "the tokenizer";
 }
 
-/// Predictions are compared id by id, so that ids must mean the same to a teacher. Nothing can be compared
-/// where its files have no tokenizer.
-void check_vocabulary(const std::filesystem::path& teacher, const Tokenizer& ours) {
+/// Ids must mean the same to a base and to a teacher (`who`), as far as both know them, and to a teacher,
+/// whose predictions are compared id by id, all of them. Nothing can be compared where its files have no
+/// tokenizer.
+void check_vocabulary(const char* who, const std::filesystem::path& model, const Tokenizer& ours, bool all) {
   std::shared_ptr<const Tokenizer> theirs;
   try {
-    theirs = Tokenizer::load(teacher);
+    theirs = Tokenizer::load(model);
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kNotFound && e.code() != ErrorCode::kUnsupported) throw;
     return;
   }
-  const std::int64_t n = std::max(ours.vocab_size(), theirs->vocab_size());
+  const std::int64_t n = all ? std::max(ours.vocab_size(), theirs->vocab_size())
+                             : std::min(ours.vocab_size(), theirs->vocab_size());
   const auto known = [](const Tokenizer& t, TokenId id) { return id < t.vocab_size(); };
   const auto name = [&](const Tokenizer& t, TokenId id) {
     return known(t, id) ? "'" + std::string(t.token(id)) + "'" : std::string("none");
@@ -37,7 +39,7 @@ void check_vocabulary(const std::filesystem::path& teacher, const Tokenizer& our
   for (TokenId id = 0; id < n; ++id)
     if (!known(ours, id) || !known(*theirs, id) ||
         ours.token_bytes(id, true) != theirs->token_bytes(id, true))
-      throw Error(ErrorCode::kInvalidArgument, "the teacher '" + teacher.string() +
+      throw Error(ErrorCode::kInvalidArgument, std::string(who) + " '" + model.string() +
                                                    "' has another vocabulary: token " + std::to_string(id) +
                                                    " is " + name(*theirs, id) + " there and " +
                                                    name(ours, id) + " here");
@@ -51,6 +53,8 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
                 std::string(tokenizer_name(c)) + " has " + std::to_string(tokenizer.vocab_size()) +
                     " tokens, " + (c.lora || !c.base.empty() ? "the base" : "model.vocab_size") + " allows " +
                     std::to_string(c.model.vocab_size));
+  const std::filesystem::path& base = c.lora ? c.lora->base : c.base;
+  if (!base.empty() && !c.tokenizer.empty()) check_vocabulary("the base", base, tokenizer, false);
   RunModel run;
   if (c.lora) {
     auto model = std::make_unique<LoraModel>(context, FrozenModel::load(context, c.lora->base, c.length),
@@ -111,7 +115,7 @@ std::unique_ptr<Distillation> teacher_of(const TrainConfig& c, const ExecutionCo
   options.relation_heads = d.relation_heads;
   auto distillation = std::make_unique<Distillation>(context, FrozenModel::load(context, d.teacher, c.length),
                                                      student, options);
-  check_vocabulary(d.teacher, tokenizer);
+  check_vocabulary("the teacher", d.teacher, tokenizer, true);
   return distillation;
 }
 

@@ -13,9 +13,9 @@
 namespace bitnet::training {
 
 std::shared_ptr<const Tokenizer> shared_tokenizer(ProcessGroup& group, const TrainConfig& c,
-                                                  const TrainCallbacks& callbacks, bool resumed, bool dry) {
+                                                  const TrainCallbacks& callbacks, bool resumed) {
   std::shared_ptr<const Tokenizer> tokenizer;
-  if (is_first(group)) tokenizer = tokenizer_of(c, callbacks, resumed, dry);
+  if (is_first(group)) tokenizer = tokenizer_of(c, callbacks, resumed);
   if (group.size() == 1) return tokenizer;
   std::string json = tokenizer ? tokenizer->to_json() : "",
               config = tokenizer ? tokenizer->config_json() : "";

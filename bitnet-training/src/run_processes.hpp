@@ -25,7 +25,7 @@ inline bool is_first(const ProcessGroup& group) noexcept { return group.rank() =
 
 /// Process 0's tokenizer_of() for all.
 std::shared_ptr<const Tokenizer> shared_tokenizer(ProcessGroup& group, const TrainConfig& c,
-                                                  const TrainCallbacks& callbacks, bool resumed, bool dry);
+                                                  const TrainCallbacks& callbacks, bool resumed);
 
 /// texts_of() of each process; where shards are kept, of process 0 first, which makes them.
 RunTexts shared_texts(ProcessGroup& group, const TrainConfig& c, const ExecutionContext& context,

@@ -263,15 +263,15 @@ void Tape::run_backward() {
 
 void Tape::reset() {
   Impl& m = *impl_;
-  if (m.blocks.size() > 1) {  // one block of what this step took from now on
-    std::size_t total = m.used;
-    for (std::size_t b = 0; b < m.block; ++b) total += m.blocks[b].size();
-    m.blocks.clear();
-    m.blocks.push_back(allocate_block(*context_.memory(), total));
-  }
+  std::size_t total = m.used;
+  for (std::size_t b = 0; b < m.block; ++b) total += m.blocks[b].size();
   m.block = m.used = 0;
   m.steps.clear();
   m.free_grads.clear();
+  if (m.blocks.size() > 1) {  // one block of what this step took from now on
+    m.blocks.clear();         // before the new one, which may not fit beside them
+    m.blocks.push_back(allocate_block(*context_.memory(), total));
+  }
 }
 
 void Tape::release() noexcept {

@@ -48,7 +48,7 @@ class Run {
       : c_(config),
         callbacks_(callbacks),
         context_(context),
-        tokenizer_(shared_tokenizer(group, config, callbacks, resumed, dry)),
+        tokenizer_(shared_tokenizer(group, config, callbacks, resumed)),
         bos_(bos_of(*tokenizer_)),
         texts_(shared_texts(group, config, context, *tokenizer_, callbacks, dry)),
         model_(model_of(config, context, *tokenizer_)),
@@ -59,7 +59,7 @@ class Run {
         saves_({retry({.applies = [](const Error& e) { return e.code() == ErrorCode::kIo; }})}, nullptr,
                callbacks.message) {
     check_sample_prompt(config, *tokenizer_);
-    state_.identity = identity_of(config, texts_.train);
+    state_.identity = identity_of(config, *tokenizer_, texts_.train);
     state_.settings = settings_of(config);
     set_parts(processes_.parallel().parts());
     check_same(group, state_.identity);
@@ -92,6 +92,9 @@ class Run {
     say(callbacks_, "resumed at step " + std::to_string(state_.step));
   }
 
+  /// Into the output, where process 0 calls it. Only after resume(): a run that is refused changes no file.
+  void keep_vocabulary() const { keep_tokenizer(c_, *tokenizer_); }
+
   TrainResult loop(RunLog& log);
   /// What the run would take. Its weights are worth nothing afterwards.
   DryRun measure();
@@ -117,7 +120,7 @@ class Run {
   /// Fills model and optimiser, and says what is another setting from here on.
   TrainState read(const std::filesystem::path& checkpoint, Optimizer& all) {
     TrainState state = load_checkpoint(checkpoint, *model_, all);
-    add_older_identity(state.identity);
+    add_older_identity(state.identity, state_.identity);
     state.settings.try_emplace(kPartsSetting, "1");  // older ones had no others
     parts_ = parts_of(c_, processes_.group(), parts_in(state.settings));
     state_.settings[kPartsSetting] = std::to_string(parts_);
@@ -145,12 +148,13 @@ class Run {
     double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
     bool skipped = false;
   };
-  [[noreturn]] void end_diverged(std::int64_t step, const std::string& what) const;
+  [[noreturn]] void end_diverged(std::int64_t step, const std::string& what);
   Step one_step();
   void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
   void save(const std::filesystem::path& path);
   void save_newest();
+  void confirm_newest();
   void sample(RunLog& log);
   void note_validation(const Evaluation& e);
   void take_best(TrainResult& result);
@@ -177,9 +181,14 @@ class Run {
   std::int64_t since_report_ = 0;
   std::int64_t parts_ = 1;                  ///< of a batch, DataParallel::set_parts()
   std::optional<std::int64_t> saved_step_;  ///< of process 0's newest checkpoint, where that is whole
+  bool confirmed_ = false;                  ///< whether a step from that had a finite loss
 };
 
-void Run::end_diverged(std::int64_t step, const std::string& what) const {
+/// Where the newest checkpoint has the weights of now, no rate helps who goes on from it: the one before it
+/// takes its place.
+void Run::end_diverged(std::int64_t step, const std::string& what) {
+  if (saved_step_ == state_.step)
+    if (const auto older = take_back_older(c_.output)) saved_step_ = older;
   throw Error(ErrorCode::kInvalidArgument,
               "training diverged at step " + std::to_string(step) + ": " + what +
                   (saved_step_ ? "; resume from the last checkpoint, of step " +
@@ -208,7 +217,13 @@ Run::Step Run::one_step() {
   }
   ++state_.step;
   model_->set_lambda(c_.quantizer_schedule, state_.step);
-  processes_.refresh();
+  try {
+    processes_.refresh();
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kInvalidArgument) throw;
+    end_diverged(state_.step, e.what());
+  }
+  confirm_newest();
   state_.data = sampler_->state();
   state_.micro_batch = gradients_.micro_batch();
   if (step.skipped) return step;
@@ -264,13 +279,21 @@ void Run::save(const std::filesystem::path& path) {
 }
 
 void Run::save_newest() {
-  const bool keeps = processes_.first() && c_.keep_checkpoints > 1;
-  if (keeps && saved_step_ && *saved_step_ < state_.step) keep_as_older(c_.output, *saved_step_);
+  if (processes_.first() && saved_step_ && *saved_step_ < state_.step) keep_as_older(c_.output, *saved_step_);
   save(newest_checkpoint(c_.output));
   last_save_ = Clock::now();
   if (!processes_.first()) return;
   saved_step_ = state_.step;
-  remove_older(c_.output, c_.keep_checkpoints - 1, state_.step);
+  confirmed_ = false;
+  remove_older(c_.output, std::max<std::int64_t>(c_.keep_checkpoints - 1, 1), state_.step);
+}
+
+/// The weights of now have a finite loss, or those before them had: the newest checkpoint is a good one, and
+/// the one that stayed beside it for the case that it is not may go.
+void Run::confirm_newest() {
+  if (!saved_step_ || confirmed_) return;
+  remove_older(c_.output, c_.keep_checkpoints - 1, *saved_step_);
+  confirmed_ = true;
 }
 
 /// Asks for text from the model as it is; what goes wrong there does not end the run. All processes call it,
@@ -285,7 +308,7 @@ void Run::sample(RunLog& log) {
       write_snapshot(path, c_, model_, *tokenizer_for_files(c_, tokenizer_, texts_.train));
     });
     if (text) log.write_sample(state_.step, c_.sample_prompt, *text);
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {  // an engine that does not fit into memory, too
     say(callbacks_, std::string("no sample: ") + e.what());
   }
   last_report_ += Clock::now() - before;
@@ -330,8 +353,6 @@ TrainResult Run::loop(RunLog& log) {
   model_->set_lambda(c_.quantizer_schedule, state_.step);
   model_->refresh(context_);
   log.start(c_, state_.step, model_->parameter_count(), figures_of(texts_.train, *tokenizer_));
-  // A run that was killed may not have come to it.
-  if (saved_step_) remove_older(c_.output, c_.keep_checkpoints - 1, *saved_step_);
   start_ = last_report_ = last_save_ = Clock::now();
   TrainResult result;
   const auto evaluated = [&](std::int64_t limit) {
@@ -375,6 +396,9 @@ TrainResult Run::loop(RunLog& log) {
   if (!result.cancelled) {
     take_best(result);
     result.final_evaluation = evaluated(kWhole);
+    if (!std::isfinite(result.final_evaluation.nll))
+      end_diverged(state_.step, "the validation text's loss is not finite");
+    confirm_newest();
     if (!texts_.held_out.documents.tokens.empty()) {
       result.held_out = evaluate(texts_.held_out, kWhole);
       log.write("held_out", state_.step, *result.held_out);
@@ -466,6 +490,7 @@ TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bo
                     }
                     run.emplace(config, heard, context, group, exists);
                     if (exists) run->resume();
+                    if (first) run->keep_vocabulary();
                     const std::filesystem::path log_path = config.output / "log.jsonl";
                     if (first && !exists) keep_aside(log_path, heard);
                     RunLog log = first ? RunLog(log_path, exists) : RunLog();

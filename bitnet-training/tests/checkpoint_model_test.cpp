@@ -90,6 +90,11 @@ TEST(CheckpointModel, WhatCannotBeMadeAModelIsRefusedWithTheReason) {
     EXPECT_FALSE(fs::exists(f.dir / "x"));
   };
   refuse(c.output, ErrorCode::kUnsupported, "inputs are transformed before they are quantised");
+  write_file(f.dir / "other.txt", sample_text(3, 2000));
+  TrainConfig other = f.config("other");
+  other.train = f.dir / "other.txt";
+  stop_after(other, 1);
+  refuse(other.output, ErrorCode::kInvalidArgument, "the tokenizer is not that of the run");
   run(f.config("base"));
   EXPECT_FALSE(is_checkpoint(f.dir / "base/model/model.safetensors"));
   TrainConfig lora = f.config("lora");

@@ -47,6 +47,10 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"  steps: 10", "  steps: 10\n  second_learning_rate: 1.0e+39",
        "x.yaml:13: training.second_learning_rate"},
       {"  steps: 10", "  steps: 10\n  eps: .inf", "x.yaml:13: training.eps"},
+      {"  steps: 10", "  steps: 9223372036854775807", "x.yaml:12: training.steps must be at most 2^40"},
+      {"  context: 32", "  context: 32\n  init_deviation: 1.0e+39", "x.yaml:8: model.init_deviation"},
+      {"  directory: c", "  directory: c\n  keep_checkpoints: 9223372036854775807",
+       "x.yaml:16: output.keep_checkpoints must be at most a million"},
       // What has no effect is a mistake.
       {"  steps: 10", "  steps: 10\n  quantizer_steps: 5",
        "x.yaml:13: training.quantizer_steps has no effect without training.quantizer_schedule: linear"},

@@ -26,6 +26,16 @@ struct WithBase : ::testing::Test {
   Fixture f;
   fs::path base = f.dir / "base" / "model.gguf";
   WithBase() { run(f.config("base")); }
+  /// The folder of a tokenizer.json of `vocab` tokens, learnt from numbers.
+  fs::path write_digits_tokenizer(std::int64_t vocab) const {
+    BpeTrainer trainer(BpeTrainerOptions{vocab, {"<s>", "</s>"}, 2});
+    std::string text;
+    for (int i = 0; i < 4000; ++i) text += " " + std::to_string(i * 7919);
+    trainer.feed(text);
+    fs::create_directory(f.dir / "digits");
+    write_file(f.dir / "digits" / "tokenizer.json", trainer.train());
+    return f.dir / "digits";
+  }
   /// A run with these sections on top; its tokenizer is the base's or the teacher's.
   TrainConfig config(const std::string& output, const std::string& sections) const {
     return TrainConfig::from_yaml(
@@ -158,18 +168,25 @@ TEST_F(WithBase, ATeacherOfAnotherVocabularyIsRefused) {
   BITNET_EXPECT_ERROR(run(config("large", student(vocab + 1))), ErrorCode::kInvalidArgument,
                       "the teacher's vocabulary has " + std::to_string(vocab) + " tokens");
   // One of the same size, of another text.
-  BpeTrainer trainer(BpeTrainerOptions{vocab, {"<s>", "</s>"}, 2});
-  std::string text;
-  for (int i = 0; i < 4000; ++i) text += " " + std::to_string(i * 7919);
-  trainer.feed(text);
-  fs::create_directory(f.dir / "digits");
-  write_file(f.dir / "digits" / "tokenizer.json", trainer.train());
   TrainConfig c = config("other", student(vocab));
-  c.tokenizer = f.dir / "digits";
+  c.tokenizer = write_digits_tokenizer(vocab);
   ASSERT_EQ(Tokenizer::load(c.tokenizer)->vocab_size(), vocab);
   BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument, "has another vocabulary: token ");
   c.tokenizer = f.dir / "base";  // the same, named
   EXPECT_EQ(run(c).steps, 14);
+}
+
+/// As many tokens as the base has, of another text.
+TEST_F(WithBase, ATokenizerThatIsNotTheBasesIsRefused) {
+  const std::int64_t vocab = quant::ModelReader::open(base)->config().vocab_size;
+  const fs::path digits = write_digits_tokenizer(vocab);
+  for (const std::string& sections : {"model: {base: " + base.string() + "}\n", lora()}) {
+    TrainConfig c = config("other", sections);
+    c.tokenizer = digits;
+    BITNET_EXPECT_ERROR(run(c), ErrorCode::kInvalidArgument,
+                        "the base '" + base.string() + "' has another vocabulary: token ");
+    EXPECT_FALSE(fs::exists(c.output / "tokenizer.json"));
+  }
 }
 
 TEST_F(WithBase, AVocabularyThatDoesNotFitTheBaseIsRefused) {
@@ -326,8 +343,11 @@ TEST_F(WithBase, KeysThatCannotBeAreRefused) {
   refuse("lora: {rank: 2}\n", "section 'lora' needs the key 'base'");
   refuse(lora() + "model: {base: " + base.string() + "}\n", "exclude each other");
   refuse(lora() + "distillation: {teacher: " + base.string() + ", logits: 0}\n", "would teach nothing");
-  refuse(lora() + "distillation: {teacher: x, temperature: 0}\n",
-         "distillation.temperature must be positive");
+  for (const char* t : {"0", "1.0e-60", "1.0e+60"})
+    refuse(lora() + "distillation: {teacher: x, temperature: " + t + "}\n",
+           "distillation.temperature must be from 1e-3 to 1e6");
+  refuse(lora() + "distillation: {teacher: x, logits: 1.0e+60}\n", "must not be negative, and at most 1e6");
+  refuse(lora(", alpha: 1.0e+300"), "lora.alpha must be at most 1e6");
   refuse("model: {base: " + base.string() + ", heads: 4}\n", "unknown key 'heads' in 'model'");
   BITNET_EXPECT_ERROR(config("x", "lora: {base: " + (f.dir / "nothing").string() + "}\n"),
                       ErrorCode::kNotFound, "test.yaml:1: lora.base: ");

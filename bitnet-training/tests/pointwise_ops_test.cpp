@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "bitnet/testing/testing.hpp"
@@ -172,6 +173,21 @@ TEST(Gradient, Patches) {
                }
              return y;
            }});
+  }
+}
+
+/// A loss that is not finite is found; a NaN that becomes a number on the way is not.
+TEST(PointwiseOps, KeepNaN) {
+  const ExecutionContext context;
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (std::size_t at = 0; at < 36; ++at) {
+    Tape tape(context, false);
+    const Variable x = tape.make(36, 1, false);
+    std::fill(x.value().begin(), x.value().end(), 1.0f);
+    x.value()[at] = kNan;
+    EXPECT_TRUE(std::isnan(relu(tape, x).value()[at])) << at;
+    const Variable pooled = max_pool(tape, x, {6, 6}, {2, 2, 2, 0});
+    EXPECT_TRUE(std::isnan(pooled.value()[at / 12 * 3 + at % 6 / 2])) << at;
   }
 }
 

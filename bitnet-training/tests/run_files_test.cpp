@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "bitnet/training/checkpoint.hpp"
@@ -162,23 +163,51 @@ TEST(CheckpointFile, ADamagedByteAnywhereIsFound) {
   EXPECT_EQ(load_checkpoint(path, model, optimizer).step, 1);
 }
 
+/// Makes of a checkpoint one from before checksums, without the identity of its vocabulary, and with
+/// `changes`.
+void make_older(const fs::path& path, const std::map<std::string, std::string>& changes = {}) {
+  const auto file = SafeTensors::open(path);
+  auto fields = file->metadata();
+  std::erase_if(fields, [](const auto& field) {
+    return field.first == "checksum" || field.first == "identity.the vocabulary" ||
+           field.first.starts_with("config.");
+  });
+  fields["version"] = "2";
+  for (const auto& [key, value] : changes) fields[key] = value;
+  const std::vector<SafeTensorInfo> tensors(file->tensors().begin(), file->tensors().end());
+  SafeTensorsWriter writer(path, tensors, fields);
+  for (const SafeTensorInfo& t : tensors) writer.write(t.name, file->data(t));
+  writer.finish();
+}
+
+/// Whoever wrote them can have summed them, too.
+TEST(CheckpointFile, ValuesThatNoRunHasAreRefused) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  stop_after(c, 2);
+  const fs::path path = c.output / "checkpoint.safetensors";
+  const std::string whole = read_file(path);
+  const std::map<std::string, std::string> zeros = {
+      {"data.rng0", "0"}, {"data.rng1", "0"}, {"data.rng2", "0"}, {"data.rng3", "0"}};
+  for (const auto& changes : {zeros,
+                              {{"step", "-5"}},
+                              {{"tokens", "-1"}},
+                              {{"optimizer_steps", "-1"}},
+                              {{"optimizer_steps", "3"}}}) {
+    write_file(path, whole);
+    make_older(path, changes);
+    BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kCorruptFile,
+                        "no run has such a value of " + changes.begin()->first.substr(0, 8));
+  }
+}
+
 TEST(CheckpointFile, OneFromBeforeChecksumsIsRead) {
   const Fixture f;
   const TrainConfig c = f.config("out");
   run(f.config("whole"));
   stop_after(c, 4);
   const fs::path path = c.output / "checkpoint.safetensors";
-  {
-    const auto file = SafeTensors::open(path);
-    auto fields = file->metadata();
-    for (auto it = fields.begin(); it != fields.end();)
-      it = it->first == "checksum" || it->first.starts_with("config.") ? fields.erase(it) : std::next(it);
-    fields["version"] = "2";
-    const std::vector<SafeTensorInfo> tensors(file->tensors().begin(), file->tensors().end());
-    SafeTensorsWriter writer(path, tensors, fields);
-    for (const SafeTensorInfo& t : tensors) writer.write(t.name, file->data(t));
-    writer.finish();
-  }
+  make_older(path);
   std::string messages;
   TrainCallbacks callbacks;
   callbacks.message = [&](const std::string& text) { messages += text + "\n"; };

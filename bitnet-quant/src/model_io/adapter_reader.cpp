@@ -44,6 +44,9 @@ bool is_set(const Json& config, const char* key) {
   return at != config.end() && !at->is_null() && *at != false && !(at->is_structured() && at->empty());
 }
 
+/// Far beyond any that was trained; products with it stay floats.
+constexpr double kMostScaling = 1e6;
+
 /// What an adapter's config says of all its linears.
 struct Scalings {
   double alpha = 0;
@@ -56,7 +59,10 @@ struct Scalings {
     const auto own = std::find_if(patterns.begin(), patterns.end(), fits);
     const double a = own == patterns.end() ? alpha : own->second;
     const auto r = static_cast<double>(rank);
-    return static_cast<float>(a / (rank_stabilised ? std::sqrt(r) : r));
+    const double scaling = a / (rank_stabilised ? std::sqrt(r) : r);
+    if (!(std::abs(scaling) <= kMostScaling))
+      corrupt(fmt::format("alpha {} of '{}' makes a scaling beyond {}", a, module, kMostScaling));
+    return static_cast<float>(scaling);
   }
 };
 

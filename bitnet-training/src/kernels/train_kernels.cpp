@@ -233,7 +233,7 @@ void rms_norm_backward(const float* x, const float* w, const float* dy, float ep
 void relu2_gate_backward(const float* g, const float* u, const float* dh, float* dg, bool add_g, float* du,
                          bool add_u, std::size_t n) noexcept {
   const auto both = [&](V gate, V up, V d, V& gate_grad, V& up_grad) {
-    const V positive = max_of(gate, V{});
+    const V positive = max_of(V{}, gate);  // of a NaN: the NaN
     gate_grad = d * up * (positive + positive);
     up_grad = d * (positive * positive);
   };
@@ -295,8 +295,8 @@ void rotate(const float* x, const float* cos, const float* sin, float sin_sign, 
 
 void relu(const float* x, float* y, std::size_t n) noexcept {
   for_lanes(
-      n, [&](std::size_t i) { store(y + i, max_of(load(x + i), V{})); },
-      [&](std::size_t i, std::size_t c) { store_tail(y + i, max_of(load_tail(x + i, c), V{}), c); });
+      n, [&](std::size_t i) { store(y + i, max_of(V{}, load(x + i))); },
+      [&](std::size_t i, std::size_t c) { store_tail(y + i, max_of(V{}, load_tail(x + i, c)), c); });
 }
 
 void relu_backward(const float* x, const float* dy, float* dx, bool accumulate, std::size_t n) noexcept {
