@@ -10,6 +10,7 @@ set(BITNET_ISAS_x86_64
   "amx_int8|-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vbmi -mfma -mf16c -mamx-tile -mamx-int8")
 set(BITNET_ISAS_aarch64 "scalar|" "neon|" "neon_dot|-march=armv8.2-a+dotprod")
 set(BITNET_SIMD_INCLUDE_DIR ${PROJECT_SOURCE_DIR}/bitnet-core/simd)   # build-only: never installed
+set(BITNET_YAML_INCLUDE_DIR ${PROJECT_SOURCE_DIR}/bitnet-core/yaml)   # the same
 
 # bitnet_isa_names(<variable>): the names of this processor's rows.
 function(bitnet_isa_names variable)

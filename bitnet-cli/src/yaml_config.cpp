@@ -7,6 +7,7 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/text/suggest.hpp"
+#include "bitnet/yaml/documents.hpp"
 #include "commands.hpp"
 
 namespace bitnet::cli {
@@ -47,7 +48,7 @@ void read_yaml_config(const Command& command, const std::string& path, Values& v
   const std::string text = read_file(path, kMaxConfigBytes, FileKind::kAny);
   YAML::Node root;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    const std::vector<YAML::Node> documents = yaml::load_all(text);
     if (documents.size() > 1)
       refuse(place(path, documents[1].Mark()), "expected one document, found another after '---'");
     if (!documents.empty()) root = documents.front();

@@ -154,6 +154,7 @@ TEST_F(YamlTest, MistakesNameFileAndLine) {
   BITNET_EXPECT_ERROR(with_yaml("top_k: 1\n---\ntop_k: 2\n"), ErrorCode::kInvalidArgument,
                       "c.yaml:3: expected one document");
   BITNET_EXPECT_ERROR(with_yaml("- a\n"), ErrorCode::kInvalidArgument, "expected keys and values");
+  BITNET_EXPECT_ERROR(with_yaml(", a\n"), ErrorCode::kInvalidArgument, "no document can begin here");
   BITNET_EXPECT_ERROR(with_yaml("a: [1, 2\n"), ErrorCode::kInvalidArgument, "c.yaml:");
   BITNET_EXPECT_ERROR(with_yaml("a: &x [*x]\n"), ErrorCode::kInvalidArgument, "c.yaml:1");
   BITNET_EXPECT_ERROR(with_yaml(std::string(100000, '[')), ErrorCode::kInvalidArgument, "nested too deeply");

@@ -152,6 +152,7 @@ TEST(QuantConfigTest, MistakesComeWithTheirLineAndTheNearestWord) {
   expect("[1, 2]", "must be a mapping");
   expect("scheme: adaptive\nscheme: adaptive\n", "q.yaml:2: 'scheme' is given twice, first in line 1");
   expect("a: 1\n---\nb: 2\n", "a second document");
+  expect(", a\n", "no document can begin here");  // yaml-cpp alone would never come back
   expect("weights: {method: ls", "q.yaml:");
   expect("? [a]\n: b\n", "expected a word as key");
   BITNET_EXPECT_ERROR(QuantConfig::from_yaml_file("/nowhere/q.yaml"), ErrorCode::kNotFound,

@@ -16,6 +16,7 @@
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/training/export.hpp"
 #include "bitnet/training/sub_norms.hpp"
+#include "bitnet/yaml/documents.hpp"
 #include "config_section.hpp"
 
 namespace bitnet::training {
@@ -400,7 +401,7 @@ TrainConfig TrainConfig::from_yaml_file(const std::filesystem::path& path) {
 
 TrainConfig TrainConfig::from_yaml(std::string_view text, const std::string& name) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    const std::vector<YAML::Node> documents = yaml::load_all(std::string(text));
     if (documents.size() > 1) fail_at(name, line_of(documents[1]), "a second document; expected one");
     if (documents.empty() || !documents[0].IsMap())
       fail_at(name, 1, "expected the sections model, data, training and output");

@@ -65,6 +65,7 @@ TEST(Config, EveryMistakeNamesFileAndLine) {
       {"output:", "data: {}\noutput:", "x.yaml:14: key 'data' is given twice, first in line 8"},
       {"output:", "[a]: 1\noutput:", "x.yaml:14: expected a word as key"},
       {"output:", "---\noutput:", "x.yaml:15: a second document"},
+      {"model:\n", ", model:\n", "x.yaml:1: no document can begin here"},
       {"data:\n  train: a\n  validation: b\n", "", "section 'data' needs the key 'train'"},
       {"  steps: 10", "  steps: 10\n  compute: fp16",
        "x.yaml:13: 'training.compute': dtype 'fp16': there are"},

@@ -6,6 +6,7 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/quant_config.hpp"
+#include "bitnet/yaml/documents.hpp"
 #include "config/yaml_map.hpp"
 
 namespace bitnet::quant {
@@ -102,7 +103,7 @@ QuantConfig QuantConfig::from_yaml_file(const std::filesystem::path& path) {
 QuantConfig QuantConfig::from_yaml(std::string_view text, const std::string& name) {
   QuantConfig c;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    const std::vector<YAML::Node> documents = yaml::load_all(std::string(text));
     if (documents.size() > 1) fail_at(name, line_of(documents[1]), "a second document; expected one");
     YamlMap root(name, "", documents.empty() ? YAML::Node() : documents[0]);
     const auto section = [&](const char* key) { return YamlMap(name, key, root.take(key)); };
