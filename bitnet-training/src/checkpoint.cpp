@@ -177,7 +177,8 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
     TrainState state;
     state.step = checkpoint_field<std::int64_t>(fields, "step");
     state.tokens = checkpoint_field<std::int64_t>(fields, "tokens");
-    require_range(state.step >= 0 && state.tokens >= 0, "step or tokens");
+    require_range(state.step >= 0, "step");
+    require_range(state.tokens >= 0, "tokens");
     state.seconds = checkpoint_field<double>(fields, "seconds");
     for (const auto& [key, value] : fields) {
       if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;

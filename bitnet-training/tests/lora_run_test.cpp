@@ -347,7 +347,7 @@ TEST_F(WithBase, KeysThatCannotBeAreRefused) {
     refuse(lora() + "distillation: {teacher: x, temperature: " + t + "}\n",
            "distillation.temperature must be from 1e-3 to 1e6");
   refuse(lora() + "distillation: {teacher: x, logits: 1.0e+60}\n", "must not be negative, and at most 1e6");
-  refuse(lora(", alpha: 1.0e+300"), "lora.alpha must be at most 1e6");
+  refuse("lora: {base: " + base.string() + ", alpha: 1.0e+300}\n", "lora.alpha must be at most 1e6");
   refuse("model: {base: " + base.string() + ", heads: 4}\n", "unknown key 'heads' in 'model'");
   BITNET_EXPECT_ERROR(config("x", "lora: {base: " + (f.dir / "nothing").string() + "}\n"),
                       ErrorCode::kNotFound, "test.yaml:1: lora.base: ");

@@ -189,11 +189,10 @@ TEST(CheckpointFile, ValuesThatNoRunHasAreRefused) {
   const std::string whole = read_file(path);
   const std::map<std::string, std::string> zeros = {
       {"data.rng0", "0"}, {"data.rng1", "0"}, {"data.rng2", "0"}, {"data.rng3", "0"}};
-  for (const auto& changes : {zeros,
-                              {{"step", "-5"}},
-                              {{"tokens", "-1"}},
-                              {{"optimizer_steps", "-1"}},
-                              {{"optimizer_steps", "3"}}}) {
+  using Changes = std::map<std::string, std::string>;
+  for (const auto& changes : {zeros, Changes{{"step", "-5"}}, Changes{{"tokens", "-1"}},
+                              Changes{{"optimizer_steps", "-1"}}, Changes{{"optimizer_steps", "3"}}}) {
+    SCOPED_TRACE(changes.begin()->first + " " + changes.begin()->second);
     write_file(path, whole);
     make_older(path, changes);
     BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kCorruptFile,
