@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/packages.sh
 
-model=models/bitnet-demo-10m-i2_s.gguf
+model=models/bitnet-demo-i2_s.gguf
 prompts=${1:-examples/prompts.txt}
 if [ "$prompts" = --help ]; then
   sed -n '2,5s/^# \{0,1\}//p' "$0"

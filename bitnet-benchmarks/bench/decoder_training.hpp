@@ -27,7 +27,7 @@ inline TrainingWorkload training_workload(const std::string& name) {
   using training::decoder_config;
   if (name == "gpt_12m") return {decoder_config({4096, 384, 1024, 6, 6, 6, 256}), 8};
   if (name == "tiny") return {decoder_config({256, 128, 128, 2, 4, 2, 32}), 2};
-  if (name == "demo") return {decoder_config({4096, 512, 1024, 3, 8, 4, 512}), 2};
+  if (name == "demo") return {decoder_config({4096, 512, 1024, 6, 8, 4, 512}), 4};
   throw Error(ErrorCode::kInvalidArgument, "unknown shape '" + name + "' (there are: gpt_12m, tiny, demo)");
 }
 

@@ -58,7 +58,7 @@ quant::LogicalTensor random_tensor(TensorId id, const ModelConfig& config, std::
 std::span<const ModelShape> model_shapes() {
   static const std::array<ModelShape, 3> shapes{{
       {"tiny", make_config(64, 160, 2, 4, 2, 500, 128)},
-      {"small", make_config(512, 1024, 3, 8, 4, 4096, 512)},
+      {"small", make_config(512, 1024, 6, 8, 4, 4096, 512)},
       {"2b4t", make_config(2560, 6912, 30, 20, 5, 128256, 4096)},
   }};
   return shapes;

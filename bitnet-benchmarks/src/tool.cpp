@@ -38,7 +38,7 @@ report writes one HTML page with charts.
 Exit codes: 0 ok, 1 compare: something is slower, 2 wrong usage, or files that cannot be read or compared.
 
 Example:
-  bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -o json > new.json
+  bitnet bench -m models/bitnet-demo-i2_s.gguf -o json > new.json
   bitnet-benchmarks compare old.json new.json --threshold 3%
   bitnet-benchmarks report old.json new.json -o speed.html
 )";

@@ -202,7 +202,7 @@ TEST_F(ModelsTest, ConvertKeepsTheWeightsAndTheTokenizer) {
 
 TEST_F(ModelsTest, TheShippedModelLosesLessThanAThousandthOfItsPerplexityAsTq) {
   BITNET_REQUIRE_TEST_DATA(data);
-  const std::string shipped = testing::source_path("models/bitnet-demo-10m-i2_s.gguf").string();
+  const std::string shipped = testing::source_path("models/bitnet-demo-i2_s.gguf").string();
   const auto measure = [&](const std::string& path) {
     const auto o = call({"perplexity", "-m", path, "-f", (data / "tinyshakespeare.txt").string(), "-c", "128",
                          "--chunks", "100", "--json"});

@@ -66,7 +66,7 @@ struct Text {
 };
 Text write(std::shared_ptr<Backend> backend, DType kv_type, std::size_t n) {
   const auto model =
-      Model::load(testing::source_path("models/bitnet-demo-10m-i2_s.gguf"), std::move(backend));
+      Model::load(testing::source_path("models/bitnet-demo-i2_s.gguf"), std::move(backend));
   const std::string book = read_file(testing::source_path("tests/data/text/northanger_abbey.txt"));
   std::vector<TokenId> prompt = model->require_tokenizer().encode(book.substr(0, 2000));
   prompt.resize(300);
@@ -122,7 +122,7 @@ TEST(ADeviceWithItsOwnMemory, SendsTheLargestLogitsAlone) {
     EXPECT_FALSE(result.error.has_value());
     return result.tokens;
   };
-  const auto model = testing::source_path("models/bitnet-demo-10m-i2_s.gguf");
+  const auto model = testing::source_path("models/bitnet-demo-i2_s.gguf");
   inference::InferenceEngine device({.model = model, .device = devices.devices()[0].name, .n_ctx = 64},
                                     devices);
   inference::InferenceEngine cpu({.model = model, .n_ctx = 64});

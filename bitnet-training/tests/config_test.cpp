@@ -178,8 +178,11 @@ output: {directory: out, checkpoint_minutes: 0, keep_checkpoints: 2, sample_ever
 }
 
 TEST(Config, TheShippedOnesAreValid) {
+  const auto here = std::filesystem::current_path();
+  std::filesystem::current_path(testing::source_path("."));  // a base is read, and its path is relative
   for (const auto& file : std::filesystem::directory_iterator(testing::source_path("configs/train")))
     EXPECT_NO_THROW(TrainConfig::from_yaml_file(file.path())) << file.path();
+  std::filesystem::current_path(here);
 }
 
 TEST(Schedule, TwoStages) {

@@ -79,7 +79,7 @@ std::shared_ptr<const Model> make_model(const std::string& name, Form form, Isa 
     return Model::build(wide_model().config, nullptr, std::move(backend), wide_model(), options);
   const bool shipped = name == "shipped";
   return Model::load(
-      testing::source_path(shipped ? "models/bitnet-demo-10m-i2_s.gguf" : "tests/data/models/" + name),
+      testing::source_path(shipped ? "models/bitnet-demo-i2_s.gguf" : "tests/data/models/" + name),
       std::move(backend), options);
 }
 

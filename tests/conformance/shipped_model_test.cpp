@@ -15,7 +15,7 @@
 namespace bitnet::inference {
 namespace {
 
-std::filesystem::path shipped() { return testing::source_path("models/bitnet-demo-10m-i2_s.gguf"); }
+std::filesystem::path shipped() { return testing::source_path("models/bitnet-demo-i2_s.gguf"); }
 
 double perplexity_of(const std::filesystem::path& path, HeadType head = HeadType::kAuto) {
   const InferenceEngine engine({.model = path, .head = head});
@@ -44,8 +44,7 @@ TEST(ShippedModel, HasTheShapeThatItsCardSays) {
       EXPECT_EQ(tensor.type, GgmlType::kF16);
     }
   }
-  EXPECT_GE(parameters, 8'000'000);
-  EXPECT_LE(parameters, 12'000'000);
+  EXPECT_EQ(parameters, 16'268'800);
   EXPECT_GT(ternary, parameters / 2);
   const ModelConfig config = quant::ModelReader::open(shipped())->config();
   EXPECT_EQ(config.family, ModelFamily::kBitNet25);

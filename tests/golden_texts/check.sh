@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # usage: check.sh [--write] <transcript> <program of `bitnet` and what goes before it>…
-# A transcript holds lines `$ bitnet …` with what each command wrote to standard output below it. Runs the commands
+# A transcript holds lines `$ bitnet …` (with ` < FILE` at the end where a command reads from standard input), and below each what the
+# command wrote to standard output. Runs the commands
 # and compares what they write now; --write puts it there instead. BITNET_ISA names the instruction set: one that this
 # CPU lacks, or the operating system withholds, is skipped (77). Commands are run from the source tree, so that a transcript can be repeated by hand.
 set -u
@@ -17,8 +18,12 @@ cd "$(dirname "$0")/../.." || exit 1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 while IFS= read -r line; do
-  eval "arguments=(${line#\$ bitnet })"
-  text=$("${program[@]}" "${arguments[@]}" 2>"$work/err" </dev/null)
+  command=${line#\$ bitnet } input=/dev/null
+  if [[ $command == *" < "* ]]; then
+    input=${command##* < } command=${command% < *}
+  fi
+  eval "arguments=($command)"
+  text=$("${program[@]}" "${arguments[@]}" 2>"$work/err" <"$input")
   code=$?
   if [ $code -ne 0 ]; then
     cat "$work/err" >&2

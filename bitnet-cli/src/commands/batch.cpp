@@ -494,9 +494,9 @@ const Command kBatchCommand{
         "own; "
         "without it each item gets a random one, which its record names.",
     .example =
-        "bitnet batch -m models/bitnet-demo-10m-i2_s.gguf -i prompts.jsonl -o out.jsonl --config "
+        "bitnet batch -m models/bitnet-demo-i2_s.gguf -i prompts.jsonl -o out.jsonl --config "
         "configs/batch.yaml\n"
-        "bitnet batch -m models/bitnet-demo-10m-i2_s.gguf -i prompts.jsonl -o out.jsonl --resume",
+        "bitnet batch -m models/bitnet-demo-i2_s.gguf -i prompts.jsonl -o out.jsonl --resume",
     .arguments = {},
     .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
                         &opt::kSpecial, &opt::kTruncate, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType},

@@ -282,8 +282,8 @@ const Command kBenchCommand{
         "tokens, "
         "with the first of --threads and the page cache as it is. Measure twice for a warm one.",
     .example =
-        "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -t 1,2\n"
-        "bitnet bench -m models/bitnet-demo-10m-i2_s.gguf -p 512,4096 -n 0 -r 3 -o json > new.json",
+        "bitnet bench -m models/bitnet-demo-i2_s.gguf -t 1,2\n"
+        "bitnet bench -m models/bitnet-demo-i2_s.gguf -p 512,4096 -n 0 -r 3 -o json > new.json",
     .arguments = {},
     .options = concat({{&opt::kBenchPrompt, &opt::kBenchGen, &opt::kBenchBatch, &opt::kBenchRepetitions},
                        machine_options(),

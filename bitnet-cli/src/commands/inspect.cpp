@@ -156,8 +156,8 @@ const Command kInspectCommand{
     .usage = "MODEL [--json]",
     .description = "MODEL is a GGUF file or a Hugging Face directory. --json lists every tensor.",
     .example =
-        "bitnet inspect models/bitnet-demo-10m-i2_s.gguf\nbitnet inspect --json "
-        "models/bitnet-demo-10m-i2_s.gguf | jq .config",
+        "bitnet inspect models/bitnet-demo-i2_s.gguf\nbitnet inspect --json "
+        "models/bitnet-demo-i2_s.gguf | jq .config",
     .arguments = {"MODEL"},
     .options = {&opt::kJson},
     .body = inspect,

@@ -120,8 +120,8 @@ const Command kPerplexityCommand{
         "different vocabularies. MODEL may be a checkpoint of bitnet train. With --lines FILE holds many "
         "texts, one a line.",
     .example =
-        "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt -c 512\n"
-        "bitnet perplexity -m models/bitnet-demo-10m-i2_s.gguf -f book.txt --json | jq .perplexity",
+        "bitnet perplexity -m models/bitnet-demo-i2_s.gguf -f book.txt -c 512\n"
+        "bitnet perplexity -m models/bitnet-demo-i2_s.gguf -f book.txt --json | jq .perplexity",
     .arguments = {},
     .options = concat({{&opt::kPplFile, &opt::kPplContext, &opt::kPplChunks, &opt::kPplLines, &opt::kKvType},
                        engine_options(),

@@ -66,7 +66,7 @@ const Command kProfileCommand{
         "writes a "
         "page with charts and the live blocks with who asked for them.",
     .example =
-        "bitnet profile memory -m models/bitnet-demo-10m-i2_s.gguf -p \"It was a truth\" -n 64 -o "
+        "bitnet profile memory -m models/bitnet-demo-i2_s.gguf -p \"It was a truth\" -n 64 -o "
         "memory.html",
     .arguments = {"memory"},
     .options = concat(

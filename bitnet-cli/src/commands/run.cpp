@@ -156,8 +156,8 @@ const Command kRunCommand{
         "the end of "
         "FILE is not part of the prompt.",
     .example =
-        "bitnet run -m models/bitnet-demo-10m-i2_s.gguf -p \"It was a truth\" -n 64 --seed 1\n"
-        "echo \"Once upon a time\" | bitnet run -m models/bitnet-demo-10m-i2_s.gguf -f - --temp 0 > "
+        "bitnet run -m models/bitnet-demo-i2_s.gguf -p \"It was a truth\" -n 64 --seed 1\n"
+        "echo \"Once upon a time\" | bitnet run -m models/bitnet-demo-i2_s.gguf -f - --temp 0 > "
         "story.txt",
     .arguments = {},
     .options = concat({{&opt::kPrompt, &opt::kFile, &opt::kChatTemplate, &opt::kSystem, &opt::kSpecial,

@@ -102,9 +102,9 @@ const Command kTokenizeCommand{
         "vocabulary-only GGUF. --stats writes figures of the text instead, one a line: a name, a tab, a "
         "value.",
     .example =
-        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf -p \"It was a truth\"\n"
-        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf --ids -f book.txt > ids.txt\n"
-        "bitnet tokenize -m models/bitnet-demo-10m-i2_s.gguf --decode -f ids.txt",
+        "bitnet tokenize -m models/bitnet-demo-i2_s.gguf -p \"It was a truth\"\n"
+        "bitnet tokenize -m models/bitnet-demo-i2_s.gguf --ids -f book.txt > ids.txt\n"
+        "bitnet tokenize -m models/bitnet-demo-i2_s.gguf --decode -f ids.txt",
     .arguments = {},
     .options = {&opt::kTokenizeModel, &opt::kPrompt, &opt::kTokenizeFile, &opt::kSpecial, &opt::kNoBos,
                 &opt::kDecode, &opt::kIds, &opt::kStats},
