@@ -38,7 +38,7 @@ bool has_device() { return registry_of().devices().size() > 1; }
 
 EngineOptions options_for(std::string device, std::int64_t layers = inference::kAllLayers) {
   EngineOptions options;
-  options.model = testing::source_path("models/bitnet-demo-10m-i2_s.gguf");
+  options.model = testing::source_path("models/bitnet-demo-i2_s.gguf");
   options.device = std::move(device);
   options.device_layers = layers;
   options.context =
@@ -137,7 +137,7 @@ TEST(GpuLayers, CostsAreUpperBounds) {
   BITNET_REQUIRE_OPENCL_DEVICE(has_device());
   const BackendRegistry registry = registry_of();
   const std::string name = registry.devices()[0].name;
-  for (const char* file : {"models/bitnet-demo-10m-i2_s.gguf", "tests/data/models/llama-dense",
+  for (const char* file : {"models/bitnet-demo-i2_s.gguf", "tests/data/models/llama-dense",
                            "tests/data/models/bitnet-25-packed", "tests/data/models/llama-tq1_0.gguf"}) {
     SCOPED_TRACE(file);
     EngineOptions options = options_for(name);
