@@ -65,8 +65,7 @@ struct Text {
   std::vector<float> logits;  // of the last token
 };
 Text write(std::shared_ptr<Backend> backend, DType kv_type, std::size_t n) {
-  const auto model =
-      Model::load(testing::source_path("models/bitnet-demo-i2_s.gguf"), std::move(backend));
+  const auto model = Model::load(testing::source_path("models/bitnet-demo-i2_s.gguf"), std::move(backend));
   const std::string book = read_file(testing::source_path("tests/data/text/northanger_abbey.txt"));
   std::vector<TokenId> prompt = model->require_tokenizer().encode(book.substr(0, 2000));
   prompt.resize(300);

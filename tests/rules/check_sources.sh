@@ -29,7 +29,7 @@ for library in "${!may[@]}"; do
     report "$folder: a public header includes a third-party or system header"
   grep -rnE '^ *# *include *"' "$folder/include" | grep -vE "\"bitnet/(${may[$library]})/" |
     report "$folder: a public header includes what it must not"
-  grep -rnE '^ *# *include *["<]bitnet/' "$folder/src" 2>/dev/null | grep -vE "[\"<]bitnet/(${may[$library]}|simd)/" |
+  grep -rnE '^ *# *include *["<]bitnet/' "$folder/src" 2>/dev/null | grep -vE "[\"<]bitnet/(${may[$library]}|simd|yaml)/" |
     report "$folder: a source includes a library that it must not know"
   case $library in cli | benchmarks) continue ;; esac
   grep -rnE '\b(std::)?(cout|puts|printf|exit|abort|_Exit|quick_exit|terminate)\b *(\(|<<)' "$folder/src" "$folder/include" |

@@ -97,8 +97,7 @@ const Command kDevicesCommand{
     .description =
         "One device a line: its name, a tab, what it is. The last line says what `--device auto` would "
         "choose and why; --json says all that is known of each.",
-    .example =
-        "bitnet devices\nbitnet run -m models/bitnet-demo-i2_s.gguf -p \"Hello\" --device opencl:0:0",
+    .example = "bitnet devices\nbitnet run -m models/bitnet-demo-i2_s.gguf -p \"Hello\" --device opencl:0:0",
     .arguments = {},
     .options = {&opt::kJson, &opt::kMeasure, &opt::kDevicePolicy},
     .body = list_devices,
