@@ -11,6 +11,7 @@ function(bitnet_add_test name)
   target_link_libraries(${exe} PRIVATE ${ARG_LIBS} bitnet-testing)
   bitnet_warnings(${exe})
   set(unset "BITNET_MODEL=unset:;BITNET_DEVICE=unset:")   # what a user chose for `bitnet` is not what tests expect
+  list(APPEND unset "BITNET_OPENCL_TUNING=unset:" "XDG_DATA_HOME=set:${PROJECT_BINARY_DIR}/test-data")
   list(APPEND unset "XDG_CACHE_HOME=set:${PROJECT_BINARY_DIR}/test-cache")   # nor do they leave programs in the user's
   if(ARG_ISAS)
     bitnet_isa_names(isas)

@@ -114,6 +114,11 @@ const Option kTracking{kInputGroup, "tracking", 0, Kind::kChoice, "none|basic|st
 const Option kProfileOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "write a page with charts (HTML)", "", ""};
 const Option kBenchOutput{kOutputGroup, "output", 'o', Kind::kChoice, "md|csv|json", "what to write to standard output: a table, or figures for programs", "md", ""};
 
+const Option kTuneDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "OpenCL device to measure, as `bitnet devices` lists it: opencl:0:0", "", "", "BITNET_DEVICE"};
+const Option kTuneModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "measure the shapes of this model's linears (GGUF file or Hugging Face directory); without it: those of the model that ships", "", "", "BITNET_MODEL"};
+const Option kTuneRounds{kInputGroup, "rounds", 'r', Kind::kInteger, "N", "samples of each candidate, of which the median counts", "5", "", nullptr, 1, 1000};
+const Option kTuneOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "table to write, in which rows of other devices stay; - writes this device's to standard output. Without it: where devices find it, bitnet/opencl-tuning.yaml in XDG_DATA_HOME", "", ""};
+
 const Option kConfig{kCommonGroup, "config", 0, Kind::kText, "FILE", "yaml file with values for these options (top_k: 20); options and environment win over it", "", ""};
 const Option kVerbose{kCommonGroup, "verbose", 'v', Kind::kFlag, "", "say on standard error what is used: device and why, instruction set, threads, kind of weights", "", "verbose"};
 const Option kHelp{kCommonGroup, "help", 'h', Kind::kFlag, "", "this text", "", ""};

@@ -59,6 +59,7 @@ extern const Option kCompareFile, kCompareContext, kCompareTokens;
 extern const Option kSynthConfig, kSynthType, kSynthOutput, kSynthSeed, kSynthLayers;
 extern const Option kBenchPrompt, kBenchGen, kBenchBatch, kBenchThreads, kBenchRepetitions, kBenchOutput;
 extern const Option kTracking, kProfileOutput;
+extern const Option kTuneDevice, kTuneModel, kTuneRounds, kTuneOutput;
 extern const Option kConfig, kVerbose, kHelp;  // common
 }  // namespace opt
 

@@ -27,7 +27,10 @@ constexpr std::array kVariables{
     EnvVariable{"OMPI_COMM_WORLD_SIZE", "set by mpirun: the processes that train together (BITNET_WITH_MPI)"},
     EnvVariable{"XDG_CACHE_HOME",
                 "where compiled OpenCL programs are kept, in bitnet/opencl; default: ~/.cache"},
-    EnvVariable{"HOME", "whose .cache that is"},
+    EnvVariable{"BITNET_OPENCL_TUNING",
+                "table of work-group sizes of OpenCL devices; default: what is found in XDG_DATA_HOME"},
+    EnvVariable{"XDG_DATA_HOME", "where that table is found; default: ~/.local/share"},
+    EnvVariable{"HOME", "whose .cache and .local/share those are"},
     EnvVariable{"BITNET_LOG",
                 "diagnostics of the libraries: warning (the default) or off; another name is an error"},
 };

@@ -2,6 +2,7 @@
 #include "device_list.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <iterator>
@@ -58,9 +59,10 @@ ClDevice describe(cl_platform_id platform, cl_device_id id, const std::string& n
   d.device.kind = kind_of(device_info<cl_device_type>(id, CL_DEVICE_TYPE));
   d.device.emulated = d.device.kind == DeviceKind::kCpu;
   d.device.memory_bytes = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_GLOBAL_MEM_SIZE));
-  d.device.description = fmt::format("{}, {} ({}, driver {})", device_text(id, CL_DEVICE_NAME),
-                                     device_text(id, CL_DEVICE_VENDOR), device_text(id, CL_DEVICE_VERSION),
-                                     device_text(id, CL_DRIVER_VERSION));
+  d.own_name = device_text(id, CL_DEVICE_NAME);
+  d.driver = device_text(id, CL_DRIVER_VERSION);
+  d.device.description = fmt::format("{}, {} ({}, driver {})", d.own_name, device_text(id, CL_DEVICE_VENDOR),
+                                     device_text(id, CL_DEVICE_VERSION), d.driver);
   DeviceCapabilities& c = d.device.capabilities;
   c.compute_units = device_info<cl_uint>(id, CL_DEVICE_MAX_COMPUTE_UNITS);
   c.clock_mhz = device_info<cl_uint>(id, CL_DEVICE_MAX_CLOCK_FREQUENCY);
@@ -68,7 +70,7 @@ ClDevice describe(cl_platform_id platform, cl_device_id id, const std::string& n
   c.local_bytes = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_LOCAL_MEM_SIZE));
   c.shares_host_memory = device_info<cl_bool>(id, CL_DEVICE_HOST_UNIFIED_MEMORY) != CL_FALSE;
   c.vendor = device_text(id, CL_DEVICE_VENDOR);
-  c.driver = fmt::format("{} ({})", device_text(id, CL_DRIVER_VERSION), device_text(id, CL_DEVICE_VERSION));
+  c.driver = fmt::format("{} ({})", d.driver, device_text(id, CL_DEVICE_VERSION));
   c.features = words_of(device_text(id, CL_DEVICE_EXTENSIONS));
   d.max_work_group = device_info<std::size_t>(id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
   d.max_allocation = static_cast<std::size_t>(device_info<cl_ulong>(id, CL_DEVICE_MAX_MEM_ALLOC_SIZE));
@@ -165,6 +167,17 @@ DeviceList list_devices(std::int64_t sub_devices) {
     }
   }
   return list;
+}
+
+ClDevice find_device(std::string_view name, std::int64_t sub_devices) {
+  DeviceList list = list_devices(sub_devices);
+  for (ClDevice& d : list.devices)
+    if (d.device.name == name) return std::move(d);
+  std::vector<std::string> there;
+  for (const ClDevice& d : list.devices) there.push_back(d.device.name);
+  for (std::string& note : list.notes) there.push_back(std::move(note));
+  throw Error(ErrorCode::kNotFound,
+              fmt::format("there is no OpenCL device '{}' (there are: {})", name, fmt::join(there, "; ")));
 }
 
 }  // namespace bitnet::gpu

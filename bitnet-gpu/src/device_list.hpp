@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bitnet/core/device/registry.hpp"
@@ -16,6 +17,7 @@ struct ClDevice {
   cl_platform_id platform = nullptr;
   cl_device_id id = nullptr;
   Device device;                   ///< as the registry shows it
+  std::string own_name, driver;    ///< CL_DEVICE_NAME, CL_DRIVER_VERSION
   std::size_t max_work_group = 0;  ///< work-items
   std::size_t max_allocation = 0;  ///< bytes of one buffer
   std::shared_ptr<const void> owner = {};
@@ -29,5 +31,8 @@ struct DeviceList {
 /// Asks every platform. Of each device that can be divided into `sub_devices` equal parts (2 or more), those
 /// follow it as "opencl:0:0/0", "opencl:0:0/1", … Never throws for a driver's failure: that is a note.
 DeviceList list_devices(std::int64_t sub_devices = 0);
+
+/// The one of that list with this name. Throws Error(kNotFound).
+ClDevice find_device(std::string_view name, std::int64_t sub_devices = 0);
 
 }  // namespace bitnet::gpu

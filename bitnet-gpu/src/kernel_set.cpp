@@ -3,16 +3,13 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "kernels.hpp"
 
 namespace bitnet::gpu {
 namespace {
 
-// Rows of a work-item where there are several. Measured with PoCL; a row more needs more registers.
-constexpr std::int64_t kRowsWide = 4, kRowsOfGroup = 8;
-// k of a column is cut in so many parts when a single row cannot fill a GPU.
-constexpr int kSplitOfOneRow = 4;
-constexpr std::size_t kSplitItems = 256;  // work-items of a group that it takes
 // Query heads that a work-item computes with one reading of the keys.
 constexpr std::int64_t kHeadsWide = 4;
 
@@ -38,11 +35,8 @@ auto as_device_error(Body&& body) {
 
 }  // namespace
 
-KernelSet::KernelSet(ProgramCache& programs, const DeviceTraits& traits, cl_device_id device)
-    : programs_(programs),
-      device_(device),
-      wide_(traits.wide),
-      splits_(traits.max_work_group >= kSplitItems) {
+KernelSet::KernelSet(ProgramCache& programs, const DeviceTraits& traits, Tuning tuning, cl_device_id device)
+    : programs_(programs), device_(device), wide_(traits.wide), tuning_(std::move(tuning)) {
   rows_op("rope");
   normalize(0, true, true);
   normalize(0, false, true);
@@ -71,7 +65,8 @@ const Kernel& KernelSet::normalize(int gate, bool norm, bool quantize) {
   Kernel& k = normalize_[static_cast<std::size_t>(4 * gate + 2 * int{norm} + int{quantize})];
   if (!k.object)
     k = build(kernels::normalize_quantize,
-              fmt::format("-DBN_GATE={} -DBN_NORM={:d} -DBN_QUANTIZE={:d}", gate, norm, quantize),
+              fmt::format("-DBN_GATE={} -DBN_NORM={:d} -DBN_QUANTIZE={:d} {}", gate, norm, quantize,
+                          tuning_.options("normalize_quantize", "any")),
               "normalize_quantize");
   return k;
 }
@@ -80,9 +75,14 @@ const RowsKernel& KernelSet::by_rows(std::array<RowsKernel, 2>& pair, std::strin
                                      const char* options, const char* name, std::int64_t rows) {
   RowsKernel& k = pair[rows > 1 ? 1 : 0];
   if (!k.kernel.object) {
-    k.rows = rows == 1 ? 1 : wide_ ? kRowsWide : kRowsOfGroup;
-    const int split = rows == 1 && splits_ ? kSplitOfOneRow : 1;
-    k.kernel = build(source, fmt::format("{} -DBN_ROWS={} -DBN_SPLIT={}", options, k.rows, split), name);
+    const std::string_view tuned_for = rows == 1 ? "one" : "many";
+    k.rows = tuning_.value(name, tuned_for, "BN_ROWS", 1);
+    // Named where the table has none, too: the launch sizes are derived from them.
+    k.kernel =
+        build(source,
+              fmt::format("{} -DBN_ROWS={} -DBN_SPLIT={} {}", options, k.rows,
+                          tuning_.value(name, tuned_for, "BN_SPLIT", 1), tuning_.options(name, tuned_for)),
+              name);
   }
   return k;
 }

@@ -13,6 +13,7 @@
 #include "command_queue.hpp"
 #include "device_traits.hpp"
 #include "program_cache.hpp"
+#include "tuning_table.hpp"
 
 namespace bitnet::gpu {
 
@@ -38,7 +39,7 @@ struct AttentionKernelPair {
 class KernelSet {
  public:
   /// Builds what every model needs. Throws Error(kDevice) with the build log.
-  KernelSet(ProgramCache& programs, const DeviceTraits& traits, cl_device_id device);
+  KernelSet(ProgramCache& programs, const DeviceTraits& traits, Tuning tuning, cl_device_id device);
 
   // Later builds throw Error(kDevice) alone.
   /// A kernel of rows.cl.
@@ -56,6 +57,7 @@ class KernelSet {
   const Kernel& top(bool of_keys);
 
   bool wide() const noexcept { return wide_; }
+  const Tuning& tuning() const noexcept { return tuning_; }
   /// Bytes of an activation that normalize_quantize.cl writes.
   std::size_t activation_bytes() const noexcept { return wide_ ? 2 : 1; }
 
@@ -66,7 +68,8 @@ class KernelSet {
 
   ProgramCache& programs_;
   cl_device_id device_;
-  bool wide_, splits_;
+  bool wide_;
+  const Tuning tuning_;
   std::map<std::string_view, Kernel> rows_ops_;
   std::array<Kernel, 2> top_;
   std::array<Kernel, 12> normalize_;  // [gate][norm][quantize]

@@ -65,25 +65,28 @@ int gate_of(Activation f) { return f == Activation::kRelu2 ? 1 : 2; }  // BN_GAT
 
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const Options& options,
+  OpenClBackend(const ClDevice& device, const Options& options, const DeviceTraits& traits, Tuning tuning,
                 std::shared_ptr<const ExecutionContext> context)
       : device_(device),
         context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                    memory_limit(device, options), device.max_allocation)),
         queue_(context_.get(), device.id),
-        traits_(traits_of(device, options.kernels)),
+        traits_(traits),
         programs_(context_.get(), device.id,
                   fmt::format("{} {}", traits_.build_flags(), options.build_options),
                   options.program_folder.value_or(default_program_folder())),
-        kernels_(programs_, traits_, device.id),
+        kernels_(programs_, traits_, std::move(tuning), device.id),
         inputs_(queue_, memory_),
         writer_(std::move(context), queue_, memory_, traits_.zero_copy),
         attention_(queue_, kernels_, inputs_),
         top_(queue_, kernels_, memory_) {}
 
   std::string_view name() const noexcept override { return device_.device.name; }
-  std::string description() const override { return device_.device.description; }
+  std::string description() const override {
+    return fmt::format("{}; sizes of work-groups: {}", device_.device.description,
+                       kernels_.tuning().origin());
+  }
   bool supports(BackendOp) const noexcept override { return true; }
   std::size_t available_memory() const override { return memory_->free_bytes(); }
   MemoryResource* memory() const noexcept override { return memory_.get(); }
@@ -382,10 +385,15 @@ void OpenClBackend::do_logits(const PreparedWeights& head, Matrix hidden, std::s
 }  // namespace
 
 std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const Options& options,
-                                             std::shared_ptr<const ExecutionContext> context) {
+                                             std::shared_ptr<const ExecutionContext> context,
+                                             const TuningRow* tuning) {
   if (context == nullptr) context = std::make_shared<const ExecutionContext>();
   return with_context(device.device.name, [&]() -> std::unique_ptr<Backend> {
-    return std::make_unique<OpenClBackend>(device, options, std::move(context));
+    const DeviceTraits traits = traits_of(device, options.kernels);
+    const KernelForm form = traits.wide ? KernelForm::kWide : KernelForm::kGroups;
+    Tuning own = tuning != nullptr ? tuning_with(*tuning, device.max_work_group, form, options)
+                                   : tuning_of(device.own_name, device.max_work_group, form, options);
+    return std::make_unique<OpenClBackend>(device, options, traits, std::move(own), std::move(context));
   });
 }
 

@@ -150,13 +150,9 @@ class Probe {
 }  // namespace
 
 DevicePeaks measure_peaks(std::string_view device, const Options& options) {
-  const DeviceList list = list_devices(options.sub_devices);
-  const auto found = std::find_if(list.devices.begin(), list.devices.end(),
-                                  [&](const ClDevice& d) { return d.device.name == device; });
-  if (found == list.devices.end())
-    throw Error(ErrorCode::kNotFound, fmt::format("there is no OpenCL device '{}'", device));
+  const ClDevice found = find_device(device, options.sub_devices);
   return with_context(device, [&] {
-    Probe probe(*found, options);
+    Probe probe(found, options);
     DevicePeaks peaks;
     peaks.copy_gbps = probe.copy_gbps();
     peaks.int8_gops = probe.int8_gops();

@@ -5,5 +5,5 @@
 namespace bitnet::cli {
 extern const Command kRunCommand, kChatCommand, kBatchCommand, kPerplexityCommand, kTokenizeCommand,
     kInspectCommand, kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand, kSynthCommand,
-    kBenchCommand, kProfileCommand, kMergeCommand, kPlanCommand, kCompareCommand;
+    kBenchCommand, kProfileCommand, kMergeCommand, kPlanCommand, kCompareCommand, kTuneCommand;
 }  // namespace bitnet::cli

@@ -29,13 +29,18 @@ struct KernelChoice {
 /// How the device programs are built.
 struct Options {
   /// Passed to the device's compiler, e.g. "-DBN_OUT_WG=128": every work-group size of
-  /// bitnet-gpu/kernels/*.cl is a macro with a default. What the compiler makes of it is the caller's affair;
+  /// bitnet-gpu/kernels/*.cl is a macro with a default, and what is defined here is not taken from a table of
+  /// sizes. What the compiler makes of it is the caller's affair;
   /// a program that does not build is an Error(kDevice) with the build log when the backend is created.
   std::string build_options;
   KernelChoice kernels;
   /// Folder in which compiled programs are kept for later processes; empty: none are. None given:
   /// `bitnet/opencl` in XDG_CACHE_HOME or in ~/.cache.
   std::optional<std::filesystem::path> program_folder;
+  /// Table of tile and work-group sizes that comes before the shipped one (docs/formats/opencl-tuning.md);
+  /// one that cannot be read is an error when the backend is created. Empty: none. None given:
+  /// user_tuning_file() of bitnet/gpu/tuning.hpp.
+  std::optional<std::filesystem::path> tuning_file = {};
   /// Bytes that buffers of a backend may take, where the device has more; 0: what the device has.
   std::size_t memory_limit = 0;
   /// Each device that can be divided into so many equal parts is listed with them behind it, as
