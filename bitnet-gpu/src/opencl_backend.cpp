@@ -63,20 +63,28 @@ Matrix part(Matrix m, std::int64_t first, std::int64_t n) {
 
 int gate_of(Activation f) { return f == Activation::kRelu2 ? 1 : 2; }  // BN_GATE
 
+/// `row`, or where that is null what the tables say.
+Tuning sizes_for(const ClDevice& device, const Options& options, const DeviceTraits& traits,
+                 const TuningRow* row) {
+  const KernelForm form = traits.wide ? KernelForm::kWide : KernelForm::kGroups;
+  return row != nullptr ? tuning_with(*row, device.max_work_group, form, options)
+                        : tuning_of(device.own_name, device.max_work_group, form, options);
+}
+
 class OpenClBackend final : public Backend {
  public:
-  OpenClBackend(const ClDevice& device, const Options& options, const DeviceTraits& traits, Tuning tuning,
-                std::shared_ptr<const ExecutionContext> context)
+  OpenClBackend(const ClDevice& device, const Options& options,
+                std::shared_ptr<const ExecutionContext> context, const TuningRow* tuning)
       : device_(device),
         context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                    memory_limit(device, options), device.max_allocation)),
         queue_(context_.get(), device.id),
-        traits_(traits),
+        traits_(traits_of(device, options.kernels)),
         programs_(context_.get(), device.id,
                   fmt::format("{} {}", traits_.build_flags(), options.build_options),
                   options.program_folder.value_or(default_program_folder())),
-        kernels_(programs_, traits_, std::move(tuning), device.id),
+        kernels_(programs_, traits_, sizes_for(device, options, traits_, tuning), device.id),
         inputs_(queue_, memory_),
         writer_(std::move(context), queue_, memory_, traits_.zero_copy),
         attention_(queue_, kernels_, inputs_),
@@ -389,11 +397,7 @@ std::unique_ptr<Backend> make_opencl_backend(const ClDevice& device, const Optio
                                              const TuningRow* tuning) {
   if (context == nullptr) context = std::make_shared<const ExecutionContext>();
   return with_context(device.device.name, [&]() -> std::unique_ptr<Backend> {
-    const DeviceTraits traits = traits_of(device, options.kernels);
-    const KernelForm form = traits.wide ? KernelForm::kWide : KernelForm::kGroups;
-    Tuning own = tuning != nullptr ? tuning_with(*tuning, device.max_work_group, form, options)
-                                   : tuning_of(device.own_name, device.max_work_group, form, options);
-    return std::make_unique<OpenClBackend>(device, options, traits, std::move(own), std::move(context));
+    return std::make_unique<OpenClBackend>(device, options, std::move(context), tuning);
   });
 }
 
