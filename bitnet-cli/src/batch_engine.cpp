@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/inference/layered_backend.hpp"
 #include "common.hpp"
 #include "loading.hpp"
 
@@ -26,8 +27,23 @@ BatchEngine::BatchEngine(const Values& values, Io& io, std::shared_ptr<const Pre
                          std::function<void(const std::string&)> note)
     : values_(values), io_(io), pressure_(std::move(pressure)), note_(std::move(note)) {}
 
-const inference::InferenceEngine& BatchEngine::load() {
+DeviceStatistics BatchEngine::statistics() const {
+  if (engine_ == nullptr) return earlier_;
+  const DeviceStatistics both[] = {earlier_, engine_->model()->backend().statistics()};
+  return inference::add_up(both);
+}
+
+/// The model goes, what its device did is kept where there is memory for that.
+void BatchEngine::give_up() {
+  try {
+    earlier_ = statistics();
+  } catch (const std::bad_alloc&) {
+  }
   engine_.reset();
+}
+
+const inference::InferenceEngine& BatchEngine::load() {
+  give_up();
   if (context_ == nullptr) context_ = make_context(values_);
   Values there = values_;
   const bool first = device_.empty();
@@ -35,7 +51,8 @@ const inference::InferenceEngine& BatchEngine::load() {
     there.set(opt::kDevice, device_, Origin::kCommandLine, "--device");
     there.set(opt::kVerbose, "false", Origin::kCommandLine, "--verbose");  // said once, with the true reason
   }
-  retry_io("loading the model", [&] { engine_ = load_engine(there, io_, context_); });
+  retry_io("loading the model", [&] { engine_ = load_engine(there, io_, context_, profiler_); });
+  load_seconds_ += engine_->model()->load_seconds();
   if (first) {
     device_ = engine_->selection().device.name;
     other_devices_ = engine_->selection().alternatives;
@@ -82,7 +99,7 @@ std::vector<RecoveryRule> BatchEngine::rules() {
     return is_of_the_device(e) || (e.code() == ErrorCode::kOutOfMemory && device_ != "cpu");
   };
   reopen.act = [this](const Error& e, std::int64_t) {
-    engine_.reset();
+    give_up();
     if (!is_of_the_device(e)) sequences_ = 0;
     return RecoveryStep::kAgain;
   };
@@ -126,7 +143,7 @@ bool BatchEngine::next_device() {
   note_("device '" + device_ + "' is left for '" + other_devices_.front() + "'");
   device_ = std::move(other_devices_.front());
   other_devices_.erase(other_devices_.begin());
-  engine_.reset();
+  give_up();
   sequences_ = 0;  // how much memory it has is another question
   return true;
 }

@@ -23,6 +23,14 @@ class BatchEngine {
   BatchEngine(const Values& values, Io& io, std::shared_ptr<const PressureMonitor> pressure,
               std::function<void(const std::string&)> note);
 
+  /// Of loading and of all that runs from then on; null: none. To be set before load(); must outlive this.
+  void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
+  /// What the devices of all models did that this has loaded.
+  DeviceStatistics statistics() const;
+  /// The present model, or null.
+  const inference::InferenceEngine* engine() const noexcept { return engine_.get(); }
+  double load_seconds() const noexcept { return load_seconds_; }  ///< of all models
+
   /// Loads the model on the present device. Throws as make_context() and load_engine().
   const inference::InferenceEngine& load();
   /// The host's pool of every model that this loads; there is one from the first load() on.
@@ -38,6 +46,7 @@ class BatchEngine {
 
  private:
   std::size_t drop_caches();
+  void give_up();
   bool next_device();
 
   const Values& values_;
@@ -46,6 +55,9 @@ class BatchEngine {
   std::function<void(const std::string&)> note_;
   std::shared_ptr<const ExecutionContext> context_;
   std::unique_ptr<inference::InferenceEngine> engine_;
+  Profiler* profiler_ = nullptr;
+  DeviceStatistics earlier_;  // of the models that are gone
+  double load_seconds_ = 0;
   std::string device_;                      // empty before the first load: what the options say
   std::vector<std::string> other_devices_;  // of --device auto
   std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows

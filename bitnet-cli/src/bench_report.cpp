@@ -8,6 +8,7 @@
 #include "bitnet/core/statistics.hpp"
 #include "common.hpp"
 #include "csv.hpp"
+#include "device_report.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -78,16 +79,6 @@ std::string launches_markdown(const BenchReport& r) {
            " to enqueue them\n";
   }
   return out;
-}
-
-/// Null for a device that did nothing.
-Json statistics_json(const DeviceStatistics& s) {
-  if (s.launches == 0) return nullptr;
-  return {{"launches", s.launches},   {"waits", s.waits},
-          {"uploads", s.uploads},     {"upload_bytes", s.upload_bytes},
-          {"downloads", s.downloads}, {"download_bytes", s.download_bytes},
-          {"buffers", s.buffers},     {"reused_buffers", s.reused_buffers},
-          {"programs", s.programs},   {"compiled_programs", s.compiled_programs}};
 }
 
 }  // namespace
@@ -237,7 +228,7 @@ std::string bench_json(const BenchReport& r) {
         {"first_token_seconds", r.first_token_seconds},
         {"probe_bytes", r.probe_bytes},
         {"device_peaks", peaks_json(r.peaks)},
-        {"device_statistics", statistics_json(r.device_statistics)},
+        {"device_statistics", device_json(r.device_statistics)},
         {"limits", limits},
         {"tests", tests}}},
   };

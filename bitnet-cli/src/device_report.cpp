@@ -1,12 +1,46 @@
 // See device_report.hpp.
 #include "device_report.hpp"
 
+#include <filesystem>
+#include <utility>
+
+#include "bitnet/core/io/atomic_file.hpp"
 #include "common.hpp"
 
 namespace bitnet::cli {
 namespace {
 
 std::string number(std::uint64_t n) { return grouped(static_cast<std::int64_t>(n)); }
+
+using Json = nlohmann::ordered_json;
+
+Json ratio(double of, double all) { return all > 0 ? Json(of / all) : Json(nullptr); }
+
+Json copies_json(std::uint64_t n, std::uint64_t bytes, double seconds, std::uint64_t timed_bytes) {
+  return {{"copies", n},
+          {"bytes", bytes},
+          {"timed_bytes", timed_bytes},
+          {"seconds", seconds},
+          {"gbps", ratio(static_cast<double>(timed_bytes) / 1e9, seconds)}};
+}
+
+Json pool_json(const MemoryStats& s) {
+  const std::uint64_t asked = s.small_asked + s.large_asked, given = s.small_given + s.large_given;
+  const auto share_left = [](double part, double all) {
+    return all > 0 ? Json(1 - part / all) : Json(nullptr);
+  };
+  return {{"name", s.name},
+          {"used_bytes", s.used},
+          {"held_bytes", s.held},
+          {"limit_bytes", s.limit == kNoMemoryLimit ? Json(nullptr) : Json(s.limit)},
+          {"peak_used_bytes", s.peak_used},
+          {"peak_held_bytes", s.peak_held},
+          {"allocations", s.allocations},
+          {"refusals", s.refusals},
+          {"internal_fragmentation", share_left(static_cast<double>(asked), static_cast<double>(given))},
+          {"external_fragmentation",
+           share_left(static_cast<double>(s.largest_free), static_cast<double>(s.free_bytes))}};
+}
 
 std::string copies(std::uint64_t n, std::uint64_t bytes, double seconds, std::uint64_t timed_bytes) {
   std::string text = number(n) + " copies of " + human_bytes(bytes);
@@ -29,6 +63,48 @@ std::string device_lines(const DeviceStatistics& s) {
     text +=
         "device: " + k.name + ": " + number(k.launches) + " launches, " + fixed(k.seconds * 1e3, 2) + " ms\n";
   return text;
+}
+
+nlohmann::ordered_json device_json(const DeviceStatistics& s) {
+  if (s.launches == 0) return nullptr;
+  Json kernels = Json::array();
+  for (const DeviceStatistics::KernelTime& k : s.kernels)
+    kernels.push_back({{"name", k.name}, {"launches", k.launches}, {"seconds", k.seconds}});
+  return {
+      {"launches", s.launches},
+      {"waits", s.waits},
+      {"uploads", copies_json(s.uploads, s.upload_bytes, s.upload_seconds, s.timed_upload_bytes)},
+      {"downloads", copies_json(s.downloads, s.download_bytes, s.download_seconds, s.timed_download_bytes)},
+      {"buffers", s.buffers},
+      {"reused_buffers", s.reused_buffers},
+      {"buffer_hit_rate", ratio(static_cast<double>(s.reused_buffers), static_cast<double>(s.buffers))},
+      {"programs", s.programs},
+      {"compiled_programs", s.compiled_programs},
+      {"kernels", kernels}};
+}
+
+nlohmann::ordered_json pools_json(const Backend& backend) {
+  Json all = Json::array();
+  for (const MemoryResource* pool : backend.memories()) all.push_back(pool_json(pool->stats()));
+  return all;
+}
+
+struct StatisticsFile::File {
+  explicit File(std::filesystem::path path) : file(std::move(path)) {}
+  AtomicFile file;
+};
+
+StatisticsFile::StatisticsFile(const Values& values) {
+  if (values.has(opt::kStatistics))
+    file_ = std::make_unique<File>(report_path(values, opt::kStatistics, "statistics"));
+}
+
+StatisticsFile::~StatisticsFile() = default;
+
+void StatisticsFile::write(const nlohmann::ordered_json& figures) {
+  if (file_ == nullptr) return;
+  file_->file.write(figures.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  file_->file.commit();
 }
 
 }  // namespace bitnet::cli

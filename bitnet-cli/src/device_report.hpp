@@ -1,8 +1,12 @@
 #pragma once
-// What a device did, for --verbose. The figures are Backend::statistics().
+// What a run did on its device and with its memory: lines for --verbose, JSON for --statistics, for `bench`
+// and for traces. The figures are Backend::statistics() and those of the pools.
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
-#include "bitnet/core/device/backend_types.hpp"
+#include "bitnet/core/device/backend.hpp"
+#include "options.hpp"
 
 namespace bitnet::cli {
 
@@ -10,5 +14,30 @@ namespace bitnet::cli {
 /// times
 /// (--profile) one for each kernel; empty for a device that did nothing, as the CPU.
 std::string device_lines(const DeviceStatistics& s);
+
+/// The same as JSON; null for a device that did nothing. Bandwidths and kernels are of what was timed
+/// (--profile).
+nlohmann::ordered_json device_json(const DeviceStatistics& s);
+
+/// Each pool that a backend takes memory from, as it is now: use, peaks, hits and fragmentation.
+nlohmann::ordered_json pools_json(const Backend& backend);
+
+/// --statistics: the file is found to be writable before anything runs.
+class StatisticsFile {
+ public:
+  /// Throws what report_path() throws, and Error(kIo) where the file cannot be written. Without the option:
+  /// nothing.
+  explicit StatisticsFile(const Values& values);
+  ~StatisticsFile();
+  StatisticsFile(const StatisticsFile&) = delete;
+  StatisticsFile& operator=(const StatisticsFile&) = delete;
+  bool wanted() const noexcept { return file_ != nullptr; }
+  /// Throws Error(kIo).
+  void write(const nlohmann::ordered_json& figures);
+
+ private:
+  struct File;
+  std::unique_ptr<File> file_;
+};
 
 }  // namespace bitnet::cli

@@ -74,11 +74,15 @@ inference::HeadType head_type(const Values& values) {
 std::int64_t gpu_layers(const Values& values) {
   const std::string text = values.text(opt::kGpuLayers);
   if (text.empty() || text == "all") return inference::kAllLayers;
-  if (text == "auto") return inference::kAutoLayers;
   const auto n = parse_integer(text);
-  if (!n || *n < 0)
+  if (text != "auto" && (!n || *n < 0))
     throw UsageError("--gpu-layers " + text + ": expected a number of layers from 0 on, auto or all");
-  return *n;
+  if (values.text(opt::kDevice) == "cpu")
+    throw UsageError(
+        "--gpu-layers " + text +
+        ": the layers are to be divided between the CPU and a device: expected --device with the name of "
+        "one (`bitnet devices` lists them), got cpu");
+  return n ? *n : inference::kAutoLayers;
 }
 
 /// Where the layers are, when they are not all where --device says.
@@ -90,15 +94,22 @@ void say_stages(const InferenceEngine& engine, Io& io) {
 
 }  // namespace
 
-BackendRegistry make_registry(bool with_gpu) {
+BackendRegistry make_registry(bool with_gpu, [[maybe_unused]] std::int64_t sub_devices) {
   BackendRegistry registry;
   inference::register_cpu_backend(registry);
 #ifdef BITNET_WITH_GPU
-  if (with_gpu) gpu::register_backends(registry);
+  gpu::Options options;
+  options.sub_devices = sub_devices;
+  if (with_gpu) gpu::register_backends(registry, options);
 #else
   if (with_gpu) registry.add_note("this build has no GPU support (BITNET_BUILD_GPU)");
 #endif
   return registry;
+}
+
+std::int64_t sub_devices(const Values& values, std::string_view device) {
+  if (values.has(opt::kSubDevices)) return values.integer(opt::kSubDevices);
+  return device.find('/') == std::string_view::npos ? 0 : 2;
 }
 
 DType kv_type(const Values& values) {
@@ -140,7 +151,8 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
     };
     engine = io.devices != nullptr
                  ? std::make_unique<InferenceEngine>(options, *io.devices)
-                 : std::make_unique<InferenceEngine>(options, make_registry(options.device != "cpu"));
+                 : std::make_unique<InferenceEngine>(
+                       options, make_registry(options.device != "cpu", sub_devices(values, options.device)));
   }
   say_fallbacks(*engine, io);
   say_stages(*engine, io);
@@ -230,10 +242,10 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{&opt::kModel,       &opt::kDevice,    &opt::kDevicePolicy,
-                                               &opt::kDeviceOnly,  &opt::kGpuLayers, &opt::kThreads,
-                                               &opt::kIsa,         &opt::kQuantize,  &opt::kHeadType,
-                                               &opt::kMemoryLimit, &opt::kLora};
+  static const std::vector<const Option*> list{&opt::kModel,        &opt::kDevice,      &opt::kSubDevices,
+                                               &opt::kDevicePolicy, &opt::kDeviceOnly,  &opt::kGpuLayers,
+                                               &opt::kThreads,      &opt::kIsa,         &opt::kQuantize,
+                                               &opt::kHeadType,     &opt::kMemoryLimit, &opt::kLora};
   return list;
 }
 

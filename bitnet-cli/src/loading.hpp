@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bitnet/cli/app.hpp"
@@ -14,8 +15,12 @@
 
 namespace bitnet::cli {
 
-/// The devices of this build. Graphics drivers are only woken when `with_gpu`.
-BackendRegistry make_registry(bool with_gpu);
+/// The devices of this build. Graphics drivers are only woken when `with_gpu`; then devices that can be
+/// divided into `sub_devices` parts, if that is 2 or more, are followed by them.
+BackendRegistry make_registry(bool with_gpu, std::int64_t sub_devices = 0);
+
+/// Into how many parts devices are to be divided: --sub-devices, or 2 where `device` names a part; else 0.
+std::int64_t sub_devices(const Values& values, std::string_view device);
 
 /// The element type that --kv-type names.
 DType kv_type(const Values& values);

@@ -20,7 +20,8 @@ const Option kModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file 
 const Option kQuantize{kModelGroup, "quantize", 0, Kind::kChoice, "absmean", "make the linear weights of a float model ternary while loading; this destroys a model that was not trained for it", "", "quantize"};
 const Option kHeadType{kModelGroup, "head-type", 0, Kind::kChoice, "auto|int8|f16|stored", "type of the output head and the embeddings while running: int8 with a scale a row, f16, or as they are stored; auto: int8 where the linear weights are ternary, else as stored", "auto", "head_type"};
 const Option kLora{kModelGroup, "lora", 0, Kind::kList, "PATH[:WEIGHT]", "LoRA adapter (a directory as PEFT writes it) to run beside the weights, WEIGHT times as strongly as it was trained; several add up", "", "lora"};
-const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists; several with commas between them divide the layers", "cpu", "device", "BITNET_DEVICE"};
+const Option kDevice{kModelGroup, "device", 0, Kind::kText, "NAME", "device to run on: cpu, auto, or a name that `bitnet devices` lists; several with commas between them divide the layers; opencl:0:0/1 is a part of opencl:0:0 (--sub-devices)", "cpu", "device", "BITNET_DEVICE"};
+const Option kSubDevices{kModelGroup, "sub-devices", 0, Kind::kInteger, "N", "into how many equal parts a device is divided whose part --device names, as in opencl:0:0/1; without it: 2", "", "sub_devices", nullptr, 2, 1024};
 const Option kDevicePolicy{kModelGroup, "device-policy", 0, Kind::kChoice, "latency|throughput|memory", "what --device auto looks for: one sequence fast, many at a time, or room for large ones", "latency", "device_policy"};
 const Option kMeasure{kOutputGroup, "measure", 0, Kind::kFlag, "", "measure how fast each device reads its memory, too (a second or two)", "", ""};
 const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail when an operation would have to run on the CPU instead of the device", "", "device_only"};
@@ -61,6 +62,7 @@ const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tok
 const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};
 const Option kPplLines{kInputGroup, "lines", 0, Kind::kFlag, "", "each line is a text of its own, read from its beginning and scored whole but for its first token; short ones are evaluated together", "", "lines"};
 const Option kProfile{kOutputGroup, "profile", 0, Kind::kText, "FILE", "write where the time goes: FILE is a trace for chrome://tracing or ui.perfetto.dev, and a table goes to standard error", "", "profile"};
+const Option kStatistics{kOutputGroup, "statistics", 0, Kind::kText, "FILE", "write what the run took and did as JSON: tokens, seconds, pools of memory, and of a device launches and copies, with --profile its bandwidth and the time of each kernel", "", ""};
 const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file (vocabulary-only will do), directory with a tokenizer.json, or a tokenizer file", "", "", "BITNET_MODEL"};
 const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
 const Option kIds{kOutputGroup, "ids", 0, Kind::kFlag, "", "write only the ids, separated by spaces", "", ""};

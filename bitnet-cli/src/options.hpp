@@ -40,10 +40,10 @@ struct Option {
 };
 
 namespace opt {
-extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kDeviceOnly, kGpuLayers, kThreads, kIsa,
-    kKvType;                                                                                        // model
+extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kSubDevices, kDeviceOnly, kGpuLayers,
+    kThreads, kIsa, kKvType;                                                                        // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
-extern const Option kProfile, kDevicePolicy, kMeasure, kMemoryLimit;
+extern const Option kProfile, kStatistics, kDevicePolicy, kMeasure, kMemoryLimit;
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
 extern const Option kDraft, kDraftNgram;                  // sampling, not for items of a batch
 extern const Option kInput, kOutput, kResume, kTruncate;  // batch

@@ -1,5 +1,4 @@
-// `bitnet train` end to end with a tiny model, and `--device` with whatever OpenCL devices there are.
-#include "bitnet/testing/opencl.hpp"
+// `bitnet train` end to end with a tiny model.
 #include "cli_fixture.hpp"
 
 namespace bitnet::cli {
@@ -220,40 +219,6 @@ TEST_F(TrainTest, MistakesInTheYamlNameTheLine) {
   EXPECT_FAILS(call({"train", config("trainign: {}\n")}), kFailure, "train.yaml:5");
   EXPECT_FAILS(call({"train", file("bad.yaml", "model: [\n")}), kFailure, "bad.yaml");
   EXPECT_FAILS(call({"train", file("none.yaml")}), kFailure, "none.yaml");
-}
-
-class DeviceTest : public CliTest {
- protected:
-  static bool has_opencl() { return call({"devices"}).out.find("\nopencl:0:0\t") != std::string::npos; }
-};
-
-TEST_F(DeviceTest, TheWholeModelRunsOnTheDevice) {
-  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
-  const std::vector<std::string> arguments{"run", "-m", model(), "-p", "hello", "-n", "8", "--seed", "1"};
-  auto on_device = arguments;
-  on_device.insert(on_device.end(), {"--device", "opencl:0:0"});
-  const auto cpu = call(arguments), device = call(on_device);
-  ASSERT_EQ(device.code, kOk) << device.err;
-  EXPECT_EQ(device.out, cpu.out);
-  EXPECT_THAT(device.err, Not(HasSubstr("lacks these operations")));
-  EXPECT_THAT(device.err, Not(HasSubstr("device: ")));
-  on_device.push_back("--device-only");
-  EXPECT_EQ(call(on_device).out, cpu.out);
-  on_device.insert(on_device.end(), {"-v", "--profile", file("trace.json")});
-  const auto verbose = call(on_device);
-  for (const char* part :
-       {"device: ", " launches, the host waited ", " GB/s", "device: attention: ", " of them compiled"})
-    EXPECT_THAT(verbose.err, HasSubstr(part));
-  EXPECT_THAT(read_file(file("trace.json")), HasSubstr("\"ternary_matmul\""));
-}
-
-TEST_F(DeviceTest, TheEnvironmentNamesTheDevice) {
-  ASSERT_EQ(setenv("BITNET_DEVICE", "nosuch", 1), 0);
-  const auto o = call({"run", "-m", model(), "-p", "x"});
-  const auto overridden = call({"run", "-m", model(), "-p", "x", "-n", "1", "--device", "cpu"});
-  unsetenv("BITNET_DEVICE");
-  EXPECT_FAILS(o, kFailure, "there is no device 'nosuch'");
-  EXPECT_EQ(overridden.code, kOk) << overridden.err;
 }
 
 }  // namespace

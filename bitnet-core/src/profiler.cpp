@@ -121,13 +121,13 @@ std::string Profiler::chrome_trace(std::string_view process) const {
   return text;
 }
 
-void Profiler::chrome_trace(std::string_view process,
-                            const std::function<void(std::string_view)>& write) const {
+void Profiler::chrome_trace(std::string_view process, const std::function<void(std::string_view)>& write,
+                            std::string_view other) const {
   constexpr std::size_t kPiece = std::size_t{1} << 16;
   std::string text = fmt::format(
-      "{{\"displayTimeUnit\":\"ns\",\"otherData\":{{\"dropped\":{}}},\"traceEvents\":[\n"
+      "{{\"displayTimeUnit\":\"ns\",\"otherData\":{{\"dropped\":{}{}{}}},\"traceEvents\":[\n"
       "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"args\":{{\"name\":{}}}}}",
-      dropped(), quoted(process));
+      dropped(), other.empty() ? "" : ",", other, quoted(process));
   const auto out = std::back_inserter(text);
   for (const ProfileEvent& e : nested_order(events())) {
     fmt::format_to(

@@ -112,6 +112,16 @@ TEST(Profiler, AnEmptyOneHasATraceAndATable) {
   BITNET_EXPECT_ERROR(Profiler(0), ErrorCode::kInvalidArgument, "0 zones");
 }
 
+TEST(Profiler, TracesCarryOtherDataOfTheirWriter) {
+  const Profiler profiler(2);
+  std::string text;
+  profiler.chrome_trace(
+      "x", [&](std::string_view piece) { text += piece; }, "\"device\":{\"launches\":7}");
+  const json trace = testing::expect_trace(text);
+  EXPECT_EQ(trace["otherData"]["device"]["launches"], 7);
+  EXPECT_EQ(trace["otherData"]["dropped"], 0);
+}
+
 TEST(Profiler, WhatDoesNotFitIsCounted) {
   Profiler profiler(2);
   for (int i = 0; i < 5; ++i) const ProfileZone zone(&profiler, "z");

@@ -101,6 +101,8 @@ void list_parts(const ClDevice& whole, std::int64_t n, DeviceList& list) {
     part.device.memory_bytes /= static_cast<std::size_t>(n);  // all of them have the whole device's
     list.devices.push_back(std::move(part));
   }
+  // For who asks for a part that is not there.
+  list.notes.push_back(fmt::format("{0} has {1} parts, {0}/0 to {0}/{2}", whole.device.name, n, n - 1));
 }
 
 std::string platform_label(cl_platform_id platform, cl_uint index) {

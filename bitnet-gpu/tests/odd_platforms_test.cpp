@@ -196,7 +196,11 @@ TEST_F(OddPlatforms, PartsFollowTheirDevice) {
             (std::vector<std::string>{"opencl:0:0", "opencl:0:0/0", "opencl:0:0/1", "opencl:0:0/2"}));
   EXPECT_EQ(registry.devices()[0].memory_bytes, std::size_t{1} << 30);
   EXPECT_EQ(registry.devices()[1].memory_bytes, (std::size_t{1} << 30) / 3);
-  EXPECT_TRUE(registry.notes().empty());
+  EXPECT_EQ(registry.notes(),
+            std::vector<std::string>{"opencl:0:0 has 3 parts, opencl:0:0/0 to opencl:0:0/2"});
+  BITNET_EXPECT_ERROR(registry.create("opencl:0:0/3", nullptr), ErrorCode::kNotFound,
+                      "there is no device 'opencl:0:0/3' (there are: opencl:0:0, opencl:0:0/0, opencl:0:0/1, "
+                      "opencl:0:0/2, auto); opencl:0:0 has 3 parts, opencl:0:0/0 to opencl:0:0/2");
 }
 
 TEST_F(OddPlatforms, ADeviceThatCannotBeOpened) {

@@ -3,8 +3,11 @@
 #include "program_cache.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <thread>
@@ -176,6 +179,47 @@ TEST(ProgramStore, ManyWritersLeaveOneWholeFile) {
   EXPECT_EQ(files_in(dir.path()).size(), 1u);
   EXPECT_FALSE(ProgramStore(dir.path()).load("another").has_value());
   EXPECT_FALSE(ProgramStore({}).load("a key").has_value());
+}
+
+/// The same with processes, of which one is killed again and again in the midst of it.
+TEST(ProgramStore, ManyProcessesLeaveWholeFiles) {
+  const testing::TempDir dir;
+  const ProgramStore store(dir.path());
+  const auto binary_of = [](int key) {
+    return ProgramStore::Binary(50'000 + static_cast<std::size_t>(key), 9);
+  };
+  const auto name_of = [](int key) { return "key " + std::to_string(key); };
+  const auto work = [&](int rounds) {  // 1: what it read was not what had been stored
+    for (int i = 0; i < rounds; ++i) {
+      const int key = i % 3;
+      store.store(name_of(key), binary_of(key));
+      const auto found = store.load(name_of(key));
+      if (!found || *found != binary_of(key)) return 1;
+    }
+    return 0;
+  };
+  const auto start = [&](int rounds) {
+    const pid_t child = fork();
+    if (child == 0) _exit(work(rounds));
+    return child;
+  };
+  std::vector<pid_t> children;
+  for (int i = 0; i < 3; ++i) children.push_back(start(40));
+  for (int i = 0; i < 5; ++i) {
+    const pid_t victim = start(100'000);
+    ASSERT_GT(victim, 0);
+    EXPECT_EQ(work(5), 0);
+    ASSERT_EQ(kill(victim, SIGKILL), 0);
+    int status = 0;
+    ASSERT_EQ(waitpid(victim, &status, 0), victim);
+    EXPECT_TRUE(WIFSIGNALED(status));  // it had not seen anything wrong until then
+  }
+  for (const pid_t child : children) {
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  for (int key = 0; key < 3; ++key) EXPECT_EQ(store.load(name_of(key)), binary_of(key));
 }
 
 TEST(ClError, NamesCodes) {

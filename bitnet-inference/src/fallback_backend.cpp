@@ -14,6 +14,7 @@
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
 #include "layer_placement.hpp"
+#include "own_object.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -43,17 +44,8 @@ class SplitWeights final : public PreparedWeights {
   std::array<PreparedPtr, 2> side_;
 };
 
-const MirrorBuffer& mirror(const Buffer& buffer) {
-  const auto* p = dynamic_cast<const MirrorBuffer*>(&buffer);
-  if (p == nullptr) throw Error(ErrorCode::kInvalidArgument, "a buffer of another backend");
-  return *p;
-}
-
-const SplitWeights& split(const PreparedWeights& weights) {
-  const auto* p = dynamic_cast<const SplitWeights*>(&weights);
-  if (p == nullptr) throw Error(ErrorCode::kInvalidArgument, "weights of another backend");
-  return *p;
-}
+const MirrorBuffer& mirror(const Buffer& buffer) { return own_buffer<MirrorBuffer>(buffer); }
+const SplitWeights& split(const PreparedWeights& weights) { return own_weights<SplitWeights>(weights); }
 
 MemoryResource& host_memory(const Backend& cpu) {
   if (cpu.memory() == nullptr)
@@ -82,6 +74,7 @@ class FallbackBackend final : public Backend {
     return at(side_of(BackendOp::kAttention)).available_memory();
   }
   MemoryResource* memory() const noexcept override { return at(kCpuSide).memory(); }
+  DeviceStatistics statistics() const override { return at(kDeviceSide).statistics(); }
   std::int64_t refused() const noexcept { return refused_; }
   std::vector<MemoryResource*> memories() const override {
     std::vector<MemoryResource*> all = at(kCpuSide).memories();

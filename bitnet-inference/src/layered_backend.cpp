@@ -15,6 +15,7 @@
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
 #include "layer_placement.hpp"
+#include "own_object.hpp"
 
 namespace bitnet::inference {
 namespace {
@@ -56,17 +57,8 @@ class StagedWeights final : public PreparedWeights {
   }
 };
 
-const StagedBuffer& staged(const Buffer& buffer) {
-  const auto* p = dynamic_cast<const StagedBuffer*>(&buffer);
-  if (p == nullptr) throw Error(ErrorCode::kInvalidArgument, "a buffer of another backend");
-  return *p;
-}
-
-const StagedWeights& staged(const PreparedWeights& weights) {
-  const auto* p = dynamic_cast<const StagedWeights*>(&weights);
-  if (p == nullptr) throw Error(ErrorCode::kInvalidArgument, "weights of another backend");
-  return *p;
-}
+const StagedBuffer& staged(const Buffer& buffer) { return own_buffer<StagedBuffer>(buffer); }
+const StagedWeights& staged(const PreparedWeights& weights) { return own_weights<StagedWeights>(weights); }
 
 void check_stages(const std::vector<Stage>& stages, const ModelConfig& config) {
   std::int64_t sum = 0;
@@ -370,9 +362,16 @@ class LayeredBackend final : public Backend, public LayerPlacer {
 };
 
 DeviceStatistics LayeredBackend::statistics() const {
+  std::vector<DeviceStatistics> all;
+  for (const Stage& stage : stages_) all.push_back(stage.backend->statistics());
+  return add_up(all);
+}
+
+}  // namespace
+
+DeviceStatistics add_up(std::span<const DeviceStatistics> all) {
   DeviceStatistics sum;
-  for (const Stage& stage : stages_) {
-    const DeviceStatistics s = stage.backend->statistics();
+  for (const DeviceStatistics& s : all) {
     for (const auto member :
          {&DeviceStatistics::launches, &DeviceStatistics::waits, &DeviceStatistics::uploads,
           &DeviceStatistics::upload_bytes, &DeviceStatistics::downloads, &DeviceStatistics::download_bytes,
@@ -382,12 +381,21 @@ DeviceStatistics LayeredBackend::statistics() const {
       sum.*member += s.*member;
     sum.upload_seconds += s.upload_seconds;
     sum.download_seconds += s.download_seconds;
-    sum.kernels.insert(sum.kernels.end(), s.kernels.begin(), s.kernels.end());
+    for (const DeviceStatistics::KernelTime& k : s.kernels) {
+      const auto same = std::find_if(sum.kernels.begin(), sum.kernels.end(),
+                                     [&](const auto& one) { return one.name == k.name; });
+      if (same == sum.kernels.end()) {
+        sum.kernels.push_back(k);
+      } else {
+        same->launches += k.launches;
+        same->seconds += k.seconds;
+      }
+    }
   }
+  std::stable_sort(sum.kernels.begin(), sum.kernels.end(),
+                   [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
   return sum;
 }
-
-}  // namespace
 
 std::unique_ptr<Backend> with_layers_split(std::vector<Stage> stages, const ModelConfig& config) {
   check_stages(stages, config);

@@ -17,8 +17,10 @@
 #include "chat_cutting.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#include "device_report.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
+#include "trace_file.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -63,6 +65,7 @@ class Batch {
   void write_ready_lines();
   void write_output();
   int summarise(double seconds) const;
+  void write_figures(double seconds);
   bool to_stdout() const { return output_ == "-"; }
 
   const Values& values_;
@@ -73,6 +76,7 @@ class Batch {
   std::vector<BatchRecord> records_;  // one an item; finish_reason is empty until it is done
   std::size_t n_done_ = 0, n_kept_ = 0, n_written_ = 0;
   std::int64_t new_tokens_ = 0;
+  std::optional<TraceFile> trace_;  // outlives the engine
   MemoryWatch memory_;
   BatchEngine engine_{values_, io_, memory_.monitor(), [this](const std::string& line) { say_note(line); }};
   // Of the model, which may be away while its device is opened anew.
@@ -87,6 +91,7 @@ class Batch {
   std::vector<std::size_t> finished_;  // items, in the order in which they ended; reserved
   std::size_t n_journalled_ = 0;       // of those
   std::unique_ptr<ProgressBar> bar_;
+  std::optional<StatisticsFile> statistics_;
 };
 
 void Batch::read_input() {
@@ -386,7 +391,7 @@ void Batch::say_details(const RecoveringScheduler& scheduler) {
   const LengthStatistics s = length_statistics(lengths);
   io_.err << "batch: prompts of " << s.shortest << " to " << grouped(s.longest)
           << " tokens, half of them up to " << grouped(s.median) << ", " << grouped(s.total) << " in all\n";
-  io_.err << memory_.report();
+  io_.err << memory_.report() << device_lines(engine_.statistics());
   const auto stats = scheduler.stats();
   if (stats.yielded > 0)
     io_.err << "batch: " << stats.yielded << " sequences waited because memory was short\n";
@@ -440,6 +445,33 @@ int Batch::summarise(double seconds) const {
   return failed > 0 ? kFailure : kOk;
 }
 
+/// --statistics and --profile, of this run's items.
+void Batch::write_figures(double seconds) {
+  using Json = nlohmann::ordered_json;
+  Json device = device_json(engine_.statistics());
+  Json pools = engine_.engine() != nullptr ? pools_json(engine_.engine()->model()->backend()) : Json::array();
+  if (trace_) trace_->write(device, pools, io_);
+  std::size_t failed = 0;
+  std::int64_t prompt_tokens = 0;
+  for (const BatchRecord& r : records_) {
+    failed += r.finish_reason == "error" ? 1 : 0;
+    prompt_tokens += r.prompt_tokens;
+  }
+  statistics_->write({{"model", values_.text(opt::kModel)},
+                      {"device", engine_.engine() != nullptr ? engine_.engine()->selection().device.name
+                                                             : values_.text(opt::kDevice)},
+                      {"load_seconds", engine_.load_seconds()},
+                      {"items", items_.size()},
+                      {"kept", n_kept_},
+                      {"failed", failed},
+                      {"prompt_tokens", prompt_tokens},
+                      {"completion_tokens", new_tokens_},
+                      {"seconds", seconds},
+                      {"peak_rss_bytes", peak_memory_bytes()},
+                      {"device_statistics", std::move(device)},
+                      {"memory_pools", std::move(pools)}});
+}
+
 int Batch::run() {
   require(values_, opt::kModel);
   require(values_, opt::kInput);
@@ -450,6 +482,9 @@ int Batch::run() {
   read_input();
   check_system();
   check_output();
+  if (values_.has(opt::kProfile)) trace_.emplace(values_, "bitnet batch");
+  statistics_.emplace(values_);
+  if (trace_) engine_.set_profiler(trace_->profiler());
   if (values_.flag(opt::kResume)) take_over_finished();
   const Stopwatch watch;
   std::exception_ptr problem;
@@ -469,6 +504,7 @@ int Batch::run() {
   const double seconds = watch.seconds();
   attempt([&] { faults_.flush(); });
   attempt([&] { write_output(); });
+  attempt([&] { write_figures(seconds); });
   const int code = summarise(seconds);
   if (problem != nullptr) std::rethrow_exception(problem);
   return code;
@@ -499,7 +535,8 @@ const Command kBatchCommand{
         "bitnet batch -m models/bitnet-demo-i2_s.gguf -i prompts.jsonl -o out.jsonl --resume",
     .arguments = {},
     .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
-                        &opt::kSpecial, &opt::kTruncate, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType},
+                        &opt::kSpecial, &opt::kTruncate, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType,
+                        &opt::kProfile, &opt::kStatistics},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

@@ -124,11 +124,14 @@ class Limits {
 };
 
 /// None for what is no single OpenCL device.
-std::optional<BenchPeaks> peaks_of([[maybe_unused]] const inference::InferenceEngine& engine) {
+std::optional<BenchPeaks> peaks_of([[maybe_unused]] const inference::InferenceEngine& engine,
+                                   [[maybe_unused]] const Values& values) {
 #ifdef BITNET_WITH_GPU
   const std::string& name = engine.stages().front().device;
   if (engine.stages().size() != 1 || !name.starts_with("opencl:")) return std::nullopt;
-  const gpu::DevicePeaks p = gpu::measure_peaks(name);
+  gpu::Options options;
+  options.sub_devices = sub_devices(values, name);
+  const gpu::DevicePeaks p = gpu::measure_peaks(name, options);
   return BenchPeaks{p.copy_gbps, p.int8_gops, p.enqueue_seconds, p.launch_seconds};
 #else
   return std::nullopt;
@@ -226,7 +229,7 @@ class Bench {
     }
     if (first && !limits) {
       report_.device_statistics = engine->model()->backend().statistics();
-      report_.peaks = peaks_of(*engine);
+      report_.peaks = peaks_of(*engine, values_);
     }
     report_.limits.push_back(limits ? limits->result() : device_limits(*engine, context->threads()));
     if (limits && first) report_.probe_bytes = limits->bytes();

@@ -70,7 +70,7 @@ void write_line(const Device& d, Io& io) {
 }
 
 int list_devices(const Values& values, Io& io) {
-  BackendRegistry registry = make_registry(true);
+  BackendRegistry registry = make_registry(true, sub_devices(values, {}));
   const DeviceRequest request{.name = "auto",
                               .policy = device_policy_from_name(values.text(opt::kDevicePolicy))};
   // As `run` does for `auto`, so that the last line says what that would choose.
@@ -93,13 +93,15 @@ int list_devices(const Values& values, Io& io) {
 const Command kDevicesCommand{
     .name = "devices",
     .summary = "list the devices that --device can name",
-    .usage = "[--json] [--measure] [--device-policy POLICY]",
+    .usage = "[--json] [--measure] [--sub-devices N] [--device-policy POLICY]",
     .description =
         "One device a line: its name, a tab, what it is. The last line says what `--device auto` would "
-        "choose and why; --json says all that is known of each.",
+        "choose and why; --json says all that is known of each, --sub-devices lists the parts of devices "
+        "that can be "
+        "divided into so many, too.",
     .example = "bitnet devices\nbitnet run -m models/bitnet-demo-i2_s.gguf -p \"Hello\" --device opencl:0:0",
     .arguments = {},
-    .options = {&opt::kJson, &opt::kMeasure, &opt::kDevicePolicy},
+    .options = {&opt::kJson, &opt::kMeasure, &opt::kSubDevices, &opt::kDevicePolicy},
     .body = list_devices,
 };
 

@@ -4,7 +4,6 @@
 #include <optional>
 #include <ostream>
 
-#include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "bitnet/core/text/utf8.hpp"
 #include "commands/commands_list.hpp"
@@ -12,11 +11,13 @@
 #include "device_report.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
+#include "trace_file.hpp"
 
 namespace bitnet::cli {
 namespace {
 
 using inference::FinishReason;
+using Json = nlohmann::ordered_json;
 
 /// The prompt's text. Files usually end in a line break that is not part of the prompt: one is taken off.
 std::string read_prompt(const Values& values, Io& io) {
@@ -75,38 +76,29 @@ inference::GenerationResult generate(const Values& values, const std::string& pr
   return continue_ids(ids, engine, options, write);
 }
 
-/// --profile: a trace of loading and running, opened before both.
-class Trace {
- public:
-  /// Throws what report_path() throws, and Error(kIo) where the file cannot be written.
-  explicit Trace(const Values& values) : file_(report_path(values, opt::kProfile, "trace")) {}
-  Profiler* profiler() noexcept { return &profiler_; }
-  void write(Io& io) {
-    profiler_.chrome_trace("bitnet run", [&](std::string_view piece) { file_.write(piece); });
-    file_.commit();
-    io.err << profiler_.table();
-  }
-  /// What is wrong with the trace must not hide why the run failed.
-  void write_after_failure(Io& io) {
-    try {
-      write(io);
-    } catch (const std::exception& e) {
-      io.err << "note: no trace: " << e.what() << '\n';
-    }
-  }
-
- private:
-  // Memory is taken as zones come: 15,000 tokens of a model of 30 layers.
-  static constexpr std::size_t kZones = std::size_t{1} << 22;
-  AtomicFile file_;
-  Profiler profiler_{kZones};
+/// For --statistics and the trace.
+struct RunFigures {
+  Json device, pools, run;
 };
 
+Json run_json(const inference::InferenceEngine& engine, const inference::GenerationResult& r) {
+  return {{"device", engine.selection().device.name},
+          {"load_seconds", engine.model()->load_seconds()},
+          {"prompt_tokens", r.prompt_tokens},
+          {"prompt_seconds", r.timings.prompt_seconds},
+          {"completion_tokens", r.completion_tokens},
+          {"decode_seconds", r.timings.decode_seconds},
+          {"finish_reason", to_string(r.finish_reason)},
+          {"peak_rss_bytes", peak_memory_bytes()}};
+}
+
 int generate_text(const Values& values, const std::string& prompt, inference::InferenceEngine& engine,
-                  inference::GenerationOptions& options, Io& io) {
+                  inference::GenerationOptions& options, RunFigures& figures, Io& io) {
   if (values.flag(opt::kEcho)) io.out << prompt << std::flush;
   MemoryWatch memory(engine.model());
   const auto result = generate(values, prompt, engine, options, io);
+  const Backend& backend = engine.model()->backend();
+  figures = {device_json(backend.statistics()), pools_json(backend), run_json(engine, result)};
   if (result.error) throw *result.error;
   if (io.out_is_terminal) io.out << '\n';
   io.out.flush();
@@ -114,7 +106,7 @@ int generate_text(const Values& values, const std::string& prompt, inference::In
          << ", peak memory " << human_bytes(peak_memory_bytes()) << '\n';
   if (values.flag(opt::kVerbose))
     io.err << "finished: " << to_string(result.finish_reason) << '\n'
-           << memory.report() << device_lines(engine.model()->backend().statistics());
+           << memory.report() << device_lines(backend.statistics());
   return result.finish_reason == FinishReason::kCancelled ? kInterrupted : kOk;
 }
 
@@ -127,19 +119,26 @@ int run_model(const Values& values, Io& io) {
   const std::string prompt = read_prompt(values, io);
   const std::int64_t seed = choose_seed(values);
   options.sampling.seed = static_cast<std::uint64_t>(seed);
-  std::optional<Trace> trace;
-  if (values.has(opt::kProfile)) trace.emplace(values);
+  std::optional<TraceFile> trace;
+  if (values.has(opt::kProfile)) trace.emplace(values, "bitnet run");
+  StatisticsFile statistics(values);
+  RunFigures figures;
   int code = kOk;
   try {
     const auto engine = load_engine(values, io, make_context(values), trace ? trace->profiler() : nullptr);
     if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
-    code = generate_text(values, prompt, *engine, options, io);
+    code = generate_text(values, prompt, *engine, options, figures, io);
   } catch (const std::exception&) {  // std::bad_alloc, too
     // Where the time of a run that failed went is worth knowing, too.
-    if (trace && !trace->profiler()->events().empty()) trace->write_after_failure(io);
+    if (trace) trace->write_after_failure(io);
     throw;
   }
-  if (trace) trace->write(io);
+  if (trace) trace->write(figures.device, figures.pools, io);
+  Json all{{"model", values.text(opt::kModel)}};
+  all.update(figures.run);
+  all["device_statistics"] = std::move(figures.device);
+  all["memory_pools"] = std::move(figures.pools);
+  statistics.write(all);
   return code;
 }
 
@@ -161,7 +160,7 @@ const Command kRunCommand{
         "story.txt",
     .arguments = {},
     .options = concat({{&opt::kPrompt, &opt::kFile, &opt::kChatTemplate, &opt::kSystem, &opt::kSpecial,
-                        &opt::kEcho, &opt::kProfile, &opt::kCtxSize, &opt::kKvType},
+                        &opt::kEcho, &opt::kProfile, &opt::kStatistics, &opt::kCtxSize, &opt::kKvType},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

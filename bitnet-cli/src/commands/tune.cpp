@@ -7,6 +7,7 @@
 #include "bitnet/quant/model_io.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#include "loading.hpp"
 #ifdef BITNET_WITH_GPU
 #include "bitnet/gpu/tuning.hpp"
 #endif
@@ -91,7 +92,8 @@ int tune(const Values& values, Io& io) {
   const fs::path path = table_of(values);
   if (!path.empty()) gpu::check_tuning_file(path);
   ProgressBar bar(io, "candidates");
-  const gpu::TuneOptions options = options_of(values, bar, io);
+  gpu::TuneOptions options = options_of(values, bar, io);
+  options.device.sub_devices = sub_devices(values, device);
   if (values.flag(opt::kVerbose)) {
     io.err << "shapes:";
     for (const gpu::TuneShape& s : options.shapes)
@@ -136,8 +138,8 @@ const Command kTuneCommand{
         "bitnet tune --device opencl:0:0\n"
         "bitnet tune --device opencl:0:0 -m model.gguf -o - > table.yaml",
     .arguments = {},
-    .options = {&opt::kTuneDevice, &opt::kTuneModel, &opt::kTuneRounds, &opt::kThreads, &opt::kIsa,
-                &opt::kTuneOutput, &opt::kVerbose},
+    .options = {&opt::kTuneDevice, &opt::kTuneModel, &opt::kSubDevices, &opt::kTuneRounds, &opt::kThreads,
+                &opt::kIsa, &opt::kTuneOutput, &opt::kVerbose},
     .body = tune,
 };
 

@@ -56,8 +56,10 @@ class Profiler {
   std::string table() const;
   /// Trace Event Format (JSON): "X" events in microseconds, bytes, rows and GB/s as arguments.
   std::string chrome_trace(std::string_view process) const;
-  /// The same in pieces, for traces that need not be in memory whole.
-  void chrome_trace(std::string_view process, const std::function<void(std::string_view)>& write) const;
+  /// The same in pieces, for traces that need not be in memory whole. `other`: members of its "otherData"
+  /// beside the number of dropped zones, as JSON with commas between them ("\"device\":{}"); may be empty.
+  void chrome_trace(std::string_view process, const std::function<void(std::string_view)>& write,
+                    std::string_view other = {}) const;
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -44,7 +44,8 @@ struct Options {
   /// Bytes that buffers of a backend may take, where the device has more; 0: what the device has.
   std::size_t memory_limit = 0;
   /// Each device that can be divided into so many equal parts is listed with them behind it, as
-  /// "opencl:0:0/0", "opencl:0:0/1", …, with that share of its memory; below 2: none is.
+  /// "opencl:0:0/0", "opencl:0:0/1", …, with that share of its memory, and a note says how many; below 2:
+  /// none is.
   std::int64_t sub_devices = 0;
 };
 

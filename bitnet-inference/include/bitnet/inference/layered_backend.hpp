@@ -3,6 +3,7 @@
 // several devices, one after the other. How many layers go where is layer_split.hpp's business.
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,5 +28,9 @@ struct Stage {
 /// Throws Error(kInvalidArgument) without stages, on a null backend, on numbers of layers below 0 or that do
 /// not add up to the model's. Ops are issued by one thread at a time (Backend).
 std::unique_ptr<Backend> with_layers_split(std::vector<Stage> stages, const ModelConfig& config);
+
+/// What several devices did, or one after it was opened anew: the sum of all figures, kernels of one name
+/// together. A pure function.
+DeviceStatistics add_up(std::span<const DeviceStatistics> all);
 
 }  // namespace bitnet::inference

@@ -1,0 +1,184 @@
+// `--device` with whatever OpenCL devices there are: whole models, parts of devices, what a device did.
+#include <algorithm>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "bitnet/testing/opencl.hpp"
+#include "cli_fixture.hpp"
+
+namespace bitnet::cli {
+namespace {
+
+using nlohmann::json;
+
+class DeviceTest : public CliTest {
+ protected:
+  static bool has_opencl() { return call({"devices"}).out.find("\nopencl:0:0\t") != std::string::npos; }
+};
+
+TEST_F(DeviceTest, TheWholeModelRunsOnTheDevice) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  const std::vector<std::string> arguments{"run", "-m", model(), "-p", "hello", "-n", "8", "--seed", "1"};
+  auto on_device = arguments;
+  on_device.insert(on_device.end(), {"--device", "opencl:0:0"});
+  const auto cpu = call(arguments), device = call(on_device);
+  ASSERT_EQ(device.code, kOk) << device.err;
+  EXPECT_EQ(device.out, cpu.out);
+  EXPECT_THAT(device.err, Not(HasSubstr("lacks these operations")));
+  EXPECT_THAT(device.err, Not(HasSubstr("device: ")));
+  on_device.push_back("--device-only");
+  EXPECT_EQ(call(on_device).out, cpu.out);
+  on_device.insert(on_device.end(), {"-v", "--profile", file("trace.json")});
+  const auto verbose = call(on_device);
+  for (const char* part :
+       {"device: ", " launches, the host waited ", " GB/s", "device: attention: ", " of them compiled"})
+    EXPECT_THAT(verbose.err, HasSubstr(part));
+  const json trace = json::parse(read_file(file("trace.json")));
+  const auto is_matmul = [](const json& e) { return e["name"] == "ternary_matmul"; };
+  EXPECT_TRUE(std::any_of(trace["traceEvents"].begin(), trace["traceEvents"].end(), is_matmul));
+  EXPECT_GT(trace["otherData"]["device_statistics"]["launches"], 0);
+  EXPECT_FALSE(trace["otherData"]["memory_pools"].empty());
+}
+
+/// What --statistics wrote of a device, with times or without.
+void expect_device_statistics(const json& s, bool timed) {
+  const json& d = s["device_statistics"];
+  for (const char* key : {"launches", "waits", "buffers", "programs"}) EXPECT_GT(d[key], 0) << key;
+  EXPECT_TRUE(d["compiled_programs"].is_number_unsigned());
+  EXPECT_GE(d["buffer_hit_rate"], 0.0);
+  EXPECT_LE(d["buffer_hit_rate"], 1.0);
+  for (const char* way : {"uploads", "downloads"}) {
+    EXPECT_GT(d[way]["copies"], 0) << way;
+    EXPECT_GT(d[way]["bytes"], 0) << way;
+    EXPECT_EQ(d[way]["gbps"].is_null(), !timed) << way;
+  }
+  EXPECT_EQ(d["kernels"].empty(), !timed);
+  for (const json& k : d["kernels"]) {
+    EXPECT_GT(k["launches"], 0);
+    EXPECT_GE(k["seconds"], 0.0);
+  }
+  ASSERT_GE(s["memory_pools"].size(), 1u);
+  const auto of_device = [](const json& p) { return p["name"] == "opencl:0:0"; };
+  const auto pool = std::find_if(s["memory_pools"].begin(), s["memory_pools"].end(), of_device);
+  ASSERT_NE(pool, s["memory_pools"].end());
+  EXPECT_GT((*pool)["peak_used_bytes"], 0);
+  EXPECT_GE((*pool)["peak_held_bytes"], (*pool)["peak_used_bytes"]);
+  EXPECT_GE((*pool)["internal_fragmentation"], 0.0);
+  EXPECT_TRUE((*pool)["external_fragmentation"].is_null() || (*pool)["external_fragmentation"] >= 0.0);
+  EXPECT_GT(s["load_seconds"], 0.0);
+  EXPECT_GT(s["peak_rss_bytes"], 0);
+  EXPECT_EQ(s["device"], "opencl:0:0");
+}
+
+TEST_F(DeviceTest, StatisticsAreJson) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  const auto run = [](std::vector<std::string> more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "hello", "-n", "4", "--seed", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    const auto o = call(words);
+    EXPECT_EQ(o.code, kOk) << o.err;
+  };
+  run({"--device", "opencl:0:0", "--statistics", file("a.json")});
+  const json a = json::parse(read_file(file("a.json")));
+  expect_device_statistics(a, false);
+  EXPECT_EQ(a["completion_tokens"], 4);
+  EXPECT_EQ(a["prompt_tokens"], 6);
+  run({"--device", "opencl:0:0", "--statistics", file("b.json"), "--profile", file("trace.json")});
+  expect_device_statistics(json::parse(read_file(file("b.json"))), true);
+  run({"--statistics", file("c.json")});
+  const json cpu = json::parse(read_file(file("c.json")));
+  EXPECT_TRUE(cpu["device_statistics"].is_null());
+  EXPECT_EQ(cpu["memory_pools"].size(), 1u);
+
+  const std::string in = file("in.txt", "one\ntwo\nthree\n");
+  const std::vector<std::string> batch{"batch",
+                                       "-m",
+                                       model(),
+                                       "-i",
+                                       in,
+                                       "-n",
+                                       "4",
+                                       "--seed",
+                                       "1",
+                                       "--device",
+                                       "opencl:0:0",
+                                       "-v",
+                                       "--statistics",
+                                       file("d.json"),
+                                       "-o",
+                                       file("out.jsonl")};
+  const auto o = call(batch);
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr(" launches, the host waited "));
+  const json d = json::parse(read_file(file("d.json")));
+  expect_device_statistics(d, false);
+  EXPECT_EQ(d["items"], 3);
+  EXPECT_EQ(d["failed"], 0);
+  EXPECT_EQ(d["completion_tokens"], 12);
+  auto timed = batch;
+  timed.insert(timed.end(), {"--profile", file("batch_trace.json")});
+  ASSERT_EQ(call(timed).code, kOk);
+  expect_device_statistics(json::parse(read_file(file("d.json"))), true);
+  EXPECT_THAT(read_file(file("batch_trace.json")), HasSubstr("\"ternary_matmul\""));
+}
+
+TEST_F(DeviceTest, StatisticsThatCannotBeWrittenAreErrorsBeforeTheRun) {
+  for (const std::string command : {"run", "batch"}) {
+    std::vector<std::string> words{command, "-m", model()};
+    if (command == "run") words.insert(words.end(), {"-p", "x"});
+    if (command == "batch") words.insert(words.end(), {"-i", file("in.txt", "x\n"), "-o", file("o.jsonl")});
+    const auto with = [&](const std::string& to) {
+      auto all = words;
+      all.insert(all.end(), {"--statistics", to});
+      return call(all);
+    };
+    EXPECT_FAILS(with("-"), kUsage, "--statistics needs a file");
+    EXPECT_FAILS(with(model()), kFailure, "the statistics would replace the model");
+    EXPECT_FAILS(with(file("none/s.json")), kFailure, "none");
+    EXPECT_FALSE(std::filesystem::exists(file("o.jsonl")));
+  }
+}
+
+TEST_F(DeviceTest, PartsOfADeviceHaveNames) {
+  const auto listed = call({"devices", "--sub-devices", "2"});
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  if (listed.out.find("\nopencl:0:0/1\t") == std::string::npos)
+    GTEST_SKIP() << "it cannot be divided: " << listed.err;
+  EXPECT_THAT(listed.out, HasSubstr("\nopencl:0:0/0\t"));
+  EXPECT_THAT(listed.out, Not(HasSubstr("\nopencl:0:0/2\t")));
+  const auto run = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "hello", "-n", "8", "--seed", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  const auto cpu = run({});
+  const auto part = run({"--device", "opencl:0:0/1", "-v"});
+  ASSERT_EQ(part.code, kOk) << part.err;
+  EXPECT_EQ(part.out, cpu.out);
+  EXPECT_THAT(part.err, HasSubstr("device: opencl:0:0/1: asked for by name; "));
+  const auto both = run({"--device", "opencl:0:0/0,opencl:0:0/1"});
+  ASSERT_EQ(both.code, kOk) << both.err;
+  EXPECT_EQ(both.out, cpu.out);
+  EXPECT_THAT(both.err,
+              HasSubstr("embedding and layer 0 on opencl:0:0/0; layer 1 and head on opencl:0:0/1\n"));
+  // What there is, is said.
+  EXPECT_FAILS(run({"--device", "opencl:0:0/2"}), kFailure,
+               "opencl:0:0 has 2 parts, opencl:0:0/0 to opencl:0:0/1");
+  EXPECT_FAILS(run({"--device", "opencl:0:0/1,opencl:0:0/7"}), kFailure, "there is no device 'opencl:0:0/7'");
+  EXPECT_FAILS(run({"--device", "opencl:0:0/1", "--sub-devices", "1000"}), kFailure,
+               "opencl:0:0 is not divided: it has ");
+  EXPECT_FAILS(run({"--device", "opencl:0:0/0", "--sub-devices", "1"}), kUsage,
+               "--sub-devices: expected a whole number from 2 to 1024");
+}
+
+TEST_F(DeviceTest, TheEnvironmentNamesTheDevice) {
+  ASSERT_EQ(setenv("BITNET_DEVICE", "nosuch", 1), 0);
+  const auto o = call({"run", "-m", model(), "-p", "x"});
+  const auto overridden = call({"run", "-m", model(), "-p", "x", "-n", "1", "--device", "cpu"});
+  unsetenv("BITNET_DEVICE");
+  EXPECT_FAILS(o, kFailure, "there is no device 'nosuch'");
+  EXPECT_EQ(overridden.code, kOk) << overridden.err;
+}
+
+}  // namespace
+}  // namespace bitnet::cli
