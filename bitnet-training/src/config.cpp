@@ -299,6 +299,17 @@ void check_effect(const TrainConfig& c, const Require& require) {
   needs(abrupt && s.steps != QuantizerSchedule().steps, "training.quantizer_steps", grows);
   needs(q.gradient == StraightThrough::kIdentity && q.clip != plain.clip, "model.straight_through_clip",
         "model.straight_through: clipped or learned_scale");
+  const AdamWOptions adamw;
+  const char* const moments = "training.optimizer: adamw, adamw8 or muon";
+  const bool has_moments = c.optimizer != OptimizerKind::kSgd;
+  needs(!has_moments && c.adamw.beta1 != adamw.beta1, "training.beta1", moments);
+  needs(!has_moments && c.adamw.beta2 != adamw.beta2, "training.beta2", moments);
+  needs(!has_moments && c.adamw.eps != adamw.eps, "training.eps", moments);
+  const bool has_momentum = c.optimizer == OptimizerKind::kSgd || c.optimizer == OptimizerKind::kMuon;
+  needs(!has_momentum && c.momentum != TrainConfig().momentum, "training.momentum",
+        "training.optimizer: sgd or muon");
+  needs(c.schedule.kind != ScheduleKind::kTwoStage && c.schedule.second_peak != 0,
+        "training.second_learning_rate", "training.schedule: two_stage");
 }
 
 void check(const TrainConfig& c, const Require& require) {

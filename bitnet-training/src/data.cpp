@@ -117,8 +117,8 @@ void Sampler::set_state(const SamplerState& state) {
   epoch_ = state.epoch;
 }
 
-BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos,
-                           std::uint64_t seed)
+WindowSampler::WindowSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos,
+                             std::uint64_t seed)
     : Sampler(seed), tokens_(tokens), length_(length), bos_(bos) {
   // One window is lost to the phase, and one token to the last target.
   if (length <= 0 || static_cast<std::int64_t>(tokens.size()) < 2 * length + 1)
@@ -128,13 +128,13 @@ BatchSampler::BatchSampler(std::span<const TokenId> tokens, std::int64_t length,
   begin_epoch();
 }
 
-std::int64_t BatchSampler::cut(Rng& rng) {
+std::int64_t WindowSampler::cut(Rng& rng) {
   const auto phase = static_cast<std::int64_t>(rng.below(static_cast<std::uint64_t>(length_)));
   windows_.emplace(tokens_.first(tokens_.size() - 1), length_, phase);
   return windows_->size();
 }
 
-void BatchSampler::append(std::int64_t sequence, Batch& batch) const {
+void WindowSampler::append(std::int64_t sequence, Batch& batch) const {
   append_window(tokens_, windows_->begin_of(sequence), length_, bos_, batch);
 }
 

@@ -8,11 +8,15 @@
 
 namespace bitnet::training {
 
-QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits, float lambda) {
+namespace {
+
+/// Q of [n, cols] rows, of which `row_of(r)` gives one at a time; in memory of the tape.
+template <class RowOf>
+quant::QuantizedView quantize_rows(Tape& tape, std::int64_t n, std::int64_t columns, int bits, RowOf row_of) {
   BITNET_REQUIRE(bits == 8 || bits == 4, "quantize_activations",
                  "activations of " + std::to_string(bits) + " bits: expected 8 or 4");
-  const std::int64_t n = x.rows(), stride = quant::quantized_stride(x.cols());
-  const auto cols = static_cast<std::size_t>(x.cols()), count = static_cast<std::size_t>(n);
+  const std::int64_t stride = quant::quantized_stride(columns);
+  const auto cols = static_cast<std::size_t>(columns), count = static_cast<std::size_t>(n);
   auto* const q = static_cast<std::int8_t*>(tape.bytes(count * static_cast<std::size_t>(stride)));
   auto* const sums = static_cast<std::int32_t*>(tape.bytes(count * sizeof(std::int32_t)));
   float* const inv_scales = tape.floats(count);
@@ -20,21 +24,43 @@ QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits, float l
   const TrainKernels& k = train_of(tape);
   for_rows(tape, n, 16, [&](std::int64_t r) {
     std::int8_t* const row = q + r * stride;
-    inv_scales[r] =
-        k.quantize_row(x.value().data() + static_cast<std::size_t>(r) * cols, largest, row, &sums[r], cols);
+    inv_scales[r] = k.quantize_row(row_of(r), largest, row, &sums[r], cols);
     std::fill(row + cols, row + stride, std::int8_t{0});
   });
-  const quant::QuantizedView view{n, x.cols(), stride, q, inv_scales, sums};
-  if (lambda == 1) return {x, view, {}};
+  return {n, columns, stride, q, inv_scales, sums};
+}
+
+}  // namespace
+
+QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits, float lambda) {
+  const auto cols = static_cast<std::size_t>(x.cols());
+  const quant::QuantizedView q = quantize_rows(tape, x.rows(), x.cols(), bits, [&](std::int64_t r) {
+    return x.value().data() + static_cast<std::size_t>(r) * cols;
+  });
+  if (lambda == 1) return {x, q, {}};
+  const TrainKernels& k = train_of(tape);
   const Variable mixed = tape.make_straight_through(x);
-  for_rows(tape, n, 16, [&](std::int64_t r) {
+  for_rows(tape, x.rows(), 16, [&](std::int64_t r) {
     const auto at = static_cast<std::size_t>(r) * cols;
     float* const row = mixed.value().data() + at;
-    k.widen(q + r * stride, row, cols);
-    k.scale_to(inv_scales[r], row, row, cols);
+    k.widen(q.values + r * q.stride, row, cols);
+    k.scale_to(q.inv_scales[r], row, row, cols);
     k.blend(lambda, x.value().data() + at, row, cols);
   });
   return {x, {}, mixed};
+}
+
+QuantizedVariable normalize_quantize(Tape& tape, Variable x, Variable w, float eps, int bits) {
+  const auto cols = static_cast<std::size_t>(x.cols()), count = x.value().size();
+  const Variable rows = make_rms_norm(tape, x, w, eps, false);
+  float* const normalized = tape.borrow(count);
+  const quant::QuantizedView q = quantize_rows(tape, x.rows(), x.cols(), bits, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    f32_of(tape).rms_norm(x.value().data() + at, w.value().data(), eps, normalized + at, cols);
+    return normalized + at;
+  });
+  tape.give_back(normalized, count);
+  return {rows, q, {}};
 }
 
 namespace {
@@ -76,7 +102,6 @@ TernaryCache::TernaryCache(const ExecutionContext& context, std::int64_t out, st
       options_(options),
       memory_(context.memory()),
       trits_(*memory_, static_cast<std::size_t>(out * in), "ternary weights", 64),
-      effective_(*memory_, trits_.size(), "ternary weights", 64),
       scales_(*memory_, scales_of(options.granularity, out, in), "ternary weights", 64) {
   options_.validate();
   if (options.granularity != ScaleGranularity::kGroup)
@@ -123,13 +148,33 @@ void TernaryCache::update(const ExecutionContext& context, std::span<const float
                                       : rule(context, latent.subspan(begin, count), room.data());
     const float s = std::max(rule_scale, 1e-5f);
     scales_[i] = invertible_scale(s);
-    k.ternarize(latent.data() + begin, 1.0f / s, scales_[i], trits_.data() + begin, effective_.data() + begin,
-                count, &zeros_, &flips_);
-    if (lambda != 1) k.blend(lambda, latent.data() + begin, effective_.data() + begin, count);
+    k.ternarize(latent.data() + begin, 1.0f / s, trits_.data() + begin, count, &zeros_, &flips_);
   }
   if (packed()) packed_->assign(trits(), scales());
   if (fresh_) flips_ = 0;
   fresh_ = false;
+}
+
+void TernaryCache::effective(const ExecutionContext& context, std::span<const float> latent,
+                             std::span<float> to) const {
+  BITNET_REQUIRE(to.size() == trits_.size() && (lambda_ == 1 || latent.size() == to.size()),
+                 "ternary weights", "latent or effective weights have another size");
+  const TrainKernels& k = train_kernels(context.isa());
+  const auto in = static_cast<std::size_t>(in_), rows = static_cast<std::size_t>(out_);
+  const std::size_t per_row = scales_.size() < rows ? 1 : scales_.size() / rows;
+  const std::size_t columns = per_row == 1 ? in : static_cast<std::size_t>(kScaleGroup);
+  context.parallel_for(rows, 16, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t r = begin; r < end; ++r) {
+      float* const row = to.data() + r * in;
+      k.widen(trits_.data() + r * in, row, in);
+      for (std::size_t g = 0; g < per_row; ++g) {
+        const std::size_t first = g * columns;
+        k.scale_to(scales_[scales_.size() == 1 ? 0 : r * per_row + g], row + first, row + first,
+                   std::min(columns, in - first));
+      }
+      if (lambda_ != 1) k.blend(lambda_, latent.data() + r * in, row, in);
+    }
+  });
 }
 
 quant::TernaryWeights TernaryCache::weights() const {
@@ -205,6 +250,16 @@ void scale_rows(const Tape& tape, const quant::QuantizedView& q, float* y, std::
   });
 }
 
+/// Calls multiply(weights) with the effective weights [out, in], in memory that the tape lends.
+template <class Multiply>
+void with_effective(Tape& tape, const Product& p, Multiply multiply) {
+  const std::size_t count = p.cache->trits().size();
+  float* const weights = tape.borrow(count);
+  p.cache->effective(tape.context(), p.latent.value(), {weights, count});
+  multiply(weights);
+  tape.give_back(weights, count);
+}
+
 /// From `d` [out, in], the gradient of the effective weights, those of the latent ones and of the scales. One
 /// work item a scale, so that threads change no bit.
 void straight_through(Tape& tape, const Product& p, const float* d) {
@@ -234,8 +289,10 @@ void backward(Tape& tape, const Product& p) {
   float* d = p.out.grad().data();
   if (p.x.rows.needs_grad()) {
     const auto dx = tape.grad_target(p.x.rows);
-    gemm(tape.context(), p.n, p.in, p.out_dim, d, p.out_dim, 1, p.cache->effective().data(), p.in, 1, dx.data,
-         p.in, dx.accumulate);
+    with_effective(tape, p, [&](const float* weights) {
+      gemm(tape.context(), p.n, p.in, p.out_dim, d, p.out_dim, 1, weights, p.in, 1, dx.data, p.in,
+           dx.accumulate);
+    });
   }
   if (!p.latent.needs_grad()) return;
   // dYᵀ·(integers · inv_scale): the scales go into dY, which nobody reads after this step.
@@ -276,8 +333,10 @@ Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, con
     } else {
       p.values = x.mixed.value().data();
     }
-    gemm(tape.context(), n, out_dim, in, p.values, in, 1, cache.effective().data(), 1, in, out.value().data(),
-         out_dim, false);
+    with_effective(tape, p, [&](const float* weights) {
+      gemm(tape.context(), n, out_dim, in, p.values, in, 1, weights, 1, in, out.value().data(), out_dim,
+           false);
+    });
     if (x.q.values) scale_rows(tape, x.q, out.value().data(), out_dim);
   }
   Tape* t = &tape;

@@ -11,7 +11,7 @@ namespace bitnet::training {
 struct LanguageModel::Layer {
   Attention attention;
   std::unique_ptr<Linear> gate, up, down;
-  RmsNorm attn_norm, ffn_norm, ffn_sub_norm;
+  RmsNorm ffn_norm, ffn_sub_norm;
 
   /// Makes the layer's parts.
   struct Maker {
@@ -35,20 +35,19 @@ struct LanguageModel::Layer {
     RmsNorm norm(TensorRole role, std::int64_t size) const {
       return {context, hf_name({role, index}, c.family), size, c.rms_norm_eps};
     }
-    std::unique_ptr<RmsNorm> attn_sub_norm() const {
-      return std::make_unique<RmsNorm>(context, hf_name({TensorRole::kAttnSubNorm, index}, c.family),
-                                       c.q_dim(), c.rms_norm_eps);
+    std::unique_ptr<RmsNorm> attention_norm(TensorRole role, std::int64_t size) const {
+      return std::make_unique<RmsNorm>(context, hf_name({role, index}, c.family), size, c.rms_norm_eps);
     }
   };
 
   explicit Layer(const Maker& m)
       : attention({m.linear(TensorRole::kAttnQ), m.linear(TensorRole::kAttnK), m.linear(TensorRole::kAttnV),
-                   m.linear(TensorRole::kAttnOutput), m.attn_sub_norm()},
+                   m.linear(TensorRole::kAttnOutput), m.attention_norm(TensorRole::kAttnSubNorm, m.c.q_dim()),
+                   m.attention_norm(TensorRole::kAttnNorm, m.c.hidden_size)},
                   {0, m.c.n_heads, m.c.n_kv_heads, m.c.head_dim}),
         gate(m.linear(TensorRole::kFfnGate)),
         up(m.linear(TensorRole::kFfnUp)),
         down(m.linear(TensorRole::kFfnDown)),
-        attn_norm(m.norm(TensorRole::kAttnNorm, m.c.hidden_size)),
         ffn_norm(m.norm(TensorRole::kFfnNorm, m.c.hidden_size)),
         ffn_sub_norm(m.norm(TensorRole::kFfnSubNorm, m.c.intermediate_size)) {}
 
@@ -76,7 +75,7 @@ struct LanguageModel::Layer {
   Parameter* parameter(TensorRole role) {
     switch (role) {
       case TensorRole::kAttnNorm:
-        return &attn_norm.weight();
+        return &attention.layers().norm->weight();
       case TensorRole::kAttnSubNorm:
         return &attention.layers().sub_norm->weight();
       case TensorRole::kFfnNorm:
@@ -181,13 +180,13 @@ Variable LanguageModel::forward(Tape& tape, std::span<const std::int32_t> ids, c
 Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const RowLayout& layout,
                                       AttentionStates* states) {
   if (states) states->input = x;
-  x = add(tape, x, l.attention.forward(tape, l.attn_norm.forward(tape, x), rope_, layout, states));
+  x = add(tape, x, l.attention.forward(tape, x, rope_, layout, states));
 
-  const LinearInput f = l.gate->prepare(tape, l.ffn_norm.forward(tape, x));
+  const LinearInput f = l.gate->prepare_normalized(tape, x, l.ffn_norm);
   const Variable gate = l.gate->forward(tape, f), up = l.up->forward(tape, f);
   const Variable h =
       config_.activation == Activation::kRelu2 ? relu2_gate(tape, gate, up) : silu_gate(tape, gate, up);
-  return add(tape, x, (*l.down)(tape, l.ffn_sub_norm.forward(tape, h)));
+  return add(tape, x, l.down->forward(tape, l.down->prepare_normalized(tape, h, l.ffn_sub_norm)));
 }
 
 Linear* LanguageModel::linear(TensorId id) const noexcept {

@@ -21,6 +21,9 @@ void Linear::initialize(Rng& rng, float deviation) {
   for (float& w : weight_.value()) w = static_cast<float>(rng.normal()) * deviation;
 }
 LinearInput Linear::prepare(Tape&, Variable x) { return {x}; }
+LinearInput Linear::prepare_normalized(Tape& tape, Variable x, RmsNorm& norm) {
+  return prepare(tape, norm.forward(tape, x));
+}
 Variable Linear::forward(Tape& tape, const LinearInput& x) {
   return with_bias(tape, linear(tape, x.rows, weight_.variable()));
 }
@@ -43,9 +46,20 @@ BitLinear::BitLinear(const ExecutionContext& context, std::string name, std::int
 }
 LinearInput BitLinear::prepare(Tape& tape, Variable x) {
   const QuantizerOptions& o = cache_.options();
+  if (norm_ && !o.hadamard && cache_.lambda() == 1) return normalize_and_quantize(tape, x, *norm_);
   if (norm_) x = norm_->forward(tape, x);
   if (o.hadamard) x = hadamard(tape, x);
   return {x, quantize_activations(tape, x, o.activation_bits, cache_.lambda())};
+}
+LinearInput BitLinear::prepare_normalized(Tape& tape, Variable x, RmsNorm& norm) {
+  if (norm_ || cache_.options().hadamard || cache_.lambda() != 1)
+    return Linear::prepare_normalized(tape, x, norm);
+  return normalize_and_quantize(tape, x, norm);
+}
+LinearInput BitLinear::normalize_and_quantize(Tape& tape, Variable x, RmsNorm& norm) const {
+  const QuantizedVariable q =
+      normalize_quantize(tape, x, norm.weight().variable(), norm.eps(), cache_.options().activation_bits);
+  return {q.rows, q};
 }
 Variable BitLinear::forward(Tape& tape, const LinearInput& x) {
   return with_bias(tape, bit_linear(tape, x.quantized, weight_.variable(), cache_,
@@ -120,27 +134,32 @@ Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::
 }
 Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout,
                             AttentionStates* states) {
-  Linear &q_layer = *layers_.q, &o_layer = *layers_.o;
+  Linear &q_layer = *layers_.q, &k_layer = *layers_.k, &v_layer = *layers_.v, &o_layer = *layers_.o;
   AttentionShape heads = heads_;
   heads.length = layout.length;
-  const LinearInput input = q_layer.prepare(tape, x);
+  const bool shared = takes_input_of(q_layer, k_layer) && takes_input_of(q_layer, v_layer);
+  if (layers_.norm && !shared) x = layers_.norm->forward(tape, x);
+  const LinearInput input =
+      layers_.norm && shared ? q_layer.prepare_normalized(tape, x, *layers_.norm) : q_layer.prepare(tape, x);
   const auto project = [&](Linear& layer) {
     return layer.forward(tape, takes_input_of(q_layer, layer) ? input : layer.prepare(tape, x));
   };
-  const Variable q = q_layer.forward(tape, input), k = project(*layers_.k), v = project(*layers_.v);
+  const Variable q = q_layer.forward(tape, input), k = project(k_layer), v = project(v_layer);
   if (states) {
     states->q = q;
     states->k = k;
     states->v = v;
   }
   const Variable turned_q = rope(tape, q, table, layout), turned_k = rope(tape, k, table, layout);
-  Variable attended = causal_attention(tape, turned_q, turned_k, v, heads, layout.positions);
-  if (layers_.sub_norm) attended = layers_.sub_norm->forward(tape, attended);
-  return o_layer(tape, attended);
+  const Variable attended = causal_attention(tape, turned_q, turned_k, v, heads, layout.positions);
+  return o_layer.forward(tape, layers_.sub_norm
+                                   ? o_layer.prepare_normalized(tape, attended, *layers_.sub_norm)
+                                   : o_layer.prepare(tape, attended));
 }
 void Attention::parameters(std::vector<Parameter*>& all) {
   for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()}) l->parameters(all);
-  if (layers_.sub_norm) layers_.sub_norm->parameters(all);
+  for (RmsNorm* n : {layers_.sub_norm.get(), layers_.norm.get()})
+    if (n) n->parameters(all);
 }
 void Attention::refresh(const ExecutionContext& context) {
   for (Linear* l : {layers_.q.get(), layers_.k.get(), layers_.v.get(), layers_.o.get()}) l->refresh(context);

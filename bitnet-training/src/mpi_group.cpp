@@ -110,6 +110,15 @@ class MpiGroup final : public ProcessGroup {
 
 std::unique_ptr<ProcessGroup> launched_group() {
   const auto launched = env("OMPI_COMM_WORLD_SIZE");
+  // Of other launchers, whose processes would not find each other: PMI of MPICH and Slurm, PMIx of srun.
+  if (!launched)
+    for (const char* const size : {"PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+      if (const auto count = env(size); count && *count != "1")
+        throw Error(ErrorCode::kUnsupported,
+                    std::string(size) + " says that " + *count +
+                        " processes were started, and not by Open MPI's mpirun: each "
+                        "would train by itself into the same folder. Start them with "
+                        "mpirun, or one of them only");
   if (!launched || *launched == "1") return single_process();
 #ifdef BITNET_WITH_MPI
   return std::make_unique<MpiGroup>();

@@ -114,17 +114,14 @@ Variable add(Tape& tape, Variable x, Variable y) {
   return out;
 }
 
-Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
+Variable make_rms_norm(Tape& tape, Variable x, Variable w, float eps, bool with_values) {
   BITNET_REQUIRE(w.rows() == 1 && w.cols() == x.cols(), "rms_norm",
                  "weight " + dims(w) + " for input " + dims(x));
   const std::int64_t n = x.rows();
   const auto cols = static_cast<std::size_t>(x.cols());
-  Variable out = tape.make(n, x.cols(), x.needs_grad() || w.needs_grad());
-  const F32Kernels& k = f32_of(tape);
-  for_rows(tape, n, 16, [&](std::int64_t r) {
-    const auto at = static_cast<std::size_t>(r) * cols;
-    k.rms_norm(x.value().data() + at, w.value().data(), eps, out.value().data() + at, cols);
-  });
+  const bool needs_grad = x.needs_grad() || w.needs_grad();
+  const Variable out =
+      with_values ? tape.make(n, x.cols(), needs_grad) : tape.make_without_values(n, x.cols(), needs_grad);
   Tape* t = &tape;
   tape.on_backward(out, [t, x, w, out, n, cols, eps] {
     const auto dx = t->grad_target(x);
@@ -145,6 +142,16 @@ Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
     if (!dw.accumulate) std::fill_n(dw.data, cols, 0.0f);
     for (std::int64_t p = 0; p < partials; ++p)
       f32_of(*t).add(sums + static_cast<std::size_t>(p) * cols, dw.data, cols);
+  });
+  return out;
+}
+
+Variable rms_norm(Tape& tape, Variable x, Variable w, float eps) {
+  const Variable out = make_rms_norm(tape, x, w, eps, true);
+  const auto cols = static_cast<std::size_t>(x.cols());
+  for_rows(tape, x.rows(), 16, [&](std::int64_t r) {
+    const auto at = static_cast<std::size_t>(r) * cols;
+    f32_of(tape).rms_norm(x.value().data() + at, w.value().data(), eps, out.value().data() + at, cols);
   });
   return out;
 }

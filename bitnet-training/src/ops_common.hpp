@@ -81,6 +81,10 @@ Variable gated(Tape& tape, const char* op, Variable gate, Variable up, Forward f
   return out;
 }
 
+/// The variable of rms_norm() with its way back, which does not read it: its values are for the caller to
+/// write, or are not there.
+Variable make_rms_norm(Tape& tape, Variable x, Variable w, float eps, bool with_values);
+
 /// `count` floats of the context's memory pool, 64-byte aligned, uninitialised: a thread's own for a while.
 class Scratch {
  public:

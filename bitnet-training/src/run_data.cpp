@@ -104,7 +104,7 @@ TextFigures figures_of(const TrainingText& text, const Tokenizer& tokenizer) {
 std::unique_ptr<Sampler> sampler_of(const TrainConfig& c, const TrainingText& text, std::int32_t bos) {
   return with_context("'" + c.train.string() + "'", [&]() -> std::unique_ptr<Sampler> {
     if (text.packs) return std::make_unique<PackedSampler>(text.documents, c.length, bos, c.seed);
-    return std::make_unique<BatchSampler>(text.documents.tokens, c.length, bos, c.seed);
+    return std::make_unique<WindowSampler>(text.documents.tokens, c.length, bos, c.seed);
   });
 }
 

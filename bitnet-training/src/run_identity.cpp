@@ -32,6 +32,15 @@ std::string describe(const QuantizerOptions& o) {
   return text + ", " + std::to_string(o.activation_bits) + " bits" + (o.hadamard ? ", hadamard" : "");
 }
 
+std::string describe(const TrainingText& text) {
+  const std::span<const TokenId> tokens = text.documents.tokens;
+  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (const TokenId t : tokens)
+    for (int shift = 0; shift < 32; shift += 8)
+      hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
+  return std::to_string(tokens.size()) + " tokens with hash " + hex(hash);
+}
+
 }  // namespace
 
 std::string vocabulary_hash(const Tokenizer& tokenizer) {
@@ -43,12 +52,7 @@ std::string vocabulary_hash(const Tokenizer& tokenizer) {
 
 std::map<std::string, std::string> identity_of(const TrainConfig& c, const Tokenizer& tokenizer,
                                                const TrainingText& text) {
-  const std::span<const TokenId> tokens = text.documents.tokens;
-  std::uint64_t hash = 14695981039346656037u;  // FNV-1a
-  for (const TokenId t : tokens)
-    for (int shift = 0; shift < 32; shift += 8)
-      hash = (hash ^ (static_cast<std::uint32_t>(t) >> shift & 0xFF)) * 1099511628211u;
-  std::string data = std::to_string(tokens.size()) + " tokens with hash " + hex(hash);
+  std::string data = describe(text);
   // Where a separator in plain text does not say it all. Runs of such texts keep the words of older
   // checkpoints.
   if (text.packs && (c.document_separator.empty() || !text.documents.learned.empty()))
@@ -68,8 +72,10 @@ std::map<std::string, std::string> identity_of(const TrainConfig& c, const Token
           {"data.train", data}};
 }
 
-std::map<std::string, std::string> settings_of(const TrainConfig& c) {
+std::map<std::string, std::string> settings_of(const TrainConfig& c, const TrainingText& validation) {
   std::map<std::string, std::string> all = {
+      {kValidation, describe(validation)},
+      {kValidationTokens, std::to_string(c.validation_tokens)},
       {"training.quantizer_schedule", std::string(to_string(c.quantizer_schedule.kind))},
       {"training.quantizer_steps", std::to_string(c.quantizer_schedule.steps)},
       {"training.quantizer_layer_by_layer", c.quantizer_schedule.layer_by_layer ? "true" : "false"},
@@ -136,7 +142,7 @@ void add_older_identity(std::map<std::string, std::string>& identity,
                         const std::map<std::string, std::string>& ours) {
   identity.try_emplace("training.compute", "f32");
   identity.try_emplace("data.document_separator", "");
-  identity.try_emplace("model's quantiser", describe({}));
+  identity.try_emplace("model's quantiser", describe(QuantizerOptions()));
   if (const auto at = ours.find(kVocabulary); at != ours.end()) identity.insert(*at);
 }
 

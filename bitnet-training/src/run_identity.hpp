@@ -17,8 +17,11 @@ std::string vocabulary_hash(const Tokenizer& tokenizer);
 /// Without these a resumed run would not be the run that was stopped.
 std::map<std::string, std::string> identity_of(const TrainConfig& c, const Tokenizer& tokenizer,
                                                const TrainingText& text);
+/// Names in settings of what validations score: those before and after a change cannot be compared.
+inline constexpr const char* kValidation = "data.validation";
+inline constexpr const char* kValidationTokens = "data.validation_tokens";
 /// What somebody may want to change in the middle of a run.
-std::map<std::string, std::string> settings_of(const TrainConfig& c);
+std::map<std::string, std::string> settings_of(const TrainConfig& c, const TrainingText& validation);
 /// The quantiser that an identity's "model's quantiser" describes. Throws Error(kUnsupported) for words that
 /// identity_of() does not write.
 QuantizerOptions described_quantizer(const std::string& description);

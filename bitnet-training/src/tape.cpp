@@ -148,8 +148,13 @@ void* Tape::bytes(std::size_t size) {
 float* Tape::floats(std::size_t count) { return static_cast<float*>(bytes(count * sizeof(float))); }
 
 Variable Tape::make(std::int64_t rows, std::int64_t cols, bool needs_grad) {
+  const Variable out = make_without_values(rows, cols, needs_grad);
+  out.node()->value = floats(static_cast<std::size_t>(rows * cols));
+  return out;
+}
+
+Variable Tape::make_without_values(std::int64_t rows, std::int64_t cols, bool needs_grad) {
   Node* n = ::new (bytes(sizeof(Node))) Node();
-  n->value = floats(static_cast<std::size_t>(rows * cols));
   n->rows = rows;
   n->cols = cols;
   n->needs_grad = needs_grad && record_;

@@ -61,15 +61,6 @@ void TernaryCache::assign(const ExecutionContext& context, std::span<const std::
   lambda_ = 1;
   std::copy(scales.begin(), scales.end(), scales_.data());
   if (packed_) packed_->assign(trits, scales_.span());
-  const F32Kernels& f = tested_f32_kernels(context.isa());
-  const std::span<float> effective = effective_.span();
-  context.parallel_for(scales_.size(), 1, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) {
-      const auto [at, count] = segment(i);
-      train_kernels(context.isa()).widen(trits.data() + at, effective.data() + at, count);
-      f.scale(scales[i], effective.data() + at, count);
-    }
-  });
 }
 
 }  // namespace bitnet::training

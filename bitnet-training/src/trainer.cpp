@@ -60,7 +60,7 @@ class Run {
                callbacks.message) {
     check_sample_prompt(config, *tokenizer_);
     state_.identity = identity_of(config, *tokenizer_, texts_.train);
-    state_.settings = settings_of(config);
+    state_.settings = settings_of(config, texts_.validation);
     set_parts(processes_.parallel().parts());
     check_same(group, state_.identity);
     check_same(group, state_.settings);
@@ -133,9 +133,17 @@ class Run {
         throw Error(ErrorCode::kInvalidArgument, "checkpoint '" + checkpoint.string() +
                                                      "' is of another run: " + key + " is " + theirs +
                                                      " there and " + ours + " now");
+    for (const char* const key : {kValidation, kValidationTokens})  // nor did they say these
+      state.settings.try_emplace(key, state_.settings.at(key));
     for (const auto& [key, ours] : state_.settings)
-      if (const std::string theirs = stored(state.settings, key); theirs != ours)
+      if (const std::string theirs = stored(state.settings, key); theirs != ours) {
         say(callbacks_, key + " was " + theirs + ", and is " + ours + " from here on");
+        if ((key == kValidation || key == kValidationTokens) && state.best.step > 0) {
+          say(callbacks_, "the best validation so far, of step " + std::to_string(state.best.step) +
+                              ", was of another text and does not count");
+          state.best = {};
+        }
+      }
     return state;
   }
   void set_parts(std::int64_t parts) {

@@ -74,10 +74,10 @@ TEST(Data, EveryKindOfVocabularyEncodesATextAsTheWhole) {
   }
 }
 
-TEST(BatchSampler, DealsEveryWindowOnceAnEpochAndResumes) {
+TEST(WindowSampler, DealsEveryWindowOnceAnEpochAndResumes) {
   std::vector<TokenId> tokens(103);
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<TokenId>(i);
-  BatchSampler sampler(tokens, 10, -1, 5);
+  WindowSampler sampler(tokens, 10, -1, 5);
   Batch b;
   std::vector<bool> seen(103);
   std::size_t dealt = 0;
@@ -95,15 +95,15 @@ TEST(BatchSampler, DealsEveryWindowOnceAnEpochAndResumes) {
   const auto state = sampler.state();
   Batch next, again;
   sampler.next(25, next);
-  BatchSampler other(tokens, 10, -1, 99);
+  WindowSampler other(tokens, 10, -1, 99);
   other.set_state(state);
   other.next(25, again);
   EXPECT_EQ(next.inputs, again.inputs);
   BITNET_EXPECT_ERROR(other.set_state({state.epoch_rng, 1000, 0}), ErrorCode::kInvalidArgument, "1000");
-  BITNET_EXPECT_ERROR(BatchSampler(tokens, 60, -1, 1), ErrorCode::kInvalidArgument, "121");
+  BITNET_EXPECT_ERROR(WindowSampler(tokens, 60, -1, 1), ErrorCode::kInvalidArgument, "121");
 }
 
-TEST(BatchSampler, AWindowStartsWithBos) {
+TEST(WindowSampler, AWindowStartsWithBos) {
   const std::vector<TokenId> tokens = {10, 11, 12, 13, 14};
   Batch b;
   append_window(tokens, 1, 3, 0, b);

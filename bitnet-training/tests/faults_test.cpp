@@ -37,8 +37,8 @@ TEST(TrainerMemory, IsAllOfTheContextsPoolAndTagged) {
   EXPECT_EQ(peaks["gradients"], weights);
   EXPECT_GE(peaks["optimizer"], 2 * weights);  // and its partial sums
   EXPECT_LT(peaks["optimizer"], 2 * weights + 4096);
-  EXPECT_GT(peaks["ternary weights"], linears / 4 * 5);  // of every linear's weight a float and a trit
-  EXPECT_LT(peaks["ternary weights"], linears / 4 * 5 + 4096);
+  EXPECT_GT(peaks["ternary weights"], linears / 4);  // of every linear's weight a trit
+  EXPECT_LT(peaks["ternary weights"], linears / 4 + 4096);
   EXPECT_GT(peaks["training tape"], 0u);
   EXPECT_GT(peaks["training scratch"], 0u);
   EXPECT_EQ(pool->stats().used, 0u);

@@ -84,22 +84,33 @@ TEST(BitLinear, BothBlockShapesAndAllOptionsAreTheirOps) {
         options.quantizer.granularity = ScaleGranularity::kRow;
         BitLinear layer(context, "l", 7, 160, options);
         layer.initialize(rng);
-        layer.set_lambda(0.5f);
-        layer.refresh(context);
         auto parameters = parameters_of(layer);
         std::vector<std::string> names = {"l", "l.bias"};
         if (shape == BlockShape::k2024) names.push_back("l.norm");
         if (gradient == StraightThrough::kLearnedScale) names.push_back("l.scale");
         EXPECT_EQ(names_of(layer), names);
-        parameters.push_back(&x);
-        const auto layers = pass(tape, layer(tape, x.variable()), parameters);
-        Variable y = x.variable();
-        if (shape == BlockShape::k2024) y = rms_norm(tape, y, parameters[2]->variable(), 1e-5f);
-        if (hadamards) y = hadamard(tape, y);
-        y = bit_linear(tape, quantize_activations(tape, y, options.quantizer.activation_bits, 0.5f),
-                       parameters[0]->variable(), *layer.ternary(),
-                       layer.scale() ? layer.scale()->variable() : Variable());
-        EXPECT_EQ(layers, pass(tape, add_bias(tape, y, parameters[1]->variable()), parameters));
+        RmsNorm before(context, "before", 160, 1e-5f);  // of the block
+        fill(before.weight(), random(rng, 1, 160));
+        parameters.insert(parameters.end(), {&x, &before.weight()});
+        for (const float lambda : {0.5f, 1.0f}) {
+          layer.set_lambda(lambda);
+          layer.refresh(context);
+          const auto by_ops = [&](Variable y) {
+            if (shape == BlockShape::k2024) y = rms_norm(tape, y, parameters[2]->variable(), 1e-5f);
+            if (hadamards) y = hadamard(tape, y);
+            y = bit_linear(tape, quantize_activations(tape, y, options.quantizer.activation_bits, lambda),
+                           parameters[0]->variable(), *layer.ternary(),
+                           layer.scale() ? layer.scale()->variable() : Variable());
+            return add_bias(tape, y, parameters[1]->variable());
+          };
+          const auto layers = pass(tape, layer(tape, x.variable()), parameters);
+          EXPECT_EQ(layers, pass(tape, by_ops(x.variable()), parameters));
+          const LinearInput normalized = layer.prepare_normalized(tape, x.variable(), before);
+          // A norm right before a whole quantiser is not kept.
+          EXPECT_EQ(normalized.rows.value().empty(), lambda == 1 && !hadamards);
+          const auto of_layer = pass(tape, layer.forward(tape, normalized), parameters);
+          EXPECT_EQ(of_layer, pass(tape, by_ops(before.forward(tape, x.variable())), parameters));
+        }
       }
 }
 
@@ -110,7 +121,8 @@ TEST(BitLinear, WeightsMoveBetweenLatentTernaryAndDense) {
   layer.initialize(rng);
   layer.refresh(context);
   const quant::TernaryWeights ternary = layer.ternary()->weights();
-  const std::vector<float> dense = copy_of(layer.ternary()->effective());
+  std::vector<float> dense(ternary.trits.size());
+  layer.ternary()->effective(context, {}, dense);
   for (std::size_t i = 0; i < dense.size(); ++i)
     ASSERT_EQ(dense[i], ternary.scales[0] * static_cast<float>(ternary.trits[i]));
   other.set_weights(context, ternary);

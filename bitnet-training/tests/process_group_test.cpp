@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <vector>
@@ -104,6 +105,17 @@ TEST(ProcessGroup, WrongMembersAndSizesAreRefused) {
                         "cannot exchange messages with");
   std::vector<std::byte> all(3);
   BITNET_EXPECT_ERROR(group[0]->gather(std::span(&byte, 1), all), ErrorCode::kInvalidArgument, "gathering");
+}
+
+TEST(LaunchedGroup, ProcessesOfOtherLaunchersDoNotTrainApart) {
+  for (const char* const name : {"PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    ASSERT_EQ(setenv(name, "1", 1), 0);
+    EXPECT_EQ(launched_group()->size(), 1);
+    ASSERT_EQ(setenv(name, "4", 1), 0);
+    BITNET_EXPECT_ERROR(launched_group(), ErrorCode::kUnsupported,
+                        std::string(name) + " says that 4 processes were started");
+    unsetenv(name);
+  }
 }
 
 }  // namespace

@@ -231,7 +231,9 @@ TEST(Quantizer, GroupsOfColumnsAreTritsWithScalesByThemselves) {
   EXPECT_EQ(weights.rows_per_scale, 1);
   ASSERT_EQ(weights.scales.size(), 6u);
   const std::vector<float> values = quant::dequantise(weights);
-  EXPECT_TRUE(std::equal(values.begin(), values.end(), cache.effective().begin()));
+  std::vector<float> effective(values.size());
+  cache.effective(context, {}, effective);
+  EXPECT_EQ(values, effective);
   // Groups twice as wide are each of both narrower ones; rows are not made of them.
   quant::TernaryWeights wide = weights;
   wide.cols_per_scale = 256;

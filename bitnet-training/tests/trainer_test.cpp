@@ -457,6 +457,23 @@ TEST(Trainer, ResumeRefusesAnotherRunAndNotesNewSettings) {
   EXPECT_THAT(messages, ::testing::Not(::testing::HasSubstr("from here on")));
 }
 
+TEST(Trainer, ScoresOfAnotherValidationTextAreNotCompared) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.evaluate_every = 1;
+  c.keep_best = true;
+  stop_after(c, 3);
+  write_file(f.dir / "other.txt", sample_text(9, 900));
+  c.validation = f.dir / "other.txt";
+  std::string messages;
+  TrainCallbacks callbacks;
+  callbacks.message = [&](const std::string& text) { messages += text + "\n"; };
+  run(c, true, callbacks);
+  EXPECT_THAT(messages,
+              ::testing::ContainsRegex("data.validation was [0-9]+ tokens with hash [0-9a-f]+, and is"));
+  EXPECT_THAT(messages, ::testing::HasSubstr(", was of another text and does not count"));
+}
+
 TEST(Trainer, ARefusedResumeChangesNoFile) {
   const Fixture f;
   const TrainConfig c = f.config("out");

@@ -62,10 +62,10 @@ double abs_sum(const float* w, std::size_t n) noexcept {
   return s;
 }
 
-void ternarize(const float* w, float inv, float scale, std::int8_t* trits, float* dequantised, std::size_t n,
-               std::int64_t* zeros, std::int64_t* flips) noexcept {
+void ternarize(const float* w, float inv, std::int8_t* trits, std::size_t n, std::int64_t* zeros,
+               std::int64_t* flips) noexcept {
   I zero_count{}, flip_count{};
-  const V one = splat(1.0f), s = splat(scale), f = splat(inv);
+  const V one = splat(1.0f), f = splat(inv);
   // Clamping to ±2 first keeps round_of in its range and changes no result.
   const auto trit_of = [&](V x) {
     return max_of(min_of(round_of(max_of(min_of(x * f, one + one), -one - one)), one), -one);
@@ -78,7 +78,6 @@ void ternarize(const float* w, float inv, float scale, std::int8_t* trits, float
         zero_count -= (trit == 0);
         flip_count -= (trit != load_bytes(trits + i));
         store_bytes(trits + i, trit);
-        store(dequantised + i, t * s);
       },
       [&](std::size_t i, std::size_t c) {
         const V t = trit_of(load_tail(w + i, c));
@@ -88,7 +87,6 @@ void ternarize(const float* w, float inv, float scale, std::int8_t* trits, float
           *flips += trit != trits[i + j];
           trits[i + j] = trit;
         }
-        store_tail(dequantised + i, t * s, c);
       });
   for (std::size_t j = 0; j < kLanes; ++j) {
     *zeros += zero_count[j];

@@ -11,10 +11,10 @@ struct TrainKernels {
   const char* isa;
   /// Sum of |w| in double, in index order (as quant::absmean does).
   double (*abs_sum)(const float* w, std::size_t n) noexcept;
-  /// trit = clamp(round_half_even(w · inv), −1, 1) and dequantised = trit · scale; counts zeros and trits
-  /// that differ from what `trits` held before.
-  void (*ternarize)(const float* w, float inv, float scale, std::int8_t* trits, float* dequantised,
-                    std::size_t n, std::int64_t* zeros, std::int64_t* flips) noexcept;
+  /// trit = clamp(round_half_even(w · inv), −1, 1); counts zeros and trits that differ from what `trits` held
+  /// before.
+  void (*ternarize)(const float* w, float inv, std::int8_t* trits, std::size_t n, std::int64_t* zeros,
+                    std::int64_t* flips) noexcept;
   /// a = largest / max(max|x|, 1e-5), q = clamp(round_half_even(x · a), −largest − 1, largest), sum = Σ q.
   /// Returns 1 / a.
   float (*quantize_row)(const float* x, float largest, std::int8_t* q, std::int32_t* sum,

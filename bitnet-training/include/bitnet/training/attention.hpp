@@ -16,6 +16,7 @@ class Attention final : public Module {
   struct Layers {
     std::unique_ptr<Linear> q, k, v, o;
     std::unique_ptr<RmsNorm> sub_norm;  ///< before o; may be null
+    std::unique_ptr<RmsNorm> norm{};    ///< before q, k and v; may be null
   };
   /// Throws Error(kInvalidArgument) when the layers' sizes are not those of the heads (length is not used).
   Attention(Layers layers, const AttentionShape& heads);

@@ -55,11 +55,11 @@ class Sampler {
 /// Cuts tokens into windows of `length` and deals them in a new random order each epoch (with a new random
 /// phase, so that cuts fall elsewhere). A window's first input is BOS where there is one, as at the start of
 /// every prompt; its first target is the window's first token. Not thread-safe.
-class BatchSampler final : public Sampler {
+class WindowSampler final : public Sampler {
  public:
   /// Throws Error(kInvalidArgument) when there is not one window. `bos` −1: inputs are the window, targets
   /// its successors.
-  BatchSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos, std::uint64_t seed);
+  WindowSampler(std::span<const TokenId> tokens, std::int64_t length, std::int32_t bos, std::uint64_t seed);
 
  private:
   std::int64_t cut(Rng& rng) override;

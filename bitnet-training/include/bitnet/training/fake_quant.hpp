@@ -18,12 +18,15 @@ namespace bitnet::training {
 
 /// Rows quantised by absmax, in memory of the tape. Gradients pass straight through to the rows themselves.
 struct QuantizedVariable {
-  Variable rows;             ///< x
+  Variable rows;             ///< x; without values after normalize_quantize()
   quant::QuantizedView q{};  ///< Q(x) as int8, of 4 bits −8 … 7; without values at λ < 1
   Variable mixed{};          ///< at λ < 1 x + λ · (Q(x) − x), whose gradient is that of x
 };
 /// `bits` 8 or 4, else Error(kInvalidArgument).
 QuantizedVariable quantize_activations(Tape& tape, Variable x, int bits = 8, float lambda = 1);
+/// The same bits as quantize_activations(tape, rms_norm(tape, x, w, eps), bits), of which only the int8 rows
+/// are kept: a quarter of the memory. Throws as both do.
+QuantizedVariable normalize_quantize(Tape& tape, Variable x, Variable w, float eps, int bits = 8);
 
 /// The f32 next to an absmean scale m that survives 1 / (1 / m), which one float in six does not: 1 / (1 / m)
 /// itself, at most one ulp away. A model with such scales is the same to the bit in files that keep 1 / m.
@@ -42,10 +45,13 @@ class TernaryCache {
               std::span<const float> learned = {});
 
   std::span<const std::int8_t> trits() const { return trits_.span(); }  // [out, in]
-  std::span<const float> effective() const { return effective_.span(); }  // [out, in]: w + λ · (s · trit − w)
-  std::span<const float> scales() const { return scales_.span(); }        // 1, [out] or [out, groups]
-  float scale() const { return scales_[0]; }                              ///< of the tensor
+  std::span<const float> scales() const { return scales_.span(); }      // 1, [out] or [out, groups]
+  float scale() const { return scales_[0]; }                            ///< of the tensor
   float lambda() const noexcept { return lambda_; }
+  /// The weights that the layer multiplies with, w + λ · (s · trit − w), into `to`, both [out, in]. `latent`
+  /// is what update() took; at λ = 1 it is not read and may be empty. They are not kept: trits are a quarter
+  /// of their size.
+  void effective(const ExecutionContext& context, std::span<const float> latent, std::span<float> to) const;
   const QuantizerOptions& options() const noexcept { return options_; }
   /// Weights that share scale i: `begin` counts from the matrix's first, row by row.
   struct Segment {
@@ -74,7 +80,7 @@ class TernaryCache {
   QuantizerOptions options_;
   std::shared_ptr<HybridMemoryPool> memory_;
   MemoryArray<std::int8_t> trits_;
-  MemoryArray<float> effective_, scales_;
+  MemoryArray<float> scales_;
   std::optional<quant::BitLinear> packed_;  // not by group
   float lambda_ = 1;
   std::int64_t zeros_ = 0, flips_ = 0;

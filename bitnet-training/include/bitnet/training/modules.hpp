@@ -26,6 +26,8 @@ class Module {
   virtual void set_lambda(float) {}
 };
 
+class RmsNorm;
+
 /// Input of linear layers that share it: the rows, and their quantised form if any layer wants it.
 struct LinearInput {
   Variable rows;
@@ -41,6 +43,9 @@ class Linear : public Module {
   /// Normal weights of this standard deviation; 0: 1 / sqrt(in).
   void initialize(Rng& rng, float deviation = 0);
   virtual LinearInput prepare(Tape& tape, Variable x);
+  /// prepare(tape, norm.forward(tape, x)), for layers that are all that read what the norm makes: a quantiser
+  /// need not keep it then. Same bits.
+  virtual LinearInput prepare_normalized(Tape& tape, Variable x, RmsNorm& norm);
   virtual Variable forward(Tape& tape, const LinearInput& x);
   /// Whether what prepare() makes of x is the same for all layers of its kind: it has no norm of its own.
   virtual bool shares_input() const noexcept { return true; }
@@ -76,6 +81,7 @@ class RmsNorm final : public Module {
   Variable forward(Tape& tape, Variable x);
   void parameters(std::vector<Parameter*>& all) override { all.push_back(&weight_); }
   Parameter& weight() noexcept { return weight_; }
+  float eps() const noexcept { return eps_; }
 
  private:
   Parameter weight_;
@@ -89,6 +95,7 @@ class BitLinear final : public Linear {
   BitLinear(const ExecutionContext& context, std::string name, std::int64_t out, std::int64_t in,
             const BitLinearOptions& options = {});
   LinearInput prepare(Tape& tape, Variable x) override;
+  LinearInput prepare_normalized(Tape& tape, Variable x, RmsNorm& norm) override;
   Variable forward(Tape& tape, const LinearInput& x) override;
   bool shares_input() const noexcept override { return norm_ == nullptr; }
   void parameters(std::vector<Parameter*>& all) override;
@@ -110,6 +117,7 @@ class BitLinear final : public Linear {
   void set_weights(const ExecutionContext& context, const quant::TernaryWeights& weights);
 
  private:
+  LinearInput normalize_and_quantize(Tape& tape, Variable x, RmsNorm& norm) const;
   TernaryCache cache_;
   std::unique_ptr<RmsNorm> norm_;
   std::unique_ptr<Parameter> scale_;

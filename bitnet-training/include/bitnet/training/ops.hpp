@@ -54,13 +54,14 @@ struct RowLayout {
 /// document. `table` must outlive the tape's step.
 Variable rope(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout);
 
+/// Heads of sequences of `length` rows.
+struct AttentionShape {
+  std::int64_t length, n_heads, n_kv_heads, head_dim;
+};
 /// Causal softmax(q·kᵀ / sqrt(head_dim))·v within each document, with grouped-query heads: what
 /// bitnet::attention_mask allows. The values of a document are the same bits wherever it lies in its row;
 /// rows of padding give zeros. q [n, n_heads · head_dim], k and v [n, n_kv_heads · head_dim] → [n, n_heads ·
 /// head_dim]. Throws Error(kInvalidArgument) for positions that do not count up from 0.
-struct AttentionShape {
-  std::int64_t length, n_heads, n_kv_heads, head_dim;
-};
 Variable causal_attention(Tape& tape, Variable q, Variable k, Variable v, const AttentionShape& shape,
                           std::span<const std::int32_t> positions = {});
 

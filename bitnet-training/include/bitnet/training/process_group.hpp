@@ -84,7 +84,8 @@ std::vector<std::unique_ptr<ProcessGroup>> thread_group(int size);
 /// What this process was started as: by OpenMPI's mpirun one of its processes, otherwise a group of one. To
 /// be called once in a process, and the group must end before main() does. A group that ends by an exception
 /// ends the others as leave() does. Throws Error(kUnsupported) where mpirun started several processes of a
-/// build without MPI (BITNET_WITH_MPI), Error(kIo) where MPI fails.
+/// build without MPI (BITNET_WITH_MPI), and where another launcher did (its PMI_SIZE or SLURM_STEP_NUM_TASKS
+/// says so); Error(kIo) where MPI fails.
 std::unique_ptr<ProcessGroup> launched_group();
 
 }  // namespace bitnet::training

@@ -37,7 +37,10 @@ class Tape {
 
   /// A new [rows, cols] variable, values uninitialised.
   Variable make(std::int64_t rows, std::int64_t cols, bool needs_grad);
-  /// The same, whose gradient is x's own: d(out) = d(x).
+  /// The same without values: an op that keeps them in another form (normalize_quantize()) gives it a
+  /// gradient.
+  Variable make_without_values(std::int64_t rows, std::int64_t cols, bool needs_grad);
+  /// A variable whose gradient is x's own: d(out) = d(x).
   Variable make_straight_through(Variable x);
   /// x's own values and gradient as [rows, cols]. Throws Error(kInvalidArgument) for another number of them.
   Variable make_view(Variable x, std::int64_t rows, std::int64_t cols);
@@ -46,7 +49,7 @@ class Tape {
   /// Floats or bytes, 64-byte aligned, uninitialised, valid until reset().
   float* floats(std::size_t count);
   void* bytes(std::size_t count);
-  float* borrow(std::size_t count);  ///< floats() until they are given back, within a backward pass
+  float* borrow(std::size_t count);  ///< floats() until they are given back
   void give_back(float* floats, std::size_t count);
 
   /// Remembers `step`, called in the backward pass once the gradient of `out` is complete.

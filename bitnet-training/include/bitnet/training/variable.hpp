@@ -15,7 +15,7 @@ namespace bitnet::training {
 /// A matrix on the way from parameters to the loss: values and, once the backward pass has reached it,
 /// gradients. Owned by a Tape (until its reset) or by a Parameter.
 struct Node {
-  float* value = nullptr;  // [rows, cols]
+  float* value = nullptr;  // [rows, cols], null where they are not kept
   float* grad = nullptr;   // [rows, cols], null until someone writes it
   std::int64_t rows = 0, cols = 0;
   Node* grad_owner = nullptr;  ///< node whose gradient this one shares (straight-through ops), or null
@@ -34,7 +34,8 @@ class Variable {
   std::int64_t rows() const noexcept { return node_->rows; }
   std::int64_t cols() const noexcept { return node_->cols; }
   bool needs_grad() const noexcept { return node_->needs_grad; }
-  std::span<float> value() const noexcept { return {node_->value, size()}; }
+  /// Empty where only a quantised form of them is kept (normalize_quantize()).
+  std::span<float> value() const noexcept { return {node_->value, node_->value ? size() : 0}; }
   /// Empty when the backward pass has not written it (or has released it already).
   std::span<float> grad() const noexcept;
   Node* node() const noexcept { return node_; }
