@@ -18,17 +18,14 @@ namespace {
 class LogToErr {
  public:
   explicit LogToErr(Io& io) {
-    set_log_sink([this, &io](LogLevel, std::string_view message) {
-      const std::lock_guard lock(mutex_);
+    set_log_sink([&io](LogLevel, std::string_view message) {
+      const std::lock_guard lock(output_mutex());
       io.err << "warning: " << message << '\n';
     });
   }
   ~LogToErr() { set_log_sink({}); }
   LogToErr(const LogToErr&) = delete;
   LogToErr& operator=(const LogToErr&) = delete;
-
- private:
-  std::mutex mutex_;
 };
 
 const Command& command_of(std::string_view name) {

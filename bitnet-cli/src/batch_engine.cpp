@@ -1,8 +1,10 @@
 // See batch_engine.hpp.
 #include "batch_engine.hpp"
 
+#include <mutex>
 #include <new>
 #include <ostream>
+#include <sstream>
 #include <utility>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
@@ -24,8 +26,13 @@ bool is_of_the_device(const Error& e) { return e.code() == ErrorCode::kDevice; }
 }  // namespace
 
 BatchEngine::BatchEngine(const Values& values, Io& io, std::shared_ptr<const PressureMonitor> pressure,
-                         std::function<void(const std::string&)> note)
-    : values_(values), io_(io), pressure_(std::move(pressure)), note_(std::move(note)) {}
+                         std::function<void(const std::string&)> note, BatchPlace place)
+    : values_(values),
+      io_(io),
+      pressure_(std::move(pressure)),
+      note_(std::move(note)),
+      of_several_(place.of_several),
+      device_(std::move(place.device)) {}
 
 DeviceStatistics BatchEngine::statistics() const {
   if (engine_ == nullptr) return earlier_;
@@ -33,7 +40,6 @@ DeviceStatistics BatchEngine::statistics() const {
   return inference::add_up(both);
 }
 
-/// The model goes, what its device did is kept where there is memory for that.
 void BatchEngine::give_up() {
   try {
     earlier_ = statistics();
@@ -46,12 +52,18 @@ const inference::InferenceEngine& BatchEngine::load() {
   give_up();
   if (context_ == nullptr) context_ = make_context(values_);
   Values there = values_;
-  const bool first = device_.empty();
+  const bool first = !loaded_;
+  if (!device_.empty()) there.set(opt::kDevice, device_, Origin::kCommandLine, "--device");
   if (!first) {
-    there.set(opt::kDevice, device_, Origin::kCommandLine, "--device");
     there.set(opt::kVerbose, "false", Origin::kCommandLine, "--verbose");  // said once, with the true reason
   }
-  retry_io("loading the model", [&] { engine_ = load_engine(there, io_, context_, profiler_); });
+  retry_io("loading the model", [&] {
+    if (first || !of_several_)
+      engine_ = load_engine(there, io_, context_, profiler_);
+    else
+      load_again(there);
+  });
+  loaded_ = true;
   load_seconds_ += engine_->model()->load_seconds();
   if (first) {
     device_ = engine_->selection().device.name;
@@ -60,12 +72,24 @@ const inference::InferenceEngine& BatchEngine::load() {
   return *engine_;
 }
 
+/// While others work, on whose lines a progress bar must not be drawn.
+void BatchEngine::load_again(const Values& there) {
+  std::ostringstream said;
+  Io quiet{.in = io_.in, .out = io_.out, .err = said};
+  quiet.cancelled = io_.cancelled;
+  quiet.devices = io_.devices;
+  engine_ = load_engine(there, quiet, context_, profiler_);
+  std::istringstream lines(said.str());
+  for (std::string line; std::getline(lines, line);) note_(line);
+}
+
 std::unique_ptr<inference::BatchScheduler> BatchEngine::make_scheduler() {
   if (engine_ == nullptr) load();
   try {
     engine_->set_pressure(pressure_);
     auto scheduler = engine_->make_scheduler(sequences_);
     sequences_ = scheduler->max_sequences();
+    const std::lock_guard lock(output_mutex());
     if (values_.flag(opt::kVerbose))
       io_.err << "batch: up to " << sequences_ << " sequences of " << grouped(scheduler->n_ctx())
               << " tokens, " << human_bytes(scheduler->stats().kv_bytes) << " of cache\n";

@@ -15,13 +15,24 @@
 
 namespace bitnet::cli {
 
+/// Where an engine of several is.
+struct BatchPlace {
+  std::string device = {};  ///< empty: what the options say
+  /// Whether it is one of several that work at the same time: then what is said while a model is loaded again
+  /// comes through the engine's `note`.
+  bool of_several = false;
+};
+
 /// At most one model is loaded at a time: one that is given up is gone before another is read. Not
 /// thread-safe.
 class BatchEngine {
  public:
   /// None is owned; `note` gets lines for the user.
   BatchEngine(const Values& values, Io& io, std::shared_ptr<const PressureMonitor> pressure,
-              std::function<void(const std::string&)> note);
+              std::function<void(const std::string&)> note, BatchPlace place = {});
+
+  /// Runs on the threads and in the host's memory of another one, which was loaded.
+  void share(const BatchEngine& other) { context_ = other.context_; }
 
   /// Of loading and of all that runs from then on; null: none. To be set before load(); must outlive this.
   void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
@@ -29,6 +40,9 @@ class BatchEngine {
   DeviceStatistics statistics() const;
   /// The present model, or null.
   const inference::InferenceEngine* engine() const noexcept { return engine_.get(); }
+  const std::string& device() const noexcept { return device_; }  ///< its name, from load() on
+  /// The model goes; what its device did is kept where there is memory for that.
+  void give_up();
   double load_seconds() const noexcept { return load_seconds_; }  ///< of all models
 
   /// Loads the model on the present device. Throws as make_context() and load_engine().
@@ -46,7 +60,7 @@ class BatchEngine {
 
  private:
   std::size_t drop_caches();
-  void give_up();
+  void load_again(const Values& there);
   bool next_device();
 
   const Values& values_;
@@ -58,7 +72,9 @@ class BatchEngine {
   Profiler* profiler_ = nullptr;
   DeviceStatistics earlier_;  // of the models that are gone
   double load_seconds_ = 0;
-  std::string device_;                      // empty before the first load: what the options say
+  const bool of_several_;
+  bool loaded_ = false;                     // at least once
+  std::string device_;                      // empty: what the options say
   std::vector<std::string> other_devices_;  // of --device auto
   std::int64_t sequences_ = 0;              // at a time; 0: as many as memory allows
 };

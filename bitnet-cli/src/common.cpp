@@ -46,6 +46,12 @@ bool would_replace(const fs::path& out, const fs::path& in) {
   return false;
 }
 
+bool same_file(const fs::path& a, const fs::path& b) {
+  std::error_code ignored;
+  if (fs::equivalent(a, b, ignored)) return true;
+  return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+}
+
 void check_replaces_no_input(const Values& values, const fs::path& out, const std::string& subject) {
   const auto refuse_over = [&](const fs::path& in, const std::string& name) {
     if (in.empty() || in == "-" || !would_replace(out, in)) return;
@@ -158,6 +164,11 @@ std::string human_time(double seconds) {
 std::string failure_text(const Error& error) {
   if (error.severity() != Severity::kFatal) return error.what();
   return std::string(error.what()) + " (internal error at " + place_of(error) + ")";
+}
+
+std::recursive_mutex& output_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
 }
 
 void check_cancelled(const Io& io) {

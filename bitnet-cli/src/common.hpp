@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -41,6 +42,9 @@ std::string read_text(const std::string& path, Io& io);
 /// them is not there.
 bool would_replace(const std::filesystem::path& out, const std::filesystem::path& in);
 
+/// Whether two names are those of one file, which need not be there.
+bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
+
 /// Refuses, before anything runs, to write `out` over what the command reads: the model, a file of one, an
 /// adapter, the file of --file, --input or --config. `subject` begins the message ("'x.html': the page").
 /// Throws Error(kInvalidArgument).
@@ -73,6 +77,9 @@ std::string fixed(double x, int digits);
 /// what(); of a broken invariant, which is a bug to be reported, with the place: "… (internal error at
 /// x.cpp:7)".
 std::string failure_text(const Error& error);
+
+/// To be held by threads of a command that write to Io while others may; log lines are written with it.
+std::recursive_mutex& output_mutex();
 
 /// Throws Error(kCancelled) once Ctrl-C was pressed.
 void check_cancelled(const Io& io);

@@ -2,6 +2,7 @@
 #include "device_report.hpp"
 
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "bitnet/core/io/atomic_file.hpp"
@@ -83,9 +84,12 @@ nlohmann::ordered_json device_json(const DeviceStatistics& s) {
       {"kernels", kernels}};
 }
 
-nlohmann::ordered_json pools_json(const Backend& backend) {
+nlohmann::ordered_json pools_json(std::span<const Backend* const> backends) {
   Json all = Json::array();
-  for (const MemoryResource* pool : backend.memories()) all.push_back(pool_json(pool->stats()));
+  std::set<const MemoryResource*> seen;
+  for (const Backend* backend : backends)
+    for (const MemoryResource* pool : backend->memories())
+      if (seen.insert(pool).second) all.push_back(pool_json(pool->stats()));
   return all;
 }
 
@@ -95,8 +99,10 @@ struct StatisticsFile::File {
 };
 
 StatisticsFile::StatisticsFile(const Values& values) {
-  if (values.has(opt::kStatistics))
-    file_ = std::make_unique<File>(report_path(values, opt::kStatistics, "statistics"));
+  if (!values.has(opt::kStatistics)) return;
+  if (values.has(opt::kProfile) && same_file(values.text(opt::kProfile), values.text(opt::kStatistics)))
+    throw UsageError("--statistics and --profile name the same file");
+  file_ = std::make_unique<File>(report_path(values, opt::kStatistics, "statistics"));
 }
 
 StatisticsFile::~StatisticsFile() = default;

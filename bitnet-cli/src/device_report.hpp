@@ -3,6 +3,7 @@
 // and for traces. The figures are Backend::statistics() and those of the pools.
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 
 #include "bitnet/core/device/backend.hpp"
@@ -19,8 +20,8 @@ std::string device_lines(const DeviceStatistics& s);
 /// (--profile).
 nlohmann::ordered_json device_json(const DeviceStatistics& s);
 
-/// Each pool that a backend takes memory from, as it is now: use, peaks, hits and fragmentation.
-nlohmann::ordered_json pools_json(const Backend& backend);
+/// Each pool that backends take memory from, once, as it is now: use, peaks and fragmentation.
+nlohmann::ordered_json pools_json(std::span<const Backend* const> backends);
 
 /// --statistics: the file is found to be writable before anything runs.
 class StatisticsFile {

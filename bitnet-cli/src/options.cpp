@@ -57,6 +57,8 @@ const Option kOutput{kOutputGroup, "output", 'o', Kind::kText, "FILE", "records:
 const Option kResume{kOutputGroup, "resume", 0, Kind::kFlag, "", "keep the records of FILE that are complete and do the others", "", "resume"};
 const Option kTruncate{kInputGroup, "truncate", 0, Kind::kChoice, "none|left|right", "cut prompts that leave no room for --max-tokens in the context: their beginning (left; the begin-of-text token stays) or their end; of a chat the longest messages, each there; none: too long a prompt is that item's error", "none", "truncate"};
 
+const Option kReplicas{kModelGroup, "replicas", 0, Kind::kFlag, "", "load the whole model on each of the devices of --device, which share the items, instead of dividing its layers among them", "", "replicas"};
+
 const Option kPplFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to measure on; - is standard input", "", "file"};
 const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens a chunk; the second half of each is scored", "512", "ctx_size", nullptr, 8, 1 << 22};
 const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};

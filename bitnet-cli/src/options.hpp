@@ -45,8 +45,8 @@ extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kSubDevices, k
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
 extern const Option kProfile, kStatistics, kDevicePolicy, kMeasure, kMemoryLimit;
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
-extern const Option kDraft, kDraftNgram;                  // sampling, not for items of a batch
-extern const Option kInput, kOutput, kResume, kTruncate;  // batch
+extern const Option kDraft, kDraftNgram;                             // sampling, not for items of a batch
+extern const Option kInput, kOutput, kResume, kTruncate, kReplicas;  // batch
 extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel, kTokenizeFile, kIds, kNoBos,
     kDecode, kStats;
 extern const Option kJson, kType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,

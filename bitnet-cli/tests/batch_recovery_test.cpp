@@ -117,6 +117,48 @@ TEST_F(BatchRecovery, ADeviceThatIsGoneForGoodCostsItsItemsAndNothingElse) {
   expect_resume_completes("out.jsonl");
 }
 
+TEST_F(BatchRecovery, AReplicaThatIsGoneForGoodLeavesItsItemsToTheOthers) {
+  first.dies_at = 10;
+  first.from = 2;
+  first.n = kNever;
+  const auto o = batch(file("out.jsonl"), "first,second", {"--replicas", "-v"});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+  EXPECT_THAT(o.err, HasSubstr("note: device 'first' is left to the others: "));
+  EXPECT_THAT(o.err, HasSubstr("nobody answers"));
+  EXPECT_THAT(o.err, HasSubstr(" items on second\n"));
+}
+
+TEST_F(BatchRecovery, AReplicaThatComesBackGoesOn) {
+  first.dies_at = 10;
+  const auto o = batch(file("out.jsonl"), "first,second", {"--replicas"});
+  EXPECT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+  EXPECT_EQ(first.openings, 2);
+  EXPECT_EQ(second.openings, 1);
+  EXPECT_THAT(o.err, Not(HasSubstr("left to the others")));
+}
+
+TEST_F(BatchRecovery, TheLastReplicasErrorsAreTheItems) {
+  first.dies_at = 10;
+  second.dies_at = 300;
+  first.from = second.from = 2;
+  first.n = second.n = kNever;
+  const auto o = batch(file("out.jsonl"), "first,second", {"--replicas"});
+  EXPECT_EQ(o.code, kFailure);
+  const int failed = expect_texts_or(records("out.jsonl"), "nobody answers");
+  EXPECT_GT(failed, 0);
+  EXPECT_LT(failed, kItems);
+  expect_resume_completes("out.jsonl");
+}
+
+TEST_F(BatchRecovery, AReplicaThatCannotBeLoadedIsAnErrorBeforeAnythingRuns) {
+  second.from = 1;
+  second.n = kNever;
+  EXPECT_FAILS(batch(file("out.jsonl"), "first,second", {"--replicas"}), kFailure, "nobody answers");
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
+}
+
 TEST_F(BatchRecovery, OnStandardOutputEveryRecordComes) {
   first.dies_at = 300;
   first.from = 2;

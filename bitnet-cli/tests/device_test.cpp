@@ -135,6 +135,8 @@ TEST_F(DeviceTest, StatisticsThatCannotBeWrittenAreErrorsBeforeTheRun) {
     EXPECT_FAILS(with("-"), kUsage, "--statistics needs a file");
     EXPECT_FAILS(with(model()), kFailure, "the statistics would replace the model");
     EXPECT_FAILS(with(file("none/s.json")), kFailure, "none");
+    words.insert(words.end(), {"--profile", file("t.json")});
+    EXPECT_FAILS(with(file("./t.json")), kUsage, "--statistics and --profile name the same file");
     EXPECT_FALSE(std::filesystem::exists(file("o.jsonl")));
   }
 }
@@ -169,6 +171,68 @@ TEST_F(DeviceTest, PartsOfADeviceHaveNames) {
                "opencl:0:0 is not divided: it has ");
   EXPECT_FAILS(run({"--device", "opencl:0:0/0", "--sub-devices", "1"}), kUsage,
                "--sub-devices: expected a whole number from 2 to 1024");
+}
+
+TEST_F(DeviceTest, ReplicasShareTheItemsOfABatch) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  if (call({"devices", "--sub-devices", "2"}).out.find("\nopencl:0:0/1\t") == std::string::npos)
+    GTEST_SKIP() << "it cannot be divided";
+  std::string lines;
+  for (int i = 0; i < 14; ++i) lines += "prompt number " + std::to_string(i) + std::string(i % 5, 'x') + "\n";
+  const std::string in = file("in.txt", lines);
+  const auto batch = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> words{"batch", "-m", model(), "-i", in, "-o", out, "-n", "7", "--seed", "5"};
+    words.insert(words.end(), more.begin(), more.end());
+    const auto o = call(words);
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return o;
+  };
+  const auto texts = [](const std::string& path) {
+    std::istringstream records(read_file(path));
+    std::vector<std::string> all;
+    for (std::string line; std::getline(records, line);) {
+      const json r = json::parse(line);
+      all.push_back(r["id"].dump() + r["text"].dump() + r["finish_reason"].dump());
+    }
+    return all;
+  };
+  batch(file("one.jsonl"), {"--device", "opencl:0:0"});
+  const auto both = batch(file("two.jsonl"), {"--device", "opencl:0:0/0,opencl:0:0/1", "--replicas", "-v",
+                                              "--statistics", file("s.json")});
+  ASSERT_EQ(texts(file("one.jsonl")).size(), 14u);
+  EXPECT_EQ(texts(file("two.jsonl")), texts(file("one.jsonl")));  // in the same order
+  const json s = json::parse(read_file(file("s.json")));
+  ASSERT_EQ(s["replicas"].size(), 2u);
+  for (const json& r : s["replicas"])
+    EXPECT_GT(r["items"], 0) << r["device"];  // the fair share of neither is all
+  EXPECT_EQ(s["replicas"][0]["items"].get<int>() + s["replicas"][1]["items"].get<int>(), 14);
+  EXPECT_EQ(s["device"], "opencl:0:0/0,opencl:0:0/1");
+  for (const char* name : {"opencl:0:0/0", "opencl:0:0/1"})
+    EXPECT_THAT(both.err, HasSubstr(" on " + std::string(name) + "\n"));
+  // The CPU can be one of them.
+  batch(file("mixed.jsonl"), {"--device", "cpu,opencl:0:0/1", "--replicas", "--batch-size", "2"});
+  EXPECT_EQ(texts(file("mixed.jsonl")), texts(file("one.jsonl")));
+}
+
+TEST_F(DeviceTest, ABatchDoesNotWriteItsRecordsAndItsFiguresToOneFile) {
+  const std::string in = file("in.txt", "x\n");
+  for (const std::string option : {"--statistics", "--profile"})
+    EXPECT_FAILS(call({"batch", "-m", model(), "-i", in, "-o", file("o.jsonl"), option, file("./o.jsonl")}),
+                 kUsage, option + " and --output name the same file");
+}
+
+TEST_F(DeviceTest, ReplicasNeedNamesOfDevices) {
+  const std::string in = file("in.txt", "x\n");
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"batch", "-m", model(), "-i", in, "-o", file("out.jsonl"), "--replicas"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  EXPECT_FAILS(with({"--device", "auto"}), kUsage, "--device: with --replicas expected names of devices");
+  EXPECT_FAILS(with({"--device", "cpu,"}), kUsage, "got 'cpu,'");
+  EXPECT_FAILS(with({"--device", "cpu,nosuch"}), kFailure, "there is no device 'nosuch'");
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
+  EXPECT_EQ(with({"--device", "cpu,cpu", "-n", "2"}).code, kOk);
 }
 
 TEST_F(DeviceTest, TheEnvironmentNamesTheDevice) {

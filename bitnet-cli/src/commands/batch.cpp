@@ -4,11 +4,12 @@
 #include <chrono>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <ostream>
 
-#include "batch_engine.hpp"
 #include "batch_items.hpp"
 #include "batch_records.hpp"
+#include "batch_replicas.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/recovery.hpp"
 #include "bitnet/core/text/sequences.hpp"
@@ -31,10 +32,6 @@ using inference::GenerationResult;
 using inference::RecoveringScheduler;
 using inference::Request;
 
-/// Requests that wait in the scheduler beside those that run: enough that it never idles, few enough that a
-/// huge file is not tokenised all at once.
-constexpr std::int64_t kMaxWaiting = 64;
-
 class Batch {
  public:
   Batch(const Values& values, Io& io) : values_(values), io_(io), output_(require(values, opt::kOutput)) {}
@@ -48,20 +45,21 @@ class Batch {
   void open_journal(const std::vector<BatchRecord>& kept);
   void begin();
   void work();
-  void submit(std::size_t index, RecoveringScheduler& scheduler);
+  bool submit(std::size_t index, RecoveringScheduler& scheduler, BatchCalls::Done done);
   Request request_of(std::size_t index);
   std::vector<TokenId> encode(const BatchItem& item, inference::GenerationOptions& options);
   void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item);
   SequenceSide cut_side() const;
   std::int64_t prompt_limit(std::int64_t max_tokens) const;
   void say_cut(const BatchItem& item, std::int64_t tokens);
-  void say_details(const RecoveringScheduler& scheduler);
+  void say_details();
   void say_note(const std::string& line);
   void finish(std::size_t index, GenerationResult result) noexcept;
   void count(const Error& error) noexcept;
   void fail_item(std::size_t index, const std::string& why);
   void write_journal();
-  void show_progress(const RecoveringScheduler& scheduler);
+  void show_progress();
+  void passed();
   void write_ready_lines();
   void write_output();
   int summarise(double seconds) const;
@@ -78,7 +76,8 @@ class Batch {
   std::int64_t new_tokens_ = 0;
   std::optional<TraceFile> trace_;  // outlives the engine
   MemoryWatch memory_;
-  BatchEngine engine_{values_, io_, memory_.monitor(), [this](const std::string& line) { say_note(line); }};
+  BatchReplicas replicas_{values_, io_, memory_.monitor(),
+                          [this](const std::string& line) { say_note(line); }};
   // Of the model, which may be away while its device is opened anew.
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::int64_t n_ctx_ = 0;
@@ -131,6 +130,9 @@ void Batch::check_output() const {
   if (fs::equivalent(output_, require(values_, opt::kInput), ignored))
     throw Error(ErrorCode::kInvalidArgument, "'" + output_.string() + "': input and output are the same");
   check_replaces_no_input(values_, output_, "'" + output_.string() + "': the records");
+  for (const Option* o : {&opt::kProfile, &opt::kStatistics})
+    if (values_.has(*o) && same_file(values_.text(*o), output_))
+      throw UsageError("--" + std::string(o->name) + " and --output name the same file");
   const fs::path folder = output_.parent_path();
   if (!folder.empty() && !fs::is_directory(folder, ignored))
     throw Error(ErrorCode::kNotFound,
@@ -222,6 +224,7 @@ void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, c
 }
 
 void Batch::say_cut(const BatchItem& item, std::int64_t tokens) {
+  const std::lock_guard lock(output_mutex());
   if (tokens > 0)
     io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(tokens)
             << " tokens of the prompt were cut off\n";
@@ -244,30 +247,39 @@ Request Batch::request_of(std::size_t index) {
   if (item.messages.empty() && !values_.has(opt::kChatTemplate))
     cut_to_context(request.prompt, request.options.max_tokens, item);
   records_[index].prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
-  request.on_done = [this, index](inference::RequestId, GenerationResult r) { finish(index, std::move(r)); };
   return request;
 }
 
-/// What is wrong with an item is the item's: it is left out, and its record says why.
-void Batch::submit(std::size_t index, RecoveringScheduler& scheduler) {
+/// What is wrong with an item is the item's: it is left out, and its record says why. By several threads at
+/// once.
+bool Batch::submit(std::size_t index, RecoveringScheduler& scheduler, BatchCalls::Done done) {
   const BatchItem& item = items_[index];
   if (!item.error.empty()) {
     count(Error(ErrorCode::kInvalidArgument, item.error));
-    return fail_item(index, item.error);
+    fail_item(index, item.error);
+    return false;
   }
+  bool given = false;
   const auto fail = [&](const Error& e) {
     fail_item(index, (item.line > 0 ? "line " + std::to_string(item.line) + ": " : "") + e.what());
   };
   Recovery recovery({skip_item(fail)}, &item_errors_);
   try {
-    static_cast<void>(recovery.run("an item", [&] { scheduler.submit(request_of(index)); }));
+    static_cast<void>(recovery.run("an item", [&] {
+      Request request = request_of(index);
+      request.on_done = done;
+      scheduler.submit(std::move(request));
+      given = true;
+    }));
   } catch (const Error& e) {  // no rule sees these
     if (e.code() == ErrorCode::kCancelled) throw;
     fail(e);
   }
+  return given;
 }
 
 void Batch::fail_item(std::size_t index, const std::string& why) {
+  const std::lock_guard lock(output_mutex());
   records_[index].error = why;
   records_[index].finish_reason = "error";
   ++n_done_;
@@ -315,8 +327,8 @@ void Batch::write_journal() {
   }
 }
 
-void Batch::show_progress(const RecoveringScheduler& scheduler) {
-  const auto stats = scheduler.stats();
+void Batch::show_progress() {
+  const auto stats = replicas_.stats();
   const auto to_do = static_cast<double>(items_.size() - n_kept_);
   bar_->update(static_cast<double>(n_done_ - n_kept_), to_do,
                rate(static_cast<double>(stats.generated_tokens), stats.step_seconds) + " tokens/s, " +
@@ -335,14 +347,15 @@ void Batch::write_ready_lines() {
 }
 
 void Batch::say_note(const std::string& line) {
+  const std::lock_guard lock(output_mutex());
   if (bar_ != nullptr) bar_->clear();
   io_.err << "note: " << line << '\n';
 }
 
 /// What the items need of the model.
 void Batch::begin() {
-  const inference::InferenceEngine& engine = engine_.load();
-  memory_.follow(engine_.memory());
+  const inference::InferenceEngine& engine = replicas_.load();
+  memory_.follow(replicas_.memory());
   const inference::Model& model = *engine.model();
   static_cast<void>(model.require_tokenizer());
   tokenizer_ = model.tokenizer();
@@ -357,42 +370,50 @@ void Batch::begin() {
   }
 }
 
+/// After each pass of a replica.
+void Batch::passed() {
+  write_journal();
+  try {
+    show_progress();
+    write_ready_lines();
+  } catch (const std::bad_alloc&) {  // the next time
+  }
+}
+
 void Batch::work() {
   begin();
-  Recovery recovery(engine_.rules(), &faults_, [this](const std::string& line) { say_note(line); });
-  RecoveringScheduler scheduler([this] { return engine_.make_scheduler(); }, recovery);
+  replicas_.make_schedulers(faults_);
   if (!to_stdout()) open_journal(records_);
   has_begun_ = true;
   bar_ = std::make_unique<ProgressBar>(io_, "items");
-  std::size_t next = 0;
-  while (true) {
-    while (next < items_.size() && scheduler.stats().waiting < kMaxWaiting && !io_.is_cancelled()) {
-      if (records_[next].finish_reason.empty()) submit(next, scheduler);
-      ++next;
-    }
-    const bool more = scheduler.step();
-    write_journal();
-    try {
-      show_progress(scheduler);
-      write_ready_lines();
-    } catch (const std::bad_alloc&) {  // the next time
-    }
-    if (!more && (next == items_.size() || io_.is_cancelled())) break;
-  }
+  std::vector<std::size_t> open;
+  for (std::size_t i = 0; i < records_.size(); ++i)
+    if (records_[i].finish_reason.empty()) open.push_back(i);
+  BatchCalls calls;
+  calls.submit = [this](std::size_t item, RecoveringScheduler& scheduler, BatchCalls::Done done) {
+    return submit(item, scheduler, std::move(done));
+  };
+  calls.finished = [this](std::size_t item, GenerationResult result) { finish(item, std::move(result)); };
+  calls.passed = [this] { passed(); };
+  replicas_.run(open, calls);
   bar_.reset();
-  if (values_.flag(opt::kVerbose)) say_details(scheduler);
+  if (values_.flag(opt::kVerbose)) say_details();
 }
 
 /// --verbose, at the end: how long prompts were, and how many guesses held.
-void Batch::say_details(const RecoveringScheduler& scheduler) {
+void Batch::say_details() {
   std::vector<std::int64_t> lengths;
   for (const BatchRecord& r : records_)
     if (r.prompt_tokens > 0) lengths.push_back(r.prompt_tokens);
   const LengthStatistics s = length_statistics(lengths);
   io_.err << "batch: prompts of " << s.shortest << " to " << grouped(s.longest)
           << " tokens, half of them up to " << grouped(s.median) << ", " << grouped(s.total) << " in all\n";
-  io_.err << memory_.report() << device_lines(engine_.statistics());
-  const auto stats = scheduler.stats();
+  io_.err << memory_.report() << device_lines(replicas_.statistics());
+  if (values_.flag(opt::kReplicas))
+    for (const BatchReplicas::Share& share : replicas_.shares())
+      io_.err << "batch: " << share.items << (share.items == 1 ? " item" : " items") << " on " << share.device
+              << '\n';
+  const auto stats = replicas_.stats();
   if (stats.yielded > 0)
     io_.err << "batch: " << stats.yielded << " sequences waited because memory was short\n";
   if (stats.drafted_tokens > 0)
@@ -447,9 +468,9 @@ int Batch::summarise(double seconds) const {
 
 /// --statistics and --profile, of this run's items.
 void Batch::write_figures(double seconds) {
+  if (!trace_ && !statistics_->wanted()) return;
   using Json = nlohmann::ordered_json;
-  Json device = device_json(engine_.statistics());
-  Json pools = engine_.engine() != nullptr ? pools_json(engine_.engine()->model()->backend()) : Json::array();
+  Json device = device_json(replicas_.statistics()), pools = pools_json(replicas_.backends());
   if (trace_) trace_->write(device, pools, io_);
   std::size_t failed = 0;
   std::int64_t prompt_tokens = 0;
@@ -457,10 +478,18 @@ void Batch::write_figures(double seconds) {
     failed += r.finish_reason == "error" ? 1 : 0;
     prompt_tokens += r.prompt_tokens;
   }
+  std::string devices;
+  Json shares = Json::array();
+  for (const BatchReplicas::Share& share : replicas_.shares()) {
+    // Without a name none was loaded: everything had been done before.
+    const std::string device_name = share.device.empty() ? values_.text(opt::kDevice) : share.device;
+    devices += (devices.empty() ? "" : ",") + device_name;
+    shares.push_back({{"device", device_name}, {"items", share.items}});
+  }
   statistics_->write({{"model", values_.text(opt::kModel)},
-                      {"device", engine_.engine() != nullptr ? engine_.engine()->selection().device.name
-                                                             : values_.text(opt::kDevice)},
-                      {"load_seconds", engine_.load_seconds()},
+                      {"device", devices},
+                      {"replicas", std::move(shares)},
+                      {"load_seconds", replicas_.load_seconds()},
                       {"items", items_.size()},
                       {"kept", n_kept_},
                       {"failed", failed},
@@ -484,7 +513,7 @@ int Batch::run() {
   check_output();
   if (values_.has(opt::kProfile)) trace_.emplace(values_, "bitnet batch");
   statistics_.emplace(values_);
-  if (trace_) engine_.set_profiler(trace_->profiler());
+  if (trace_) replicas_.set_profiler(trace_->profiler());
   if (values_.flag(opt::kResume)) take_over_finished();
   const Stopwatch watch;
   std::exception_ptr problem;
@@ -536,7 +565,7 @@ const Command kBatchCommand{
     .arguments = {},
     .options = concat({{&opt::kInput, &opt::kOutput, &opt::kResume, &opt::kChatTemplate, &opt::kSystem,
                         &opt::kSpecial, &opt::kTruncate, &opt::kCtxSize, &opt::kBatchSize, &opt::kKvType,
-                        &opt::kProfile, &opt::kStatistics},
+                        &opt::kReplicas, &opt::kProfile, &opt::kStatistics},
                        engine_options(),
                        sampling_options(),
                        draft_options(),

@@ -98,7 +98,9 @@ int generate_text(const Values& values, const std::string& prompt, inference::In
   MemoryWatch memory(engine.model());
   const auto result = generate(values, prompt, engine, options, io);
   const Backend& backend = engine.model()->backend();
-  figures = {device_json(backend.statistics()), pools_json(backend), run_json(engine, result)};
+  const Backend* const backends[] = {&backend};
+  if (values.has(opt::kProfile) || values.has(opt::kStatistics))
+    figures = {device_json(backend.statistics()), pools_json(backends), run_json(engine, result)};
   if (result.error) throw *result.error;
   if (io.out_is_terminal) io.out << '\n';
   io.out.flush();
@@ -134,6 +136,7 @@ int run_model(const Values& values, Io& io) {
     throw;
   }
   if (trace) trace->write(figures.device, figures.pools, io);
+  if (!statistics.wanted()) return code;
   Json all{{"model", values.text(opt::kModel)}};
   all.update(figures.run);
   all["device_statistics"] = std::move(figures.device);
