@@ -1,5 +1,5 @@
-// Causal attention over the paged KV cache with an online softmax, and the storing of new keys and values. The order of every
-// sum is that of docs/numerics.md, "Attention": tiles of 128 keys by absolute position, chains of multiply-adds inside them,
+// Causal attention over the paged KV cache with an online softmax, and the storing of new keys and values, alone or with the
+// rotation of queries and keys in front (rope() of rows.cl, in place). The order of every sum is that of docs/numerics.md, "Attention": tiles of 128 keys by absolute position, chains of multiply-adds inside them,
 // 16 lanes for the sum of the weights, tiles merged in ascending order. Grouped queries share what they read of a KV head
 // (BN_WIDE 1), or the caches do (BN_WIDE 0).
 //
@@ -13,8 +13,13 @@
 //
 // BN_WIDE 0: a work-group for each (query head, row), global size {heads * BN_ATTENTION_WG, rows}, local {BN_ATTENTION_WG, 1}.
 // BN_WIDE 1: a work-item for BN_HEADS query heads of a KV head, global size {heads / BN_HEADS, rows}.
+// BN_PARTS 1, for long contexts and few rows: the same with a work-group, or an item, for each of n_tiles tiles, global size
+//   {… * n_tiles, rows}; `out` is then f32 [rows, heads, n_tiles, D + 2]: the tile's sums of values, its largest score, its sum of
+//   weights. attention_merge puts a row's tiles together in ascending order, as the other variant does while it goes: the same
+//   bits, however many there are. Its global size is {heads * BN_ATTENTION_WG, rows}, local {BN_ATTENTION_WG, 1}; with BN_WIDE 1
+//   {heads, rows}, local {1, 1}.
 //
-// Variants, all set by src/attention.cpp: BN_KV_TYPE, BN_HEAD_DIM, BN_PAGE_SIZE, BN_HEADS, and
+// Variants, all set by src/kernel_set.cpp: BN_KV_TYPE, BN_HEAD_DIM, BN_PAGE_SIZE, BN_HEADS, BN_PARTS, and
 //   BN_GROUP   query heads of a KV head
 //
 // Tunables:
@@ -34,6 +39,9 @@
 #endif
 #ifndef BN_HEADS
 #define BN_HEADS 1
+#endif
+#ifndef BN_PARTS
+#define BN_PARTS 0
 #endif
 #ifndef BN_ATTENTION_WG
 #define BN_ATTENTION_WG 128
@@ -85,6 +93,19 @@ uint bn_four(__global const float* x, uint j, float factor) {
   return word;
 }
 
+// Stores the row of one head, from k and v.
+void bn_store_row(__global const float* k, __global const float* v, uint token, uint heads, uint g, __global uint* keys,
+                  __global uint* values) {
+  const uint slot = token % BN_P;
+  const ulong page = (ulong)(token / BN_P) * BN_PAGE_WORDS(heads);
+  const ulong scale_at = page + BN_SCALES(heads) + g * BN_P + slot;
+  float factor;
+  keys[scale_at] = as_uint(bn_byte_scale(k, &factor));
+  for (uint j = 0; j < BN_W; ++j) keys[page + (g * BN_W + j) * BN_P + slot] = bn_four(k, j, factor);
+  values[scale_at] = as_uint(bn_byte_scale(v, &factor));
+  for (uint j = 0; j < BN_W; ++j) values[page + (g * BN_P + slot) * BN_W + j] = bn_four(v, j, factor);
+}
+
 // A row of one head an item; items: heads of the cache.
 __kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
 void store_keys_values(__global const float* restrict k, ulong k_offset, __global const float* restrict v, ulong v_offset,
@@ -93,19 +114,20 @@ void store_keys_values(__global const float* restrict k, ulong k_offset, __globa
   const uint g = get_global_id(0);
   const uint r = get_global_id(1);
   if (g >= heads) return;
-  const uint token = (uint)plan[tokens_at + r];
-  const uint slot = token % BN_P;
-  const ulong page = (ulong)(token / BN_P) * BN_PAGE_WORDS(heads);
-  const ulong scale_at = page + BN_SCALES(heads) + g * BN_P + slot;
   const ulong from = (ulong)r * heads * BN_D + g * BN_D;
-  float factor;
-  keys[scale_at] = as_uint(bn_byte_scale(k + k_offset + from, &factor));
-  for (uint j = 0; j < BN_W; ++j) keys[page + (g * BN_W + j) * BN_P + slot] = bn_four(k + k_offset + from, j, factor);
-  values[scale_at] = as_uint(bn_byte_scale(v + v_offset + from, &factor));
-  for (uint j = 0; j < BN_W; ++j) values[page + (g * BN_P + slot) * BN_W + j] = bn_four(v + v_offset + from, j, factor);
+  bn_store_row(k + k_offset + from, v + v_offset + from, (uint)plan[tokens_at + r], heads, g, keys, values);
 }
 
 #else
+
+// Stores element d of a head.
+void bn_store_element(float k, float v, uint token, uint heads, uint g, uint d, __global BN_CACHE* keys,
+                      __global BN_CACHE* values) {
+  const uint slot = token % BN_P;
+  const ulong head = ((ulong)(token / BN_P) * heads + g) * (BN_D * BN_P);
+  BN_WRITE(k, keys, head + d * BN_P + slot);
+  BN_WRITE(v, values, head + slot * BN_D + d);
+}
 
 // An element an item; items: columns of k and v.
 __kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
@@ -115,14 +137,74 @@ void store_keys_values(__global const float* restrict k, ulong k_offset, __globa
   const uint c = get_global_id(0);
   const uint r = get_global_id(1);
   if (c >= heads * BN_D) return;
-  const uint token = (uint)plan[tokens_at + r];
-  const uint slot = token % BN_P;
-  const ulong head = ((ulong)(token / BN_P) * heads + c / BN_D) * (BN_D * BN_P);
   const ulong from = (ulong)r * heads * BN_D + c;
-  BN_WRITE(k[k_offset + from], keys, head + (c % BN_D) * BN_P + slot);
-  BN_WRITE(v[v_offset + from], values, head + slot * BN_D + c % BN_D);
+  bn_store_element(k[k_offset + from], v[v_offset + from], (uint)plan[tokens_at + r], heads, c / BN_D, c % BN_D, keys,
+                   values);
 }
 
+#endif
+
+// Pair i of a head, rotated in place.
+void bn_rotate(__global float* head, __global const float* angles, uint i) {
+  const uint half_dim = BN_D / 2u;
+  const float a = head[i], b = head[half_dim + i];
+  const float c = angles[i], s = angles[half_dim + i];
+  const float bs = b * s, as = a * s;
+  head[i] = fma(a, c, -bs);
+  head[half_dim + i] = fma(b, c, as);
+}
+
+// rope() of the queries' q_rows rows, then of the keys' rows, and these and the values stored. An item has a pair of elements of
+// a head (i8: a head); items of a row: those of the query heads, then those of the cache's. BN_HEAD_DIM is even.
+__kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
+void rope_and_store(__global float* restrict q, ulong q_offset, uint q_rows, __global const int* restrict q_positions,
+                    __global float* restrict k, ulong k_offset, __global const int* restrict k_positions,
+                    __global const float* restrict table, __global const float* restrict v, ulong v_offset,
+                    __global const int* restrict plan, uint tokens_at, uint heads, __global BN_CACHE* restrict keys,
+                    __global BN_CACHE* restrict values) {
+#if BN_KV_TYPE == 2
+  const uint pairs = BN_D / 2u, per_head = 1u;
+#else
+  const uint pairs = 1u, per_head = BN_D / 2u;
+#endif
+  uint i = get_global_id(0);
+  const uint r = get_global_id(1);
+  const uint of_queries = heads * BN_GROUP * per_head;
+  if (i < of_queries) {
+    if (r >= q_rows) return;
+    __global float* const head = q + q_offset + ((ulong)r * heads * BN_GROUP + i / per_head) * BN_D;
+    for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)q_positions[r] * BN_D, i % per_head + p);
+    return;
+  }
+  i -= of_queries;
+  if (i >= heads * per_head) return;
+  const uint g = i / per_head, first = i % per_head;
+  const ulong at = ((ulong)r * heads + g) * BN_D;
+  __global float* const head = k + k_offset + at;
+  for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)k_positions[r] * BN_D, first + p);
+  const uint token = (uint)plan[tokens_at + r];
+#if BN_KV_TYPE == 2
+  bn_store_row(head, v + v_offset + at, token, heads, g, keys, values);
+#else
+  const uint second = first + BN_D / 2u;
+  __global const float* const value = v + v_offset + at;
+  bn_store_element(head[first], value[first], token, heads, g, first, keys, values);
+  bn_store_element(head[second], value[second], token, heads, g, second, keys, values);
+#endif
+}
+
+#if BN_PARTS
+#define BN_PART (BN_D + 2u)
+#define BN_PART_OF(r, h, t) ((((ulong)(r) * heads * BN_GROUP + (h)) * n_tiles + (t)) * BN_PART)
+
+// Adds a tile to the largest score and the sum of weights so far; the factors are of the values' sums so far and of its own.
+void bn_merge(__global const float* part, float* largest, float* sum, float* old_factor, float* new_factor) {
+  const float both = part[BN_D] > *largest ? part[BN_D] : *largest;
+  *old_factor = bn_exp(*largest - both);
+  *new_factor = bn_exp(part[BN_D] - both);
+  *largest = both;
+  *sum = fma(part[BN_D + 1u], *new_factor, *sum * *old_factor);
+}
 #endif
 
 #if BN_WIDE
@@ -133,7 +215,6 @@ void store_keys_values(__global const float* restrict k, ulong k_offset, __globa
 #else
 #define BN_HEAD_OF(cache, t) ((cache) + ((ulong)pages[(t) / BN_P] * heads + g) * (BN_D * BN_P))
 #endif
-#define BN_UNROLL __attribute__((opencl_unroll_hint))
 
 #if BN_KV_TYPE == 2
 float16 bn_scales16(__global const uint* cache, __global const int* pages, uint heads, uint g, uint t, uint n_keys) {
@@ -149,15 +230,23 @@ float16 bn_scales16(__global const uint* cache, __global const int* pages, uint 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void attention(__global const float* restrict q, ulong q_offset, __global const BN_CACHE* restrict keys,
                __global const BN_CACHE* restrict values, __global const int* restrict plan, uint queries_at, uint heads,
-               float scale, __global float* restrict out, ulong out_offset) {
-  const uint first_head = get_global_id(0) * BN_HEADS;
+               float scale, __global float* restrict out, ulong out_offset, uint n_tiles) {
+  const uint first_head = get_global_id(0) / n_tiles * BN_HEADS;
   const uint g = first_head / BN_GROUP;
   const uint r = get_global_id(1);
   const uint n_keys = (uint)plan[queries_at + 2u * r];
   __global const int* const pages = plan + plan[queries_at + 2u * r + 1u];
   const ulong row = ((ulong)r * heads * BN_GROUP + first_head) * BN_D;
   __global const float* const query = q + q_offset + row;
+#if BN_PARTS
+  const uint first_tile = get_global_id(0) % n_tiles, from_key = first_tile * BN_TILE;
+  if (from_key >= n_keys) return;
+  const uint to_key = min(from_key + BN_TILE, n_keys), next_head = n_tiles * BN_PART;
+  __global float* const result = out + out_offset + BN_PART_OF(r, first_head, first_tile);
+#else
+  const uint from_key = 0u, to_key = n_keys, next_head = BN_D;
   __global float* const result = out + out_offset + row;  // holds the values' sums meanwhile
+#endif
 
   float p[BN_HEADS][BN_TILE];
   float largest[BN_HEADS], sum[BN_HEADS];
@@ -175,7 +264,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
     for (uint d = 0; d < BN_D; ++d) scaled[h][d] = query[h * BN_D + d] * scale;
 #endif
 
-  for (uint tile = 0; tile < n_keys; tile += BN_TILE) {
+  for (uint tile = from_key; tile < to_key; tile += BN_TILE) {
     const uint n = min(n_keys - tile, BN_TILE);
     for (uint t = 0; t < n; t += 16u) {
 #if BN_KV_TYPE == 2
@@ -244,7 +333,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
         vstore16(weight, 0, p[h] + t);
       }
       const float l = bn_fold(total);
-      if (tile == 0u) {
+      if (tile == from_key) {
         largest[h] = m;
         sum[h] = l;
       } else {
@@ -307,19 +396,50 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
 #else
         float16 part_sum = total[h];
 #endif
-        if (tile != 0u)
+        if (tile != from_key)
           part_sum = fma(part_sum, (float16)(new_factor[h]),
-                         bn_load16(result + h * BN_D, d, BN_D, 0.0f) * (float16)(old_factor[h]));
-        bn_store16(part_sum, result + h * BN_D, d, BN_D);
+                         bn_load16(result + h * next_head, d, BN_D, 0.0f) * (float16)(old_factor[h]));
+        bn_store16(part_sum, result + h * next_head, d, BN_D);
       }
     }
   }
+#if BN_PARTS
+  for (uint h = 0; h < BN_HEADS; ++h) {
+    result[h * next_head + BN_D] = largest[h];
+    result[h * next_head + BN_D + 1u] = sum[h];
+  }
+#else
   for (uint h = 0; h < BN_HEADS; ++h) {
     const float16 inverse = (float16)(bn_divide(1.0f, sum[h]));
     for (uint d = 0; d < BN_D; d += 16u)
-      bn_store16(bn_load16(result + h * BN_D, d, BN_D, 0.0f) * inverse, result + h * BN_D, d, BN_D);
+      bn_store16(bn_load16(result + h * next_head, d, BN_D, 0.0f) * inverse, result + h * next_head, d, BN_D);
   }
+#endif
 }
+
+#if BN_PARTS
+__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void attention_merge(__global const float* restrict parts, __global const int* restrict plan, uint queries_at, uint n_tiles,
+                     __global float* restrict out, ulong out_offset) {
+  const uint h = get_global_id(0), n_heads = get_global_size(0), r = get_global_id(1);
+  const uint n_keys = (uint)plan[queries_at + 2u * r];
+  __global const float* const first = parts + ((ulong)r * n_heads + h) * n_tiles * BN_PART;
+  __global float* const result = out + out_offset + ((ulong)r * n_heads + h) * BN_D;
+  float largest = first[BN_D], sum = first[BN_D + 1u];
+  for (uint d = 0; d < BN_D; d += 16u) bn_store16(bn_load16(first, d, BN_D, 0.0f), result, d, BN_D);
+  for (uint t = 1; t * BN_TILE < n_keys; ++t) {
+    __global const float* const part = first + (ulong)t * BN_PART;
+    float old_factor, new_factor;
+    bn_merge(part, &largest, &sum, &old_factor, &new_factor);
+    for (uint d = 0; d < BN_D; d += 16u)
+      bn_store16(fma(bn_load16(part, d, BN_D, 0.0f), (float16)(new_factor),
+                     bn_load16(result, d, BN_D, 0.0f) * (float16)(old_factor)),
+                 result, d, BN_D);
+  }
+  const float16 inverse = (float16)(bn_divide(1.0f, sum));
+  for (uint d = 0; d < BN_D; d += 16u) bn_store16(bn_load16(result, d, BN_D, 0.0f) * inverse, result, d, BN_D);
+}
+#endif
 
 #else
 
@@ -335,11 +455,11 @@ float bn_largest(__local const float* lanes) {
 __kernel __attribute__((reqd_work_group_size(BN_ATTENTION_WG, 1, 1)))
 void attention(__global const float* restrict q, ulong q_offset, __global const BN_CACHE* restrict keys,
                __global const BN_CACHE* restrict values, __global const int* restrict plan, uint queries_at, uint heads,
-               float scale, __global float* restrict out, ulong out_offset) {
+               float scale, __global float* restrict out, ulong out_offset, uint n_tiles) {
   __local float p[128];        // BN_TILE: scores, then weights
   __local float lanes[16];
   __local float shared[5];     // largest and sum so far, factors of a merge, unit of an int8 weight
-  const uint h = get_group_id(0);
+  const uint h = get_group_id(0) / n_tiles;
   const uint g = h / BN_GROUP;
   const uint r = get_group_id(1);
   const uint item = get_local_id(0);
@@ -347,6 +467,13 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
   __global const int* const pages = plan + plan[queries_at + 2u * r + 1u];
   const ulong row = ((ulong)r * heads * BN_GROUP + h) * BN_D;
   __global const float* const query = q + q_offset + row;
+#if BN_PARTS
+  const uint first_tile = get_group_id(0) % n_tiles, from_key = first_tile * BN_TILE;
+  if (from_key >= n_keys) return;
+  const uint to_key = min(from_key + BN_TILE, n_keys);
+#else
+  const uint from_key = 0u, to_key = n_keys;
+#endif
   float mine[BN_COLUMNS];      // sums of columns item, item + BN_ATTENTION_WG, …
 #if BN_KV_TYPE == 2
   __local uint bytes[BN_W];
@@ -359,7 +486,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
   barrier(CLK_LOCAL_MEM_FENCE);
 #endif
 
-  for (uint tile = 0; tile < n_keys; tile += BN_TILE) {
+  for (uint tile = from_key; tile < to_key; tile += BN_TILE) {
     const uint n = min(n_keys - tile, BN_TILE);
     for (uint t = item; t < n; t += BN_ATTENTION_WG) {
       const uint slot = (tile + t) % BN_P;
@@ -393,7 +520,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
     barrier(CLK_LOCAL_MEM_FENCE);
     if (item == 0u) {
       const float l = bn_fold(vload16(0, lanes));
-      if (tile == 0u) {
+      if (tile == from_key) {
         shared[0] = m;
         shared[1] = l;
       } else {
@@ -440,13 +567,40 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
         sum = fma(p[t], BN_READ(values + ((ulong)pages[at / BN_P] * heads + g) * (BN_D * BN_P), at % BN_P * BN_D + d), sum);
       }
 #endif
-      mine[c] = tile == 0u ? sum : fma(sum, shared[3], mine[c] * shared[2]);
+      mine[c] = tile == from_key ? sum : fma(sum, shared[3], mine[c] * shared[2]);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
   }
+#if BN_PARTS
+  __global float* const part = out + out_offset + BN_PART_OF(r, h, first_tile);
+  for (uint c = 0; c < BN_COLUMNS; ++c)
+    if (item + c * BN_ATTENTION_WG < BN_D) part[item + c * BN_ATTENTION_WG] = mine[c];
+  if (item < 2u) part[BN_D + item] = shared[item];
+#else
   const float inverse = bn_divide(1.0f, shared[1]);
   for (uint c = 0; c < BN_COLUMNS; ++c)
     if (item + c * BN_ATTENTION_WG < BN_D) out[out_offset + row + item + c * BN_ATTENTION_WG] = mine[c] * inverse;
+#endif
 }
+
+#if BN_PARTS
+__kernel __attribute__((reqd_work_group_size(BN_ATTENTION_WG, 1, 1)))
+void attention_merge(__global const float* restrict parts, __global const int* restrict plan, uint queries_at, uint n_tiles,
+                     __global float* restrict out, ulong out_offset) {
+  const uint h = get_group_id(0), n_heads = get_num_groups(0), r = get_group_id(1);
+  const uint n_keys = (uint)plan[queries_at + 2u * r];
+  __global const float* const first = parts + ((ulong)r * n_heads + h) * n_tiles * BN_PART;
+  for (uint d = get_local_id(0); d < BN_D; d += BN_ATTENTION_WG) {
+    float largest = first[BN_D], sum = first[BN_D + 1u], mine = first[d];
+    for (uint t = 1; t * BN_TILE < n_keys; ++t) {
+      __global const float* const part = first + (ulong)t * BN_PART;
+      float old_factor, new_factor;
+      bn_merge(part, &largest, &sum, &old_factor, &new_factor);
+      mine = fma(part[d], new_factor, mine * old_factor);
+    }
+    out[out_offset + ((ulong)r * n_heads + h) * BN_D + d] = mine * bn_divide(1.0f, sum);
+  }
+}
+#endif
 
 #endif

@@ -10,6 +10,9 @@
 //   BN_INTEGER_DOT    1 where the device has cl_khr_integer_dot_product: dot products of four bytes in one instruction
 //   BN_WIDE           1 for kernels whose work-items run one after another and use vectors of 16 (CPUs); 0 for work-groups
 //                     that share a row or a tile (GPUs)
+// A capability of the compiler, which it is asked for here:
+//   BN_PAIRS          bytes that one instruction multiplies with as many others, neighbours added: 64, 32, or 0 for plain code.
+//                     With BN_WIDE alone, and no more than BN_MOST_PAIRS. All give the same integers.
 #ifndef BN_EXACT_DIVIDE
 #define BN_EXACT_DIVIDE 0
 #endif
@@ -18,6 +21,19 @@
 #endif
 #ifndef BN_WIDE
 #define BN_WIDE 0
+#endif
+#ifndef BN_MOST_PAIRS
+#define BN_MOST_PAIRS 64
+#endif
+#if BN_WIDE && defined(__has_builtin)
+#if BN_MOST_PAIRS >= 64 && defined(__AVX512BW__) && __has_builtin(__builtin_ia32_pmaddubsw512)
+#define BN_PAIRS 64
+#elif BN_MOST_PAIRS >= 32 && defined(__AVX2__) && __has_builtin(__builtin_ia32_pmaddubsw256)
+#define BN_PAIRS 32
+#endif
+#endif
+#ifndef BN_PAIRS
+#define BN_PAIRS 0
 #endif
 
 #pragma OPENCL FP_CONTRACT OFF
@@ -160,6 +176,69 @@ int bn_dot4_plain_ss(uint a, uint b) {
 #define BN_DOT4(q, codes, acc) ((acc) + bn_dot4_plain_su(q, codes))
 #define BN_DOT4_SIGNED(q, w, acc) ((acc) + bn_dot4_plain_ss(q, w))
 #endif
+
+#if BN_WIDE
+// A row of 16 words, one a column, comes in BN_PIECES vectors of u32 (BN_WORDS); with four bytes a word:
+//   bn_ternary_pairs(codes, q)   bytes 0 … 2 times the signed bytes of q, neighbours added: 16-bit lanes, two a column
+//   bn_widen(sums)               the two lanes of each column added, in 32 bits
+//   bn_signed_dots(w, q)         signed bytes, -128 nowhere in w, times those of q, four a column added in 32 bits
+#if BN_PAIRS
+#define BN_LANES (BN_PAIRS / 2)
+typedef char bn_bytes __attribute__((ext_vector_type(BN_PAIRS)));
+typedef short bn_shorts __attribute__((ext_vector_type(BN_LANES)));
+#if BN_PAIRS == 64
+#define BN_PIECES 1
+typedef uint16 bn_words;
+typedef int16 bn_ints;
+#define BN_LOAD_WORDS(i, p) vload16(i, p)
+#define BN_ADD_PAIRS(a, b) __builtin_ia32_pmaddwd512(a, b)
+#define BN_ADD_BYTES(a, b) __builtin_ia32_pmaddubsw512(a, b)
+#else
+#define BN_PIECES 2
+typedef uint8 bn_words;
+typedef int8 bn_ints;
+#define BN_LOAD_WORDS(i, p) vload8(i, p)
+#define BN_ADD_PAIRS(a, b) __builtin_ia32_pmaddwd256(a, b)
+#define BN_ADD_BYTES(a, b) __builtin_ia32_pmaddubsw256(a, b)
+#endif
+// Vectors of other lengths than OpenCL has: as_type() does not know them.
+bn_bytes bn_as_bytes(bn_words v) { return *(bn_bytes*)&v; }
+bn_shorts bn_as_shorts(bn_words v) { return *(bn_shorts*)&v; }
+bn_shorts bn_ternary_pairs(bn_words codes, uint q) {
+  return BN_ADD_BYTES(bn_as_bytes(codes), bn_as_bytes((bn_words)(q)));
+}
+bn_ints bn_widen(bn_shorts sums) { return BN_ADD_PAIRS(sums, (bn_shorts)(1)); }
+bn_ints bn_signed_dots(bn_words w, uint q) {
+  const bn_shorts a = bn_as_shorts(w), b = bn_as_shorts((bn_words)(q));
+  return BN_ADD_PAIRS((a << (short)8) >> (short)8, (b << (short)8) >> (short)8) +
+         BN_ADD_PAIRS(a >> (short)8, b >> (short)8);
+}
+#else
+#define BN_PIECES 2
+typedef uint8 bn_words;
+typedef int8 bn_ints;
+typedef short16 bn_shorts;
+#define BN_LOAD_WORDS(i, p) vload8(i, p)
+bn_shorts bn_ternary_pairs(bn_words codes, uint q) {
+  const short16 a = as_short16(codes), b = as_short16((uint8)(q));
+  return (a & (short16)(255)) * ((b << (short16)(8)) >> (short16)(8)) + (a >> (short16)(8)) * (b >> (short16)(8));
+}
+bn_ints bn_widen(bn_shorts sums) { return convert_int8(sums.even) + convert_int8(sums.odd); }
+// 16-bit lanes: |a sum of two products| <= 2 * 127 * 128, widened at once.
+bn_ints bn_signed_dots(bn_words w, uint q) {
+  const short16 a = as_short16(w), b = as_short16((uint8)(q));
+  return bn_widen(((a << (short16)(8)) >> (short16)(8)) * ((b << (short16)(8)) >> (short16)(8)) +
+                  (a >> (short16)(8)) * (b >> (short16)(8)));
+}
+#endif
+// The pieces of 16 columns as one vector.
+#if BN_PIECES == 1
+#define BN_JOIN(pieces) ((pieces)[0])
+#else
+#define BN_JOIN(pieces) ((int16)((pieces)[0], (pieces)[1]))
+#endif
+#endif
+#define BN_UNROLL __attribute__((opencl_unroll_hint))
 
 // Values i … i + 15 of n; `pad` from n on.
 float16 bn_load16(__global const float* x, uint i, uint n, float pad) {

@@ -25,42 +25,29 @@
 
 #if BN_WIDE
 
-// 16-bit lanes: (k, k + 2) of a column, then (k + 1, k + 3), times the same of each row, added: |sum| <= 2 * 127 * 128, and
-// widened at once.
-#define BN_ADD(v, acc)                                                                  \
-  {                                                                                     \
-    const short16 low = ((v) << (short)8) >> (short)8, high = (v) >> (short)8;          \
-    __attribute__((opencl_unroll_hint)) for (uint r = 0; r < BN_ROWS; ++r) {            \
-      const int8 sum = as_int8(low * as_short16((uint8)(pairs[r][2u * w])) +            \
-                               high * as_short16((uint8)(pairs[r][2u * w + 1u])));      \
-      acc[r] += (sum >> 16) + ((sum << 16) >> 16);                                      \
-    }                                                                                   \
-  }
-
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void int8_matmul(__global const uint* restrict table, __global const short* restrict q,
+void int8_matmul(__global const uint* restrict table, __global const char* restrict q,
                  __global const float* restrict inv_scales, __global const float* restrict scales, uint words, uint out,
                  uint rows, __global float* restrict y, ulong y_offset) {
   const uint first = get_global_id(0) * BN_ROWS;
   const uint tile = get_global_id(1);
   __global const uint* const tile_values = table + (ulong)tile * words * 16u;
-  __global const uint* pairs[BN_ROWS];
-  int8 acc0[BN_ROWS], acc1[BN_ROWS];
-  __attribute__((opencl_unroll_hint)) for (uint r = 0; r < BN_ROWS; ++r) {
-    pairs[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 4u);
-    acc0[r] = (int8)(0);
-    acc1[r] = (int8)(0);
+  __global const uint* fours[BN_ROWS];
+  bn_ints acc[BN_ROWS][BN_PIECES];
+  BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
+    fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 4u);
+    BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
   }
   for (uint w = 0; w < words; ++w) {
-    const short16 v0 = as_short16(vload8(2u * w, tile_values)), v1 = as_short16(vload8(2u * w + 1u, tile_values));
-    BN_ADD(v0, acc0)
-    BN_ADD(v1, acc1)
+    BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
+      const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_values);
+      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) acc[r][p] += bn_signed_dots(v, fours[r][w]);
+    }
   }
   const uint columns = min(out - tile * 16u, 16u);
   const float16 scale = bn_load16(scales + tile * 16u, 0, columns, 0.0f);
   for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
-    const float16 result =
-        convert_float16((int16)(acc0[r], acc1[r])) * (scale * (float16)(inv_scales[first + r]));
+    const float16 result = convert_float16(BN_JOIN(acc[r])) * (scale * (float16)(inv_scales[first + r]));
     bn_store16(result, y + y_offset + (ulong)(first + r) * out + tile * 16u, 0, columns);
   }
 }

@@ -4,20 +4,21 @@
 //   v = x, or f(x) * up
 //   n = v * (1 / sqrt(sum(v^2) / cols + eps)) * weight, the sum over 16 lanes; or v
 //   a = 127 / max(max|n|, 1e-5), q = clamp(round_half_even(n * a), -128, 127), inv_scale = 1 / a
+//   BN_FORM 1: a = 7 / max(max|n|, 1e-5), q to -8 … 7;  2: a = sqrt(7) / max(mean|n|, 1e-5), q to -8 … 7, where the mean is
+//   summed in double in index order and rounded once (cl_khr_fp64)
 // A row with a NaN or an infinity has q = 0 and an inv_scale that makes its products NaN.
 //
 // Layout:
 //   x, up       f32 [rows, cols], row-major, at an offset of elements (up: with BN_GATE only)
 //   values      f32 [rows, cols] at an offset: v where BN_GATE, else x itself; may be x. Without BN_QUANTIZE the result.
 //   weight      f32 [cols] (with BN_NORM only)
-//   q           BN_WIDE 0: i8 [rows, stride]; BN_WIDE 1: i16 [rows, stride], each four values in the order 0, 2, 1, 3, as
-//               ternary_matmul.cl wants them. stride = cols rounded up to 16, padding zero
+//   q           i8 [rows, stride]; stride = cols rounded up to 16, padding zero
 //   inv_scales  f32 [rows]
 //   sums        i32 [rows], the sum of q's row: |sum| <= 128 * cols
 // BN_WIDE 0: a work-group a row, global size {rows * BN_QUANT_WG}, local size {BN_QUANT_WG}.
 // BN_WIDE 1: a work-item a row, global size {rows}, local size {1}.
 //
-// Variants: BN_GATE 0 none, 1 relu^2, 2 silu; BN_NORM 0, 1; BN_QUANTIZE 0, 1.
+// Variants: BN_GATE 0 none, 1 relu^2, 2 silu; BN_NORM 0, 1; BN_QUANTIZE 0, 1; BN_FORM 0, 1, 2, as ActivationForm counts.
 //
 // Tunables:
 //   BN_QUANT_WG   work-items a row with BN_WIDE 0; a power of two from 16 on
@@ -30,19 +31,34 @@
 #ifndef BN_QUANTIZE
 #define BN_QUANTIZE 1
 #endif
+#ifndef BN_FORM
+#define BN_FORM 0
+#endif
 #ifndef BN_QUANT_WG
 #define BN_QUANT_WG 64
+#endif
+
+#if BN_FORM == 0
+#define BN_FULL 127.0f
+#define BN_LOWEST -128.0f
+#define BN_HIGHEST 127.0f
+#else
+#define BN_FULL (BN_FORM == 1 ? 7.0f : 2.6457513110645907f)
+#define BN_LOWEST -8.0f
+#define BN_HIGHEST 7.0f
 #endif
 
 float bn_factor(float sum_of_squares, uint cols, float eps) {
   return bn_divide(1.0f, bn_sqrt(bn_divide(sum_of_squares, (float)cols) + eps));
 }
 
-// The factor of a row whose largest magnitude has these bits, and 1 / it.
-float bn_scale(uint most) {
-  const float largest = as_float(most);
-  return bn_divide(127.0f, largest < 1e-5f ? 1e-5f : largest);
-}
+// a of a row, of its largest magnitude or of the mean of its magnitudes. A NaN makes one.
+float bn_scale(float size) { return bn_divide(BN_FULL, size < 1e-5f ? 1e-5f : size); }
+
+#if BN_FORM == 2
+#pragma OPENCL EXTENSION cl_khr_fp64 : enable
+float bn_mean(double sum, uint cols) { return convert_float_rte(sum / (double)cols); }
+#endif
 
 #if BN_WIDE
 
@@ -75,7 +91,7 @@ float16 bn_normed16(__global const float* values, __global const float* weight, 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void normalize_quantize(__global const float* x, ulong x_offset, __global const float* up, ulong up_offset,
                         __global float* values, ulong values_offset, __global const float* weight, float eps, uint cols,
-                        uint stride, __global short* restrict q, __global float* restrict inv_scales,
+                        uint stride, __global char* restrict q, __global float* restrict inv_scales,
                         __global int* restrict sums) {
   const uint row = get_global_id(0);
   __global const float* const x_row = x + x_offset + (ulong)row * cols;
@@ -109,17 +125,27 @@ void normalize_quantize(__global const float* x, ulong x_offset, __global const 
   const uint4 m4 = max(m8.lo, m8.hi);
   const uint2 m2 = max(m4.lo, m4.hi);
   const uint largest = max(m2.x, m2.y);
-  const float scale = bn_scale(largest);
+#if BN_FORM == 2
+  double total = 0.0;
+  for (uint i = 0; i < cols; i += 16u) {
+    float part[16];
+    vstore16(bn_normed16(from, weight, i, cols, factor), 0, part);
+    for (uint j = 0; j < 16u; ++j) total += (double)fabs(part[j]);  // + 0 from cols on
+  }
+  const float scale = bn_scale(bn_mean(total, cols));
+#else
+  const float scale = bn_scale(as_float(largest));
+#endif
   const int whole = largest < 0x7f800000u;
   int16 sum = (int16)(0);
   for (uint i = 0; i < stride; i += 16u) {
     int16 k = (int16)(0);
     if (whole) {
       const float16 scaled = bn_normed16(from, weight, i, cols, factor) * (float16)(scale);
-      k = bn_round16(clamp(scaled, (float16)(-128.0f), (float16)(127.0f)));
+      k = bn_round16(clamp(scaled, (float16)(BN_LOWEST), (float16)(BN_HIGHEST)));
     }
     sum += k;
-    vstore16(convert_short16(k).s021346578A9BCEDF, 0, q + (ulong)row * stride + i);
+    vstore16(convert_char16(k), 0, q + (ulong)row * stride + i);
   }
   const int8 s8 = sum.lo + sum.hi;
   const int4 s4 = s8.lo + s8.hi;
@@ -188,13 +214,24 @@ void normalize_quantize(__global const float* x, ulong x_offset, __global const 
     if (item < n) maxima[item] = max(maxima[item], maxima[item + n]);
     barrier(CLK_LOCAL_MEM_FENCE);
   }
-  const float scale = bn_scale(maxima[0]);
+#if BN_FORM == 2
+  __local float mean;
+  if (item == 0u) {
+    double total = 0.0;
+    for (uint k = 0; k < cols; ++k) total += (double)fabs(BN_VALUE(k));
+    mean = bn_mean(total, cols);
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  const float scale = bn_scale(mean);
+#else
+  const float scale = bn_scale(as_float(maxima[0]));
+#endif
   const int whole = maxima[0] < 0x7f800000u;
 
   int sum = 0;
   for (uint k = item; k < stride; k += BN_QUANT_WG) {
     int value = 0;
-    if (whole && k < cols) value = bn_round(clamp(BN_VALUE(k) * scale, -128.0f, 127.0f));
+    if (whole && k < cols) value = bn_round(clamp(BN_VALUE(k) * scale, BN_LOWEST, BN_HIGHEST));
     q[(ulong)row * stride + k] = (char)value;
     sum += value;
   }

@@ -3,15 +3,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "bitnet/core/error.hpp"
 
 namespace bitnet::gpu {
 namespace {
 
-cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
+constexpr std::int64_t kTileKeys = 128;     // BN_TILE
+constexpr std::int64_t kTilesThatPay = 4;   // for which the second launch does
+constexpr std::int64_t kGroupsOfAUnit = 4;  // that keep a unit of the device busy
+constexpr std::int64_t kMostPartFloats = 1 << 24;
 
 std::size_t groups(std::int64_t items, std::size_t local) {
   return (static_cast<std::size_t>(items) + local - 1) / local;
@@ -38,6 +44,7 @@ std::uint32_t AttentionOp::make_plan(const AttentionArgs& args) {
   const std::size_t queries_at = plan_.size();
   plan_.resize(queries_at + 2 * static_cast<std::size_t>(args.q.rows));
   std::size_t at = queries_at;
+  most_keys_ = 0;
   for (const SequenceSlice& s : args.queried()) {
     const auto pages_at = static_cast<std::int32_t>(plan_.size());
     for (std::int64_t t = s.past; t < s.past + s.n_rows; ++t) {
@@ -46,29 +53,105 @@ std::uint32_t AttentionOp::make_plan(const AttentionArgs& args) {
     }
     const std::int64_t used = (s.past + s.n_rows - 1) / page_size + 1;
     plan_.insert(plan_.end(), s.pages.begin(), s.pages.begin() + used);
+    most_keys_ = std::max(most_keys_, s.past + s.n_rows);
   }
   return static_cast<std::uint32_t>(queries_at);
 }
 
+void AttentionOp::rope(const DeviceMatrix& x, cl_mem positions, cl_mem table, std::int64_t head_dim) {
+  if (n_ropes_ == ropes_.size()) issue();
+  check_op(clRetainMemObject(x.mem), "clRetainMemObject");
+  ClMem kept_x(x.mem);
+  check_op(clRetainMemObject(table), "clRetainMemObject");
+  ropes_[n_ropes_++] = {x, positions, table, head_dim, std::move(kept_x), ClMem(table)};
+}
+
+void AttentionOp::issue() {
+  const std::size_t n = std::exchange(n_ropes_, 0);
+  for (std::size_t i = 0; i < n; ++i) {
+    const Rope r = std::exchange(ropes_[i], {});
+    const Kernel& k = kernels_.rows_op("rope");
+    queue_.launch(k, {groups(r.x.cols / 2, k.local[0]), static_cast<std::size_t>(r.x.rows)}, r.x.mem,
+                  r.x.offset, r.positions, r.table, static_cast<cl_uint>(r.x.cols),
+                  static_cast<cl_uint>(r.head_dim / 2));
+  }
+}
+
+/// Whether what is held back are the rotations of these queries and of these keys.
+bool AttentionOp::ropes_of(const AttentionArgs& args, const AttentionMemory& memory) const {
+  return n_ropes_ == 2 && ropes_[0].x == memory.q && ropes_[1].x == memory.k &&
+         ropes_[0].table == ropes_[1].table && ropes_[0].head_dim == args.head_dim &&
+         ropes_[1].head_dim == args.head_dim;
+}
+
+void AttentionOp::store(const AttentionArgs& args, const AttentionMemory& m, const AttentionKernels& kernels,
+                        cl_mem plan) {
+  const auto heads = static_cast<cl_uint>(args.n_kv_heads);
+  const cl_uint tokens_at = 0;
+  const bool rows_of_bytes = args.cache.type == DType::kI8;  // an item stores a head's row
+  const auto rows = static_cast<std::size_t>(args.k.rows);
+  if (!ropes_of(args, m)) {
+    issue();
+    const std::int64_t items = rows_of_bytes ? args.n_kv_heads : args.k.cols;
+    queue_.launch(kernels.store, {groups(items, kernels.store.local[0]), rows}, m.k.mem, m.k.offset, m.v.mem,
+                  m.v.offset, plan, tokens_at, heads, m.keys, m.values);
+    return;
+  }
+  const Rope q = std::exchange(ropes_[0], {}), k = std::exchange(ropes_[1], {});
+  n_ropes_ = 0;
+  const std::int64_t all_heads = args.n_heads + args.n_kv_heads;
+  const std::int64_t items = rows_of_bytes ? all_heads : all_heads * args.head_dim / 2;
+  queue_.launch(kernels.rope_and_store, {groups(items, kernels.rope_and_store.local[0]), rows}, m.q.mem,
+                m.q.offset, static_cast<cl_uint>(m.q.rows), q.positions, m.k.mem, m.k.offset, k.positions,
+                q.table, m.v.mem, m.v.offset, plan, tokens_at, heads, m.keys, m.values);
+}
+
+std::int64_t AttentionOp::tiles_of(const AttentionArgs& args, std::int64_t heads_of_a_group) const {
+  const std::int64_t tiles = (most_keys_ + kTileKeys - 1) / kTileKeys;
+  const std::int64_t groups = args.q.rows * args.n_heads / heads_of_a_group;
+  const std::int64_t floats = args.q.rows * args.n_heads * tiles * (args.head_dim + 2);
+  const bool pays = groups < traits_.compute_units * kGroupsOfAUnit && tiles >= kTilesThatPay;
+  return traits_.split_attention.value_or(pays) && floats <= kMostPartFloats ? tiles : 1;
+}
+
+cl_mem AttentionOp::parts(const AttentionArgs& args, std::int64_t n_tiles) {
+  const auto bytes =
+      static_cast<std::size_t>(args.q.rows * args.n_heads * n_tiles * (args.head_dim + 2)) * sizeof(float);
+  if (parts_.bytes() < bytes) {
+    try {
+      parts_ = PooledMem(memory_, std::bit_ceil(bytes), "activations");
+    } catch (const Error& e) {  // an op may throw nothing else
+      throw Error(ErrorCode::kDevice, e.what());
+    }
+  }
+  return parts_.get();
+}
+
 void AttentionOp::run(const AttentionArgs& args, const AttentionMemory& memory) {
   check_places(args.cache);
-  const AttentionKernelPair& kernels = kernels_.attention(
-      {args.cache.type, args.head_dim, args.cache.page_size, args.n_heads / args.n_kv_heads});
-  const cl_uint queries_at = make_plan(args), tokens_at = 0;
+  const AttentionShape shape{args.cache.type, args.head_dim, args.cache.page_size,
+                             args.n_heads / args.n_kv_heads};
+  const AttentionKernels& kernels = kernels_.attention(shape);
+  const cl_uint queries_at = make_plan(args);
   const cl_mem plan = inputs_.get(plan_);
-  const auto heads = static_cast<cl_uint>(args.n_kv_heads);
-  // An item stores a head's row of int8, or one float.
-  const std::int64_t items = args.cache.type == DType::kI8 ? args.n_kv_heads : args.k.cols;
-  queue_.launch(kernels.store, {groups(items, kernels.store.local[0]), static_cast<std::size_t>(args.k.rows)},
-                memory.k, float_offset(args.k), memory.v, float_offset(args.v), plan, tokens_at, heads,
-                memory.keys, memory.values);
+  store(args, memory, kernels, plan);
   if (args.q.rows == 0) return;
+  const auto heads = static_cast<cl_uint>(args.n_kv_heads);
   const auto scale = static_cast<cl_float>(1.0 / std::sqrt(static_cast<double>(args.head_dim)));
-  queue_.launch(
-      kernels.attend,
-      {static_cast<std::size_t>(args.n_heads / kernels.heads), static_cast<std::size_t>(args.q.rows)},
-      memory.q, float_offset(args.q), memory.keys, memory.values, plan, queries_at, heads, scale, memory.out,
-      float_offset(args.out));
+  const std::int64_t tiles = tiles_of(args, kernels.heads);
+  const auto n_tiles = static_cast<cl_uint>(tiles);
+  const auto rows = static_cast<std::size_t>(args.q.rows);
+  const auto head_groups = static_cast<std::size_t>(args.n_heads / kernels.heads * tiles);
+  const auto attend = [&](const Kernel& kernel, cl_mem out, cl_ulong out_offset) {
+    queue_.launch(kernel, {head_groups, rows}, memory.q.mem, memory.q.offset, memory.keys, memory.values,
+                  plan, queries_at, heads, scale, out, out_offset, n_tiles);
+  };
+  if (tiles == 1) return attend(kernels.attend, memory.out.mem, memory.out.offset);
+  const AttentionKernels& in_parts = kernels_.attention_in_parts(shape);
+  const cl_mem scratch = parts(args, tiles);
+  attend(in_parts.parts, scratch, 0);
+  queue_.launch(in_parts.merge, {static_cast<std::size_t>(args.n_heads), rows}, scratch, plan, queries_at,
+                n_tiles, memory.out.mem, memory.out.offset);
 }
 
 }  // namespace bitnet::gpu

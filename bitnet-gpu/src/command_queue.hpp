@@ -40,10 +40,20 @@ class CommandQueue {
   /// Enqueues `groups` work-groups. Throws Error(kDevice).
   template <class... Args>
   void launch(const Kernel& kernel, std::array<std::size_t, 2> groups, const Args&... args) {
-    cl_uint index = 0;
-    (set(kernel, index++, sizeof args, &args), ...);
+    set_arguments(kernel, args...);
     enqueue(kernel, groups);
   }
+  /// The two halves of a launch. Throw Error(kDevice).
+  template <class... Args>
+  static void set_arguments(const Kernel& kernel, const Args&... args) {
+    cl_uint index = 0;
+    (set(kernel, index++, sizeof args, &args), ...);
+  }
+  template <class T>
+  static void set_argument(const Kernel& kernel, cl_uint index, const T& value) {
+    set(kernel, index, sizeof value, &value);
+  }
+  void enqueue(const Kernel& kernel, std::array<std::size_t, 2> groups);
   /// Copies to the device. Without `wait`, `from` has to stay as it is until the event has come. Throws
   /// Error(kDevice).
   void upload(cl_mem to, std::size_t offset, std::span<const std::byte> from);
@@ -60,7 +70,6 @@ class CommandQueue {
 
  private:
   static void set(const Kernel& kernel, cl_uint index, std::size_t bytes, const void* value);
-  void enqueue(const Kernel& kernel, std::array<std::size_t, 2> groups);
   void checked(cl_int status, std::string_view call);
   /// The queue for what comes now: with a profiler one that takes times.
   void choose_queue();

@@ -32,7 +32,10 @@ DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
   t.wide = choice.wide.value_or(device.device.kind == DeviceKind::kCpu);
   t.exact_divide = choice.exact_divide.value_or(divides_exactly(device.id));
   t.integer_dot = choice.integer_dot.value_or(has(device, "cl_khr_integer_dot_product"));
+  t.doubles = choice.doubles.value_or(has(device, "cl_khr_fp64"));
   t.zero_copy = choice.zero_copy.value_or(device.device.capabilities.shares_host_memory);
+  t.split_attention = choice.split_attention;
+  t.compute_units = std::max<std::int64_t>(device.device.capabilities.compute_units, 1);
   t.max_work_group = device.max_work_group;
   return t;
 }

@@ -2,6 +2,8 @@
 // What the kernels may make use of on a device, as flags of their build, and the one place for what single
 // drivers need beside that. Which kernels there are is kernel_set.hpp's business.
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "bitnet/gpu/register.hpp"
@@ -13,8 +15,12 @@ struct DeviceTraits {
   bool wide = false;          ///< BN_WIDE of the kernels
   bool exact_divide = false;  ///< BN_EXACT_DIVIDE
   bool integer_dot = false;   ///< BN_INTEGER_DOT
+  bool doubles = false;       ///< has numbers of 64 bits, which some activations of 4 bits want
   bool zero_copy = false;     ///< its buffers, mapped, are memory of the host
+  std::optional<bool>
+      split_attention;  ///< tiles of keys at a time; none: where a step has too few heads and rows
   std::size_t max_work_group = 0;
+  std::int64_t compute_units = 1;
 
   /// Options of every build.
   std::string build_flags() const;

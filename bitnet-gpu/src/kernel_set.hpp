@@ -8,6 +8,7 @@
 #include <string_view>
 #include <tuple>
 
+#include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/model/model_config.hpp"
 #include "command_queue.hpp"
@@ -17,7 +18,7 @@
 
 namespace bitnet::gpu {
 
-/// A kernel that computes `rows` rows a work-item.
+/// A kernel whose work-groups compute `rows` rows.
 struct RowsKernel {
   Kernel kernel;
   std::int64_t rows = 1;
@@ -30,8 +31,9 @@ struct AttentionShape {
   auto key() const { return std::tuple(kv_type, head_dim, page_size, group); }
 };
 
-struct AttentionKernelPair {
-  Kernel store, attend;
+/// `parts` and `merge` are for tiles at a time (BN_PARTS).
+struct AttentionKernels {
+  Kernel store, rope_and_store, attend, parts, merge;
   std::int64_t heads = 1;  ///< query heads of one work-item or group
 };
 
@@ -45,37 +47,53 @@ class KernelSet {
   /// A kernel of rows.cl.
   const Kernel& rows_op(const char* name);  // of static storage
   /// normalize_quantize.cl; `gate`: its BN_GATE.
-  const Kernel& normalize(int gate, bool norm, bool quantize);
-  /// ternary_matmul.cl and int8_matmul.cl for so many rows.
+  const Kernel& normalize(int gate, bool norm, bool quantize, ActivationForm form = ActivationForm::kInt8);
+  /// The kernel of ternary_matmul.cl, ternary_groups.cl and int8_matmul.cl for so many rows.
   const RowsKernel& ternary(std::int64_t rows);
+  const RowsKernel& groups(std::int64_t rows);
   const RowsKernel& int8(std::int64_t rows);
+  const Kernel& group_sums();
   /// dense_matmul.cl for weights of a type.
   const RowsKernel& dense(DType type, std::int64_t rows);
-  const AttentionKernelPair& attention(const AttentionShape& shape);
+  const AttentionKernels& attention(const AttentionShape& shape);
+  /// The same, with `parts` and `merge`, which attention() lacks.
+  const AttentionKernels& attention_in_parts(const AttentionShape& shape);
 
   /// top.cl: of values, or of keys that it has made.
   const Kernel& top(bool of_keys);
 
   bool wide() const noexcept { return wide_; }
   const Tuning& tuning() const noexcept { return tuning_; }
-  /// Bytes of an activation that normalize_quantize.cl writes.
-  std::size_t activation_bytes() const noexcept { return wide_ ? 2 : 1; }
 
  private:
   Kernel build(std::string_view source, const std::string& options, const char* name);
-  const RowsKernel& by_rows(std::array<RowsKernel, 2>& pair, std::string_view source, const char* options,
-                            const char* name, std::int64_t rows);
+  AttentionKernels& attention_of(const AttentionShape& shape);
+  std::string attention_options(const AttentionShape& shape, std::int64_t heads) const;
+  static constexpr int kMostRows = 16;
+  using ByRows = std::array<RowsKernel, kMostRows>;  ///< by the rows of a work-item, from 1 on
+  /// The one with as many rows as there are, rounded up to a power of two, or with those of the tuned
+  /// program.
+  const RowsKernel& by_rows(ByRows& kernels, std::string_view source, const char* options,
+                            const char* tuned_as, const char* name, std::int64_t rows);
+  const RowsKernel& few(std::int64_t rows);
+  const RowsKernel& gemm();
+  /// The tuned sizes of work-groups as options.
+  std::string sizes(const char* name, std::string_view tuned_for) const;
+  int tuned(const char* name, std::string_view tuned_for, const char* macro) const;
 
   ProgramCache& programs_;
   cl_device_id device_;
   bool wide_;
+  std::size_t max_work_group_;
   const Tuning tuning_;
   std::map<std::string_view, Kernel> rows_ops_;
   std::array<Kernel, 2> top_;
-  std::array<Kernel, 12> normalize_;  // [gate][norm][quantize]
-  std::array<RowsKernel, 2> ternary_, int8_;
-  std::array<std::array<RowsKernel, 2>, 3> dense_;  // f32, f16, bf16
-  std::map<decltype(AttentionShape().key()), AttentionKernelPair> attention_;
+  Kernel group_sums_;
+  std::array<Kernel, 36> normalize_;  // [form][gate][norm][quantize]
+  ByRows ternary_, groups_, int8_;
+  RowsKernel gemm_;
+  std::array<ByRows, 3> dense_;  // f32, f16, bf16
+  std::map<decltype(AttentionShape().key()), AttentionKernels> attention_;
 };
 
 }  // namespace bitnet::gpu

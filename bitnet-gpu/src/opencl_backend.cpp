@@ -1,5 +1,7 @@
 // The OpenCL backend: which kernels an op of a transformer step is made of, and with which arguments. Kernels
-// are built by kernel_set.cpp, weights packed by prepared.cpp, attention's tables made by attention_op.cpp.
+// are built by kernel_set.cpp, weights packed by prepared.cpp; products of quantised rows are
+// linear_op.cpp's, attention is attention_op.cpp's. These two hold some launches back, so that the next op
+// may be part of them.
 #include "opencl_backend.hpp"
 
 #include <fmt/format.h>
@@ -12,6 +14,7 @@
 #include "device_memory_pool.hpp"
 #include "device_traits.hpp"
 #include "kernel_set.hpp"
+#include "linear_op.hpp"
 #include "prepared.hpp"
 #include "program_cache.hpp"
 #include "read_bandwidth.hpp"
@@ -21,8 +24,6 @@
 
 namespace bitnet::gpu {
 namespace {
-
-constexpr std::int64_t kChunkRows = 256;  // rows quantised at once: bounds the scratch memory
 
 class OpenClBuffer final : public Buffer {
  public:
@@ -87,7 +88,8 @@ class OpenClBackend final : public Backend {
         kernels_(programs_, traits_, sizes_for(device, options, traits_, tuning), device.id),
         inputs_(queue_, memory_),
         writer_(std::move(context), queue_, memory_, traits_.zero_copy),
-        attention_(queue_, kernels_, inputs_),
+        linear_(queue_, kernels_, memory_),
+        attention_(queue_, kernels_, inputs_, memory_, traits_),
         top_(queue_, kernels_, memory_) {}
 
   std::string_view name() const noexcept override { return device_.device.name; }
@@ -96,6 +98,7 @@ class OpenClBackend final : public Backend {
                        kernels_.tuning().origin());
   }
   bool supports(BackendOp) const noexcept override { return true; }
+  bool supports_extended_linears() const noexcept override { return traits_.doubles; }
   std::size_t available_memory() const override { return memory_->free_bytes(); }
   MemoryResource* memory() const noexcept override { return memory_.get(); }
   bool top_saves(std::int64_t k) const noexcept override { return !traits_.zero_copy && k <= TopOp::kMost; }
@@ -118,6 +121,13 @@ class OpenClBackend final : public Backend {
     return own->mem();
   }
   cl_mem mem_of(const Matrix& m) const { return mem_of(*m.buffer); }
+  DeviceMatrix on_device(const Matrix& m) const { return {mem_of(m), float_offset(m), m.rows, m.cols}; }
+
+  /// Issues what ops have held back, for the next one that has no use for it.
+  void issue_held() {
+    linear_.issue();
+    attention_.issue();
+  }
 
   template <class T>
   const T& own(const PreparedWeights& weights) const {
@@ -129,54 +139,56 @@ class OpenClBackend final : public Backend {
   }
 
   std::optional<double> do_measure_bandwidth() override {
+    issue_held();
     return read_bandwidth(device_, queue_.get(), memory_, programs_);
   }
 
   BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override;
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
+    issue_held();
     queue_.upload(mem_of(to), offset, from);
   }
   void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
+    issue_held();
     queue_.download(mem_of(from), offset, to);
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    reserve_rows(w.in);
-    if (w.ternary()) return with_name([&] { return prepare_ternary(w, writer_); });
-    return with_name([&] { return prepare_dense(w, w.dense_type, writer_); });
+    if (!w.ternary() && w.dense_form == DenseForm::kInt8)
+      return prepared(w, 1, [&] { return prepare_int8(w, writer_); });
+    if (!w.ternary())
+      return prepared(w, 0, [&] {
+        return prepare_dense(w, w.dense_form == DenseForm::kF16 ? DType::kF16 : w.dense_type, writer_);
+      });
+    if (w.cols_per_scale == 0 && w.second == nullptr)
+      return prepared(w, 0, [&] { return prepare_ternary(w, writer_); });
+    std::int64_t groups = 1;
+    for (const LinearWeights* plane = &w; plane != nullptr; plane = plane->second.get())
+      if (plane->cols_per_scale != 0) groups = std::max(groups, plane->in / plane->cols_per_scale);
+    return prepared(w, groups, [&] { return prepare_extended(w, writer_); });
   }
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
-    reserve_rows(w.in);
-    if (w.dense_form == DenseForm::kInt8) return with_name([&] { return prepare_int8(w, writer_); });
+    if (w.dense_form == DenseForm::kInt8) return prepared(w, 0, [&] { return prepare_int8(w, writer_); });
     const DType kept = w.dense_form == DenseForm::kF16 ? DType::kF16 : w.dense_type;
-    return with_name([&] { return prepare_dense(w, kept, writer_); });
+    return prepared(w, 0, [&] { return prepare_dense(w, kept, writer_); });
   }
 
+  /// What body() makes of weights whose products take scratch for `groups` groups of columns.
   template <class Body>
-  PreparedPtr with_name(Body&& body) {
-    return with_context(name(), body);
+  PreparedPtr prepared(const LinearWeights& w, std::int64_t groups, Body&& body) {
+    issue_held();
+    return with_context(name(), [&]() -> PreparedPtr {
+      linear_.reserve(w.in, groups);
+      return body();
+    });
   }
 
-  void reserve_rows(std::int64_t in);
-
-  // Quantises what normalize_quantize.cl makes of rows of x, at most kChunkRows.
-  void quantize(int gate, Matrix x, const Matrix* up, const Buffer* norm, float eps);
-  void multiply(const OpenClTernary& w, Matrix out);
-  void multiply(const OpenClInt8& w, Matrix out);
+  /// Ternary products, whatever becomes the rows of integers.
+  void multiply(const RowsToQuantize& rows, std::span<const PreparedWeights* const> weights,
+                std::span<const Matrix> outs);
   void multiply(const OpenClDense& w, Matrix x, Matrix out);
-  /// Body(first, n) for every kChunkRows rows.
-  template <class Body>
-  static void for_chunks(std::int64_t rows, Body&& body) {
-    for (std::int64_t first = 0; first < rows; first += kChunkRows)
-      body(first, std::min(kChunkRows, rows - first));
-  }
-  void multiply_chunk(std::span<const PreparedWeights* const> weights, std::span<const Matrix> outs,
-                      std::int64_t first, std::int64_t n) {
-    for (std::size_t i = 0; i < weights.size(); ++i)
-      multiply(own<OpenClTernary>(*weights[i]), part(outs[i], first, n));
-  }
 
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                  std::span<const Matrix> outs) override;
@@ -195,9 +207,13 @@ class OpenClBackend final : public Backend {
                  Matrix out) override;
   void do_top(Matrix x, std::int64_t k, std::span<TopValue> out) override {
     if (k > TopOp::kMost) return top_of_download(x, k, out);
+    issue_held();
     top_.run(x, mem_of(x), k, out);
   }
-  void do_sync() override { queue_.finish(); }
+  void do_sync() override {
+    issue_held();
+    queue_.finish();
+  }
   void profiler_changed() noexcept override { queue_.set_profiler(profiler()); }
 
   /// A kernel of rows.cl, for `items` of each row.
@@ -216,14 +232,13 @@ class OpenClBackend final : public Backend {
   KernelSet kernels_;
   StepInputs inputs_;
   WeightWriter writer_;
+  LinearOp linear_;
   AttentionOp attention_;
   TopOp top_;
-  PooledMem rows_;        // i8 or i16 [kChunkRows, widest stride]
-  PooledMem inv_scales_;  // f32 [kChunkRows]
-  PooledMem sums_;        // i32 [kChunkRows]
 };
 
 BufferPtr OpenClBackend::do_allocate(std::size_t bytes, MemoryTag tag) {
+  issue_held();
   PooledMem mem = create(bytes, tag);
   const cl_uchar zero = 0;
   check(clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr),
@@ -233,51 +248,16 @@ BufferPtr OpenClBackend::do_allocate(std::size_t bytes, MemoryTag tag) {
   return std::make_shared<OpenClBuffer>(std::move(mem), bytes);
 }
 
-// Here, so that ops allocate nothing.
-void OpenClBackend::reserve_rows(std::int64_t in) {
-  if (inv_scales_.get() == nullptr) {
-    inv_scales_ = create(kChunkRows * sizeof(float), "activations");
-    sums_ = create(kChunkRows * sizeof(cl_int), "activations");
+void OpenClBackend::multiply(const RowsToQuantize& rows, std::span<const PreparedWeights* const> weights,
+                             std::span<const Matrix> outs) {
+  issue_held();
+  // A few of them, so that nothing is allocated.
+  std::array<DeviceMatrix, 4> some;
+  for (std::size_t first = 0; first < weights.size(); first += some.size()) {
+    const std::size_t n = std::min(some.size(), weights.size() - first);
+    for (std::size_t i = 0; i < n; ++i) some[i] = on_device(outs[first + i]);
+    linear_.run(rows, weights.subspan(first, n), std::span(some).first(n));
   }
-  const std::size_t bytes =
-      static_cast<std::size_t>(kChunkRows * round_up(in, kActivationBlock)) * kernels_.activation_bytes();
-  if (rows_.bytes() < bytes) rows_ = create(bytes, "activations");
-}
-
-void OpenClBackend::quantize(int gate, Matrix x, const Matrix* up, const Buffer* norm, float eps) {
-  const Kernel& k = kernels_.normalize(gate, norm != nullptr, true);
-  const auto rows = static_cast<std::size_t>(x.rows);
-  // What a variant does not read may be any buffer.
-  const cl_mem x_mem = mem_of(x), up_mem = up != nullptr ? mem_of(*up) : x_mem;
-  queue_.launch(k, {rows, 1}, x_mem, float_offset(x), up_mem, up != nullptr ? float_offset(*up) : cl_ulong{0},
-                x_mem, float_offset(x), norm != nullptr ? mem_of(*norm) : x_mem, eps,
-                static_cast<cl_uint>(x.cols), static_cast<cl_uint>(round_up(x.cols, kActivationBlock)),
-                rows_.get(), inv_scales_.get(), sums_.get());
-}
-
-void OpenClBackend::multiply(const OpenClTernary& w, Matrix out) {
-  const RowsKernel& k = kernels_.ternary(out.rows);
-  const std::size_t row_groups = groups(out.rows, static_cast<std::size_t>(k.rows));
-  const std::int64_t tiles = round_up(w.out(), kTileColumns) / kTileColumns;
-  const std::array<std::size_t, 2> count =
-      kernels_.wide() ? std::array{row_groups, static_cast<std::size_t>(tiles)}
-                      : std::array{groups(tiles * kTileColumns, k.kernel.local[0]), row_groups};
-  queue_.launch(k.kernel, count, w.codes.get(), rows_.get(), sums_.get(), inv_scales_.get(), w.scales.get(),
-                w.rows_per_scale, static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 16),
-                static_cast<cl_uint>(w.out()), static_cast<cl_uint>(out.rows), mem_of(out),
-                float_offset(out));
-}
-
-void OpenClBackend::multiply(const OpenClInt8& w, Matrix out) {
-  const RowsKernel& k = kernels_.int8(out.rows);
-  const std::size_t row_groups = groups(out.rows, static_cast<std::size_t>(k.rows));
-  const std::int64_t tiles = round_up(w.out(), kTileColumns) / kTileColumns;
-  const std::array<std::size_t, 2> count =
-      kernels_.wide() ? std::array{row_groups, static_cast<std::size_t>(tiles)}
-                      : std::array{groups(tiles * kTileColumns, k.kernel.local[0]), row_groups};
-  queue_.launch(k.kernel, count, w.table.get(), rows_.get(), inv_scales_.get(), w.scales.get(),
-                static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 4), static_cast<cl_uint>(w.out()),
-                static_cast<cl_uint>(out.rows), mem_of(out), float_offset(out));
 }
 
 void OpenClBackend::multiply(const OpenClDense& w, Matrix x, Matrix out) {
@@ -290,38 +270,38 @@ void OpenClBackend::multiply(const OpenClDense& w, Matrix x, Matrix out) {
 
 void OpenClBackend::do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                               std::span<const Matrix> outs) {
-  if (!weights[0]->ternary()) {
-    for (std::size_t i = 0; i < weights.size(); ++i) multiply(own<OpenClDense>(*weights[i]), x, outs[i]);
-    return;
+  if (weights[0]->ternary()) return multiply({.x = on_device(x)}, weights, outs);
+  issue_held();
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (const auto* const int8 = dynamic_cast<const OpenClInt8*>(weights[i])) {
+      linear_.run({.x = on_device(x)}, *int8, on_device(outs[i]));
+    } else {
+      multiply(own<OpenClDense>(*weights[i]), x, outs[i]);
+    }
   }
-  for_chunks(x.rows, [&](std::int64_t first, std::int64_t n) {
-    quantize(0, part(x, first, n), nullptr, nullptr, 0);
-    multiply_chunk(weights, outs, first, n);
-  });
 }
 
 void OpenClBackend::do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                                    const Buffer& norm, float eps, Matrix normed,
                                    std::span<const Matrix> outs) {
   if (!weights[0]->ternary()) return norm_then_linear(weights, x, norm, eps, normed, outs);
-  for_chunks(x.rows, [&](std::int64_t first, std::int64_t n) {
-    quantize(0, part(x, first, n), nullptr, &norm, eps);
-    multiply_chunk(weights, outs, first, n);
-  });
+  multiply({.x = on_device(x), .norm = mem_of(norm), .eps = eps}, weights, outs);
 }
 
 void OpenClBackend::do_gated_linear(Activation f, Matrix gate, Matrix up, const Buffer* norm, float eps,
                                     const PreparedWeights& weights, Matrix out) {
   if (!weights.ternary()) return gate_then_linear(f, gate, up, norm, eps, weights, out);
   const PreparedWeights* const one = &weights;
-  for_chunks(gate.rows, [&](std::int64_t first, std::int64_t n) {
-    const Matrix own_up = part(up, first, n);
-    quantize(gate_of(f), part(gate, first, n), &own_up, norm, eps);
-    multiply_chunk({&one, 1}, {&out, 1}, first, n);
-  });
+  multiply({.x = on_device(gate),
+            .gate = gate_of(f),
+            .up = on_device(up),
+            .norm = norm != nullptr ? mem_of(*norm) : nullptr,
+            .eps = eps},
+           {&one, 1}, {&out, 1});
 }
 
 void OpenClBackend::do_embed(const PreparedWeights& table, std::span<const std::int32_t> ids, Matrix out) {
+  issue_held();
   const cl_mem numbers = inputs_.get(ids), to = mem_of(out);
   const cl_ulong offset = float_offset(out);
   const auto cols = static_cast<cl_uint>(out.cols);
@@ -339,6 +319,7 @@ void OpenClBackend::do_embed(const PreparedWeights& table, std::span<const std::
 }
 
 void OpenClBackend::do_rms_norm(Matrix x, const Buffer& weight, float eps, Matrix out) {
+  issue_held();
   const cl_mem x_mem = mem_of(x), out_mem = mem_of(out);
   const auto cols = static_cast<cl_uint>(x.cols);
   queue_.launch(kernels_.normalize(0, true, false), {static_cast<std::size_t>(x.rows), 1}, x_mem,
@@ -348,40 +329,45 @@ void OpenClBackend::do_rms_norm(Matrix x, const Buffer& weight, float eps, Matri
 
 void OpenClBackend::do_rope(Matrix x, std::span<const std::int32_t> positions, const Buffer& table,
                             std::int64_t head_dim) {
-  launch_rows("rope", x.cols / 2, x.rows, mem_of(x), float_offset(x), inputs_.get(positions), mem_of(table),
-              static_cast<cl_uint>(x.cols), static_cast<cl_uint>(head_dim / 2));
+  linear_.issue();
+  attention_.rope(on_device(x), inputs_.get(positions), mem_of(table), head_dim);
 }
 
 void OpenClBackend::do_attention(const AttentionArgs& args) {
-  attention_.run(args, {mem_of(args.q), mem_of(args.k), mem_of(args.v), mem_of(args.out),
+  linear_.issue();
+  attention_.run(args, {on_device(args.q), on_device(args.k), on_device(args.v), on_device(args.out),
                         mem_of(*args.cache.keys), mem_of(*args.cache.values)});
 }
 
 void OpenClBackend::do_gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
+  issue_held();
   launch_rows(f == Activation::kRelu2 ? "relu2_gate" : "silu_gate", gate.cols, gate.rows, mem_of(gate),
               float_offset(gate), mem_of(up), float_offset(up), mem_of(out), float_offset(out),
               static_cast<cl_uint>(gate.cols));
 }
 
 void OpenClBackend::do_add(Matrix x, Matrix y) {
+  attention_.issue();
+  if (linear_.add(on_device(x), on_device(y))) return;
+  linear_.issue();
   launch_rows("add_rows", x.cols, x.rows, mem_of(x), float_offset(x), mem_of(y), float_offset(y),
               static_cast<cl_uint>(x.cols));
 }
 
 void OpenClBackend::do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                               Matrix out) {
+  issue_held();
   const auto* const int8 = dynamic_cast<const OpenClInt8*>(&head);
   // Runs of neighbouring rows: nearly always one.
   for (std::size_t first = 0; first < rows.size();) {
     std::size_t n = 1;
-    while (n < static_cast<std::size_t>(kChunkRows) && first + n < rows.size() &&
+    while (n < static_cast<std::size_t>(LinearOp::kChunkRows) && first + n < rows.size() &&
            rows[first + n] == rows[first] + static_cast<std::int32_t>(n))
       ++n;
     const Matrix from = part(hidden, rows[first], static_cast<std::int64_t>(n));
     const Matrix to = part(out, static_cast<std::int64_t>(first), static_cast<std::int64_t>(n));
     if (int8 != nullptr) {
-      quantize(0, from, nullptr, nullptr, 0);
-      multiply(*int8, to);
+      linear_.run({.x = on_device(from)}, *int8, on_device(to));
     } else {
       multiply(own<OpenClDense>(head), from, to);
     }

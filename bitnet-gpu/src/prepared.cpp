@@ -33,13 +33,14 @@ void check_size(const LinearWeights& w, std::int64_t max_in) {
 /// Where trit k of a word lies in it: byte k % 4, bits 2 · (k / 4 % 4).
 constexpr unsigned shift_of(std::int64_t k) { return static_cast<unsigned>(8 * (k % 4) + 2 * (k / 4 % 4)); }
 
-/// Row `o` of the matrix, lane `lane` of its tile.
-void pack_trits(const std::int8_t* row, std::int64_t o, std::int64_t in, std::int64_t lane,
+/// Columns [first, first + n) of row `o` of the matrix, lane `lane` of its tile, from a word of their own on.
+void pack_trits(const std::int8_t* row, std::int64_t o, std::int64_t first, std::int64_t n, std::int64_t lane,
                 std::uint32_t* tile) {
-  for (std::int64_t k = 0; k < in; ++k) {
+  row += first;
+  for (std::int64_t k = 0; k < n; ++k) {
     if (row[k] < -1 || row[k] > 1)
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("trit [{}, {}] is {}, not -1, 0 or 1", o, k, row[k]));
+                  fmt::format("trit [{}, {}] is {}, not -1, 0 or 1", o, first + k, row[k]));
     // Code 1 is there already: adding the trit makes it trit + 1 without touching its neighbours.
     tile[k / kTritsPerWord * kTileColumns + lane] += static_cast<std::uint32_t>(row[k]) << shift_of(k);
   }
@@ -89,12 +90,10 @@ void round_to_f16(const AttentionKernels& kernels, std::span<const float> from, 
   }
 }
 
-}  // namespace
-
-std::shared_ptr<const OpenClTernary> prepare_ternary(const LinearWeights& w, WeightWriter& writer) {
-  check_size(w, kMaxIn);
-  const std::int64_t words = round_up(w.in, kTritsPerWord) / kTritsPerWord;
-  const auto tile_words = static_cast<std::size_t>(words * kTileColumns);
+/// Tiles of codes whose every `group_cols` columns begin a word.
+PooledMem write_codes(const LinearWeights& w, std::int64_t group_cols, WeightWriter& writer) {
+  const std::int64_t group_words = round_up(group_cols, kTritsPerWord) / kTritsPerWord;
+  const auto tile_words = static_cast<std::size_t>(w.in / group_cols * group_words * kTileColumns);
   const auto fill = [&](std::size_t begin, std::size_t end, std::byte* to) {
     auto* tile = reinterpret_cast<std::uint32_t*>(to);
     std::vector<std::int8_t> scratch;
@@ -104,12 +103,50 @@ std::shared_ptr<const OpenClTernary> prepare_ternary(const LinearWeights& w, Wei
       const std::int64_t last = std::min(first + kTileColumns, w.out);
       const std::int8_t* const rows = w.trits_of(first, last, scratch);
       for (std::int64_t o = first; o < last; ++o)
-        pack_trits(rows + (o - first) * w.in, o, w.in, o - first, tile);
+        for (std::int64_t k = 0; k < w.in; k += group_cols)
+          pack_trits(rows + (o - first) * w.in, o, k, group_cols, o - first,
+                     tile + k / group_cols * group_words * kTileColumns);
     }
   };
   const auto tiles = static_cast<std::size_t>(round_up(w.out, kTileColumns) / kTileColumns);
-  PooledMem codes = writer.write(tiles, tile_words * sizeof(std::uint32_t), fill);
+  return writer.write(tiles, tile_words * sizeof(std::uint32_t), fill);
+}
+
+/// f32 [groups, tiles * 16]
+std::vector<float> scales_of_groups(const LinearWeights& w, std::int64_t group_cols) {
+  const std::int64_t groups = w.in / group_cols, stride = round_up(w.out, kTileColumns);
+  std::vector<float> scales(static_cast<std::size_t>(groups * stride));
+  for (std::int64_t o = 0; o < w.out; ++o)
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t from = w.cols_per_scale != 0 ? o * groups + g : o / w.rows_per_scale;
+      scales[static_cast<std::size_t>(g * stride + o)] = w.scales[static_cast<std::size_t>(from)];
+    }
+  return scales;
+}
+
+}  // namespace
+
+std::shared_ptr<const OpenClTernary> prepare_ternary(const LinearWeights& w, WeightWriter& writer) {
+  check_size(w, kMaxIn);
+  PooledMem codes = write_codes(w, w.in, writer);
   return std::make_shared<const OpenClTernary>(w, std::move(codes), writer.copy(std::as_bytes(w.scales)));
+}
+
+std::shared_ptr<const OpenClExtended> prepare_extended(const LinearWeights& w, WeightWriter& writer) {
+  std::vector<OpenClExtended::Plane> planes;
+  std::size_t bytes = 0;
+  for (const LinearWeights* plane = &w; plane != nullptr; plane = plane->second.get()) {
+    check_size(*plane, kMaxIn);
+    const std::int64_t cols = plane->cols_per_scale != 0 ? plane->cols_per_scale : plane->in;
+    OpenClExtended::Plane& p = planes.emplace_back();
+    p.group_cols = static_cast<cl_uint>(cols);
+    p.group_words = static_cast<cl_uint>(round_up(cols, kTritsPerWord) / kTritsPerWord);
+    p.groups = static_cast<cl_uint>(plane->in / cols);
+    p.codes = write_codes(*plane, cols, writer);
+    p.scales = writer.copy(std::as_bytes(std::span<const float>(scales_of_groups(*plane, cols))));
+    bytes += p.bytes();
+  }
+  return std::make_shared<const OpenClExtended>(w, std::move(planes), bytes);
 }
 
 std::shared_ptr<const OpenClInt8> prepare_int8(const LinearWeights& w, WeightWriter& writer) {

@@ -3,6 +3,7 @@
 // is opencl_backend.cpp.
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "bitnet/core/device/backend_types.hpp"
 #include "bitnet/core/execution.hpp"
@@ -23,9 +24,26 @@ class OpenClTernary final : public PreparedWeights {
       : PreparedWeights(w.out, w.in, true, codes_mem.bytes() + scales_mem.bytes()),
         codes(std::move(codes_mem)),
         scales(std::move(scales_mem)),
-        rows_per_scale(static_cast<cl_uint>(w.rows_per_scale)) {}
+        rows_per_scale(static_cast<cl_uint>(w.rows_per_scale)),
+        activations(w.activations) {}
   const PooledMem codes, scales;
   const cl_uint rows_per_scale;
+  const ActivationForm activations;
+};
+
+/// ternary_groups.cl's codes and scales: one plane or two, each with scales of groups of columns (of all
+/// columns: one group).
+class OpenClExtended final : public PreparedWeights {
+ public:
+  struct Plane {
+    PooledMem codes, scales;
+    cl_uint group_cols = 0, group_words = 0, groups = 0;
+    std::size_t bytes() const noexcept { return codes.bytes() + scales.bytes(); }
+  };
+  OpenClExtended(const LinearWeights& w, std::vector<Plane> all, std::size_t bytes)
+      : PreparedWeights(w.out, w.in, true, bytes), planes(std::move(all)), activations(w.activations) {}
+  const std::vector<Plane> planes;
+  const ActivationForm activations;
 };
 
 /// int8_matmul.cl's table and scales.
@@ -34,8 +52,10 @@ class OpenClInt8 final : public PreparedWeights {
   OpenClInt8(const LinearWeights& w, PooledMem table_mem, PooledMem scales_mem)
       : PreparedWeights(w.out, w.in, false, table_mem.bytes() + scales_mem.bytes()),
         table(std::move(table_mem)),
-        scales(std::move(scales_mem)) {}
+        scales(std::move(scales_mem)),
+        activations(w.activations) {}
   const PooledMem table, scales;
+  const ActivationForm activations;
 };
 
 /// dense_matmul.cl's matrix.
@@ -51,6 +71,8 @@ class OpenClDense final : public PreparedWeights {
 /// Error(kUnsupported) on sizes beyond the kernels' bounds, Error(kInvalidArgument) on trits other than −1, 0
 /// and 1 and on weights that are not finite, Error(kOutOfMemory | kDevice).
 std::shared_ptr<const OpenClTernary> prepare_ternary(const LinearWeights& w, WeightWriter& writer);
+/// Linears with a second plane or with scales of groups of columns; of any size of group.
+std::shared_ptr<const OpenClExtended> prepare_extended(const LinearWeights& w, WeightWriter& writer);
 /// Rounded as bitnet-quant's Int8Linear rounds.
 std::shared_ptr<const OpenClInt8> prepare_int8(const LinearWeights& w, WeightWriter& writer);
 /// As given, or rounded to f16; then Error(kUnsupported) on a finite weight that f16 cannot hold.

@@ -183,12 +183,15 @@ TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {
   for (const ProfileRow& row : profiler.summary()) EXPECT_GE(row.self_seconds, 0) << row.name;
 }
 
-// Linears that the device does not hold run on the CPU, the rest of the step on the device: to the CPU's
-// bits.
+// Linears of every kind, on the device; and where it lacks what they take, on the CPU, the rest of the step
+// on the device: to the CPU's bits.
 TEST(ExtendedModel, LogitsEqualTheCpus) {
-  BackendRegistry registry;
+  BackendRegistry registry, without_doubles;
   gpu::register_backends(registry);
   BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
+  gpu::Options few;
+  few.kernels.doubles = false;
+  gpu::register_backends(without_doubles, few);
   const auto context =
       std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
   const auto reader = quant::ModelReader::open(testing::source_path("tests/data/models/llama-dense"));
@@ -207,14 +210,15 @@ TEST(ExtendedModel, LogitsEqualTheCpus) {
   quant::Quantizer quantizer(*context, *reader, config);
   quant::write_model(
       dir.path() / "mixed", reader->config(), nullptr, [&](TensorId id) { return quantizer.read(id); }, as);
-  const auto logits = [&](const std::string& device, bool alone) {
+  std::int64_t on_the_cpu = 0;
+  const auto logits = [&](const BackendRegistry& devices, const std::string& device, bool alone) {
     inference::EngineOptions options;
     options.model = dir.path() / "mixed";
     options.device = device;
     options.device_only = alone;
     options.context = context;
-    inference::InferenceEngine engine(options, registry);
-    EXPECT_EQ(engine.fallback_weights() > 0, device != "cpu");
+    inference::InferenceEngine engine(options, devices);
+    on_the_cpu = engine.fallback_weights();
     std::vector<float> all;
     const std::vector<TokenId> ids{3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
     engine.session().evaluate_all(ids, 0, [&](std::int64_t, std::span<const float> row) {
@@ -224,9 +228,18 @@ TEST(ExtendedModel, LogitsEqualTheCpus) {
   };
   const std::string name = registry.devices()[0].name;
   inference::register_cpu_backend(registry);
-  EXPECT_EQ(logits(name, false), logits("cpu", false));
-  BITNET_EXPECT_ERROR(logits(name, true), ErrorCode::kUnsupported,
+  inference::register_cpu_backend(without_doubles);
+  const auto want = logits(registry, "cpu", false);
+  EXPECT_EQ(logits(without_doubles, name, false), want);
+  EXPECT_GT(on_the_cpu, 0);
+  BITNET_EXPECT_ERROR(logits(without_doubles, name, true), ErrorCode::kUnsupported,
                       "not two planes, groups of columns, int8 or activations of 4 bits");
+  const std::vector<Device> devices = registry.devices();
+  const auto& extensions = devices[0].capabilities.features;
+  if (std::find(extensions.begin(), extensions.end(), "cl_khr_fp64") == extensions.end())
+    GTEST_SKIP() << "this device has no numbers of 64 bits";
+  EXPECT_EQ(logits(registry, name, true), want);
+  EXPECT_EQ(on_the_cpu, 0);
 }
 
 TEST(DeviceOnly, LacksNothing) {

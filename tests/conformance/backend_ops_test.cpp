@@ -79,8 +79,31 @@ class Run {
                     .dense = {}};
     return keep(backend.prepare(w));
   }
+  /// One plane or two with scales of groups of `cols` columns (0: of whole rows, of three together),
+  /// multiplied with rows that are quantised in this form.
+  PreparedPtr extended(std::int64_t out, std::int64_t in, std::int64_t cols, bool two, ActivationForm form) {
+    std::vector<std::int8_t> trits[2];
+    std::vector<float> scales[2];
+    LinearWeights w[2];
+    for (int i = 0; i < 2; ++i) {
+      trits[i].resize(static_cast<std::size_t>(out * in));
+      for (std::int8_t& t : trits[i]) t = static_cast<std::int8_t>(rng.below(3)) - 1;
+      scales[i].resize(static_cast<std::size_t>(cols != 0 ? out * (in / cols) : (out - 1) / 3 + 1));
+      for (float& v : scales[i]) v = static_cast<float>(0.01 + rng.uniform());
+      w[i].out = out;
+      w[i].in = in;
+      w[i].trits = trits[i];
+      w[i].scales = scales[i];
+      w[i].rows_per_scale = cols != 0 ? 1 : 3;
+      w[i].cols_per_scale = cols;
+    }
+    if (two) w[0].second = std::make_shared<const LinearWeights>(w[1]);
+    w[0].activations = form;
+    return keep(backend.prepare(w[0]));
+  }
   PreparedPtr dense(std::int64_t out, std::int64_t in, DType type, bool table,
-                    DenseForm form = DenseForm::kAsGiven) {
+                    DenseForm form = DenseForm::kAsGiven,
+                    ActivationForm activations = ActivationForm::kInt8) {
     const std::vector<float> values = normals(out * in, 0.3f);
     std::vector<std::uint16_t> narrow;
     for (const float v : values) narrow.push_back(type == DType::kF16 ? f32_to_f16(v) : f32_to_bf16(v));
@@ -88,6 +111,7 @@ class Run {
     w.dense = type == DType::kF32 ? std::as_bytes(std::span(values)) : std::as_bytes(std::span(narrow));
     w.dense_type = type;
     w.dense_form = form;
+    w.activations = activations;
     return keep(table ? backend.prepare_embedding(w) : backend.prepare(w));
   }
 
@@ -221,6 +245,109 @@ void add_linears(std::vector<Case>& cases) {
                      const Matrix outs[] = {r.random(n, 1)};
                      r.backend.linear(Weights{w.get()}, r.matrix(n, 1, x), outs);
                    }});
+}
+
+// What a backend may do in fewer steps: a product and the addition of its result, in the order of a
+// transformer.
+void add_residuals(std::vector<Case>& cases) {
+  for (const Shape s : {Shape{1, 33, 70}, {3, 64, 48}, {9, 5, 100}, {300, 20, 40}}) {
+    if (too_large(s.rows * s.out * s.in)) continue;
+    cases.push_back({"linear and add, " + text(s), [s](Run& r) {
+                       const auto w = r.ternary(s.out, s.in, 1), v = r.ternary(s.out, s.in, s.out);
+                       const Matrix x = r.random(s.rows, s.in), residual = r.random(s.rows, s.out);
+                       const Matrix y = r.random(s.rows, s.out), z = r.random(s.rows, s.out);
+                       const BufferPtr norm = r.buffer(r.normals(s.in));
+                       const Matrix normed = r.scratch(r.random(s.rows, s.in));
+                       r.backend.linear(Weights{w.get()}, x, {&y, 1});
+                       r.backend.add(residual, y);
+                       r.backend.norm_linear(Weights{v.get()}, x, *norm, kEps, normed, {&y, 1});
+                       r.backend.add(residual, y);
+                       r.backend.add(residual, y);
+                       const Matrix both[] = {y, z};
+                       r.backend.linear(Weights{w.get(), v.get()}, x, both);
+                       r.backend.add(residual, z);
+                       r.backend.linear(Weights{w.get()}, x, {&y, 1});
+                       r.backend.add(y, residual);  // the other way round
+                       r.backend.gated_linear(Activation::kRelu2, r.scratch(r.random(s.rows, s.in)), x,
+                                              norm.get(), kEps, *v, z);
+                       r.backend.add(residual, z);
+                       r.backend.linear(Weights{v.get()}, x, {&z, 1});  // held back by some, to the end
+                     }});
+    if (s.rows == 1) continue;
+    cases.push_back({"linear and add of some rows, " + text(s), [s](Run& r) {
+                       const auto w = r.ternary(s.out, s.in, 1);
+                       const Matrix x = r.random(s.rows, s.in), residual = r.random(s.rows, s.out);
+                       const Matrix y = r.random(s.rows, s.out);
+                       r.backend.linear(Weights{w.get()}, x, {&y, 1});
+                       Matrix some = y, to = residual;
+                       some.rows = to.rows = s.rows - 1;
+                       r.backend.add(to, some);
+                     }});
+  }
+}
+
+void add_extended(std::vector<Case>& cases) {
+  struct Extended {
+    Shape shape;
+    std::int64_t cols;
+  };
+  for (const Extended& e : {Extended{{1, 5, 15}, 5},
+                            {{1, 64, 256}, 32},
+                            {{2, 33, 64}, 16},
+                            {{3, 16, 34}, 1},
+                            {{4, 130, 96}, 48},
+                            {{5, 63, 258}, 129},
+                            {{9, 47, 1000}, 8},
+                            {{300, 20, 40}, 10},
+                            {{1, 17, 70}, 0},
+                            {{9, 37, 530}, 0}}) {
+    const Shape s = e.shape;
+    if (too_large(2 * s.rows * s.out * s.in)) continue;
+    for (const bool two : {false, true}) {
+      for (const ActivationForm form :
+           {ActivationForm::kInt8, ActivationForm::kInt4Absmax, ActivationForm::kInt4Absmean}) {
+        const std::string name = text(s) + ", groups of " + std::to_string(e.cols) +
+                                 (two ? ", two planes" : "") + ", form " + std::to_string(int(form));
+        cases.push_back({"extended linear, " + name, [s, e, two, form](Run& r) {
+                           const auto w = r.extended(s.out, s.in, e.cols, two, form);
+                           const auto v = r.ternary(s.out + 3, s.in, 1 + s.out / 3);
+                           const Matrix x = r.random(s.rows, s.in), y = r.random(s.rows, s.out);
+                           const Matrix outs[] = {y, r.random(s.rows, s.out + 3)};
+                           r.backend.linear(Weights{w.get(), v.get()}, x, outs);
+                           r.backend.add(r.random(s.rows, s.out), y);
+                           const BufferPtr norm = r.buffer(r.normals(s.in));
+                           r.backend.norm_linear(Weights{w.get()}, x, *norm, kEps,
+                                                 r.scratch(r.random(s.rows, s.in)), {&y, 1});
+                           const Matrix gate = r.scratch(r.random(s.rows, s.in, 3));
+                           r.backend.gated_linear(Activation::kSilu, gate, x, norm.get(), kEps, *w,
+                                                  r.random(s.rows, s.out));
+                         }});
+      }
+    }
+  }
+  for (const ActivationForm form :
+       {ActivationForm::kInt8, ActivationForm::kInt4Absmax, ActivationForm::kInt4Absmean}) {
+    const std::string name = ", form " + std::to_string(int(form));
+    cases.push_back({"extended linear, rows of all kinds" + name, [form](Run& r) {
+                       const auto w = r.extended(40, 70, 35, true, form),
+                                  v = r.extended(40, 70, 0, false, form);
+                       const Matrix x = r.matrix(3 + kAwkward, 70, awkward_rows(r, 3, 70));
+                       const Matrix outs[] = {r.random(3 + kAwkward, 40), r.random(3 + kAwkward, 40)};
+                       r.backend.linear(Weights{w.get(), v.get()}, x, outs);
+                     }});
+    for (const Shape s : {Shape{1, 5, 15}, {3, 33, 130}, {300, 20, 17}}) {
+      if (too_large(s.rows * s.out * s.in)) continue;
+      cases.push_back({"linear as int8, " + text(s) + name, [s, form](Run& r) {
+                         const auto w = r.dense(s.out, s.in, DType::kF32, false, DenseForm::kInt8, form),
+                                    v = r.dense(s.out, s.in, DType::kBF16, false);
+                         const Matrix x = r.random(s.rows, s.in), y = r.random(s.rows, s.out);
+                         const Matrix outs[] = {y, r.random(s.rows, s.out)};
+                         r.backend.linear(Weights{w.get(), v.get()}, x, outs);
+                         r.backend.gated_linear(Activation::kRelu2, r.scratch(r.random(s.rows, s.in)), x,
+                                                nullptr, kEps, *w, y);
+                       }});
+    }
+  }
 }
 
 void add_dense(std::vector<Case>& cases) {
@@ -372,6 +499,7 @@ void run_attention(Run& r, const AttentionCase& c, DType type) {
   r.backend.upload(*keys, 0, garbage);
   r.backend.upload(*values, 0, garbage);
   const KvLayer cache{keys.get(), values.get(), n_pages, c.page_size, type};
+  const BufferPtr angles = r.buffer(r.normals(32 * c.dim));
   std::int64_t past[] = {0, 0, 0};
   const std::vector<std::int64_t> steps[] = {{150, 0, 97}, {0, 3, 173}, {1, 1, 1}, {5, 0, 1}};
   for (const auto& step : steps) {
@@ -388,12 +516,24 @@ void run_attention(Run& r, const AttentionCase& c, DType type) {
       past[s] += step[s];
     }
     const Matrix k = r.random(rows, c.kv_heads * c.dim), v = r.random(rows, c.kv_heads * c.dim);
+    // Queries and keys rotated in front, as in a step, in every second one: a backend may do both at once.
+    const auto rope = [&](const Matrix& m, std::int32_t from) {
+      if (c.dim % 2 != 0 || rows % 2 == 0) return;
+      std::vector<std::int32_t> positions;
+      for (std::int64_t i = 0; i < m.rows; ++i)
+        positions.push_back((from + static_cast<std::int32_t>(i)) % 32);
+      r.backend.rope(m, positions, *angles, c.dim);
+    };
     if (!too_large(100 * rows * c.heads * c.dim)) {
       const Matrix q = r.random(rows, c.heads * c.dim), out = r.random(rows, c.heads * c.dim);
+      rope(q, 3);
+      rope(k, 3);
       r.backend.attention({q, k, v, out, cache, slices, c.heads, c.kv_heads, c.dim});
     }
     if (asked == rows) continue;
     const Matrix few = r.random(asked, c.heads * c.dim), to = r.random(asked, c.heads * c.dim);
+    rope(few, 7);
+    rope(k, 5);
     r.backend.attention({few, k, v, to, cache, slices, c.heads, c.kv_heads, c.dim, queries});
   }
 }
@@ -414,6 +554,8 @@ void add_attention(std::vector<Case>& cases) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   add_linears(all);
+  add_residuals(all);
+  add_extended(all);
   add_dense(all);
   add_heads(all);
   add_row_ops(all);
@@ -514,9 +656,15 @@ gpu::KernelChoice integer_divide() {
   choice.exact_divide = false;
   return choice;
 }
+gpu::KernelChoice tiles_of_keys() {
+  gpu::KernelChoice choice = wide(true);
+  choice.split_attention = true;
+  return choice;
+}
 gpu::KernelChoice byte_dots() {
   gpu::KernelChoice choice = wide(false);
   choice.integer_dot = true;
+  choice.split_attention = true;
   return choice;
 }
 
@@ -529,13 +677,16 @@ gpu::Options options(std::string build_options, const gpu::KernelChoice& kernels
 
 const Variant kVariants[] = {
     {"as_the_device_says", Table::kWhole, {}},
-    {"vectors", Table::kFourth, options("", wide(true))},
+    {"vectors_and_tiles_of_keys", Table::kFourth, options("", tiles_of_keys())},
+    {"vectors_without_byte_products", Table::kFourth, options("-DBN_MOST_PAIRS=0", wide(true))},
+    {"vectors_of_at_most_32_bytes", Table::kFourth, options("-DBN_MOST_PAIRS=32", wide(true))},
     {"work_groups", Table::kWhole, options("", wide(false))},
     {"divisions_in_integers", Table::kFourth, options("", integer_divide())},
-    {"byte_dots_in_work_groups", Table::kFourth, options(kPlainDots, byte_dots())},
+    {"byte_dots_and_tiles_of_keys_in_work_groups", Table::kFourth, options(kPlainDots, byte_dots())},
     {"OpenCL_C_3", Table::kFourth, options("-cl-std=CL3.0", {})},
     {"other_work_groups", Table::kFourth,
-     options("-DBN_OUT_WG=16 -DBN_QUANT_WG=16 -DBN_ROWS_WG=32 -DBN_ATTENTION_WG=32 -DBN_STORE_WG=8",
+     options("-DBN_OUT_WG=16 -DBN_QUANT_WG=16 -DBN_ROWS_WG=32 -DBN_ATTENTION_WG=32 -DBN_STORE_WG=8 "
+             "-DBN_GEMM_WORDS=3",
              wide(false))},
 };
 

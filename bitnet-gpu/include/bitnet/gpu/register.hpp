@@ -22,6 +22,12 @@ struct KernelChoice {
   std::optional<bool> exact_divide;
   /// The dot product of four bytes (cl_khr_integer_dot_product) in place of plain code.
   std::optional<bool> integer_dot;
+  /// Numbers of 64 bits (cl_khr_fp64). Without them linears that are more than one ternary plane with scales
+  /// of whole rows on int8, or a dense matrix, are not held: the CPU runs them.
+  std::optional<bool> doubles;
+  /// Attention over tiles of keys at a time, which are merged afterwards, wherever there are several; else
+  /// where there are fewer heads and rows than keep the device busy.
+  std::optional<bool> split_attention;
   /// Weights packed where the device reads them, in place of staging buffers that are copied.
   std::optional<bool> zero_copy;
 };
