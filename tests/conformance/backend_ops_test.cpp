@@ -678,12 +678,11 @@ gpu::Options options(std::string build_options, const gpu::KernelChoice& kernels
 const Variant kVariants[] = {
     {"as_the_device_says", Table::kWhole, {}},
     {"vectors_and_tiles_of_keys", Table::kFourth, options("", tiles_of_keys())},
-    {"vectors_without_byte_products", Table::kFourth, options("-DBN_MOST_PAIRS=0", wide(true))},
-    {"vectors_of_at_most_32_bytes", Table::kFourth, options("-DBN_MOST_PAIRS=32", wide(true))},
     {"work_groups", Table::kWhole, options("", wide(false))},
-    {"divisions_in_integers", Table::kFourth, options("", integer_divide())},
+    {"divisions_in_integers_and_32_bytes_a_time", Table::kFourth,
+     options("-DBN_MOST_PAIRS=32", integer_divide())},
     {"byte_dots_and_tiles_of_keys_in_work_groups", Table::kFourth, options(kPlainDots, byte_dots())},
-    {"OpenCL_C_3", Table::kFourth, options("-cl-std=CL3.0", {})},
+    {"OpenCL_C_3_and_no_pairs_of_bytes", Table::kFourth, options("-cl-std=CL3.0 -DBN_MOST_PAIRS=0", {})},
     {"other_work_groups", Table::kFourth,
      options("-DBN_OUT_WG=16 -DBN_QUANT_WG=16 -DBN_ROWS_WG=32 -DBN_ATTENTION_WG=32 -DBN_STORE_WG=8 "
              "-DBN_GEMM_WORDS=3",
