@@ -87,7 +87,7 @@ std::string KernelSet::sizes(const char* name, std::string_view tuned_for) const
   std::string all;
   for (const char* macro : {"BN_OUT_WG", "BN_DENSE_WG"})
     if (const int value = tuning_.value(name, tuned_for, macro, 0); value != 0)
-      all += fmt::format(" -D{}={}", macro, value);
+      all += fmt::format("-D{}={} ", macro, value);
   return all;
 }
 
@@ -103,7 +103,7 @@ const RowsKernel& KernelSet::by_rows(ByRows& kernels, std::string_view source, c
   if (!k.kernel.object) {
     k.rows = static_cast<std::int64_t>(n);
     k.kernel = build(
-        source, fmt::format("{} -DBN_ROWS={}{}", options, n, sizes(tuned_as, rows == 1 ? "one" : "many")),
+        source, fmt::format("{} -DBN_ROWS={} {}", options, n, sizes(tuned_as, rows == 1 ? "one" : "many")),
         name);
   }
   return k;
@@ -133,7 +133,7 @@ const RowsKernel& KernelSet::few(std::int64_t rows) {
   if (!k.kernel.object) {
     k.rows = static_cast<std::int64_t>(n);
     k.kernel = build(kernels::ternary_matmul,
-                     fmt::format("-DBN_ROWS={} -DBN_SPLIT={}{}", n, split, sizes(kName, "one")), kName);
+                     fmt::format("-DBN_ROWS={} -DBN_SPLIT={} {}", n, split, sizes(kName, "one")), kName);
   }
   return k;
 }
@@ -147,7 +147,7 @@ const RowsKernel& KernelSet::gemm() {
       columns == 0 ? 1 : std::clamp(static_cast<int>(max_work_group_) / columns, 1, kMostGemmItems);
   gemm_.kernel =
       build(kernels::ternary_matmul,
-            fmt::format("-DBN_MANY=1 -DBN_ROWS={} -DBN_GEMM_ITEMS={}{}", rows, items, sizes(kName, "many")),
+            fmt::format("-DBN_MANY=1 -DBN_ROWS={} -DBN_GEMM_ITEMS={} {}", rows, items, sizes(kName, "many")),
             "ternary_gemm");
   gemm_.rows = rows * items;
   return gemm_;

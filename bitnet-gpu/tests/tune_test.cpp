@@ -133,7 +133,7 @@ TEST_F(Tune, WritesATableThatTheBackendIsBuiltWith) {
   for (const gpu::TunedProgram& p : result.programs) {
     EXPECT_EQ(p.rows, "many");
     EXPECT_THAT(p.chosen, ::testing::StartsWith("BN_ROWS="));
-    EXPECT_EQ(p.before, "BN_ROWS=4");
+    EXPECT_EQ(p.before, "BN_ROWS=8");
     EXPECT_GE(p.candidates, 4u);
     EXPECT_EQ(p.refused + p.unequal, 0u);
     EXPECT_GE(p.gain, 1.0);

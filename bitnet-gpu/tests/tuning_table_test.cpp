@@ -119,11 +119,11 @@ TEST(Tuning, TheNearestRowHolds) {
   EXPECT_EQ(rows_of(of("Some GPU 2")), 7);
   EXPECT_EQ(rows_of(of("Some GPU 20")), 6);
   EXPECT_EQ(rows_of(of("Somewhere")), 5);
-  EXPECT_EQ(rows_of(of("Other")), 4);
+  EXPECT_EQ(rows_of(of("Other")), 8);
   EXPECT_EQ(of("Other").origin(), "default");
   EXPECT_EQ(of("Somewhere").origin(), "Some* of " + (dir / "t.yaml").string());
   // What a row does not say is the default's.
-  EXPECT_EQ(of("Some GPU 2").value("int8_matmul", "many", "BN_ROWS", -1), 4);
+  EXPECT_EQ(of("Some GPU 2").value("int8_matmul", "many", "BN_ROWS", -1), 8);
   write_file(dir / "t.yaml", kHead + row("default", 3) + row("Some*", 5));
   EXPECT_EQ(rows_of(of("Other")), 3);
   EXPECT_EQ(rows_of(of("Some")), 5);
@@ -192,7 +192,7 @@ TEST(Tuning, FoundTablesAreReadOrPassedOverAndNamedOnesAreReadOrErrors) {
   EXPECT_TRUE(warnings.all.empty());
   write_file(found, kHead + row("Here", 99));
   EXPECT_EQ(here().origin(), "default");
-  EXPECT_EQ(rows_of(here()), 4);
+  EXPECT_EQ(rows_of(here()), 8);
   ASSERT_EQ(warnings.all.size(), 2u);
   EXPECT_THAT(warnings.all[0], HasSubstr(found.string() + ":4: 'BN_ROWS': expected"));
   {
