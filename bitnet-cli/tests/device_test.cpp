@@ -85,6 +85,18 @@ TEST_F(DeviceTest, StatisticsAreJson) {
   EXPECT_EQ(a["prompt_tokens"], 6);
   run({"--device", "opencl:0:0", "--statistics", file("b.json"), "--profile", file("trace.json")});
   expect_device_statistics(json::parse(read_file(file("b.json"))), true);
+  // Of one that has some of the layers alone; its ops are zones once.
+  run({"--device", "opencl:0:0", "--gpu-layers", "1", "--statistics", file("e.json"), "--profile",
+       file("trace.json")});
+  const json divided = json::parse(read_file(file("e.json")));
+  const auto is_product = [](const json& k) { return k["name"] == "ternary_matmul" && k["seconds"] > 0.0; };
+  const json& kernels = divided["device_statistics"]["kernels"];
+  EXPECT_TRUE(std::any_of(kernels.begin(), kernels.end(), is_product));
+  EXPECT_FALSE(divided["device_statistics"]["downloads"]["gbps"].is_null());
+  const json trace = json::parse(read_file(file("trace.json")));
+  EXPECT_EQ(std::count_if(trace["traceEvents"].begin(), trace["traceEvents"].end(),
+                          [](const json& e) { return e["name"] == "logits"; }),
+            4);  // a token each
   run({"--statistics", file("c.json")});
   const json cpu = json::parse(read_file(file("c.json")));
   EXPECT_TRUE(cpu["device_statistics"].is_null());

@@ -13,6 +13,7 @@
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
+#include "kernel_times.hpp"
 #include "layer_placement.hpp"
 #include "own_object.hpp"
 
@@ -263,6 +264,9 @@ class FallbackBackend final : public Backend {
 
   void do_sync() override { at(kDeviceSide).sync(); }
 
+  void profiler_changed() noexcept override { times_.take(at(kDeviceSide), profiler() != nullptr); }
+
+  KernelTimes times_;  // outlives the sides
   std::array<std::unique_ptr<Backend>, 2> sides_;
   bool device_only_;
   std::int64_t refused_ = 0;

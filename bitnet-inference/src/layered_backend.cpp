@@ -14,6 +14,7 @@
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
+#include "kernel_times.hpp"
 #include "layer_placement.hpp"
 #include "own_object.hpp"
 
@@ -350,6 +351,11 @@ class LayeredBackend final : public Backend, public LayerPlacer {
     for (const Stage& s : stages_) s.backend->sync();
   }
 
+  void profiler_changed() noexcept override {
+    for (const Stage& s : stages_) times_.take(*s.backend, profiler() != nullptr);
+  }
+
+  KernelTimes times_;  // outlives the stages
   std::vector<Stage> stages_;
   bool tied_;
   std::int64_t n_layers_;
