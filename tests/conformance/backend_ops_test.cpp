@@ -538,7 +538,42 @@ void run_attention(Run& r, const AttentionCase& c, DType type) {
   }
 }
 
+/// One sequence of a long context and many others: their prompts together, then a token of each, twice.
+void run_long_attention(Run& r, DType type) {
+  constexpr std::int64_t kHeads = 6, kKvHeads = 2, kDim = 32, kPageSize = 16, kOthers = 40, kLong = 1700;
+  std::vector<std::int64_t> prompts{kLong};
+  for (std::int64_t s = 0; s < kOthers; ++s) prompts.push_back(1 + 37 * s % 150);
+  std::vector<std::vector<std::int32_t>> pages(prompts.size());
+  std::int32_t n_pages = 0;
+  for (std::size_t s = 0; s < prompts.size(); ++s)
+    for (std::int64_t t = 0; t < prompts[s] + 2; t += kPageSize) pages[s].push_back(n_pages++);
+  const std::size_t bytes =
+      static_cast<std::size_t>(n_pages) * kv_page_bytes(type, kPageSize, kKvHeads, kDim);
+  const BufferPtr keys = r.backend.allocate(bytes), values = r.backend.allocate(bytes);
+  const KvLayer cache{keys.get(), values.get(), n_pages, kPageSize, type};
+  for (const std::int64_t step : {0, 1, 2}) {
+    std::vector<SequenceSlice> slices, last;
+    std::int64_t rows = 0;
+    for (std::size_t s = 0; s < prompts.size(); ++s) {
+      const std::int64_t past = step == 0 ? 0 : prompts[s] + step - 1, n = step == 0 ? prompts[s] : 1;
+      slices.push_back({rows, n, past, pages[s]});
+      last.push_back({static_cast<std::int64_t>(s), 1, past + n - 1, pages[s]});
+      rows += n;
+    }
+    const auto asked = static_cast<std::int64_t>(prompts.size());
+    const Matrix k = r.random(rows, kKvHeads * kDim), v = r.random(rows, kKvHeads * kDim);
+    const Matrix q = r.random(asked, kHeads * kDim), out = r.random(asked, kHeads * kDim);
+    r.backend.attention({q, k, v, out, cache, slices, kHeads, kKvHeads, kDim, last});
+  }
+}
+
 void add_attention(std::vector<Case>& cases) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kI8}) {
+    if (simulated()) continue;
+    cases.push_back(
+        {"attention, all kinds of sequences, a long one among them, " + std::string(to_string(type)),
+         [type](Run& r) { run_long_attention(r, type); }});
+  }
   constexpr AttentionCase kCases[] = {
       {4, 1, 64, 16}, {6, 2, 32, 48}, {3, 3, 10, 5}, {2, 1, 144, 16}, {20, 5, 128, 16}};
   for (const AttentionCase& c : kCases) {
