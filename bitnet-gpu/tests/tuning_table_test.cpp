@@ -9,6 +9,7 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/log.hpp"
+#include "bitnet/core/rng.hpp"
 #include "bitnet/gpu/tuning.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "tune_choice.hpp"
@@ -109,6 +110,42 @@ TEST(TuningTable, MistakesNameFileAndLine) {
               "expected a power of two from 16 to 1024");
   refuses_row("  - device: a\n    groups: {int8_matmul: {one: {BN_OUT_WG: 40}}}\n",
               "expected a multiple of 16");
+}
+
+/// Whatever becomes of a table on its way: it is read, or refused with its file and a line.
+TEST(TuningTable, DamagedCopiesAreReadOrRefused) {
+  const std::string whole = read_file(testing::source_path("bitnet-gpu/tuning/opencl.yaml"));
+  Rng rng(11);
+  int refused = 0;
+  constexpr int kCopies = 1500;
+  for (int i = 0; i < kCopies; ++i) {
+    std::string copy = whole;
+    for (std::uint64_t n = 1 + rng.below(3); n > 0 && !copy.empty(); --n) {
+      const std::size_t at = rng.below(copy.size());
+      switch (rng.below(4)) {
+        case 0:
+          copy[at] = static_cast<char>(rng.below(256));
+          break;
+        case 1:
+          copy.erase(at, 1 + rng.below(20));
+          break;
+        case 2:
+          copy.insert(at, copy.substr(rng.below(copy.size()), rng.below(60)));
+          break;
+        default:
+          copy.resize(at + 1);
+      }
+    }
+    try {
+      static_cast<void>(parse_tuning(copy, "copy.yaml"));
+    } catch (const Error& e) {
+      ++refused;
+      EXPECT_EQ(e.code(), ErrorCode::kInvalidArgument) << e.what();
+      EXPECT_THAT(e.what(), ::testing::MatchesRegex("copy.yaml:[0-9]+: (.|\n)*")) << copy;
+    }
+  }
+  EXPECT_GT(refused, kCopies / 4);
+  EXPECT_LT(refused, kCopies);
 }
 
 TEST(Tuning, TheNearestRowHolds) {
