@@ -177,9 +177,11 @@ TrainState load_checkpoint(const std::filesystem::path& path, TextModel& model, 
     TrainState state;
     state.step = checkpoint_field<std::int64_t>(fields, "step");
     state.tokens = checkpoint_field<std::int64_t>(fields, "tokens");
-    require_range(state.step >= 0, "step");
-    require_range(state.tokens >= 0, "tokens");
+    constexpr std::int64_t kMost = std::int64_t{1} << 62;  // the sum of two is still one
+    require_range(state.step >= 0 && state.step <= kMost, "step");
+    require_range(state.tokens >= 0 && state.tokens <= kMost, "tokens");
     state.seconds = checkpoint_field<double>(fields, "seconds");
+    require_range(state.seconds >= 0 && state.seconds < 1e12, "seconds");
     for (const auto& [key, value] : fields) {
       if (key.starts_with(kIdentity)) state.identity[key.substr(kIdentity.size())] = value;
       if (key.starts_with(kSetting)) state.settings[key.substr(kSetting.size())] = value;

@@ -30,6 +30,7 @@ quant::LogicalTensor export_tensor(LanguageModel& model, TensorId id, bool laten
   if (is_linear(id.role) && model.quantization() == Quantization::kTernary && !latent) {
     t.ternary = true;
     const QuantizerOptions& q = model.quantizer();
+    if (q.activation_bits == 4) t.activations = ActivationForm::kInt4Absmax;
     if (plain(q)) {
       t.weights = with_context(p.name(), [&] { return quant::absmean(p.value(), p.rows(), p.cols()); });
       for (float& scale : t.weights.scales) scale = invertible_scale(scale);
@@ -52,13 +53,14 @@ ModelFiles model_files(const ModelConfig& c, Quantization quantization, const Qu
     files = {true, true, quant::LinearType::kDense, ""};
   } else if (q.hadamard) {
     files.reason = "no file format says that inputs are transformed before they are quantised (hadamard)";
-  } else if (q.activation_bits != 8) {
-    files.reason = "no file format says that activations have " + std::to_string(q.activation_bits) + " bits";
   } else if (q.granularity == ScaleGranularity::kGroup &&
              std::any_of(std::begin(widths), std::end(widths),
                          [](std::int64_t w) { return w > kScaleGroup && w % kScaleGroup != 0; })) {
     files.reason = "no file format holds groups of " + std::to_string(kScaleGroup) +
                    " columns of which the last in a row is shorter";
+  } else if (q.activation_bits != 8) {
+    files = {true, false, quant::LinearType::kExtended,
+             "GGUF does not say that activations have " + std::to_string(q.activation_bits) + " bits"};
   } else if (q.granularity != ScaleGranularity::kTensor) {
     files = {
         true, false, quant::LinearType::kExtended,
@@ -83,10 +85,11 @@ void export_model(const std::filesystem::path& path, LanguageModel& model, const
     const ModelFiles files = model_files(model.config(), model.quantization(), q);
     if (!files.directory)
       throw Error(ErrorCode::kUnsupported, "this model cannot be exported: " + files.reason);
-    if (options.type == quant::LinearType::kDense && !plain(q))
+    if (options.type == quant::LinearType::kDense && (!plain(q) || q.activation_bits != 8))
       throw Error(
           ErrorCode::kUnsupported,
-          "readers ternarise float weights by one mean a tensor, which is not this model's quantiser: "
+          "readers ternarise float weights by one mean a tensor and activations to 8 bits, which is not this "
+          "model's quantiser: "
           "export it as kExtended");
   }
   const bool latent = options.type == quant::LinearType::kDense;

@@ -326,18 +326,20 @@ Variable bit_linear(Tape& tape, const QuantizedVariable& x, Variable latent, con
   if (x.q.values && cache.packed()) {
     cache.packed()->forward(tape.context(), x.q, out.value());
   } else {
-    if (x.q.values) {
-      float* const wide = tape.floats(static_cast<std::size_t>(n * in));
+    const auto count = static_cast<std::size_t>(n * in);
+    float* const wide = x.q.values ? tape.borrow(count) : nullptr;
+    if (wide)
       widen_rows(tape, x.q, wide);
-      p.values = wide;
-    } else {
+    else
       p.values = x.mixed.value().data();
-    }
     with_effective(tape, p, [&](const float* weights) {
-      gemm(tape.context(), n, out_dim, in, p.values, in, 1, weights, 1, in, out.value().data(), out_dim,
-           false);
+      gemm(tape.context(), n, out_dim, in, wide ? wide : p.values, in, 1, weights, 1, in, out.value().data(),
+           out_dim, false);
     });
-    if (x.q.values) scale_rows(tape, x.q, out.value().data(), out_dim);
+    if (wide) {
+      scale_rows(tape, x.q, out.value().data(), out_dim);
+      tape.give_back(wide, count);
+    }
   }
   Tape* t = &tape;
   tape.on_backward(out, [t, p] { backward(*t, p); });

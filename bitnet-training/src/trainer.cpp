@@ -89,6 +89,7 @@ class Run {
     if (!processes_.first()) state.identity = state_.identity;
     state.settings = std::move(state_.settings);
     state_ = std::move(state);
+    resumable_ = state_.step;
     say(callbacks_, "resumed at step " + std::to_string(state_.step));
   }
 
@@ -156,7 +157,8 @@ class Run {
     double loss = 0, norm = std::numeric_limits<double>::quiet_NaN();
     bool skipped = false;
   };
-  [[noreturn]] void end_diverged(std::int64_t step, const std::string& what);
+  /// `together`: whether all processes call it.
+  [[noreturn]] void end_diverged(std::int64_t step, const std::string& what, bool together = true);
   Step one_step();
   void report(RunLog& log);
   Evaluation evaluate(const TrainingText& text, std::int64_t max_tokens);
@@ -190,18 +192,30 @@ class Run {
   std::int64_t parts_ = 1;                  ///< of a batch, DataParallel::set_parts()
   std::optional<std::int64_t> saved_step_;  ///< of process 0's newest checkpoint, where that is whole
   bool confirmed_ = false;                  ///< whether a step from that had a finite loss
+  std::optional<std::int64_t> resumable_;   ///< of the checkpoint that this start read or wrote last
+  bool wrote_ = false;                      ///< whether it wrote that
 };
 
-/// Where the newest checkpoint has the weights of now, no rate helps who goes on from it: the one before it
-/// takes its place.
-void Run::end_diverged(std::int64_t step, const std::string& what) {
-  if (saved_step_ == state_.step)
-    if (const auto older = take_back_older(c_.output)) saved_step_ = older;
-  throw Error(ErrorCode::kInvalidArgument,
-              "training diverged at step " + std::to_string(step) + ": " + what +
-                  (saved_step_ ? "; resume from the last checkpoint, of step " +
-                                     std::to_string(*saved_step_) + ", with a lower learning rate"
-                               : "; begin again with a lower learning rate"));
+/// Where this start wrote a checkpoint of the weights of now, no rate helps who goes on from it: the one
+/// before it takes its place. One that was there already stays, since what changed may be to blame and not
+/// its weights.
+void Run::end_diverged(std::int64_t step, const std::string& what, bool together) {
+  const std::string diverged = "training diverged at step " + std::to_string(step) + ": " + what;
+  if (!together && !processes_.first()) throw Error(ErrorCode::kInvalidArgument, diverged);
+  const bool of_now = resumable_ == state_.step;
+  if (of_now && wrote_) {
+    std::int64_t older = processes_.first() ? take_back_older(c_.output).value_or(-1) : -1;
+    if (together) older = processes_.group().of_first(older);  // the others wait until it is done
+    resumable_ = older < 0 ? std::nullopt : std::optional(older);
+  }
+  std::string advice = "; begin again with a lower learning rate";
+  if (resumable_) {
+    advice = "; resume from the last checkpoint, of step " + std::to_string(*resumable_) +
+             ", with a lower learning rate";
+    if (const auto files = checkpoints_in(c_.output); of_now && !wrote_ && files.size() > 1)
+      advice += "; if it diverges at once again, put '" + files[1].string() + "' in its place";
+  }
+  throw Error(ErrorCode::kInvalidArgument, diverged + advice);
 }
 
 /// A batch's gradients, then the update, unless the loss is a spike.
@@ -229,7 +243,7 @@ Run::Step Run::one_step() {
     processes_.refresh();
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kInvalidArgument) throw;
-    end_diverged(state_.step, e.what());
+    end_diverged(state_.step, e.what(), false);  // only the process that makes this layer's form knows
   }
   confirm_newest();
   state_.data = sampler_->state();
@@ -290,6 +304,8 @@ void Run::save_newest() {
   if (processes_.first() && saved_step_ && *saved_step_ < state_.step) keep_as_older(c_.output, *saved_step_);
   save(newest_checkpoint(c_.output));
   last_save_ = Clock::now();
+  resumable_ = state_.step;
+  wrote_ = true;
   if (!processes_.first()) return;
   saved_step_ = state_.step;
   confirmed_ = false;

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
 #include <map>
 #include <set>
 
@@ -180,6 +182,43 @@ void make_older(const fs::path& path, const std::map<std::string, std::string>& 
   writer.finish();
 }
 
+/// Makes the first of all norms' weights NaN.
+void spoil(const fs::path& path) {
+  make_older(path);
+  const auto file = SafeTensors::open(path);
+  const std::vector<SafeTensorInfo> tensors(file->tensors().begin(), file->tensors().end());
+  SafeTensorsWriter writer(path, tensors, file->metadata());
+  for (const SafeTensorInfo& t : tensors) {
+    std::vector<std::byte> bytes(file->data(t).begin(), file->data(t).end());
+    const float nan = std::nanf("");
+    if (t.name == "weights/model.norm.weight") std::memcpy(bytes.data(), &nan, sizeof nan);
+    writer.write(t.name, bytes);
+  }
+  writer.finish();
+}
+
+TEST(CheckpointFile, ADivergenceRightAfterAResumeLeavesAllOfThem) {
+  const Fixture f;
+  TrainConfig c = f.config("out");
+  c.checkpoint_minutes = 0;
+  c.keep_checkpoints = 3;
+  stop_after(c, 5);
+  spoil(c.output / "checkpoint.safetensors");
+  const auto files = [&] {
+    std::map<fs::path, std::string> all;
+    for (const auto& entry : fs::directory_iterator(c.output))
+      if (entry.path().extension() == ".safetensors") all[entry.path()] = read_file(entry.path());
+    return all;
+  };
+  const auto before = files();
+  EXPECT_EQ(before.size(), 3u);
+  for (int tries = 0; tries < 2; ++tries)
+    BITNET_EXPECT_ERROR(run(c, true), ErrorCode::kInvalidArgument,
+                        "of step 5, with a lower learning rate; if it diverges at once again, put '" +
+                            (c.output / "checkpoint-4.safetensors").string() + "' in its place");
+  EXPECT_EQ(files(), before);
+}
+
 /// Whoever wrote them can have summed them, too.
 TEST(CheckpointFile, ValuesThatNoRunHasAreRefused) {
   const Fixture f;
@@ -191,8 +230,10 @@ TEST(CheckpointFile, ValuesThatNoRunHasAreRefused) {
   const std::map<std::string, std::string> zeros = {
       {"data.rng0", "0"}, {"data.rng1", "0"}, {"data.rng2", "0"}, {"data.rng3", "0"}};
   using Changes = std::map<std::string, std::string>;
-  for (const auto& changes : {zeros, Changes{{"step", "-5"}}, Changes{{"tokens", "-1"}},
-                              Changes{{"optimizer_steps", "-1"}}, Changes{{"optimizer_steps", "3"}}}) {
+  for (const auto& changes :
+       {zeros, Changes{{"step", "-5"}}, Changes{{"tokens", "-1"}}, Changes{{"optimizer_steps", "-1"}},
+        Changes{{"optimizer_steps", "3"}}, Changes{{"step", "9223372036854775807"}},
+        Changes{{"tokens", "9223372036854775807"}}, Changes{{"seconds", "nan"}}}) {
     SCOPED_TRACE(changes.begin()->first + " " + changes.begin()->second);
     write_file(path, whole);
     make_older(path, changes);

@@ -168,7 +168,8 @@ TEST(Export, WhatReadersWouldMisreadIsRefused) {
   refuse({.granularity = ScaleGranularity::kRow}, dense, "readers ternarise float weights by one mean");
   refuse({.gradient = StraightThrough::kLearnedScale}, dense, "readers ternarise float weights by one mean");
   refuse({.granularity = ScaleGranularity::kRow}, {}, "i2_s holds one scale a matrix");
-  refuse({.activation_bits = 4}, {}, "activations have 4 bits");
+  refuse({.activation_bits = 4}, {}, "activations of 4 bits are held by the type extended alone");
+  refuse({.activation_bits = 4}, dense, "readers ternarise float weights by one mean");
 }
 
 TEST(Export, EveryFormOfTheScaleIsTheSameModel) {

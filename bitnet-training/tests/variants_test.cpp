@@ -115,8 +115,7 @@ TEST(Trainer, WhichFilesThereWillBeIsSaidBeforeTheFirstStep) {
       {"model/, and no model.gguf (I2_S holds one scale a tensor, and these have scales by group)", true,
        false},
       {"model/, and no model.gguf (I2_S holds columns in multiples of 128 only)", true, false},
-      {"no model file (no file format says that activations have 4 bits): the checkpoint holds the weights",
-       false, false},
+      {"model/, and no model.gguf (GGUF does not say that activations have 4 bits)", true, false},
       {"no model file (no file format says that inputs are transformed before they are quantised "
        "(hadamard)): "
        "the checkpoint holds the weights",

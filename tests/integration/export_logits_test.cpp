@@ -132,6 +132,10 @@ TEST_F(ExportLogits, LearnedScalesByRow) {
       quant::LinearType::kExtended);
 }
 
+TEST_F(ExportLogits, ActivationsOf4Bits) {
+  expect_same_logits(384, {.activation_bits = 4}, quant::LinearType::kExtended);
+}
+
 TEST_F(ExportLogits, MediansByGroup) {
   expect_same_logits(
       384, {.granularity = ScaleGranularity::kGroup, .statistic = training::ScaleStatistic::kMedian},

@@ -30,7 +30,7 @@ class RmsNorm;
 
 /// Input of linear layers that share it: the rows, and their quantised form if any layer wants it.
 struct LinearInput {
-  Variable rows;
+  Variable rows;  ///< without values where prepare_normalized() keeps the quantised form only
   QuantizedVariable quantized{};
 };
 

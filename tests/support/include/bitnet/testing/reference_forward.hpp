@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "bitnet/core/error.hpp"
 #include "bitnet/core/model/tensor_names.hpp"
 #include "bitnet/quant/adapter.hpp"
 #include "bitnet/quant/model_io.hpp"
@@ -206,12 +207,15 @@ class ReferenceForward {
     if (!t.ternary) return product(x, values_.at(gguf_name(id)));
     double largest = 1e-5;
     for (const double v : x) largest = std::max(largest, std::abs(v));
-    const double a = 127 / largest;
+    if (t.activations == ActivationForm::kInt4Absmean)
+      throw Error(ErrorCode::kUnsupported, "the reference quantises rows by absmax only");
+    const double levels = t.activations == ActivationForm::kInt8 ? 127 : 7;
+    const double a = levels / largest;
     Row quantised(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double exact = x[i] * a;
       margin_ = std::min(margin_, std::abs(exact - std::floor(exact) - 0.5));
-      quantised[i] = std::clamp(std::nearbyint(exact), -128.0, 127.0) / a;
+      quantised[i] = std::clamp(std::nearbyint(exact), -levels - 1, levels) / a;
     }
     return product(quantised, values_.at(gguf_name(id)));
   }
