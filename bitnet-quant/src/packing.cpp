@@ -198,10 +198,8 @@ std::vector<std::byte> pack(TernaryLayout layout, const TernaryWeights& w) {
   if (std::string why; !layout_holds(layout, w, &why)) {
     std::string others;
     for (const TernaryLayout other : kLayouts)
-      if (layout_holds(other, w)) others += (others.empty() ? "" : ", ") + std::string(to_string(other));
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{}; {}", why,
-                            others.empty() ? "no ternary layout holds this matrix" : "possible: " + others));
+      if (layout_holds(other, w)) others += std::string(to_string(other)) + ", ";
+    throw Error(ErrorCode::kUnsupported, fmt::format("{}; types that would do: {}extended", why, others));
   }
   std::vector<std::byte> bytes(packed_bytes(layout, w.out, w.in));
   switch (layout) {

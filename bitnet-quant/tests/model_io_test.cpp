@@ -186,7 +186,7 @@ TEST_F(ModelIo, ScalesPerRowLiveInTheTqTypesOnly) {
       expect_tensors(*round_trip(config, model, options_of(type)), model, kHalf);
     for (const LinearType type : {LinearType::kI2_S, LinearType::kHf}) {
       BITNET_EXPECT_ERROR(write_model(dir_ / "none", config, nullptr, model.source(), options_of(type)),
-                          ErrorCode::kUnsupported, "tq1_0");
+                          ErrorCode::kUnsupported, "types that would do: tq1_0, tq2_0, extended");
       EXPECT_FALSE(std::filesystem::exists(dir_ / "none"));
     }
   }
@@ -279,6 +279,58 @@ TEST_F(ModelIo, AnotherModelsShardsAreNotMixedIn) {
   BITNET_EXPECT_ERROR(
       write_model(dir_ / "file", config, nullptr, model.source(), options_of(LinearType::kHf)),
       ErrorCode::kInvalidArgument, "not a directory");
+}
+
+TEST_F(ModelIo, SeveralFilesWhereOneWouldBeTooLarge) {
+  namespace fs = std::filesystem;
+  const ModelConfig config = small_config(ModelFamily::kBitNetOld);
+  for (const bool packed : {true, false}) {
+    const MemoryModel model(config, packed ? Linears::kTernary : Linears::kFloat);
+    WriteOptions options = options_of(packed ? LinearType::kHf : LinearType::kDense, false);
+    options.dense_type = DType::kF32;
+    const auto write = [&](const fs::path& to, std::uint64_t bytes) {
+      options.shard_bytes = bytes;
+      write_model(to, config, nullptr, model.source(), options);
+    };
+    const std::string name = packed ? "packed" : "dense";
+    write(dir_ / name, 0);
+    const auto whole = SafeTensors::open(dir_ / name / "model.safetensors");
+    std::uint64_t all = 0, largest = 0;
+    for (const SafeTensorInfo& t : whole->tensors()) {
+      all += t.end - t.begin;
+      largest = std::max<std::uint64_t>(largest, t.end - t.begin);
+    }
+    write(dir_ / (name + "-fits"), all);
+    EXPECT_TRUE(fs::exists(dir_ / (name + "-fits") / "model.safetensors"));
+    EXPECT_FALSE(fs::exists(dir_ / (name + "-fits") / "model.safetensors.index.json"));
+    for (const std::uint64_t most : {all - 1, largest + 4, std::uint64_t{1}}) {
+      const fs::path to = dir_ / (name + std::to_string(most));
+      fs::create_directory(to);
+      write_file(to / "x", "");
+      BITNET_EXPECT_ERROR(write(to, most), ErrorCode::kInvalidArgument, "is not empty");
+      fs::remove(to / "x");
+      write(to, most);
+      const auto split = SafeTensors::open(to);
+      const auto files = split->files();
+      ASSERT_GE(files.size(), 2u);
+      const std::string all_of = std::to_string(files.size());
+      EXPECT_TRUE(fs::exists(
+          to / ("model-00001-of-" + std::string(5 - all_of.size(), '0') + all_of + ".safetensors")));
+      ASSERT_EQ(split->tensors().size(), whole->tensors().size());
+      std::map<std::string, std::uint64_t> sizes;  // of files, by name
+      for (const SafeTensorInfo& t : whole->tensors()) {
+        const SafeTensorInfo* const there = split->find(t.name);
+        ASSERT_TRUE(there) << t.name;
+        const auto a = whole->data(t), b = split->data(*there);
+        EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << t.name;
+        if (most > largest) sizes[split->file(*there).path().string()] += b.size();
+      }
+      for (const auto& [path, bytes] : sizes) EXPECT_LE(bytes, most) << path;
+      expect_tensors(*ModelReader::open(to, FloatLinears::kKeep), model, kSame);
+      EXPECT_THAT(read_file(to / "model.safetensors.index.json"),
+                  HasSubstr("\"total_size\": " + std::to_string(all)));
+    }
+  }
 }
 
 TEST_F(ModelIo, LlamaGgufHoldsInterleavedRows) {

@@ -123,15 +123,15 @@ TEST(Packing, SizesThatDoNotFitAreNamedWithWhatWould) {
   EXPECT_FALSE(layout_holds(TernaryLayout::kTQ1_0, test::random_weights(2, 384, 1), &why));
   EXPECT_THAT(why, ::testing::HasSubstr("multiples of 256, got 384"));
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kTQ1_0, test::random_weights(2, 384, 1)), ErrorCode::kUnsupported,
-                      "possible: hf, i2_s");
+                      "types that would do: hf, i2_s, extended");
   TernaryWeights groups = test::random_weights(2, 512, 1);
   groups.scales = {1, 1, 1, 1};
   groups.rows_per_scale = 1;
   groups.cols_per_scale = 256;
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kTQ2_0, groups), ErrorCode::kUnsupported,
-                      "tq2_0 holds no scales of groups of 256 columns; no ternary layout holds this matrix");
+                      "tq2_0 holds no scales of groups of 256 columns; types that would do: extended");
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kI2_S, test::random_weights(4, 256, 1, 2)), ErrorCode::kUnsupported,
-                      "one scale a matrix, got 2; possible: tq1_0, tq2_0");
+                      "one scale a matrix, got 2; types that would do: tq1_0, tq2_0, extended");
   auto huge = test::random_weights(1, 256, 1);
   huge.scales[0] = 1e6f;
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kTQ2_0, huge), ErrorCode::kUnsupported, "f16");

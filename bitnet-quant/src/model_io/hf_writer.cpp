@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -24,51 +25,92 @@ SafeDType safe_dtype(DType dtype) {
   return dtype == DType::kF32 ? SafeDType::kF32 : dtype == DType::kF16 ? SafeDType::kF16 : SafeDType::kBF16;
 }
 
-std::vector<SafeTensorInfo> declare(const ModelConfig& config, const WriteOptions& options) {
-  std::vector<SafeTensorInfo> out;
-  for (const TensorId id : model_tensors(config)) {
-    const Shape shape = tensor_shape(id, config);
-    SafeTensorInfo info;
-    info.name = hf_name(id, config.family);
-    info.shape.assign(shape.dims().begin(), shape.dims().end());
-    info.dtype = safe_dtype(dense_dtype(id, options));
-    const bool packed = is_linear(id.role) && options.type == LinearType::kHf;
-    if (packed) {
-      info.dtype = SafeDType::kU8;
-      info.shape[0] = (info.shape[0] + 3) / 4;
-    }
-    out.push_back(info);
-    if (packed) out.push_back({info.name + "_scale", SafeDType::kF32, {1}, 0, 0, 0});
-  }
-  return out;
+/// A tensor and, where it is packed, its scale.
+std::vector<SafeTensorInfo> declare(TensorId id, const ModelConfig& config, const WriteOptions& options) {
+  const Shape shape = tensor_shape(id, config);
+  SafeTensorInfo info;
+  info.name = hf_name(id, config.family);
+  info.shape.assign(shape.dims().begin(), shape.dims().end());
+  info.dtype = safe_dtype(dense_dtype(id, options));
+  if (!is_linear(id.role) || options.type != LinearType::kHf) return {info};
+  info.dtype = SafeDType::kU8;
+  info.shape[0] = (info.shape[0] + 3) / 4;
+  return {info, {info.name + "_scale", SafeDType::kF32, {1}, 0, 0, 0}};
 }
 
-void write_tensors(const fs::path& path, const ModelConfig& config, const Source& source,
-                   const WriteOptions& options) {
-  SafeTensorsWriter writer(path, declare(config, options), {{"format", "pt"}});
-  const bool packed = options.type == LinearType::kHf;
+std::uint64_t size_of(const SafeTensorInfo& info) {
+  std::uint64_t n = bytes_of(info.dtype);
+  for (const std::int64_t dim : info.shape) n *= static_cast<std::uint64_t>(dim);
+  return n;
+}
+
+struct Shard {
+  std::vector<TensorId> ids;
+  std::vector<SafeTensorInfo> infos;
+  std::uint64_t bytes = 0;
+};
+
+/// In file order, each as full as WriteOptions::shard_bytes allows.
+std::vector<Shard> shards_of(const ModelConfig& config, const WriteOptions& options) {
+  std::vector<Shard> shards(1);
   for (const TensorId id : model_tensors(config)) {
-    LogicalTensor t = take(source, id, config, packed);
-    const std::string name = hf_name(id, config.family);
-    if (!t.ternary) {
-      writer.write(name, as_dtype(std::move(t), dense_dtype(id, options)));
-      continue;
-    }
-    with_context(fmt::format("tensor '{}'", name),
-                 [&] { writer.write(name, pack(TernaryLayout::kHfUint8, t.weights)); });
-    // A matrix of zeros may come with the scale 0 (llama.cpp quantises so), which readers refuse: any does.
-    float m = t.weights.scales.at(0);
-    if (m == 0 && std::all_of(t.weights.trits.begin(), t.weights.trits.end(), [](auto v) { return v == 0; }))
-      m = 1.0f;
-    const float stored = options.scale_form == WeightScaleForm::kDivide ? 1.0f / m : m;
-    if (!(stored > 0) || !std::isfinite(stored))
-      throw Error(
-          ErrorCode::kUnsupported,
-          fmt::format("tensor '{}': the scale {} cannot be stored: expected {} to be above 0 and finite",
-                      name, m, stored));
-    writer.write(name + "_scale", std::as_bytes(std::span(&stored, 1)));
+    std::vector<SafeTensorInfo> infos = declare(id, config, options);
+    std::uint64_t bytes = 0;
+    for (const SafeTensorInfo& info : infos) bytes += size_of(info);
+    if (options.shard_bytes > 0 && !shards.back().ids.empty() &&
+        bytes > options.shard_bytes - std::min(options.shard_bytes, shards.back().bytes))
+      shards.emplace_back();
+    Shard& shard = shards.back();
+    shard.ids.push_back(id);
+    shard.bytes += bytes;
+    std::move(infos.begin(), infos.end(), std::back_inserter(shard.infos));
   }
-  writer.finish();
+  return shards;
+}
+
+void write_tensor(SafeTensorsWriter& writer, TensorId id, const ModelConfig& config, const Source& source,
+                  const WriteOptions& options) {
+  LogicalTensor t = take(source, id, config, options.type == LinearType::kHf);
+  const std::string name = hf_name(id, config.family);
+  if (!t.ternary) {
+    writer.write(name, as_dtype(std::move(t), dense_dtype(id, options)));
+    return;
+  }
+  with_context(fmt::format("tensor '{}'", name),
+               [&] { writer.write(name, pack(TernaryLayout::kHfUint8, t.weights)); });
+  // A matrix of zeros may come with the scale 0 (llama.cpp quantises so), which readers refuse: any does.
+  float m = t.weights.scales.at(0);
+  if (m == 0 && std::all_of(t.weights.trits.begin(), t.weights.trits.end(), [](auto v) { return v == 0; }))
+    m = 1.0f;
+  const float stored = options.scale_form == WeightScaleForm::kDivide ? 1.0f / m : m;
+  if (!(stored > 0) || !std::isfinite(stored))
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("tensor '{}': the scale {} cannot be stored: expected {} to be above 0 and finite", name,
+                    m, stored));
+  writer.write(name + "_scale", std::as_bytes(std::span(&stored, 1)));
+}
+
+/// model.safetensors, or several files and their index.
+void write_tensors(const fs::path& directory, const ModelConfig& config, const Source& source,
+                   const WriteOptions& options) {
+  std::vector<Shard> shards = shards_of(config, options);
+  nlohmann::ordered_json index;
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    Shard& shard = shards[i];
+    const std::string name = shards.size() == 1
+                                 ? std::string("model.safetensors")
+                                 : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    for (const SafeTensorInfo& info : shard.infos) index["weight_map"][info.name] = name;
+    total += shard.bytes;
+    SafeTensorsWriter writer(directory / name, std::move(shard.infos), {{"format", "pt"}});
+    for (const TensorId id : shard.ids) write_tensor(writer, id, config, source, options);
+    writer.finish();
+  }
+  if (shards.size() == 1) return;
+  index["metadata"]["total_size"] = total;
+  write_file(directory / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
 std::string generation_config(const ModelConfig& config) {
@@ -88,7 +130,7 @@ void write_files(const fs::path& directory, const ModelConfig& config, const Tok
   if (extended) {
     text = declare_extended(text, write_extended(directory, config, source, options));
   } else {
-    write_tensors(directory / "model.safetensors", config, source, options);
+    write_tensors(directory, config, source, options);
   }
   if (tokenizer) {
     write_file(directory / "tokenizer.json", tokenizer->to_json());
@@ -199,13 +241,14 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
               const Source& source, const WriteOptions& options) {
   // "out/" names the same directory as "out"
   const fs::path target = directory.has_filename() ? directory : directory.parent_path();
+  const bool several = options.type == LinearType::kExtended || shards_of(config, options).size() > 1;
   std::error_code error;
   const bool exists = fs::exists(target, error);
   if (exists) {
     if (!fs::is_directory(target, error))
       throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
     refuse_other_model(target);
-    if (options.type == LinearType::kExtended && !fs::is_empty(target, error))
+    if (several && !fs::is_empty(target, error))
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("'{}' is not empty; expected a new directory for a model in several files",
                               target.string()));
@@ -216,7 +259,7 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
   try {
     write_files(aside, config, tokenizer, source, options);
     if (exists) {
-      if (options.type == LinearType::kExtended) {
+      if (several) {
         move_files(aside, target);
       } else {
         replace_model(aside, target);

@@ -129,6 +129,9 @@ struct WriteOptions {
   WeightScaleForm scale_form = WeightScaleForm::kMultiply;  ///< kHf only
   DType dense_type = DType::kF16;                           ///< embeddings, head and dense linears
   DType norm_type = DType::kF32;
+  /// Of directories: most bytes of tensors a file, one tensor at least; 0: all in one file. kExtended has a
+  /// file a layer whatever this says, a GGUF is one file. Several files want a new or an empty directory.
+  std::uint64_t shard_bytes = 0;
 };
 
 /// Writes a model tensor by tensor, atomically per file. `source(id)` is called once for each of
