@@ -1,11 +1,11 @@
-// The decoder with weights that stay. Pass::layer() reads as the paper.
+// The decoder with weights that stay; its layers are decoder_pass.hpp.
 #include "bitnet/training/frozen_model.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
 
-#include "bitnet/training/recompute.hpp"
+#include "decoder_pass.hpp"
 #include "ops_common.hpp"
 
 namespace bitnet::training {
@@ -85,54 +85,27 @@ void FrozenModel::take(const ExecutionContext& context, const quant::LogicalTens
     layers_[static_cast<std::size_t>(t.id.layer)].norms[role].set(t.to_f32());
 }
 
-/// One forward pass.
-struct FrozenModel::Pass {
-  FrozenModel& model;
-  Tape& tape;
-  const RowLayout& layout;
-  AttentionStates* states;
+/// What a pass takes from the model, with what is put beside its linears.
+struct FrozenModel::Parts {
+  FrozenModel* model;
   LinearAddition* addition;
 
-  Variable norm(std::int64_t layer, TensorRole role, Variable x) {
-    Norm& n = model.layers_[static_cast<std::size_t>(layer)].norms[static_cast<std::size_t>(role)];
-    return n ? rms_norm(tape, x, Variable(&n.node), model.config_.rms_norm_eps) : x;
+  Variable norm(Tape& tape, TensorId id, Variable x) const {
+    Norm& n = model->layers_[static_cast<std::size_t>(id.layer)].norms[static_cast<std::size_t>(id.role)];
+    return n ? rms_norm(tape, x, Variable(&n.node), model->config_.rms_norm_eps) : x;
   }
-  /// The linears `roles` of the same rows.
   template <std::size_t N>
-  std::array<Variable, N> project(std::int64_t layer, const std::array<TensorRole, N>& roles, Variable x) {
+  std::array<Variable, N> project(Tape& tape, std::int64_t layer, const std::array<TensorRole, N>& roles,
+                                  Variable x) const {
     std::array<Variable, N> y;
-    const auto at = [&](TensorRole role) -> const FrozenLinear& { return *model.linear({role, layer}); };
+    const auto at = [&](TensorRole role) -> const FrozenLinear& { return *model->linear({role, layer}); };
     if (std::any_of(roles.begin(), roles.end(), [&](TensorRole r) { return at(r).ternary(); }))
-      quant::quantize_rows(tape.context(), x.value(), x.rows(), x.cols(), model.rows_);
+      quant::quantize_rows(tape.context(), x.value(), x.rows(), x.cols(), model->rows_);
     for (std::size_t i = 0; i < N; ++i) {
-      y[i] = at(roles[i]).forward(tape, x, model.rows_);
+      y[i] = at(roles[i]).forward(tape, x, model->rows_);
       if (addition) y[i] = addition->add(tape, {roles[i], layer}, x, y[i]);
     }
     return y;
-  }
-  Variable attention(std::int64_t i, Variable x) {
-    const ModelConfig& c = model.config_;
-    const auto [q, k, v] = project(i, std::array{TensorRole::kAttnQ, TensorRole::kAttnK, TensorRole::kAttnV},
-                                   norm(i, TensorRole::kAttnNorm, x));
-    if (states && states->layer == i) {
-      states->q = q;
-      states->k = k;
-      states->v = v;
-    }
-    const AttentionShape heads{layout.length, c.n_heads, c.n_kv_heads, c.head_dim};
-    const Variable turned_q = rope(tape, q, model.rope_, layout),
-                   turned_k = rope(tape, k, model.rope_, layout);
-    const Variable attended = causal_attention(tape, turned_q, turned_k, v, heads, layout.positions);
-    return project(i, std::array{TensorRole::kAttnOutput}, norm(i, TensorRole::kAttnSubNorm, attended))[0];
-  }
-  Variable layer(std::int64_t i, Variable x) {
-    if (states && states->layer == i) states->input = x;
-    x = add(tape, x, attention(i, x));
-    const auto [gate, up] =
-        project(i, std::array{TensorRole::kFfnGate, TensorRole::kFfnUp}, norm(i, TensorRole::kFfnNorm, x));
-    const Variable h = model.config_.activation == Activation::kRelu2 ? relu2_gate(tape, gate, up)
-                                                                      : silu_gate(tape, gate, up);
-    return add(tape, x, project(i, std::array{TensorRole::kFfnDown}, norm(i, TensorRole::kFfnSubNorm, h))[0]);
   }
 };
 
@@ -143,15 +116,8 @@ Variable FrozenModel::forward_with(Tape& tape, std::span<const std::int32_t> ids
   BITNET_REQUIRE(layout.length <= rope_.positions, "forward",
                  "sequences of " + std::to_string(layout.length) + " tokens; at most " +
                      std::to_string(rope_.positions) + " were asked for");
-  Pass pass{*this, tape, layout, states, addition};
-  Variable x = embedding(tape, embedding_->constant(), ids);
-  for (std::int64_t i = 0; i < config_.n_layers; ++i)
-    x = recompute_ && !(states && states->layer == i)
-            ? recompute(tape, x,
-                        [this, i, layout, addition](Tape& t, Variable v) {
-                          return Pass{*this, t, layout, nullptr, addition}.layer(i, v);
-                        })
-            : pass.layer(i, x);
+  DecoderPass<Parts> pass{{this, addition}, config_, rope_, layout, states};
+  Variable x = pass.layers(tape, embedding(tape, embedding_->constant(), ids), recompute_);
   const Variable weights = tape.make(1, config_.hidden_size, false);
   std::copy(output_norm_.begin(), output_norm_.end(), weights.value().begin());
   x = rms_norm(tape, x, weights, config_.rms_norm_eps);

@@ -19,32 +19,6 @@ const char* tokenizer_name(const TrainConfig& c) {
   return c.distillation && !own ? "the teacher's tokenizer" : "the tokenizer";
 }
 
-/// Ids must mean the same to a base and to a teacher (`who`), as far as both know them, and to a teacher,
-/// whose predictions are compared id by id, all of them. Nothing can be compared where its files have no
-/// tokenizer.
-void check_vocabulary(const char* who, const std::filesystem::path& model, const Tokenizer& ours, bool all) {
-  std::shared_ptr<const Tokenizer> theirs;
-  try {
-    theirs = Tokenizer::load(model);
-  } catch (const Error& e) {
-    if (e.code() != ErrorCode::kNotFound && e.code() != ErrorCode::kUnsupported) throw;
-    return;
-  }
-  const std::int64_t n = all ? std::max(ours.vocab_size(), theirs->vocab_size())
-                             : std::min(ours.vocab_size(), theirs->vocab_size());
-  const auto known = [](const Tokenizer& t, TokenId id) { return id < t.vocab_size(); };
-  const auto name = [&](const Tokenizer& t, TokenId id) {
-    return known(t, id) ? "'" + std::string(t.token(id)) + "'" : std::string("none");
-  };
-  for (TokenId id = 0; id < n; ++id)
-    if (!known(ours, id) || !known(*theirs, id) ||
-        ours.token_bytes(id, true) != theirs->token_bytes(id, true))
-      throw Error(ErrorCode::kInvalidArgument, std::string(who) + " '" + model.string() +
-                                                   "' has another vocabulary: token " + std::to_string(id) +
-                                                   " is " + name(*theirs, id) + " there and " +
-                                                   name(ours, id) + " here");
-}
-
 }  // namespace
 
 RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer) {

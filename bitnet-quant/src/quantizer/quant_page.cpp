@@ -83,6 +83,17 @@ void put_totals(const QuantReport& report, Page& page) {
     rows.push_back(
         {"entropy, bits", fmt::format("{:.3f}", total.entropy()), "that a trit carries, of 1.585 at most"});
   }
+  if (report.tuning) {
+    const TuningFigures& t = *report.tuning;
+    rows.push_back(
+        {"loss before tuning", number(t.loss_before),
+         fmt::format("nats a token of the text that was tuned on; perplexity {:.4f}", t.perplexity_before)});
+    rows.push_back({"loss after tuning", number(t.loss_after),
+                    t.kept
+                        ? "it did not fall: scales and norms are as they were"
+                        : fmt::format("perplexity {:.4f} after {} steps; figures of weights are those before",
+                                      t.perplexity_after, t.steps)});
+  }
   if (report.logits) {
     const LogitMetrics& l = *report.logits;
     rows.push_back({"perplexity before", fmt::format("{:.4f}", l.perplexity_original()),

@@ -126,6 +126,9 @@ std::vector<std::string> mitigation_hints(const QuantReport& report) {
                     "more than three times as much as the middle one",
                     names, worst.size() == 1 ? "it" : "they"));
   }
+  if (!report.tuning)
+    hints.emplace_back(
+        "--tune-steps 100: scales and norms trained towards the original's predictions, the format stays");
   if (report.logits && report.logits->perplexity_other() > 1.2 * report.logits->perplexity_original())
     hints.emplace_back(
         "`bitnet train` with this model as model.base and training.quantizer_schedule: linear recovers what "
@@ -151,6 +154,17 @@ std::string to_json(const QuantReport& report) {
   }
   root["total"]["bits_per_weight"] = number(report.bits_per_weight());
   put_metrics(report.total(), root["total"]);
+  root["tuning"] = nullptr;
+  if (report.tuning) {
+    const TuningFigures& t = *report.tuning;
+    root["tuning"] = Json{{"steps", t.steps},
+                          {"tokens", t.tokens},
+                          {"loss_before", number(t.loss_before)},
+                          {"loss_after", number(t.loss_after)},
+                          {"perplexity_before", number(t.perplexity_before)},
+                          {"perplexity_after", number(t.perplexity_after)},
+                          {"kept", t.kept}};
+  }
   root["logits"] = nullptr;
   if (report.logits) {
     const LogitMetrics& l = *report.logits;

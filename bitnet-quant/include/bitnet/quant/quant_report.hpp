@@ -11,11 +11,21 @@
 
 namespace bitnet::quant {
 
+/// Scales and norms trained towards the original's predictions after everything else (bitnet-training's
+/// tuning.hpp), in figures of the text that it was done on. A plain value.
+struct TuningFigures {
+  std::int64_t steps = 0, tokens = 0;
+  double loss_before = 0, loss_after = 0;              ///< nats a token
+  double perplexity_before = 0, perplexity_after = 0;  ///< of the quantised model
+  bool kept = false;  ///< the loss did not fall: scales and norms are as they were
+};
+
 struct QuantReport {
   std::string model;  ///< what was quantised, for people
   QuantConfig config;
   std::vector<LinearReport> linears;
-  std::optional<LogitMetrics> logits;  ///< of the result against the original, if both were run
+  std::optional<TuningFigures> tuning;  ///< then `linears` are those before it
+  std::optional<LogitMetrics> logits;   ///< of the result against the original, if both were run
 
   WeightMetrics total() const noexcept;
   /// Of one layer's linears.
@@ -28,8 +38,8 @@ struct QuantReport {
 /// the most useful first, none where nothing was lost.
 std::vector<std::string> mitigation_hints(const QuantReport& report);
 
-/// format_version, model, config (yaml), linears, layers, total, logits (null without) and hints; numbers
-/// that are not finite are null. Keys: docs/guides/quantization.md.
+/// format_version, model, config (yaml), linears, layers, total, tuning and logits (null without) and hints;
+/// numbers that are not finite are null. Keys: docs/guides/quantization.md.
 std::string to_json(const QuantReport& report);
 
 /// The same as one page of HTML that needs no other file: totals, hints, charts of the layers and linears

@@ -3,10 +3,12 @@
 // attention (MiniLMv2, Wang et al. 2020, arXiv:2012.15828; for ternary students BitDistill,
 // arXiv:2510.13998).
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "bitnet/core/text/tokenizer.hpp"
 #include "bitnet/training/frozen_model.hpp"
 #include "bitnet/training/text_model.hpp"
 
@@ -18,6 +20,12 @@ namespace bitnet::training {
 /// Error(kInvalidArgument) when heads do not divide the columns or rows disagree.
 Variable attention_relations(Tape& tape, Variable x, Variable teacher, std::int64_t heads,
                              const RowLayout& layout, float scale);
+
+/// Ids must mean the same to a base or a teacher as to `ours`: all of them to a teacher (`all`), whose
+/// predictions are compared id by id, else those that both know. Nothing can be compared where the files
+/// `model` have no tokenizer. `who` begins the message. Throws Error(kInvalidArgument) naming the first token
+/// that differs, and what Tokenizer::load throws. Thread-safe.
+void check_vocabulary(const char* who, const std::filesystem::path& model, const Tokenizer& ours, bool all);
 
 struct DistillationOptions {
   float temperature = 5;

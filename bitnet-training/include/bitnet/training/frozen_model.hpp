@@ -98,7 +98,7 @@ class FrozenModel final : public TextModel {
 
  private:
   struct Layer;
-  struct Pass;
+  struct Parts;
   void take(const ExecutionContext& context, const quant::LogicalTensor& tensor);
   ModelConfig config_;
   std::vector<Layer> layers_;
