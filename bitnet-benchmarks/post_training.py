@@ -23,6 +23,7 @@ arguments.add_argument("--steps", type=int, default=1500)
 arguments.add_argument("--batch", type=int, default=8)
 arguments.add_argument("--vocab", type=int, default=512, help="tokens, 256 of them bytes")
 arguments.add_argument("--tokens", type=int, default=16384, help="of calibration, and of evaluation")
+arguments.add_argument("--tune-steps", type=int, default=200, help="of the methods that are tuned")
 arguments.add_argument("--threads", type=int, default=0, help="0: all cores")
 arguments.add_argument("--require", type=float, default=0.9)
 options = arguments.parse_args()
@@ -64,21 +65,24 @@ def trained():
     return model
 
 
-# Method, its yaml, whether it needs calibration. `scales` is what the columns of the table differ in.
+# Method, its yaml, whether it needs calibration, whether scales and norms are tuned. `scales` is what the columns of the
+# table differ in.
 METHODS = [
-    ("absmean", "method: absmean", "", False),
-    ("ls", "method: ls", "", False),
-    ("ls+refit", "method: ls+refit", "", True),
-    ("gptq, least-squares scale, no refit", "method: gptq", "gptq: {multipliers: [1], refit: false}", True),
-    ("gptq, least-squares scale", "method: gptq", "gptq: {multipliers: [1]}", True),
-    ("gptq, best of scales, no refit", "method: gptq", "gptq: {refit: false}", True),
-    ("gptq, best of scales", "method: gptq", "", True),
-    ("two planes", "method: two-plane", "", False),
+    ("absmean", "method: absmean", "", False, False),
+    ("ls", "method: ls", "", False, False),
+    ("ls+refit", "method: ls+refit", "", True, False),
+    ("gptq, least-squares scale, no refit", "method: gptq", "gptq: {multipliers: [1], refit: false}", True, False),
+    ("gptq, least-squares scale", "method: gptq", "gptq: {multipliers: [1]}", True, False),
+    ("gptq, best of scales, no refit", "method: gptq", "gptq: {refit: false}", True, False),
+    ("gptq, best of scales", "method: gptq", "", True, False),
+    ("ls, tuned", "method: ls", "", True, True),
+    ("gptq, best of scales, tuned", "method: gptq", "", True, True),
+    ("two planes", "method: two-plane", "", False, False),
 ]
 SCALES = ["tensor", "row", "group64"]
 
 
-def quantised(model, name, weights, more, calibrated, scales):
+def quantised(model, name, weights, more, calibrated, tuned, scales):
     """The report's logits and bits a weight, or None where the method has no such scales."""
     if name == "absmean" and scales != "tensor":
         return None
@@ -94,6 +98,7 @@ def quantised(model, name, weights, more, calibrated, scales):
         for file in out.iterdir():
             file.unlink()
     text = ["--calibrate", options.train] if calibrated else []
+    text += ["--tune-steps", options.tune_steps] if tuned else []
     threads = ["--threads", options.threads] if options.threads else []
     target = out if kind == "extended" else out.with_suffix(".gguf")
     bitnet("quantize", model, target, "--type", kind, "--plan", plan, *text, "--calibration-tokens",

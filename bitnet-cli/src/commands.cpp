@@ -7,10 +7,10 @@ namespace bitnet::cli {
 
 std::span<const Command> commands() {
   static const std::vector<Command> table = {
-      kRunCommand,      kChatCommand,    kBatchCommand,   kPerplexityCommand, kBenchCommand,
-      kTokenizeCommand, kInspectCommand, kConvertCommand, kQuantizeCommand,   kPlanCommand,
-      kCompareCommand,  kMergeCommand,   kTrainCommand,   kDevicesCommand,    kTuneCommand,
-      kSynthCommand,    kProfileCommand};
+      kRunCommand,        kChatCommand,    kBatchCommand,   kPerplexityCommand, kBenchCommand,
+      kTokenizeCommand,   kInspectCommand, kConvertCommand, kQuantizeCommand,   kPlanCommand,
+      kTuneScalesCommand, kCompareCommand, kMergeCommand,   kTrainCommand,      kDevicesCommand,
+      kTuneCommand,       kSynthCommand,   kProfileCommand};
   return table;
 }
 

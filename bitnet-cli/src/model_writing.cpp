@@ -1,6 +1,8 @@
 // See model_writing.hpp.
 #include "model_writing.hpp"
 
+#include <algorithm>
+#include <optional>
 #include <ostream>
 
 #include "common.hpp"
@@ -47,6 +49,36 @@ WriteOptions write_options(std::string_view type, std::string_view dense_type, b
     options.dense_type = dense_type_of(type);
   }
   return options;
+}
+
+bool has_quantised_linears(const quant::ModelReader& model) {
+  const std::vector<TensorId> ids = model.tensors();
+  return model.config().weights == WeightKind::kDense &&
+         std::any_of(ids.begin(), ids.end(), [&](TensorId id) {
+           if (!is_linear(id.role)) return false;
+           const std::string stored = model.stored_type(id);
+           return stored.starts_with("U8") || stored.starts_with("I8");
+         });
+}
+
+void set_shard_size(const Values& values, WriteOptions& options) {
+  if (!values.has(opt::kShardSize)) return;
+  if (options.gguf || options.type == LinearType::kExtended)
+    throw UsageError(
+        "--shard-size is for --type hf: a GGUF is one file, and type extended has a file a layer in any "
+        "case");
+  options.shard_bytes =
+      checked(values, opt::kShardSize, [](const std::string& text) { return parse_bytes(text); });
+  if (options.shard_bytes == 0) throw UsageError("--shard-size: expected more than 0 bytes");
+}
+
+DType default_dense_type(const quant::ModelReader& model) {
+  std::optional<DType> widest;
+  for (const TensorId id : model.tensors())
+    if (const auto type = model.float_type(id);
+        type && !is_norm(id.role) && !model.stored_type(id).starts_with("I8"))
+      widest = !widest || *widest == *type ? *type : DType::kF32;  // f16 and bf16: neither holds the other
+  return widest.value_or(DType::kF16);
 }
 
 void check_output_path(const fs::path& out, const fs::path& in, const WriteOptions& options) {

@@ -7,11 +7,22 @@
 
 #include "bitnet/cli/app.hpp"
 #include "bitnet/quant/model_io.hpp"
+#include "options.hpp"
 
 namespace bitnet::cli {
 
 /// Write options of a --type word and a --dense-type word; `dense` models keep float linears of `dense_type`.
 quant::WriteOptions write_options(std::string_view type, std::string_view dense_type, bool dense);
+
+/// Whether an extended model, whose configuration is a dense one's, has linears that are no floats.
+bool has_quantised_linears(const quant::ModelReader& model);
+
+/// Takes --shard-size over. Throws UsageError for what is no size, and where `options` write no files that
+/// can be split.
+void set_shard_size(const Values& values, quant::WriteOptions& options);
+
+/// The narrowest type that holds the values of all that is stored as numbers, norms apart.
+DType default_dense_type(const quant::ModelReader& model);
 
 /// Throws Error(kInvalidArgument) when `out` is the same file as `in`, lies where it cannot be written (no
 /// parent directory, a device), or does not look like the container of `options`: a GGUF into a directory,

@@ -74,6 +74,7 @@ const Option kDecode{kInputGroup, "decode", 0, Kind::kFlag, "", "the input is id
 
 const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", ""};
 const Option kType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
+const Option kConvertType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended|f16|bf16|f32", "type of the linear weights; hf and extended (linears of any kind, docs/formats/extended.md) are Hugging Face directories, the others GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
 const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended", "type to write; hf is a Hugging Face directory, extended one of our own that holds linears of any kind (docs/formats/extended.md), the others are GGUF files", "i2_s", ""};
 const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};
 const Option kConvertDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings, of the output head and of float linears. Without it: the narrowest that holds those of IN exactly", "", ""};
@@ -95,6 +96,20 @@ const Option kEstimate{kInputGroup, "estimate", 0, Kind::kFlag, "", "judge candi
 const Option kSensitivity{kOutputGroup, "sensitivity", 0, Kind::kText, "FILE", "keep what was measured of each linear; a FILE that is there is not measured again, and gone on with where it ends", "", ""};
 const Option kWork{kOutputGroup, "work", 0, Kind::kText, "DIR", "keep finished layers in DIR, so that the same call goes on after a crash; to be removed by hand", "", ""};
 const Option kQuantReport{kOutputGroup, "report", 0, Kind::kText, "FILE", "write what was lost, for each linear and in all: as JSON, and where FILE ends in .html as a page with charts, the JSON beside it", "", ""};
+const Option kShardSize{kOutputGroup, "shard-size", 0, Kind::kText, "SIZE", "with --type hf: several files of at most SIZE (as in 4GiB) and their index, where one would be larger", "", ""};
+const Option kTuningAfter{kInputGroup, "tune-steps", 0, Kind::kInteger, "N", "then train scales and norms, trits as they are, for N steps towards IN's predictions, as `bitnet tune-scales` does; 0: none", "0", "", nullptr, 0, 1000000};
+const Option kTuningText{kInputGroup, "tune-text", 0, Kind::kText, "TEXT", "file of text for --tune-steps, read as that of --calibrate; without it that text", "", ""};
+const Option kOriginal{kInputGroup, "original", 0, Kind::kText, "MODEL", "the model in full precision that IN was made of", "", ""};
+const Option kTuningFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to train on; - is standard input", "", ""};
+const Option kTuningTokens{kInputGroup, "tokens", 0, Kind::kInteger, "N", "tokens of the text to read at most, in windows of 512 spread over it", "16384", "", nullptr, 2, 1e9};
+const Option kTuningSteps{kInputGroup, "steps", 0, Kind::kInteger, "N", "steps to train for", "100", "", nullptr, 1, 1000000};
+const Option kTuningRate{kInputGroup, "rate", 0, Kind::kReal, "X", "learning rate at its peak: about how much of itself a scale moves in a step", "0.003", "", nullptr, 1e-9, 1};
+const Option kTuningBatch{kInputGroup, "batch", 0, Kind::kInteger, "N", "windows of the text a step", "4", "", nullptr, 1, 65536};
+const Option kTuningTemperature{kInputGroup, "temperature", 0, Kind::kReal, "X", "divides both models' logits in their KL divergence", "1", "", nullptr, 0.001, 1000000};
+const Option kCrossEntropy{kInputGroup, "cross-entropy", 0, Kind::kReal, "X", "weight of the text's own cross-entropy beside the KL divergence", "0", "", nullptr, 0, 1000000};
+const Option kTuningSeed{kInputGroup, "seed", 's', Kind::kInteger, "N", "seed of the order of the windows", "1", "", nullptr, 0};
+const Option kTuningParts{kInputGroup, "train", 0, Kind::kChoice, "scales|norms|scales+norms|all", "what is trained; all: embeddings and head as well", "scales+norms", ""};
+const Option kTuningType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended", "type of the linear weights, as quantize has it. Without it: what IN has, in the container that OUT's name says", "", ""};
 const Option kCompareFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "text to compare the models' predictions on; - is standard input", "", ""};
 const Option kCompareContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tokens that are read from one beginning", "512", "", nullptr, 2, 1 << 22};
 const Option kCompareTokens{kInputGroup, "tokens", 0, Kind::kInteger, "N", "tokens of the text to read at most, in windows of --ctx-size spread over it", "16384", "", nullptr, 2, 1e9};

@@ -31,14 +31,18 @@ quant::QuantConfig plan_of(const Values& values, const Option& method, const Opt
 
 std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
                                              const quant::ModelReader& model, Io& io) {
+  return windows_of(values, file, opt::kCalibrationTokens, model, io);
+}
+
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file, const Option& tokens,
+                                             const quant::ModelReader& model, Io& io) {
   const auto tokenizer = model.tokenizer();
   if (tokenizer == nullptr)
     throw Error(ErrorCode::kNotFound, "the model's files carry no tokenizer: a text cannot be read with it");
   const std::int64_t window = std::min(kWindow, model.config().max_position);
   const std::string path = values.text(file);
   return with_context("'" + path + "'", [&] {
-    return calibration_windows(*tokenizer, read_text(path, io), window,
-                               values.integer(opt::kCalibrationTokens));
+    return calibration_windows(*tokenizer, read_text(path, io), window, values.integer(tokens));
   });
 }
 

@@ -20,6 +20,9 @@ quant::QuantConfig plan_of(const Values& values, const Option& method, const Opt
 /// tokenizer.
 std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file,
                                              const quant::ModelReader& model, Io& io);
+/// The same with as many tokens as `tokens` says.
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option& file, const Option& tokens,
+                                             const quant::ModelReader& model, Io& io);
 
 /// What linears' inputs look like, from a text or a file; the members keep each other alive.
 struct Calibration {

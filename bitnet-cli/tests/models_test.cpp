@@ -384,6 +384,73 @@ TEST_F(ModelsTest, QuantizeInSeveralWaysAndRun) {
                "i2_s cannot hold the plan of blk.0.attn_q: scales by group32; types that would do: extended");
 }
 
+TEST_F(ModelsTest, InspectSaysWhatAnExtendedModelIs) {
+  const std::string plan = file("p.yaml",
+                                "scheme: mixed_precision\n"
+                                "weights: {method: ls, scales: group32}\n"
+                                "layers:\n"
+                                "  - {match: '*ffn_up', method: two-plane, scales: row}\n"
+                                "  - {match: '*ffn_down', method: ls, scales: tensor, activation_bits: 4}\n"
+                                "  - {match: '*attn_k', method: int8}\n"
+                                "keep: ['*attn_output']\n");
+  ASSERT_EQ(call({"quantize", dense_model(), file("m"), "--plan", plan, "--type", "extended"}).code, kOk);
+  const auto o = call({"inspect", file("m")});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.out,
+              HasSubstr("extended: 6 ternary with scales by groups of 32 columns, 2 in full precision, "
+                        "2 int8 with scales by row, 2 of two planes with scales by row, "
+                        "2 ternary with one scale and 4-bit activations\n"));
+  EXPECT_THAT(o.out, Not(HasSubstr("dense (float")));
+  const auto j = json::parse(call({"inspect", "--json", file("m")}).out);
+  EXPECT_EQ(j["config"]["weights"], "extended");
+  EXPECT_EQ(j["linears"][0]["kind"], "ternary with scales by groups of 32 columns");
+  EXPECT_EQ(j["linears"][0]["count"], 6);
+  EXPECT_FALSE(json::parse(call({"inspect", "--json", dense_model()}).out).contains("linears"));
+}
+
+TEST_F(ModelsTest, ScalesByRowTravelBetweenTheTypesThatHoldThem) {
+  ASSERT_EQ(call({"quantize", dense_model(), file("tq.gguf"), "--method", "ls", "--scales", "row", "--type",
+                  "tq2_0"})
+                .code,
+            kOk);
+  for (const char* type : {"i2_s", "hf"})
+    EXPECT_FAILS(
+        call({"convert", file("tq.gguf"), file(type == std::string("hf") ? "x" : "x.gguf"), "--type", type}),
+        kFailure, "types that would do: tq1_0, tq2_0, extended");
+  ASSERT_EQ(call({"convert", file("tq.gguf"), file("extended"), "--type", "extended"}).code, kOk);
+  EXPECT_EQ(nll_of(file("extended")), nll_of(file("tq.gguf")));
+  EXPECT_THAT(call({"inspect", file("extended")}).out, HasSubstr("extended: 14 ternary with scales by row"));
+  // Without --type it stays what it is, and goes back.
+  ASSERT_EQ(call({"convert", file("extended"), file("again")}).code, kOk);
+  EXPECT_EQ(nll_of(file("again")), nll_of(file("tq.gguf")));
+  ASSERT_EQ(call({"convert", file("extended"), file("back.gguf"), "--type", "tq1_0"}).code, kOk);
+  EXPECT_EQ(nll_of(file("back.gguf")), nll_of(file("tq.gguf")));
+}
+
+TEST_F(ModelsTest, ShardSizeMakesSeveralFiles) {
+  const auto shards = [&](const std::string& directory) {
+    EXPECT_TRUE(fs::exists(fs::path(directory) / "model.safetensors.index.json")) << directory;
+    return std::count_if(fs::directory_iterator(directory), fs::directory_iterator(),
+                         [](const auto& entry) { return entry.path().extension() == ".safetensors"; });
+  };
+  ASSERT_EQ(call({"quantize", dense_model(), file("one"), "--method", "ls", "--type", "hf"}).code, kOk);
+  const auto o = call(
+      {"quantize", dense_model(), file("hf"), "--method", "ls", "--type", "hf", "--shard-size", "200KiB"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_GE(shards(file("hf")), 3);
+  EXPECT_EQ(nll_of(file("hf")), nll_of(file("one")));
+  ASSERT_EQ(call({"convert", dense_model(), file("floats"), "--shard-size", "500000"}).code, kOk);
+  EXPECT_GE(shards(file("floats")), 3);
+  EXPECT_EQ(nll_of(file("floats")), nll_of(dense_model()));
+  for (const char* type : {"i2_s", "extended"})
+    EXPECT_FAILS(call({"quantize", dense_model(), file("y"), "--type", type, "--shard-size", "1MiB"}), kUsage,
+                 "--shard-size is for --type hf");
+  EXPECT_FAILS(call({"convert", dense_model(), file("y"), "--shard-size", "small"}), kUsage,
+               "--shard-size: expected a number of bytes");
+  EXPECT_FAILS(call({"convert", dense_model(), file("hf"), "--shard-size", "500000"}), kFailure,
+               "another model");
+}
+
 TEST_F(ModelsTest, QuantizeChoosesActivationBitsAndTheModelRunsThem) {
   std::string story;
   for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ", the end. ";

@@ -5,5 +5,6 @@
 namespace bitnet::cli {
 extern const Command kRunCommand, kChatCommand, kBatchCommand, kPerplexityCommand, kTokenizeCommand,
     kInspectCommand, kConvertCommand, kQuantizeCommand, kTrainCommand, kDevicesCommand, kSynthCommand,
-    kBenchCommand, kProfileCommand, kMergeCommand, kPlanCommand, kCompareCommand, kTuneCommand;
+    kBenchCommand, kProfileCommand, kMergeCommand, kPlanCommand, kCompareCommand, kTuneCommand,
+    kTuneScalesCommand;
 }  // namespace bitnet::cli

@@ -16,7 +16,7 @@ TensorId first_linear() { return {TensorRole::kAttnQ, 0}; }
 
 /// Without --type: what the input has, in the container that the output's name says.
 std::string default_type(const quant::ModelReader& model, DType dense_type, const fs::path& out) {
-  if (out.extension() != ".gguf") return "hf";
+  if (out.extension() != ".gguf") return has_quantised_linears(model) ? "extended" : "hf";
   if (model.config().weights == WeightKind::kDense) return std::string(to_string(dense_type));
   const std::string stored = model.stored_type(first_linear());
   if (stored.starts_with("TQ1_0")) return "tq1_0";
@@ -27,16 +27,9 @@ std::string default_type(const quant::ModelReader& model, DType dense_type, cons
 template <class F>
 void for_each_dense(const quant::ModelReader& model, F&& f) {
   for (const TensorId id : model.tensors())
-    if (const auto type = model.float_type(id); type && !is_norm(id.role)) f(id, *type);
-}
-
-/// The narrowest type that holds the dense tensors' values.
-DType default_dense_type(const quant::ModelReader& model) {
-  std::optional<DType> widest;
-  for_each_dense(model, [&](TensorId, DType type) {
-    widest = !widest || *widest == type ? type : DType::kF32;  // f16 and bf16: neither holds the other
-  });
-  return widest.value_or(DType::kF16);
+    if (const auto type = model.float_type(id);
+        type && !is_norm(id.role) && !model.stored_type(id).starts_with("I8"))
+      f(id, *type);
 }
 
 /// Says what a type that was asked for rounds, and what grows where none was.
@@ -94,16 +87,18 @@ ModelConfig config_of(const quant::ModelReader& model) {
 int convert(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   const auto model = quant::ModelReader::open(in);
-  const ModelConfig config = config_of(*model);
-  const bool dense = config.weights == WeightKind::kDense;
   const DType widest = default_dense_type(*model);
   const std::string type =
-      values.given(opt::kType) ? values.text(opt::kType) : default_type(*model, widest, out);
-  check_kind(dense, type);
+      values.given(opt::kConvertType) ? values.text(opt::kConvertType) : default_type(*model, widest, out);
+  const bool any = type == "extended";  // holds linears of every kind
+  const ModelConfig config = any ? model->config() : config_of(*model);
+  const bool dense = !any && config.weights == WeightKind::kDense;
+  if (!any) check_kind(dense, type);
   const std::string dense_type = values.given(opt::kConvertDenseType) ? values.text(opt::kConvertDenseType)
                                                                       : std::string(to_string(widest));
   auto options = write_options(type, dense_type, dense);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
+  set_shard_size(values, options);
   check_output_path(out, in, options);
   const auto tokenizer = model->tokenizer();
   if (tokenizer == nullptr) io.err << "note: '" << in.string() << "' carries no tokenizer\n";
@@ -131,7 +126,7 @@ const Command kConvertCommand{
     .example =
         "bitnet convert bitnet-b1.58-2B-4T/ 2b.gguf --type i2_s\nbitnet convert 2b.gguf 2b-hf/ --type hf",
     .arguments = {"IN", "OUT"},
-    .options = {&opt::kType, &opt::kConvertDenseType, &opt::kScaleForm},
+    .options = {&opt::kConvertType, &opt::kConvertDenseType, &opt::kScaleForm, &opt::kShardSize},
     .body = convert,
 };
 

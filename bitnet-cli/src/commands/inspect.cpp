@@ -9,6 +9,7 @@
 #include "bitnet/quant/model_io.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#include "model_writing.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -32,6 +33,44 @@ std::int64_t parameter_count(const ModelReader& model) {
   std::int64_t count = 0;
   for (const TensorId id : model.tensors()) count += tensor_shape(id, model.config()).numel();
   return count;
+}
+
+/// What a linear of an extended model is, in words: its kind, which of its weights share a scale.
+std::string kind_of(const ModelReader& model, TensorId id) {
+  const quant::TensorRows rows = model.rows(id);
+  if (rows.int8) return "int8 with scales by row";
+  const bool two = rows.planes.size() == 2;
+  if (!two && !rows.ternary) return "in full precision";
+  const quant::TensorRows& plane = two ? rows.planes[0] : rows;
+  const std::string scales = plane.cols_per_scale > 0
+                                 ? "scales by groups of " + std::to_string(plane.cols_per_scale) + " columns"
+                             : plane.scales.size() == 1 ? "one scale"
+                                                        : "scales by row";
+  const bool four = rows.activations != ActivationForm::kInt8;
+  return (two ? "of two planes with " : "ternary with ") + scales + (four ? " and 4-bit activations" : "");
+}
+
+/// How many linears are what, the most first; empty where the configuration says what all of them are.
+std::vector<std::pair<std::string, std::int64_t>> extended_kinds(const ModelReader& model) {
+  if (!has_quantised_linears(model)) return {};
+  std::map<std::string, std::int64_t> counts;
+  for (const TensorId id : model.tensors())
+    if (is_linear(id.role)) ++counts[kind_of(model, id)];
+  std::vector<std::pair<std::string, std::int64_t>> kinds(counts.begin(), counts.end());
+  std::stable_sort(kinds.begin(), kinds.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  return kinds;
+}
+
+std::string linears_of(const ModelReader& model) {
+  const auto kinds = extended_kinds(model);
+  if (kinds.empty())
+    return model.config().weights == WeightKind::kTernary ? "ternary (1.58 bit)"
+                                                          : "dense (float, used as they are)";
+  std::string text = "extended: ";
+  for (std::size_t i = 0; i < kinds.size(); ++i)
+    text += (i > 0 ? ", " : "") + grouped(kinds[i].second) + " " + kinds[i].first;
+  return text;
 }
 
 Json config_json(const ModelConfig& c) {
@@ -62,6 +101,10 @@ Json to_json(const ModelReader& model, const Tokenizer* tokenizer) {
          {"file_bytes", model.file_bytes()},
          {"parameters", parameter_count(model)},
          {"config", config_json(model.config())}};
+  if (const auto kinds = extended_kinds(model); !kinds.empty()) {
+    j["config"]["weights"] = "extended";
+    for (const auto& [kind, count] : kinds) j["linears"].push_back({{"kind", kind}, {"count", count}});
+  }
   if (tokenizer != nullptr) {
     j["tokenizer"] = {{"vocab_size", tokenizer->vocab_size()},
                       {"adds_bos", tokenizer->adds_bos()},
@@ -110,8 +153,7 @@ void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
   line("format", model.format() == quant::ModelFormat::kGguf ? "GGUF" : "Hugging Face directory");
   line("size", human_bytes(model.file_bytes()));
   line("architecture", c.architecture + ", " + std::string(family_name(c.family)));
-  line("linear weights",
-       c.weights == WeightKind::kTernary ? "ternary (1.58 bit)" : "dense (float, used as they are)");
+  line("linear weights", linears_of(model));
   line("parameters", grouped(parameter_count(model)));
   line("layers", c.n_layers);
   line("hidden size", c.hidden_size);

@@ -9,6 +9,9 @@
 #include "model_writing.hpp"
 #include "quantize_inputs.hpp"
 #include "quantize_progress.hpp"
+#ifdef BITNET_WITH_TRAINING
+#include "scale_tuning.hpp"
+#endif
 
 namespace bitnet::cli {
 namespace {
@@ -104,16 +107,35 @@ std::string identity_of(const Values& values, const fs::path& in) {
          (values.flag(opt::kThroughQuantised) ? " through" : "");
 }
 
+/// Whether, and on which text, the result is tuned. Throws before anything is done.
+const Option* tuning_text(const Values& values) {
+  if (values.integer(opt::kTuningAfter) == 0) {
+    if (values.has(opt::kTuningText)) throw UsageError("--tune-text needs --tune-steps");
+    return nullptr;
+  }
+#ifndef BITNET_WITH_TRAINING
+  throw Error(ErrorCode::kUnsupported,
+              "--tune-steps: this build has no training (it was configured with BITNET_BUILD_TRAINING=OFF)");
+#endif
+  const Option* const text = values.has(opt::kTuningText) ? &opt::kTuningText : &opt::kCalibrate;
+  if (!values.has(*text)) throw UsageError("--tune-steps needs a text: that of --calibrate, or --tune-text");
+  if (text == &opt::kCalibrate && values.text(*text) == "-")
+    throw UsageError("--tune-steps: standard input can be read once: --tune-text names a file");
+  return text;
+}
+
 int quantize(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   auto options = write_options(values.text(opt::kQuantizeType), values.text(opt::kDenseType), false);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
+  set_shard_size(values, options);
   check_output_path(out, in, options);
   const ReportFiles files = report_files(values, in, out);
   if (values.has(opt::kSaveCalibration) &&
       would_replace(report_path(values, opt::kSaveCalibration, "calibration"), in))
     throw UsageError("--save-calibration: '" + values.text(opt::kSaveCalibration) +
                      "' is a file of the input");
+  [[maybe_unused]] const Option* const tuned_on = tuning_text(values);
   quant::QuantReport report;
   report.model = in.string();
   report.config = plan_of(values, opt::kMethod, opt::kScales);
@@ -150,16 +172,26 @@ int quantize(const Values& values, Io& io) {
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto tokenizer = model->tokenizer();
-  write_with_progress(
-      out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, options, io, false);
+  const auto floats = report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
+  std::function<quant::LogicalTensor(TensorId)> source = [&](TensorId id) { return quantizer.read(id); };
+#ifdef BITNET_WITH_TRAINING
+  Tuned tuned;
+  if (tuned_on != nullptr) {
+    training::TuningOptions tuning;
+    tuning.steps = values.integer(opt::kTuningAfter);
+    tuned = tune_model(*context, {config, source, in, floats, windows_of(values, *tuned_on, *model, io)},
+                       tuning, {}, io);
+    report.tuning = tuned.figures;
+    source = [&](TensorId id) { return tuned.model->tensor(id); };
+  }
+#endif
+  write_with_progress(out, config, tokenizer.get(), source, options, io, false);
   progress.clear();
   report.linears = quantizer.reports();
   if (quantizer.resumed_layers() > 0)
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
   if (values.has(opt::kEvaluate)) {
     const auto windows = windows_of(values, opt::kEvaluate, *model, io);
-    const auto floats =
-        report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
     ModelLogits before(in, floats, context, windows),
         after(out, quant::FloatLinears::kAsConfigured, context, windows);
     report.logits = quant::compare_logits(before, after);
@@ -182,17 +214,35 @@ const Command kQuantizeCommand{
         "ls+refit "
         "and gptq lose less. ls+refit and gptq need to see what the linears are given: --calibrate names a "
         "text that "
-        "the model reads first, the more tokens the better. What is ternary already is kept as it is. "
+        "the model reads first, the more tokens the better. --tune-steps then trains the scales and norms "
+        "towards IN's predictions. What is ternary already is kept as it is. "
         "Embeddings, "
         "head and norms stay float. docs/guides/quantization.md explains the methods and the yaml of --plan.",
     .example =
         "bitnet quantize bitnet_b1_58-large/ large.gguf --method absmean --type i2_s\n"
         "bitnet quantize float-model/ small.gguf --method gptq --calibrate book.txt --report lost.html",
     .arguments = {"IN", "OUT"},
-    .options = {&opt::kMethod, &opt::kScales, &opt::kPlan, &opt::kCalibrate, &opt::kCalibrationTokens,
-                &opt::kThroughQuantised, &opt::kSaveCalibration, &opt::kCalibration, &opt::kEvaluate,
-                &opt::kWork, &opt::kQuantReport, &opt::kQuantizeType, &opt::kDenseType, &opt::kScaleForm,
-                &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit, &opt::kVerbose},
+    .options = {&opt::kMethod,
+                &opt::kScales,
+                &opt::kPlan,
+                &opt::kCalibrate,
+                &opt::kCalibrationTokens,
+                &opt::kThroughQuantised,
+                &opt::kSaveCalibration,
+                &opt::kCalibration,
+                &opt::kEvaluate,
+                &opt::kTuningAfter,
+                &opt::kTuningText,
+                &opt::kWork,
+                &opt::kQuantReport,
+                &opt::kQuantizeType,
+                &opt::kDenseType,
+                &opt::kScaleForm,
+                &opt::kShardSize,
+                &opt::kThreads,
+                &opt::kIsa,
+                &opt::kMemoryLimit,
+                &opt::kVerbose},
     .body = quantize,
 };
 
