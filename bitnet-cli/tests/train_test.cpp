@@ -210,6 +210,49 @@ TEST_F(TrainTest, AModelWithOtherScalesRunsIsSampledAndScored) {
   }
 }
 
+TEST_F(TrainTest, AQuantisedModelIsTrainedOnAndRuns) {
+  std::string text = read_file(config());
+  text.replace(text.find("layers: 1"), 9, "quantization: none, layers: 1");
+  ASSERT_EQ(call({"train", file("float.yaml", text)}).code, kOk);
+  const std::string original = file("out") + "/model";
+  const std::string mixed =
+      file("mixed.yaml",
+           "scheme: mixed_precision\n"
+           "weights: {method: ls, scales: row}\n"
+           "layers: [{match: '*ffn_up', method: two-plane}, {match: '*attn_k', method: int8}]\n");
+  const auto quantise = [&](const std::string& to, std::vector<std::string> more) {
+    std::vector<std::string> all{"quantize", original, file(to)};
+    all.insert(all.end(), more.begin(), more.end());
+    const auto o = call(all);
+    EXPECT_EQ(o.code, kOk) << o.err;
+  };
+  quantise("one.gguf", {"--method", "ls"});
+  quantise("rows", {"--method", "ls", "--scales", "row", "--type", "extended"});
+  quantise("mixed", {"--plan", mixed, "--type", "extended"});
+  const auto train = [&](const std::string& name, const std::string& keys, std::vector<std::string> more) {
+    std::string yaml = read_file(config());
+    const std::size_t begin = yaml.find("model: {"), end = yaml.find('}', begin) + 1;
+    yaml.replace(begin, end - begin, "model: {base: " + file(name) + keys + "}");
+    yaml.replace(yaml.find(file("out") + ","), file("out").size(), file("next-" + name));
+    std::vector<std::string> all{"train", file(name + ".yaml", yaml)};
+    all.insert(all.end(), more.begin(), more.end());
+    const auto o = call(all);
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return o.err;
+  };
+  EXPECT_THAT(train("rows", "", {"--dry-run"}),
+              HasSubstr("7 linears are ternary and begin with their trits; scales by row"));
+  EXPECT_FALSE(fs::exists(file("next-rows")));
+  train("rows", "", {});
+  EXPECT_THAT(train("one.gguf", "", {}), HasSubstr("scales by tensor"));
+  EXPECT_THAT(train("mixed", ", original: " + original, {}),
+              ::testing::AllOf(HasSubstr("latent weights of all linears are those of '" + original),
+                               HasSubstr("quantisation grows from none to whole within 1 steps")));
+  for (const std::string name : {"rows", "one.gguf", "mixed"})
+    EXPECT_EQ(call({"run", "-m", file("next-" + name) + "/model", "-p", "The cat", "-n", "2"}).code, kOk)
+        << name;
+}
+
 TEST_F(TrainTest, ACheckpointOfAnotherModelIsAnError) {
   ASSERT_EQ(call({"train", config()}).code, kOk);
   EXPECT_FAILS(call({"train", config("", 256), "--resume"}), kFailure, "checkpoint");

@@ -56,29 +56,28 @@ void read_sizes(Section& s, ModelConfig& m) {
   s.read("rms_norm_eps", m.rms_norm_eps);
 }
 
-/// Whether linears are of full precision, as those of a model of ternary ones with scales by row are not.
-bool has_dense_linears(const quant::ModelReader& model) {
-  const std::vector<TensorId> all = model.tensors();
-  return model.config().weights == WeightKind::kDense &&
-         std::any_of(all.begin(), all.end(),
-                     [&](TensorId id) { return is_linear(id.role) && !model.rows(id).ternary; });
-}
-
-/// Returns whether ternary weights are to come from those of full precision.
+/// Returns whether ternary weights are to come from others, so that quantisation had better grow.
 bool read_model(Section s, TrainConfig& c) {
   ModelConfig& m = c.model;
-  bool dense = false;
   s.read("base", c.base);
-  if (c.base.empty())
-    read_sizes(s, m);
-  else
+  s.read("original", c.original);
+  if (!c.original.empty() && c.base.empty())
+    s.refuse("original", "needs model.base, the quantised model that was made of it");
+  if (c.base.empty()) read_sizes(s, m);
+  s.read("quantization", c.quantization);
+  const bool ternary = c.quantization == Quantization::kTernary;
+  if (!c.original.empty() && !ternary)
+    s.refuse("original", "has no effect without model.quantization: ternary");
+  s.read("scales", c.quantizer.granularity);
+  bool rounds = !c.original.empty();
+  if (!c.base.empty())
     s.with_file("base", [&] {
       const auto base = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep);
-      dense = has_dense_linears(*base);
       m = with_sub_norms(base->config());
+      if (!ternary) return;
+      if (!s.has("scales")) c.quantizer.granularity = base_linears(*base).scales;
+      rounds = rounds || base_linears(*base, c.quantizer.granularity).rounds();
     });
-  s.read("quantization", c.quantization);
-  s.read("scales", c.quantizer.granularity);
   s.read("scale_statistic", c.quantizer.statistic);
   s.read("straight_through", c.quantizer.gradient);
   s.read("straight_through_clip", c.quantizer.clip);
@@ -87,7 +86,7 @@ bool read_model(Section s, TrainConfig& c) {
   s.read("init_deviation", c.init_deviation);
   m.weights = c.quantization == Quantization::kTernary ? WeightKind::kTernary : WeightKind::kDense;
   s.refuse_unknown();
-  return dense && c.quantization == Quantization::kTernary;
+  return rounds && ternary;
 }
 
 void read_lora(Section s, TrainConfig& c) {

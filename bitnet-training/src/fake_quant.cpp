@@ -188,16 +188,22 @@ quant::TernaryWeights TernaryCache::weights() const {
   return w;
 }
 
+bool holds_scales(const quant::TernaryWeights& w, const QuantizerOptions& options) {
+  const std::size_t wanted = scales_of(options.granularity, w.out, w.in), there = w.scales.size();
+  // Groups of columns have to lie within those of the weights, which counts alone do not say.
+  const bool aligned =
+      w.cols_per_scale == 0 || (options.granularity == ScaleGranularity::kGroup &&
+                                (w.cols_per_scale % kScaleGroup == 0 || w.cols_per_scale == w.in));
+  return there != 0 && wanted % there == 0 && aligned;
+}
+
 void latent_from_ternary(const quant::TernaryWeights& w, const QuantizerOptions& options,
                          std::span<float> latent) {
   const std::size_t wanted = scales_of(options.granularity, w.out, w.in), there = w.scales.size();
   BITNET_REQUIRE(w.trits.size() == latent.size() && !latent.empty(), "latent weights",
                  std::to_string(w.trits.size()) + " trits for " + std::to_string(latent.size()) + " weights");
-  // Groups of columns have to lie within those of the weights, which counts alone do not say.
   const bool columns = w.cols_per_scale != 0;
-  const bool aligned = !columns || (options.granularity == ScaleGranularity::kGroup &&
-                                    (w.cols_per_scale % kScaleGroup == 0 || w.cols_per_scale == w.in));
-  if (there == 0 || wanted % there != 0 || !aligned)
+  if (!holds_scales(w, options))
     throw Error(ErrorCode::kUnsupported,
                 "the weights have " + std::to_string(there) + " scales" +
                     (columns ? ", one for " + std::to_string(w.cols_per_scale) + " columns of a row" : "") +

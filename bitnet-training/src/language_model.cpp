@@ -130,6 +130,7 @@ LanguageModel::LanguageModel(const ExecutionContext& context, const ModelConfig&
     parameters_.push_back(p);
     ids_.push_back(id);
   }
+  whole_.resize(ids_.size());
   for (const TensorId id : ids_)
     if (auto* l = dynamic_cast<BitLinear*>(linear(id)); l && l->scale()) parameters_.push_back(l->scale());
 }
@@ -145,8 +146,16 @@ void LanguageModel::initialize(Rng& rng, float deviation) {
 }
 
 void LanguageModel::set_lambda(const QuantizerSchedule& schedule, std::int64_t step) {
-  for (const TensorId id : ids_)
-    if (Linear* l = linear(id)) l->set_lambda(schedule.lambda(step, id.layer, config_.n_layers));
+  for (std::size_t i = 0; i < ids_.size(); ++i)
+    if (Linear* l = linear(ids_[i]))
+      l->set_lambda(whole_[i] ? 1 : schedule.lambda(step, ids_[i].layer, config_.n_layers));
+}
+
+void LanguageModel::keep_whole(TensorId id) {
+  const auto at = std::find(ids_.begin(), ids_.end(), id);
+  if (at == ids_.end() || !linear(id))
+    throw Error(ErrorCode::kInvalidArgument, "the model has no linear '" + gguf_name(id) + "'");
+  whole_[static_cast<std::size_t>(at - ids_.begin())] = true;
 }
 
 void LanguageModel::refresh(const ExecutionContext& context) {

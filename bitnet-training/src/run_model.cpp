@@ -19,6 +19,38 @@ const char* tokenizer_name(const TrainConfig& c) {
   return c.distillation && !own ? "the teacher's tokenizer" : "the tokenizer";
 }
 
+/// "14 linears of the base are ternary and keep their trits; …"
+std::string describe(const BaseLinears& b, const TrainConfig& c) {
+  std::vector<std::string> parts;
+  const auto add = [&](std::int64_t n, const char* what) {
+    if (n > 0) parts.push_back(std::to_string(n) + " " + what);
+  };
+  if (!c.original.empty()) {
+    parts.push_back("latent weights of all linears are those of '" + c.original.string() + "'");
+  } else {
+    add(b.trits, "linears are ternary and begin with their trits");
+    add(b.dequantised,
+        "linears are of two planes, int8 or with other scales and begin as the floats that they stand for");
+    add(b.floats, b.latent ? "linears are latent weights" : "linears are in full precision");
+  }
+  std::string text = "base '" + c.base.string() + "': ";
+  for (std::size_t i = 0; i < parts.size(); ++i) text += (i > 0 ? "; " : "") + parts[i];
+  return text + "; scales by " + std::string(to_string(c.quantizer.granularity));
+}
+
+/// Weights of the base, and of the original where there is one.
+void begin_with_base(const TrainConfig& c, const ExecutionContext& context, LanguageModel& model,
+                     RunModel& run) {
+  const auto base = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep);
+  const auto original =
+      c.original.empty() ? nullptr : quant::ModelReader::open(c.original, quant::FloatLinears::kKeep);
+  load_weights(context, model, *base, original.get());
+  if (c.quantization != Quantization::kTernary) return;
+  const BaseLinears linears = base_linears(*base, c.quantizer.granularity);
+  run.base = describe(linears, c);
+  run.grows = original || linears.dequantised + linears.floats > 0;
+}
+
 }  // namespace
 
 RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const Tokenizer& tokenizer) {
@@ -29,6 +61,7 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
                     std::to_string(c.model.vocab_size));
   const std::filesystem::path& base = c.lora ? c.lora->base : c.base;
   if (!base.empty() && !c.tokenizer.empty()) check_vocabulary("the base", base, tokenizer, false);
+  if (!c.original.empty()) check_vocabulary("the original", c.original, tokenizer, false);
   RunModel run;
   if (c.lora) {
     auto model = std::make_unique<LoraModel>(context, FrozenModel::load(context, c.lora->base, c.length),
@@ -47,9 +80,7 @@ RunModel model_of(const TrainConfig& c, const ExecutionContext& context, const T
   Rng rng(c.seed);
   model->initialize(rng, static_cast<float>(c.init_deviation));
   if (!c.base.empty())
-    with_context("'" + c.base.string() + "'", [&] {
-      load_weights(context, *model, *quant::ModelReader::open(c.base, quant::FloatLinears::kKeep));
-    });
+    with_context("'" + c.base.string() + "'", [&] { begin_with_base(c, context, *model, run); });
   model->set_recompute(c.activation_checkpointing);
   run.whole = model.get();
   run.model = std::move(model);

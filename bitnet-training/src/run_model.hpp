@@ -2,6 +2,7 @@
 // What a run trains, by its configuration: a whole model or an adapter, its optimiser and its teacher.
 #include <memory>
 #include <span>
+#include <string>
 
 #include "bitnet/core/text/tokenizer.hpp"
 #include "bitnet/training/config.hpp"
@@ -15,6 +16,8 @@ struct RunModel {
   std::unique_ptr<TextModel> model;
   LanguageModel* whole = nullptr;  ///< the model, where all of it is trained
   LoraModel* adapter = nullptr;    ///< the model, where an adapter is
+  std::string base;                ///< what was made of a base, for people; empty: none
+  bool grows = true;               ///< some linear's λ is the schedule's
 
   TextModel* operator->() const noexcept { return model.get(); }
   TextModel& operator*() const noexcept { return *model; }

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/training/fake_quant.hpp"
 
 namespace bitnet::training {
 
@@ -20,7 +22,17 @@ ModelConfig with_sub_norms(const ModelConfig& config) {
   return c;
 }
 
-void load_weights(const ExecutionContext& context, LanguageModel& model, const quant::ModelReader& reader) {
+namespace {
+
+/// Scales of a ternary linear as a quantiser's; nothing where it has none like these.
+std::optional<ScaleGranularity> granularity_of(std::size_t scales, std::int64_t cols_per_scale,
+                                               std::int64_t in) {
+  if (cols_per_scale != 0 && cols_per_scale != in)
+    return cols_per_scale % kScaleGroup == 0 ? std::optional(ScaleGranularity::kGroup) : std::nullopt;
+  return scales == 1 ? ScaleGranularity::kTensor : ScaleGranularity::kRow;
+}
+
+void check_shape(const LanguageModel& model, const quant::ModelReader& reader) {
   ModelConfig theirs = with_sub_norms(reader.config());
   theirs.max_position = model.config().max_position;  // how long sequences are changes no weight
   const auto want = identity_of_shape(model.config()), have = identity_of_shape(theirs);
@@ -32,6 +44,55 @@ void load_weights(const ExecutionContext& context, LanguageModel& model, const q
       theirs.tied_embeddings != model.config().tied_embeddings)
     throw Error(ErrorCode::kInvalidArgument,
                 "weights of another shape: the activation differs, or whether the head is tied");
+}
+
+void take_floats(const quant::LogicalTensor& t, Parameter& p) {
+  const std::vector<float> values = t.to_f32();
+  if (values.size() != p.value().size())
+    throw Error(ErrorCode::kInvalidArgument,
+                std::to_string(values.size()) + " values, expected " + std::to_string(p.value().size()));
+  std::copy(values.begin(), values.end(), p.value().begin());
+}
+
+/// Latent weights of the original, learned scales of the base where it has them.
+void take_original(const quant::LogicalTensor& original, const quant::LogicalTensor& base, BitLinear& to) {
+  if (original.ternary || original.planes || original.int8)
+    throw Error(ErrorCode::kInvalidArgument,
+                "the original is quantised itself: a model in full precision is needed");
+  take_floats(original, to.weight());
+  if (!to.scale() || !base.ternary || !holds_scales(base.weights, to.ternary()->options())) return;
+  const std::span<float> scales = to.scale()->value();
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    scales[i] = base.weights.scales[i / (scales.size() / base.weights.scales.size())];
+}
+
+}  // namespace
+
+BaseLinears base_linears(const quant::ModelReader& reader, std::optional<ScaleGranularity> granularity) {
+  BaseLinears b;
+  b.latent = reader.config().weights == WeightKind::kTernary;
+  std::vector<std::optional<ScaleGranularity>> ternary;
+  bool whole = true;  // groups of kScaleGroup fill every row
+  for (const TensorId id : reader.tensors()) {
+    if (!is_linear(id.role)) continue;
+    const quant::TensorRows rows = reader.rows(id);
+    const std::int64_t in = rows.shape[1];
+    whole = whole && in % kScaleGroup == 0;
+    if (rows.ternary)
+      ternary.push_back(granularity_of(rows.scales.size(), rows.cols_per_scale, in));
+    else
+      ++(rows.int8 || !rows.planes.empty() ? b.dequantised : b.floats);
+  }
+  for (const auto& g : ternary)
+    b.scales = std::max(b.scales, g.value_or(whole ? ScaleGranularity::kGroup : ScaleGranularity::kRow));
+  for (const auto& g : ternary) ++(g && *g <= granularity.value_or(b.scales) ? b.trits : b.dequantised);
+  return b;
+}
+
+void load_weights(const ExecutionContext& context, LanguageModel& model, const quant::ModelReader& reader,
+                  const quant::ModelReader* original) {
+  check_shape(model, reader);
+  if (original) with_context("the original", [&] { check_shape(model, *original); });
   const auto ids = model.tensor_ids();
   const std::vector<TensorId> there = reader.tensors();
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -42,15 +103,15 @@ void load_weights(const ExecutionContext& context, LanguageModel& model, const q
         return;
       }
       const quant::LogicalTensor t = reader.read(ids[i]);
-      if (auto* linear = dynamic_cast<BitLinear*>(model.linear(ids[i])); linear && t.ternary) {
+      auto* const linear = dynamic_cast<BitLinear*>(model.linear(ids[i]));
+      if (linear && original) {
+        take_original(original->read(ids[i]), t, *linear);
+      } else if (linear && t.ternary && holds_scales(t.weights, linear->ternary()->options())) {
         linear->set_weights(context, t.weights);
-        return;
+        model.keep_whole(ids[i]);
+      } else {
+        take_floats(t, p);
       }
-      const std::vector<float> values = t.to_f32();
-      if (values.size() != p.value().size())
-        throw Error(ErrorCode::kInvalidArgument,
-                    std::to_string(values.size()) + " values, expected " + std::to_string(p.value().size()));
-      std::copy(values.begin(), values.end(), p.value().begin());
     });
   }
   model.refresh(context);

@@ -74,9 +74,12 @@ class Run {
                        std::to_string(model_->parameter_count()) + " parameters, " +
                        std::to_string(c_.batch * c_.length) + " tokens a step");
     say(callbacks, "the result will be " + describe_export(config));
+    if (!model_.base.empty()) say(callbacks, model_.base);
     if (const QuantizerSchedule& q = c_.quantizer_schedule; q.kind != QuantizerScheduleKind::kAbrupt)
-      say(callbacks, "quantisation grows from none to whole within " + std::to_string(q.steps) +
-                         " steps (training.quantizer_schedule: " + std::string(to_string(q.kind)) + ")");
+      say(callbacks, model_.grows
+                         ? "quantisation grows from none to whole within " + std::to_string(q.steps) +
+                               " steps (training.quantizer_schedule: " + std::string(to_string(q.kind)) + ")"
+                         : "training.quantizer_schedule changes nothing: every linear is ternary already");
   }
 
   /// From the newest checkpoint of the output that is whole, as process 0 finds it. Throws what is wrong with
@@ -340,7 +343,7 @@ void Run::sample(RunLog& log) {
 
 void Run::note_validation(const Evaluation& e) {
   // While quantisation grows losses are those of another model than is written, and mostly lower.
-  if (c_.quantization == Quantization::kTernary && !c_.lora &&
+  if (c_.quantization == Quantization::kTernary && !c_.lora && model_.grows &&
       c_.quantizer_schedule.lambda(state_.step, c_.model.n_layers - 1, c_.model.n_layers) < 1)
     return;
   BestValidation& best = state_.best;

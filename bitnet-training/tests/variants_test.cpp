@@ -4,12 +4,15 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <string>
 
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/quant/model_io.hpp"
+#include "bitnet/quant/post_training.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "bitnet/training/fake_quant.hpp"
+#include "bitnet/training/sub_norms.hpp"
 #include "bitnet/training/trainer.hpp"
 #include "tiny_run.hpp"
 
@@ -192,15 +195,192 @@ TEST(Trainer, AModelWithScalesByRowIsATernaryBase) {
            "}\ntraining: {steps: 8, learning_rate: 1.0e-9, length: 16, batch: 4}\noutput: {directory: " +
            (f.dir / "next").string() + "}\n";
   };
-  const TrainConfig next = TrainConfig::from_yaml(text(", scales: row"), "t.yaml");
+  const TrainConfig next = TrainConfig::from_yaml(text(""), "t.yaml");
+  EXPECT_EQ(next.quantizer.granularity, ScaleGranularity::kRow);            // as the base has them
   EXPECT_EQ(next.quantizer_schedule.kind, QuantizerScheduleKind::kAbrupt);  // no growing: it is ternary
   run(next);
   const auto a = quant::ModelReader::open(c.output / "model"),
              b = quant::ModelReader::open(next.output / "model");
   const auto weights = [](const quant::ModelReader& m) { return m.read({TensorRole::kFfnDown, 0}).weights; };
   EXPECT_EQ(weights(*a).trits, weights(*b).trits);
-  BITNET_EXPECT_ERROR(run(TrainConfig::from_yaml(text(""), "t.yaml"), true), ErrorCode::kUnsupported,
-                      "choose model.scales: row");
+}
+
+/// A model in full precision, and one that its linears were made by `by`, both with their tokenizer.
+struct Quantised {
+  Fixture f;
+  std::filesystem::path original;
+  Quantised() {
+    const TrainConfig c = f.config("float", "none");
+    run(c);
+    original = c.output / "model";
+  }
+  std::filesystem::path made(const std::string& name,
+                             const std::function<void(const ExecutionContext&, quant::LogicalTensor&)>& by) {
+    const ExecutionContext context;
+    const auto reader = quant::ModelReader::open(original, quant::FloatLinears::kKeep);
+    quant::WriteOptions options;
+    options.type = quant::LinearType::kExtended;
+    options.gguf = false;
+    options.dense_type = DType::kF32;
+    quant::write_model(
+        f.dir / name, reader->config(), reader->tokenizer().get(),
+        [&](TensorId id) {
+          quant::LogicalTensor t = reader->read(id);
+          if (is_linear(id.role)) by(context, t);
+          return t;
+        },
+        options);
+    return f.dir / name;
+  }
+  std::string yaml(const std::filesystem::path& base, const std::string& output,
+                   const std::string& model = "", const std::string& training = "") const {
+    return "model: {base: " + base.string() + model + "}\ndata: {train: " + (f.dir / "train.txt").string() +
+           ", validation: " + (f.dir / "heldout.txt").string() +
+           "}\ntraining: {steps: 6, learning_rate: 1.0e-3, length: 16, batch: 4" + training +
+           "}\noutput: {directory: " + (f.dir / output).string() + ", log_every: 1}\n";
+  }
+};
+
+/// Messages of a run.
+std::string said(const TrainConfig& c, std::vector<double>* losses = nullptr) {
+  std::string all;
+  TrainCallbacks callbacks;
+  callbacks.message = [&](const std::string& text) { all += text + "\n"; };
+  callbacks.progress = [&](const Progress& p) {
+    if (losses) losses->push_back(p.loss);
+  };
+  run(c, false, callbacks);
+  return all;
+}
+
+void make_ternary(const ExecutionContext& context, quant::LogicalTensor& t, quant::ScaleGroups groups) {
+  t.weights = quant::least_squares(context, t.to_f32(), t.shape[0], t.shape[1], groups);
+  t.ternary = true;
+}
+
+TEST(Trainer, QuantisedBasesOfEveryFormAreTrainedOn) {
+  Quantised q;
+  struct Form {
+    const char* name;
+    std::function<void(const ExecutionContext&, quant::LogicalTensor&)> by;
+    ScaleGranularity scales;
+    QuantizerScheduleKind schedule;
+    const char* words;
+  };
+  using S = ScaleGranularity;
+  using K = QuantizerScheduleKind;
+  const auto ternary = [](quant::ScaleGroups groups) {
+    return [groups](const ExecutionContext& context, quant::LogicalTensor& t) {
+      make_ternary(context, t, groups);
+    };
+  };
+  const Form forms[] = {
+      {"tensor", ternary(quant::ScaleGroups::tensor()), S::kTensor, K::kAbrupt,
+       "7 linears are ternary and begin with their trits; scales by tensor"},
+      {"row", ternary(quant::ScaleGroups::row()), S::kRow, K::kAbrupt,
+       "7 linears are ternary and begin with their trits; scales by row"},
+      {"group32", ternary(quant::ScaleGroups::columns(32)), S::kGroup, K::kLinear,
+       "7 linears are of two planes, int8 or with other scales and begin as the floats that they stand for; "
+       "scales by group"},
+      {"planes",
+       [](const ExecutionContext& context, quant::LogicalTensor& t) {
+         t.planes = quant::two_planes(context, t.to_f32(), t.shape[0], t.shape[1], {1, 0}, 10);
+       },
+       S::kTensor, K::kLinear, "7 linears are of two planes, int8 or with other scales"},
+      {"mixed",
+       [](const ExecutionContext& context, quant::LogicalTensor& t) {
+         if (t.id.role == TensorRole::kAttnK) {
+           t.int8.emplace();
+           t.int8->values.assign(static_cast<std::size_t>(t.shape.numel()), 3);
+           t.int8->scales.assign(static_cast<std::size_t>(t.shape[0]), 0.01f);
+         } else if (t.id.role != TensorRole::kAttnV) {
+           make_ternary(context, t, quant::ScaleGroups::row());
+         }
+       },
+       S::kRow, K::kLinear,
+       "5 linears are ternary and begin with their trits; 1 linears are of two planes, int8 or with other "
+       "scales and begin as the floats that they stand for; 1 linears are in full precision; scales by row"}};
+  for (const Form& form : forms) {
+    SCOPED_TRACE(form.name);
+    const auto base = q.made(form.name, form.by);
+    const TrainConfig c = TrainConfig::from_yaml(q.yaml(base, std::string("out-") + form.name), "t.yaml");
+    EXPECT_EQ(c.quantizer.granularity, form.scales);
+    EXPECT_EQ(c.quantizer_schedule.kind, form.schedule);
+    EXPECT_THAT(said(c), ::testing::HasSubstr(form.words));
+    // What was trained is exported, and is what the run was asked for.
+    const auto result = quant::ModelReader::open(c.output / "model");
+    const quant::LogicalTensor t = result->read({TensorRole::kFfnDown, 0});
+    EXPECT_TRUE(t.ternary);
+    EXPECT_EQ(t.weights.scales.size(), form.scales == S::kTensor ? 1u : 128u);
+  }
+}
+
+TEST(Trainer, QuantisationGrowsWhereTheBaseIsNotTernaryAlready) {
+  Quantised q;
+  const auto row = q.made("row", [](const ExecutionContext& context, quant::LogicalTensor& t) {
+    make_ternary(context, t, quant::ScaleGroups::row());
+  });
+  const auto losses = [&](const std::string& output, const std::string& model, const std::string& training,
+                          const char* words) {
+    std::vector<double> all;
+    EXPECT_THAT(said(TrainConfig::from_yaml(q.yaml(row, output, model, training), "t.yaml"), &all),
+                ::testing::HasSubstr(words));
+    EXPECT_EQ(all.size(), 6u);
+    return all;
+  };
+  const std::string grows = ", quantizer_schedule: linear, quantizer_steps: 4";
+  // Trits are there from the first step on, whatever the schedule says.
+  const auto abrupt = losses("a", "", "", "scales by row");
+  EXPECT_EQ(losses("b", "", grows, "training.quantizer_schedule changes nothing"), abrupt);
+  // The original's latent weights: the first loss is that of the original, and quantisation grows.
+  const std::string original = ", original: " + q.original.string();
+  const auto grown = losses("c", original, grows, "latent weights of all linears are those of '");
+  std::vector<double> whole;
+  said(TrainConfig::from_yaml(q.yaml(q.original, "d", ", quantization: none"), "t.yaml"), &whole);
+  EXPECT_NEAR(grown[0], whole[0], 1e-4 * whole[0]);
+  EXPECT_GT(std::abs(abrupt[0] - whole[0]), 1e-3 * whole[0]);
+  const TrainConfig c = TrainConfig::from_yaml(q.yaml(row, "e", original), "t.yaml");
+  EXPECT_EQ(c.quantizer_schedule.kind, QuantizerScheduleKind::kLinear);
+  EXPECT_EQ(c.quantizer.granularity, ScaleGranularity::kRow);
+  // Learned scales begin with the base's.
+  const ExecutionContext context;
+  const auto base = quant::ModelReader::open(row, quant::FloatLinears::kKeep),
+             first = quant::ModelReader::open(q.original, quant::FloatLinears::kKeep);
+  QuantizerOptions options;
+  options.granularity = ScaleGranularity::kRow;
+  options.gradient = StraightThrough::kLearnedScale;
+  LanguageModel model(context, with_sub_norms(base->config()), Quantization::kTernary, options);
+  load_weights(context, model, *base, first.get());
+  const TensorId down{TensorRole::kFfnDown, 0};
+  const std::vector<float> scales = base->read(down).weights.scales;
+  const std::span<const float> learned = dynamic_cast<BitLinear&>(*model.linear(down)).scale()->value();
+  EXPECT_TRUE(std::equal(scales.begin(), scales.end(), learned.begin(), learned.end()));
+}
+
+TEST(Trainer, AnOriginalThatCannotBeOneIsRefused) {
+  Quantised q;
+  const auto row = q.made("row", [](const ExecutionContext& context, quant::LogicalTensor& t) {
+    make_ternary(context, t, quant::ScaleGroups::row());
+  });
+  const auto refuse = [&](const std::string& model, ErrorCode code, const char* text) {
+    BITNET_EXPECT_ERROR(run(TrainConfig::from_yaml(q.yaml(row, "x", model), "t.yaml")), code, text);
+  };
+  const std::string original = ", original: " + q.original.string();
+  refuse(original + ", quantization: none", ErrorCode::kInvalidArgument,
+         "t.yaml:1: model.original has no effect without model.quantization: ternary");
+  refuse(", original: " + row.string(), ErrorCode::kInvalidArgument, "the original is quantised itself");
+  refuse(", original: " + (q.f.dir / "none").string(), ErrorCode::kNotFound, "none");
+  std::string text = q.yaml(row, "x", original);
+  text.replace(
+      text.find("base: "), 6 + row.string().size() + 2,
+      "vocab_size: 300, hidden_size: 128, intermediate_size: 128, layers: 1, heads: 4, context: 32, ");
+  BITNET_EXPECT_ERROR(TrainConfig::from_yaml(text, "t.yaml"), ErrorCode::kInvalidArgument,
+                      "t.yaml:1: model.original needs model.base");
+  TrainConfig other = q.f.config("wide", "none");
+  other.model.intermediate_size = 256;
+  run(other);
+  refuse(", original: " + (other.output / "model").string(), ErrorCode::kInvalidArgument,
+         "the original: weights of another shape: model.intermediate_size is 256");
 }
 
 }  // namespace

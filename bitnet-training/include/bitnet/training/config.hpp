@@ -50,7 +50,9 @@ struct TrainConfig {
   QuantizerSchedule quantizer_schedule;  ///< λ over the steps
   double init_deviation = 0.02;
 
-  std::filesystem::path base;   ///< model whose weights all of `model` begins with; empty: random ones
+  std::filesystem::path base;  ///< model whose weights all of `model` begins with; empty: random ones
+  std::filesystem::path
+      original;  ///< what a quantised base was made of: latent weights begin with its; or empty
   std::optional<LoraRun> lora;  ///< then `model` is the base's
   std::optional<DistillationRun> distillation;
 

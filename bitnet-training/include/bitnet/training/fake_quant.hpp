@@ -87,10 +87,14 @@ class TernaryCache {
   bool fresh_ = true;
 };
 
+/// Whether scales of `options` can be those of `weights`: not where they are of fewer weights, or of columns
+/// that groups would straddle.
+bool holds_scales(const quant::TernaryWeights& weights, const QuantizerOptions& options);
+
 /// Latent weights that ternarise to `weights`, trits exactly and scales within one rounding: s / (share of
 /// trits that are not zero) · trit where the scale is a mean, s · trit where it is learned or a median. A
-/// scale of more weights than one of `options` is each of theirs. Throws Error(kUnsupported) when it is of
-/// fewer or of columns that groups would straddle, and where a median would be 0.
+/// scale of more weights than one of `options` is each of theirs. Throws Error(kUnsupported) unless
+/// holds_scales(), and where a median would be 0.
 void latent_from_ternary(const quant::TernaryWeights& weights, const QuantizerOptions& options,
                          std::span<float> latent);
 

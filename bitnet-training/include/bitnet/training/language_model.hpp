@@ -41,6 +41,8 @@ class LanguageModel final : public TextModel {
   Variable forward(Tape& tape, std::span<const std::int32_t> ids, const RowLayout& layout,
                    AttentionStates* states = nullptr) override;
   void set_lambda(const QuantizerSchedule& schedule, std::int64_t step) override;
+  /// λ of this linear is 1 at every step: it began with trits, and there is nothing to grow.
+  void keep_whole(TensorId id);
   /// Ternarises latent weights anew; call after they change. Nothing to do in full precision.
   void refresh(const ExecutionContext& context) override;
 
@@ -72,6 +74,7 @@ class LanguageModel final : public TextModel {
   RopeTable rope_;
   std::vector<Parameter*> parameters_;
   std::vector<TensorId> ids_;
+  std::vector<bool> whole_;  ///< of ids_: keep_whole()
 };
 
 }  // namespace bitnet::training
