@@ -241,7 +241,7 @@ TEST_F(TrainTest, AQuantisedModelIsTrainedOnAndRuns) {
     return o.err;
   };
   EXPECT_THAT(train("rows", "", {"--dry-run"}),
-              HasSubstr("7 linears are ternary and begin with their trits; scales by row"));
+              HasSubstr("linears that are ternary and begin with their trits: 7; scales by row"));
   EXPECT_FALSE(fs::exists(file("next-rows")));
   train("rows", "", {});
   EXPECT_THAT(train("one.gguf", "", {}), HasSubstr("scales by tensor"));

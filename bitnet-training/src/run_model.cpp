@@ -19,23 +19,21 @@ const char* tokenizer_name(const TrainConfig& c) {
   return c.distillation && !own ? "the teacher's tokenizer" : "the tokenizer";
 }
 
-/// "14 linears of the base are ternary and keep their trits; …"
+/// "base 'x': linears that are ternary and begin with their trits: 14; …; scales by row"
 std::string describe(const BaseLinears& b, const TrainConfig& c) {
-  std::vector<std::string> parts;
+  std::string text = "base '" + c.base.string() + "': ";
   const auto add = [&](std::int64_t n, const char* what) {
-    if (n > 0) parts.push_back(std::to_string(n) + " " + what);
+    if (n > 0) text += "linears that " + std::string(what) + ": " + std::to_string(n) + "; ";
   };
   if (!c.original.empty()) {
-    parts.push_back("latent weights of all linears are those of '" + c.original.string() + "'");
+    text += "latent weights of all linears are those of '" + c.original.string() + "'; ";
   } else {
-    add(b.trits, "linears are ternary and begin with their trits");
+    add(b.trits, "are ternary and begin with their trits");
     add(b.dequantised,
-        "linears are of two planes, int8 or with other scales and begin as the floats that they stand for");
-    add(b.floats, b.latent ? "linears are latent weights" : "linears are in full precision");
+        "are of two planes, int8 or with other scales and begin as the floats that they stand for");
+    add(b.floats, b.latent ? "are latent weights" : "are in full precision");
   }
-  std::string text = "base '" + c.base.string() + "': ";
-  for (std::size_t i = 0; i < parts.size(); ++i) text += (i > 0 ? "; " : "") + parts[i];
-  return text + "; scales by " + std::string(to_string(c.quantizer.granularity));
+  return text + "scales by " + std::string(to_string(c.quantizer.granularity));
 }
 
 /// Weights of the base, and of the original where there is one.

@@ -276,20 +276,22 @@ TEST(Trainer, QuantisedBasesOfEveryFormAreTrainedOn) {
   };
   const Form forms[] = {
       {"tensor", ternary(quant::ScaleGroups::tensor()), S::kTensor, K::kAbrupt,
-       "7 linears are ternary and begin with their trits; scales by tensor"},
+       "linears that are ternary and begin with their trits: 7; scales by tensor"},
       {"row", ternary(quant::ScaleGroups::row()), S::kRow, K::kAbrupt,
-       "7 linears are ternary and begin with their trits; scales by row"},
+       "linears that are ternary and begin with their trits: 7; scales by row"},
       {"group32", ternary(quant::ScaleGroups::columns(32)), S::kGroup, K::kLinear,
-       "7 linears are of two planes, int8 or with other scales and begin as the floats that they stand for; "
-       "scales by group"},
+       "two planes, int8 or with other scales and begin as the floats that they stand for: 7; scales by "
+       "group"},
       {"planes",
        [](const ExecutionContext& context, quant::LogicalTensor& t) {
          t.planes = quant::two_planes(context, t.to_f32(), t.shape[0], t.shape[1], {1, 0}, 10);
        },
-       S::kTensor, K::kLinear, "7 linears are of two planes, int8 or with other scales"},
+       S::kTensor, K::kLinear,
+       "two planes, int8 or with other scales and begin as the floats that they stand for: 7; scales by "
+       "tensor"},
       {"mixed",
        [](const ExecutionContext& context, quant::LogicalTensor& t) {
-         if (t.id.role == TensorRole::kAttnK) {
+         if (t.id.role == TensorRole::kAttnK || t.id.role == TensorRole::kFfnUp) {
            t.int8.emplace();
            t.int8->values.assign(static_cast<std::size_t>(t.shape.numel()), 3);
            t.int8->scales.assign(static_cast<std::size_t>(t.shape[0]), 0.01f);
@@ -298,8 +300,10 @@ TEST(Trainer, QuantisedBasesOfEveryFormAreTrainedOn) {
          }
        },
        S::kRow, K::kLinear,
-       "5 linears are ternary and begin with their trits; 1 linears are of two planes, int8 or with other "
-       "scales and begin as the floats that they stand for; 1 linears are in full precision; scales by row"}};
+       "linears that are ternary and begin with their trits: 4; linears that are of two planes, int8 or with "
+       "other "
+       "scales and begin as the floats that they stand for: 2; linears that are in full precision: 1; scales "
+       "by row"}};
   for (const Form& form : forms) {
     SCOPED_TRACE(form.name);
     const auto base = q.made(form.name, form.by);
