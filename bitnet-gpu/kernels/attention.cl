@@ -154,8 +154,8 @@ void bn_rotate(__global float* head, __global const float* angles, uint i) {
   head[half_dim + i] = fma(b, c, as);
 }
 
-// rope() of the queries' q_rows rows, then of the keys' rows, and these and the values stored. An item has a pair of elements of
-// a head (i8: a head); items of a row: those of the query heads, then those of the cache's. BN_HEAD_DIM is even.
+// rope() of the queries' q_rows rows, then of the keys' rows, and these and the values stored. A part is a pair of elements of
+// a head (i8: a head); an item has each items-th part of a row's queries, and of its keys. BN_HEAD_DIM is even.
 __kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
 void rope_and_store(__global float* restrict q, ulong q_offset, uint q_rows, __global const int* restrict q_positions,
                     __global float* restrict k, ulong k_offset, __global const int* restrict k_positions,
@@ -167,30 +167,29 @@ void rope_and_store(__global float* restrict q, ulong q_offset, uint q_rows, __g
 #else
   const uint pairs = 1u, per_head = BN_D / 2u;
 #endif
-  uint i = get_global_id(0);
   const uint r = get_global_id(1);
   const uint of_queries = heads * BN_GROUP * per_head;
-  if (i < of_queries) {
-    if (r >= q_rows) return;
-    __global float* const head = q + q_offset + ((ulong)r * heads * BN_GROUP + i / per_head) * BN_D;
-    for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)q_positions[r] * BN_D, i % per_head + p);
-    return;
+  if (r < q_rows) {
+    for (uint i = get_global_id(0); i < of_queries; i += get_global_size(0)) {
+      __global float* const head = q + q_offset + ((ulong)r * heads * BN_GROUP + i / per_head) * BN_D;
+      for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)q_positions[r] * BN_D, i % per_head + p);
+    }
   }
-  i -= of_queries;
-  if (i >= heads * per_head) return;
-  const uint g = i / per_head, first = i % per_head;
-  const ulong at = ((ulong)r * heads + g) * BN_D;
-  __global float* const head = k + k_offset + at;
-  for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)k_positions[r] * BN_D, first + p);
   const uint token = (uint)plan[tokens_at + r];
+  for (uint i = get_global_id(0); i < heads * per_head; i += get_global_size(0)) {
+    const uint g = i / per_head, first = i % per_head;
+    const ulong at = ((ulong)r * heads + g) * BN_D;
+    __global float* const head = k + k_offset + at;
+    for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)k_positions[r] * BN_D, first + p);
 #if BN_KV_TYPE == 2
-  bn_store_row(head, v + v_offset + at, token, heads, g, keys, values);
+    bn_store_row(head, v + v_offset + at, token, heads, g, keys, values);
 #else
-  const uint second = first + BN_D / 2u;
-  __global const float* const value = v + v_offset + at;
-  bn_store_element(head[first], value[first], token, heads, g, first, keys, values);
-  bn_store_element(head[second], value[second], token, heads, g, second, keys, values);
+    const uint second = first + BN_D / 2u;
+    __global const float* const value = v + v_offset + at;
+    bn_store_element(head[first], value[first], token, heads, g, first, keys, values);
+    bn_store_element(head[second], value[second], token, heads, g, second, keys, values);
 #endif
+  }
 }
 
 #if BN_PARTS

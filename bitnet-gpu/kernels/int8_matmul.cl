@@ -12,8 +12,8 @@
 // Bound: |sum w * q| <= 127 * 128 * 4 words < 2^31 for 4 words <= 131,072; prepare_embedding() refuses more.
 //
 // BN_WIDE 0: a work-item computes one column for BN_ROWS rows; global size {tiles * 16 rounded up to BN_OUT_WG,
-//   ceil(rows / BN_ROWS)}, local size {BN_OUT_WG, 1}. BN_WIDE 1: a work-item computes a tile for BN_ROWS rows; global size
-//   {ceil(rows / BN_ROWS), tiles}.
+//   ceil(rows / BN_ROWS)}, local size {BN_OUT_WG, 1}. BN_WIDE 1: a work-item computes each items-th tile for BN_ROWS rows;
+//   global size {ceil(rows / BN_ROWS), items}.
 //
 // Tunables: BN_OUT_WG and BN_ROWS as in ternary_matmul.cl.
 #ifndef BN_OUT_WG
@@ -30,25 +30,26 @@ void int8_matmul(__global const uint* restrict table, __global const char* restr
                  __global const float* restrict inv_scales, __global const float* restrict scales, uint words, uint out,
                  uint rows, __global float* restrict y, ulong y_offset) {
   const uint first = get_global_id(0) * BN_ROWS;
-  const uint tile = get_global_id(1);
-  __global const uint* const tile_values = table + (ulong)tile * words * 16u;
-  __global const uint* fours[BN_ROWS];
-  bn_ints acc[BN_ROWS][BN_PIECES];
-  BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-    fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 4u);
-    BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
-  }
-  for (uint w = 0; w < words; ++w) {
-    BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
-      const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_values);
-      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) acc[r][p] += bn_signed_dots(v, fours[r][w]);
+  for (uint tile = get_global_id(1); tile * 16u < out; tile += get_global_size(1)) {
+    __global const uint* const tile_values = table + (ulong)tile * words * 16u;
+    __global const uint* fours[BN_ROWS];
+    bn_ints acc[BN_ROWS][BN_PIECES];
+    BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
+      fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 4u);
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
     }
-  }
-  const uint columns = min(out - tile * 16u, 16u);
-  const float16 scale = bn_load16(scales + tile * 16u, 0, columns, 0.0f);
-  for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
-    const float16 result = convert_float16(BN_JOIN(acc[r])) * (scale * (float16)(inv_scales[first + r]));
-    bn_store16(result, y + y_offset + (ulong)(first + r) * out + tile * 16u, 0, columns);
+    for (uint w = 0; w < words; ++w) {
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
+        const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_values);
+        BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) acc[r][p] += bn_signed_dots(v, fours[r][w]);
+      }
+    }
+    const uint columns = min(out - tile * 16u, 16u);
+    const float16 scale = bn_load16(scales + tile * 16u, 0, columns, 0.0f);
+    for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
+      const float16 result = convert_float16(BN_JOIN(acc[r])) * (scale * (float16)(inv_scales[first + r]));
+      bn_store16(result, y + y_offset + (ulong)(first + r) * out + tile * 16u, 0, columns);
+    }
   }
 }
 

@@ -24,7 +24,7 @@
 //   ceil(rows / (BN_ROWS * BN_GEMM_ITEMS)) * BN_GEMM_ITEMS}, local size {BN_OUT_WG, BN_GEMM_ITEMS}.
 // BN_WIDE 1, ternary_matmul, any number of rows: a work-item computes a tile for BN_ROWS rows, in 16-bit sums: a lane adds 8
 //   products of at most 2 * 128 a word, 15 words at most (8 * 256 * 15 = 30,720) before they are widened. Global size
-//   {ceil(rows / BN_ROWS), sum of tiles}.
+//   {ceil(rows / BN_ROWS), items}, where an item has each items-th tile of all matrices.
 //
 // Variants: BN_MANY 1 has ternary_gemm, 0 ternary_matmul.
 //
@@ -92,46 +92,49 @@ void ternary_matmul(__global const char* restrict q, __global const int* restric
                     __global const float* restrict inv_scales, uint words, uint rows, uint added, __global float* x,
                     ulong x_offset, BN_MATRIX(0), BN_MATRIX(1), BN_MATRIX(2)) {
   const uint first = get_global_id(0) * BN_ROWS;
-  uint tile = get_global_id(1);
-  BN_CHOOSE(tile, BN_TILES)
-  __global const uint* const tile_codes = codes + (ulong)tile * words * 16u;
-  // Rows past the end read the last row again and are not stored.
-  __global const uint* fours[BN_ROWS];
-  bn_ints acc[BN_ROWS][BN_PIECES];
-  BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-    fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 16u);
-    BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
-  }
-  for (uint begin = 0; begin < words; begin += BN_FLUSH) {
-    const uint end = min(begin + BN_FLUSH, words);
-    bn_shorts sum[BN_ROWS][BN_PIECES];
+  const uint all = BN_TILES(out0) + BN_TILES(out1) + BN_TILES(out2);
+  for (uint number = get_global_id(1); number < all; number += get_global_size(1)) {
+    uint tile = number;
+    BN_CHOOSE(tile, BN_TILES)
+    __global const uint* const tile_codes = codes + (ulong)tile * words * 16u;
+    // Rows past the end read the last row again and are not stored.
+    __global const uint* fours[BN_ROWS];
+    bn_ints acc[BN_ROWS][BN_PIECES];
     BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) sum[r][p] = (bn_shorts)(0);
+      fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 16u);
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
     }
-    for (uint w = begin; w < end; ++w) {
-      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
-        const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_codes);
-        BN_UNROLL for (uint j = 0; j < 4u; ++j) {
-          const bn_words four = (v >> (2u * j)) & 0x03030303u;
-          BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) sum[r][p] += bn_ternary_pairs(four, fours[r][4u * w + j]);
+    for (uint begin = 0; begin < words; begin += BN_FLUSH) {
+      const uint end = min(begin + BN_FLUSH, words);
+      bn_shorts sum[BN_ROWS][BN_PIECES];
+      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
+        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) sum[r][p] = (bn_shorts)(0);
+      }
+      for (uint w = begin; w < end; ++w) {
+        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
+          const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_codes);
+          BN_UNROLL for (uint j = 0; j < 4u; ++j) {
+            const bn_words four = (v >> (2u * j)) & 0x03030303u;
+            BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) sum[r][p] += bn_ternary_pairs(four, fours[r][4u * w + j]);
+          }
         }
       }
+      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
+        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] += bn_widen(sum[r][p]);
+      }
     }
-    BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] += bn_widen(sum[r][p]);
-    }
-  }
-  const uint columns = min(out - tile * 16u, 16u);
-  const float16 scale = bn_scales16(scales, rows_per_scale, tile * 16u, columns, out);
-  for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
-    const uint at = first + r;
-    float16 result = convert_float16(BN_JOIN(acc[r]) - (int16)(sums[at])) * (scale * (float16)(inv_scales[at]));
-    __global float* const to = y + (ulong)at * out + tile * 16u;
-    if (do_add == 2u) result = bn_load16(to, 0, columns, 0.0f) + result;
-    bn_store16(result, to, 0, columns);
-    if (do_add == 1u) {
-      __global float* const sum = x + x_offset + (ulong)at * out + tile * 16u;
-      bn_store16(bn_load16(sum, 0, columns, 0.0f) + result, sum, 0, columns);
+    const uint columns = min(out - tile * 16u, 16u);
+    const float16 scale = bn_scales16(scales, rows_per_scale, tile * 16u, columns, out);
+    for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
+      const uint at = first + r;
+      float16 result = convert_float16(BN_JOIN(acc[r]) - (int16)(sums[at])) * (scale * (float16)(inv_scales[at]));
+      __global float* const to = y + (ulong)at * out + tile * 16u;
+      if (do_add == 2u) result = bn_load16(to, 0, columns, 0.0f) + result;
+      bn_store16(result, to, 0, columns);
+      if (do_add == 1u) {
+        __global float* const sum = x + x_offset + (ulong)at * out + tile * 16u;
+        bn_store16(bn_load16(sum, 0, columns, 0.0f) + result, sum, 0, columns);
+      }
     }
   }
 }

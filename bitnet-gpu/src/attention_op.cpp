@@ -101,9 +101,11 @@ void AttentionOp::store(const AttentionArgs& args, const AttentionMemory& m, con
   n_ropes_ = 0;
   const std::int64_t all_heads = args.n_heads + args.n_kv_heads;
   const std::int64_t items = rows_of_bytes ? all_heads : all_heads * args.head_dim / 2;
-  queue_.launch(kernels.rope_and_store, {groups(items, kernels.rope_and_store.local[0]), rows}, m.q.mem,
-                m.q.offset, static_cast<cl_uint>(m.q.rows), q.positions, m.k.mem, m.k.offset, k.positions,
-                q.table, m.v.mem, m.v.offset, plan, tokens_at, heads, m.keys, m.values);
+  // A row of vectors is done before a second thread is awake.
+  const std::size_t along = kernels_.wide() ? 1 : groups(items, kernels.rope_and_store.local[0]);
+  queue_.launch(kernels.rope_and_store, {along, rows}, m.q.mem, m.q.offset, static_cast<cl_uint>(m.q.rows),
+                q.positions, m.k.mem, m.k.offset, k.positions, q.table, m.v.mem, m.v.offset, plan, tokens_at,
+                heads, m.keys, m.values);
 }
 
 std::int64_t AttentionOp::tiles_of(const AttentionArgs& args, std::int64_t heads_of_a_group) const {

@@ -13,6 +13,11 @@ constexpr std::size_t kSlack = 16;  // bytes behind the rows that ternary_groups
 // Arguments of ternary_matmul.cl that add() sets: added, x, x_offset.
 constexpr cl_uint kAddedAt = 5;
 
+// Multiply-adds of a launch below which a CPU device is done before a second thread is awake: some 7 µs of
+// one thread.
+constexpr std::int64_t kWorkOfOne = 1 << 20;
+constexpr std::int64_t kBytesAsTrits = 4;  // products of bytes take as long as so many of trits
+
 std::size_t parts(std::int64_t items, std::size_t of) {
   return (static_cast<std::size_t>(items) + of - 1) / of;
 }
@@ -115,8 +120,7 @@ void LinearOp::multiply_form(std::span<const PreparedWeights* const> weights,
 std::array<std::size_t, 2> LinearOp::groups_of(const RowsKernel& k, std::int64_t rows,
                                                std::int64_t out) const {
   const std::size_t row_groups = parts(rows, static_cast<std::size_t>(k.rows));
-  const auto tiles = static_cast<std::size_t>(tiles_of(out));
-  if (kernels_.wide()) return {row_groups, tiles};
+  if (kernels_.wide()) return {row_groups, static_cast<std::size_t>(tiles_of(out))};
   return {parts(out, k.kernel.local[0]), row_groups};
 }
 
@@ -136,6 +140,9 @@ void LinearOp::multiply(std::span<const Product> products, bool hold) {
     groups[along] += own[along];
     groups[1 - along] = own[1 - along];
   }
+  std::int64_t outs = 0;
+  for (const cl_uint n : columns) outs += n;
+  if (kernels_.wide() && rows * outs * all[0].weights->in() <= kWorkOfOne) groups[along] = 1;
   const auto& [a, b, c] = all;
   const cl_uint words = static_cast<cl_uint>(round_up(a.weights->in(), kActivationBlock) / 16), none = 0;
   CommandQueue::set_arguments(
@@ -189,9 +196,11 @@ void LinearOp::multiply(const OpenClExtended& w, const DeviceMatrix& out) {
 
 void LinearOp::multiply(const OpenClInt8& w, const DeviceMatrix& out) {
   const RowsKernel& k = kernels_.int8(out.rows);
-  queue_.launch(k.kernel, groups_of(k, out.rows, w.out()), w.table.get(), rows_.get(), inv_scales_.get(),
-                w.scales.get(), static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 4),
-                static_cast<cl_uint>(w.out()), static_cast<cl_uint>(out.rows), out.mem, out.offset);
+  std::array<std::size_t, 2> groups = groups_of(k, out.rows, w.out());
+  if (kernels_.wide() && kBytesAsTrits * out.rows * w.out() * w.in() <= kWorkOfOne) groups[1] = 1;
+  queue_.launch(k.kernel, groups, w.table.get(), rows_.get(), inv_scales_.get(), w.scales.get(),
+                static_cast<cl_uint>(round_up(w.in(), kActivationBlock) / 4), static_cast<cl_uint>(w.out()),
+                static_cast<cl_uint>(out.rows), out.mem, out.offset);
 }
 
 }  // namespace bitnet::gpu
