@@ -507,10 +507,10 @@ TEST_F(ModelsTest, QuantizeWritesAPageAndItsJson) {
   const std::string html = read_file(file("p.html"));
   EXPECT_THAT(html, HasSubstr("Linears, the worst first"));
   EXPECT_THAT(html, HasSubstr("stored as 0"));
-  const auto json = nlohmann::json::parse(read_file(file("p.json")));
-  ASSERT_EQ(json["linears"].size(), 14u);
-  for (const auto& l : json["linears"]) EXPECT_NEAR(l["threshold"].get<double>(), 0.5, 0.01);
-  EXPECT_EQ(json["layers"].size(), 2u);
+  const json lost = json::parse(read_file(file("p.json")));
+  ASSERT_EQ(lost["linears"].size(), 14u);
+  for (const auto& l : lost["linears"]) EXPECT_NEAR(l["threshold"].get<double>(), 0.5, 0.01);
+  EXPECT_EQ(lost["layers"].size(), 2u);
   // Nothing but the page and the JSON is refused as a place for the other.
   const std::string page = file("dense.html");
   fs::copy(dense_model(), file("dense.json"));
