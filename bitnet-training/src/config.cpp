@@ -75,7 +75,9 @@ bool read_model(Section s, TrainConfig& c) {
       const auto base = quant::ModelReader::open(c.base, quant::FloatLinears::kKeep);
       m = with_sub_norms(base->config());
       if (!ternary) return;
-      if (!s.has("scales")) c.quantizer.granularity = base_linears(*base).scales;
+      const BaseLinears linears = base_linears(*base);
+      if (!s.has("scales")) c.quantizer.granularity = linears.scales;
+      c.quantizer.activation_bits = linears.activation_bits();
       rounds = rounds || base_linears(*base, c.quantizer.granularity).rounds();
     });
   s.read("scale_statistic", c.quantizer.statistic);

@@ -14,7 +14,10 @@ constexpr std::int64_t kBlock = 64;  // rows of W that are floats at a time
 }  // namespace
 
 FrozenLinear::FrozenLinear(const ExecutionContext& context, const quant::LogicalTensor& tensor)
-    : out_(tensor.shape[0]), in_(tensor.shape[1]), memory_(context.memory()) {
+    : out_(tensor.shape[0]),
+      in_(tensor.shape[1]),
+      activations_(tensor.activations),
+      memory_(context.memory()) {
   if (tensor.ternary) {
     if (tensor.weights.cols_per_scale != 0)
       throw Error(

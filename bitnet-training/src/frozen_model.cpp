@@ -72,6 +72,9 @@ void FrozenModel::take(const ExecutionContext& context, const quant::LogicalTens
   hash_ = t.ternary ? fnv1a(fnv1a(hash_, std::as_bytes(std::span(t.weights.trits))),
                             std::as_bytes(std::span(t.weights.scales)))
                     : fnv1a(hash_, t.dense);
+  if (t.activations !=
+      ActivationForm::kInt8)  // what older checkpoints could not have changes no hash of theirs
+    hash_ = fnv1a(hash_, std::as_bytes(std::span(&t.activations, 1)));
   const auto role = static_cast<std::size_t>(t.id.role);
   if (t.id.role == TensorRole::kTokenEmbedding)
     embedding_ = std::make_unique<FrozenLinear>(context, t);
@@ -99,10 +102,14 @@ struct FrozenModel::Parts {
                                   Variable x) const {
     std::array<Variable, N> y;
     const auto at = [&](TensorRole role) -> const FrozenLinear& { return *model->linear({role, layer}); };
-    if (std::any_of(roles.begin(), roles.end(), [&](TensorRole r) { return at(r).ternary(); }))
-      quant::quantize_rows(tape.context(), x.value(), x.rows(), x.cols(), model->rows_);
+    std::optional<ActivationForm> quantised;  // as which rows_ holds x
     for (std::size_t i = 0; i < N; ++i) {
-      y[i] = at(roles[i]).forward(tape, x, model->rows_);
+      const FrozenLinear& linear = at(roles[i]);
+      if (linear.ternary() && quantised != linear.activations()) {
+        quantised = linear.activations();
+        quant::quantize_rows(tape.context(), x.value(), x.rows(), x.cols(), model->rows_, *quantised);
+      }
+      y[i] = linear.forward(tape, x, model->rows_);
       if (addition) y[i] = addition->add(tape, {roles[i], layer}, x, y[i]);
     }
     return y;

@@ -33,7 +33,10 @@ std::string describe(const BaseLinears& b, const TrainConfig& c) {
         "are of two planes, int8 or with other scales and begin as the floats that they stand for");
     add(b.floats, b.latent ? "are latent weights" : "are in full precision");
   }
-  return text + "scales by " + std::string(to_string(c.quantizer.granularity));
+  const int bits = c.quantizer.activation_bits;
+  add(b.other_activations(bits), "have other activations there");
+  return text + "scales by " + std::string(to_string(c.quantizer.granularity)) +
+         (bits == 8 ? "" : ", activations of " + std::to_string(bits) + " bits");
 }
 
 /// Weights of the base, and of the original where there is one.

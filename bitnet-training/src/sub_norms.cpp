@@ -78,6 +78,8 @@ BaseLinears base_linears(const quant::ModelReader& reader, std::optional<ScaleGr
     const quant::TensorRows rows = reader.rows(id);
     const std::int64_t in = rows.shape[1];
     whole = whole && in % kScaleGroup == 0;
+    b.four_bits += rows.activations == ActivationForm::kInt4Absmax;
+    b.four_bits_absmean += rows.activations == ActivationForm::kInt4Absmean;
     if (rows.ternary)
       ternary.push_back(granularity_of(rows.scales.size(), rows.cols_per_scale, in));
     else

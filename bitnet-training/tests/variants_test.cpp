@@ -279,6 +279,19 @@ TEST(Trainer, QuantisedBasesOfEveryFormAreTrainedOn) {
        "linears that are ternary and begin with their trits: 7; scales by tensor"},
       {"row", ternary(quant::ScaleGroups::row()), S::kRow, K::kAbrupt,
        "linears that are ternary and begin with their trits: 7; scales by row"},
+      {"four_bits",
+       [](const ExecutionContext& context, quant::LogicalTensor& t) {
+         make_ternary(context, t, quant::ScaleGroups::row());
+         t.activations = ActivationForm::kInt4Absmax;
+       },
+       S::kRow, K::kAbrupt, "begin with their trits: 7; scales by row, activations of 4 bits"},
+      {"some_of_four_bits",
+       [](const ExecutionContext& context, quant::LogicalTensor& t) {
+         make_ternary(context, t, quant::ScaleGroups::row());
+         if (t.id.role == TensorRole::kAttnK) t.activations = ActivationForm::kInt4Absmax;
+       },
+       S::kRow, K::kAbrupt,
+       "begin with their trits: 7; linears that have other activations there: 1; scales by"},
       {"group32", ternary(quant::ScaleGroups::columns(32)), S::kGroup, K::kLinear,
        "two planes, int8 or with other scales and begin as the floats that they stand for: 7; scales by "
        "group"},

@@ -55,11 +55,10 @@ std::vector<float> logits_of(const std::shared_ptr<const inference::Model>& mode
   return logits;
 }
 
-TEST(LoraLogits, AreTheSameInTrainingAndInInference) {
+void expect_same_logits(const testing::TensorModel& tensors) {
   ExecutionContext::Options machine;
   machine.threads = 2;
   const auto context = std::make_shared<const ExecutionContext>(machine);
-  const testing::TensorModel tensors = testing::random_model(testing::tiny_config(), 2);
   training::LoraOptions options;
   options.rank = 4;
   options.dropout = 0.1;
@@ -104,6 +103,19 @@ TEST(LoraLogits, AreTheSameInTrainingAndInInference) {
     EXPECT_GT(change, 100 * bound);  // the adapter does something
   }
   EXPECT_EQ(compared, 3) << "too few sequences without rounding ties";
+}
+
+TEST(LoraLogits, AreTheSameInTrainingAndInInference) {
+  expect_same_logits(testing::random_model(testing::tiny_config(), 2));
+}
+
+/// Among them some that share their input with others of 8 bits.
+TEST(LoraLogits, OfABaseWithActivationsOf4Bits) {
+  testing::TensorModel tensors = testing::random_model(testing::tiny_config(), 2);
+  for (auto& [name, tensor] : tensors.tensors)
+    if (tensor.id.role == TensorRole::kAttnK || tensor.id.role == TensorRole::kFfnDown)
+      tensor.activations = ActivationForm::kInt4Absmax;
+  expect_same_logits(tensors);
 }
 
 }  // namespace

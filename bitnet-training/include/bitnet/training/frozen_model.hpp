@@ -43,12 +43,15 @@ class FrozenLinear {
   std::int64_t out() const noexcept { return out_; }
   std::int64_t in() const noexcept { return in_; }
   std::size_t bytes() const noexcept;  ///< of the weights as they lie in memory
+  /// How the rows are to be quantised that a ternary one multiplies.
+  ActivationForm activations() const noexcept { return activations_; }
   /// The packed matrix, or null.
   const quant::BitLinear* trits() const noexcept { return trits_ ? &*trits_ : nullptr; }
 
  private:
   void multiply_transposed(Tape& tape, Variable x, const float* d) const;
   std::int64_t out_, in_;
+  ActivationForm activations_;
   std::shared_ptr<HybridMemoryPool> memory_;
   std::optional<quant::BitLinear> trits_;
   std::vector<float> scales_;
@@ -65,9 +68,10 @@ class LinearAddition {
   virtual Variable add(Tape& tape, TensorId id, Variable x, Variable y) = 0;
 };
 
-/// A decoder of any shape that model_io reads but for norms before each linear (`input_norms`): ternary or
-/// dense linears, with or without sub-norms, squared ReLU or SiLU, head tied or not. parameters() is empty.
-/// Not thread-safe.
+/// A decoder of any shape that model_io reads but for norms before each linear (`input_norms`): ternary
+/// linears with the activations that their file asks for, or dense ones, which those of int8 and of two
+/// planes are here, too, and multiply rows as they are; with or without sub-norms, squared ReLU or SiLU, head
+/// tied or not. parameters() is empty. Not thread-safe.
 class FrozenModel final : public TextModel {
  public:
   /// `source(id)` is called once for each of model_tensors(config). Sequences may have `positions` tokens (0:

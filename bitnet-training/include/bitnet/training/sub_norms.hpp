@@ -26,6 +26,15 @@ struct BaseLinears {
   /// The coarsest scales that those of every ternary linear can be; of two planes and int8 alone by tensor.
   ScaleGranularity scales = ScaleGranularity::kTensor;
 
+  /// Quantised ones whose activations have 4 bits by absmax, and by absmean, which training does not have.
+  std::int64_t four_bits = 0, four_bits_absmean = 0;
+
+  /// Of a run that does not choose: 4 where every quantised linear has 4 by absmax.
+  int activation_bits() const noexcept { return four_bits > 0 && four_bits == trits + dequantised ? 4 : 8; }
+  /// Quantised ones whose activations are others than those of so many bits by absmax.
+  std::int64_t other_activations(int bits) const noexcept {
+    return bits == 4 ? trits + dequantised - four_bits : four_bits + four_bits_absmean;
+  }
   /// Whether some linear has to be rounded anew, so that quantisation had better grow.
   bool rounds() const noexcept { return dequantised + (latent ? 0 : floats) > 0; }
 };
