@@ -3,6 +3,10 @@
 # BITNET_ISA=<isa>; an ISA that the CPU lacks counts as skipped (77, from bitnet-testing's main). With PROCESSES mpirun
 # starts so many of it, each with one thread (find_package(MPI) before).
 bitnet_find(GTest libgtest-dev)
+set(BITNET_TEST_TIMEOUT ${BITNET_TEST_TIMEOUT})   # seconds; sanitizers make the trainings of tests several times slower
+if(BITNET_SANITIZE)
+  set(BITNET_TEST_TIMEOUT 1200)
+endif()
 set(BITNET_MPIRUN_FLAGS --oversubscribe --allow-run-as-root --bind-to none -n)   # the number of processes follows
 function(bitnet_add_test name)
   cmake_parse_arguments(ARG "ISAS" "PROCESSES" "SOURCES;LIBS;LABELS" ${ARGN})
@@ -19,7 +23,7 @@ function(bitnet_add_test name)
       add_test(NAME ${name}.${isa} COMMAND ${exe})
       set_tests_properties(${name}.${isa} PROPERTIES ENVIRONMENT "BITNET_ISA=${isa};${BITNET_TEST_ENVIRONMENT}"
         ENVIRONMENT_MODIFICATION "${unset}" SKIP_RETURN_CODE 77
-        LABELS "isa;${ARG_LABELS}" TIMEOUT 300)
+        LABELS "isa;${ARG_LABELS}" TIMEOUT ${BITNET_TEST_TIMEOUT})
     endforeach()
   else()
     set(mpirun "")
@@ -31,7 +35,7 @@ function(bitnet_add_test name)
     add_test(NAME ${name} COMMAND ${mpirun} $<TARGET_FILE:${exe}>)
     set_tests_properties(${name} PROPERTIES ENVIRONMENT "${environment}"
       ENVIRONMENT_MODIFICATION "${unset}" SKIP_RETURN_CODE 77
-      LABELS "${ARG_LABELS}" TIMEOUT 300)
+      LABELS "${ARG_LABELS}" TIMEOUT ${BITNET_TEST_TIMEOUT})
   endif()
 endfunction()
 
