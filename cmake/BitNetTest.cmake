@@ -3,7 +3,7 @@
 # BITNET_ISA=<isa>; an ISA that the CPU lacks counts as skipped (77, from bitnet-testing's main). With PROCESSES mpirun
 # starts so many of it, each with one thread (find_package(MPI) before).
 bitnet_find(GTest libgtest-dev)
-set(BITNET_TEST_TIMEOUT ${BITNET_TEST_TIMEOUT})   # seconds; sanitizers make the trainings of tests several times slower
+set(BITNET_TEST_TIMEOUT 300)   # seconds; sanitizers make the trainings of tests several times slower
 if(BITNET_SANITIZE)
   set(BITNET_TEST_TIMEOUT 1200)
 endif()
