@@ -150,10 +150,12 @@ void BatchReplicas::done(Replica& r, std::size_t item, GenerationResult result) 
   calls_->finished(item, std::move(result));
 }
 
-/// Whether an item that ended so is another replica's; what the device did is reason to leave it.
+/// Whether an item that ended so is another replica's. A pass or a scheduler that failed and that no rule
+/// mended is reason to leave the device, whatever it calls the failure: a dead one often says that memory ran
+/// out, and would fail its items faster than the others do theirs.
 bool BatchReplicas::goes_elsewhere(Replica& r, const GenerationResult& result) {
   if (r.gone) return result.finish_reason == FinishReason::kCancelled || result.error.has_value();
-  if (!result.error || result.error->code() != ErrorCode::kDevice || n_alive() == 1) return false;
+  if (!result.error || !result.of_the_pass || n_alive() == 1) return false;
   r.gone = true;
   try {
     note_("device '" + r.engine.device() + "' is left to the others: " + result.error->what());

@@ -1,6 +1,7 @@
 // `bitnet batch` on devices that die, stay dead, or come back when they are opened anew: OUT is written with
 // a record for each item whatever happens, and --resume does what is missing. A real OpenCL queue that fails
 // is batch_faults_test.cpp, memory that is refused batch_memory_test.cpp.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -22,14 +23,15 @@ constexpr int kNever = 1 << 30;
 /// A device on the host, of which a test says when it dies and which openings of it fail.
 struct Mortal {
   int openings = 0, linears = 0;
-  int dies_at = kNever;      // linear, counted over all openings; the backend is dead from there on
-  int dies_again = kNever;   // the same, of the next
-  int from = kNever, n = 0;  // openings that fail: `n` of them from `from` on
+  int dies_at = kNever;     // linear, counted over all openings; the backend is dead from there on
+  int dies_again = kNever;  // the same, of the next
+  ErrorCode opening_says = ErrorCode::kDevice;  // of an opening that fails
+  int from = kNever, n = 0;                     // openings that fail: `n` of them from `from` on
 
   BackendRegistry::Factory factory() {
     return [this](std::shared_ptr<const ExecutionContext> context) -> std::unique_ptr<Backend> {
       ++openings;
-      if (openings >= from && openings - from < n) throw Error(ErrorCode::kDevice, "nobody answers");
+      if (openings >= from && openings - from < n) throw Error(opening_says, "nobody answers");
       const auto fault = [this, dead = false](std::string_view what, std::size_t) mutable {
         if (what != "linear") return;
         if (++linears == dies_at) {
@@ -127,6 +129,39 @@ TEST_F(BatchRecovery, AReplicaThatIsGoneForGoodLeavesItsItemsToTheOthers) {
   EXPECT_THAT(o.err, HasSubstr("note: device 'first' is left to the others: "));
   EXPECT_THAT(o.err, HasSubstr("nobody answers"));
   EXPECT_THAT(o.err, HasSubstr(" items on second\n"));
+}
+
+// A dead device often says something else of its opening, memory above all; a replica that stayed would fail
+// items faster than the others do theirs, and so get more of them than they.
+TEST_F(BatchRecovery, AReplicaThatIsGoneForGoodIsLeftWhateverItsErrorIsCalled) {
+  for (const ErrorCode says : {ErrorCode::kOutOfMemory, ErrorCode::kNotFound, ErrorCode::kInternal}) {
+    SCOPED_TRACE(to_string(says));
+    first = {};
+    first.dies_at = 10;
+    first.from = 2;
+    first.n = kNever;
+    first.opening_says = says;
+    const auto o = batch(file("out.jsonl"), "first,second", {"--replicas", "-v"});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+    EXPECT_THAT(o.err, HasSubstr("note: device 'first' is left to the others: "));
+    EXPECT_THAT(o.err, HasSubstr("nobody answers"));
+  }
+}
+
+// One item that a replica cannot take is the item's matter.
+TEST_F(BatchRecovery, AReplicaStaysWhereAnItemFailsAlone) {
+  std::string longer;
+  for (int i = 0; i < 400; ++i) longer += "many words ";
+  in = file("in.txt", read_file(in) + longer + "\n");
+  const auto o = batch(file("out.jsonl"), "first,second", {"--replicas", "--ctx-size", "64"});
+  EXPECT_EQ(o.code, kFailure) << o.err;
+  const auto all = records("out.jsonl");
+  ASSERT_EQ(all.size(), static_cast<std::size_t>(kItems + 1));
+  EXPECT_EQ(all.back()["finish_reason"], "error");
+  EXPECT_EQ(
+      std::count_if(all.begin(), all.end(), [](const json& r) { return r["finish_reason"] == "error"; }), 1);
+  EXPECT_THAT(o.err, Not(HasSubstr("left to the others")));
 }
 
 TEST_F(BatchRecovery, AReplicaThatComesBackGoesOn) {

@@ -18,12 +18,14 @@
 namespace bitnet::inference {
 namespace {
 
-GenerationResult ended_by(Error error) noexcept {
+/// of_the_pass: see GenerationResult.
+GenerationResult ended_by(Error error, bool of_the_pass) noexcept {
   GenerationResult result;
   if (error.code() == ErrorCode::kCancelled) {
     result.finish_reason = FinishReason::kCancelled;
   } else {
     result.error = std::move(error);
+    result.of_the_pass = of_the_pass;
   }
   return result;
 }
@@ -111,7 +113,7 @@ void RecoveringScheduler::Impl::give_all() {
     try {
       give(present->first, present->second);
     } catch (...) {
-      finish(present->first, ended_by(current_error()));
+      finish(present->first, ended_by(current_error(), false));
     }
   }
 }
@@ -138,7 +140,7 @@ void RecoveringScheduler::Impl::end(const Which& which, const Error& error) {
     const auto present = next++;
     Kept& one = present->second;
     if (!which(one)) continue;
-    GenerationResult result = ended_by(copy_of(error));
+    GenerationResult result = ended_by(copy_of(error), true);
     if (one.failed) {  // with the text until then
       one.failed->finish_reason = result.finish_reason;
       one.failed->error = std::move(result.error);
@@ -175,7 +177,7 @@ void RecoveringScheduler::Impl::pass() {
   if (error) {  // nobody knows whose it is
     for (auto& [id, one] : kept) {
       if (!one.given || one.failed) continue;
-      one.failed.emplace().error = copy_of(*error);
+      one.failed = ended_by(copy_of(*error), true);
       failed = true;
     }
   }

@@ -68,7 +68,7 @@ struct GenerationResult {
   std::int64_t accepted_tokens = 0;    ///< of those, the ones that were also sampled
   GenerationTimings timings;
   std::optional<Error> error;  ///< with kError
-  bool of_the_pass = false;    ///< with `error`: a forward pass failed, and with it all that were in it
+  bool of_the_pass = false;    ///< with `error`: a pass, or the making of a batch, failed, and all in it
 };
 
 }  // namespace bitnet::inference
