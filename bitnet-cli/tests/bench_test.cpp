@@ -198,7 +198,11 @@ TEST_F(BenchTest, AnotherDeviceTellsItsOwnLimits) {
   }
   for (const json& r : j["results"]) {
     expect_positive(r["tokens_per_second"]);
-    expect_positive(r["limit_tokens_per_second"]);
+    // The weights are within every cache, so memory is no limit.
+    if (r["test"] == "tg6")
+      EXPECT_TRUE(r["limit_tokens_per_second"].is_null());
+    else
+      expect_positive(r["limit_tokens_per_second"]);
   }
   const json& did = j["details"]["device_statistics"];
   for (const char* key : {"launches", "waits", "buffers", "programs"}) expect_positive(did[key]);

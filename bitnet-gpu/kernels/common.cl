@@ -7,7 +7,8 @@
 // Capabilities, set by src/device_traits.cpp:
 //   BN_EXACT_DIVIDE   1 where the device divides and takes roots as IEEE 754 does (and the program is built with
 //                     -cl-fp32-correctly-rounded-divide-sqrt); 0: both are done in integers
-//   BN_INTEGER_DOT    1 where the device has cl_khr_integer_dot_product: dot products of four bytes in one instruction
+//   BN_INTEGER_DOT    1 where the device has cl_khr_integer_dot_product: dot products of four bytes in one instruction, where
+//                     the compiler declares them, too (BN_DOT_DECLARED); plain code elsewhere
 //   BN_WIDE           1 for kernels whose work-items run one after another and use vectors of 16 (CPUs); 0 for work-groups
 //                     that share a row or a tile (GPUs)
 // A capability of the compiler, which it is asked for here:
@@ -169,7 +170,16 @@ int bn_dot4_plain_ss(uint a, uint b) {
   const char4 x = as_char4(a), y = as_char4(b);
   return (int)x.x * (int)y.x + (int)x.y * (int)y.y + (int)x.z * (int)y.z + (int)x.w * (int)y.w;
 }
-#if BN_INTEGER_DOT
+// Clang has the macros in every version of the language, and the functions from 2.0 on.
+#ifndef BN_DOT_DECLARED
+#if __OPENCL_C_VERSION__ >= 200 && \
+    (defined(__opencl_c_integer_dot_product_input_4x8bit_packed) || defined(cl_khr_integer_dot_product))
+#define BN_DOT_DECLARED 1
+#else
+#define BN_DOT_DECLARED 0
+#endif
+#endif
+#if BN_INTEGER_DOT && BN_DOT_DECLARED
 #define BN_DOT4(q, codes, acc) ((acc) + dot_4x8packed_su_int(q, codes))
 #define BN_DOT4_SIGNED(q, w, acc) ((acc) + dot_4x8packed_ss_int(q, w))
 #else

@@ -128,16 +128,14 @@ void CommandQueue::upload(cl_mem to, std::size_t offset, std::span<const std::by
 }
 
 ClEvent CommandQueue::upload_later(cl_mem to, std::size_t offset, std::span<const std::byte> from) {
-  choose_queue();
+  // First, since it may throw: afterwards the driver reads `from`, and the caller has to have the event.
+  cl_event* const timed = event_for(kUpload, from.size());
   cl_event done = nullptr;
   checked(
       clEnqueueWriteBuffer(queue_.get(), to, CL_FALSE, offset, from.size(), from.data(), 0, nullptr, &done),
       "clEnqueueWriteBuffer");
   ClEvent event(done);
-  if (cl_event* const timed = event_for(kUpload, from.size()); timed != nullptr) {
-    check_op(clRetainEvent(done), "clRetainEvent");
-    *timed = done;
-  }
+  if (timed != nullptr && clRetainEvent(done) == CL_SUCCESS) *timed = done;
   ++counts_.uploads;
   counts_.upload_bytes += from.size();
   return event;

@@ -35,7 +35,11 @@ class CommandQueue {
   /// is waited for.
   void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
 
-  cl_command_queue get() const noexcept { return queue_.get(); }
+  /// The queue for what comes now, valid until set_profiler(). Throws Error(kDevice).
+  cl_command_queue get() {
+    choose_queue();
+    return queue_.get();
+  }
 
   /// Enqueues `groups` work-groups. Throws Error(kDevice).
   template <class... Args>

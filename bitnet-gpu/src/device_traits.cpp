@@ -1,5 +1,9 @@
-// Capabilities of devices and quirks of drivers. A quirk has its reason beside it; there is none so far that
-// a capability does not cover.
+// Capabilities of devices and quirks of drivers. What is known of single drivers, and none is asked for by
+// name:
+//   PoCL 3.1: of two sub-devices of a context, the second gives empty binaries. Whatever driver does so, its
+//     programs are not kept (ProgramCache::keep).
+//   Clang's OpenCL: announces cl_khr_integer_dot_product to every version of the language, and declares its
+//     functions from 2.0 on; hence c_standard here, and the question in common.cl whether they are declared.
 #include "device_traits.hpp"
 
 #include <fmt/format.h>
@@ -18,6 +22,17 @@ bool divides_exactly(cl_device_id id) {
   return (config & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
 }
 
+/// The latest OpenCL C that the kernels are tested with and the device has: "OpenCL 3.0 …" has OpenCL C 3.0.
+const char* latest_standard(cl_device_id id) {
+  char version[256] = {};
+  check(clGetDeviceInfo(id, CL_DEVICE_VERSION, sizeof version - 1, version, nullptr), "clGetDeviceInfo");
+  const std::string_view text(version);
+  constexpr std::string_view kBefore = "OpenCL ";
+  if (!text.starts_with(kBefore) || text.size() == kBefore.size()) return "CL1.2";
+  const char major = text[kBefore.size()];
+  return major >= '3' && major <= '9' ? "CL3.0" : major == '2' ? "CL2.0" : "CL1.2";
+}
+
 bool has(const ClDevice& device, std::string_view extension) {
   const auto& all = device.device.capabilities.features;
   return std::find(all.begin(), all.end(), extension) != all.end();
@@ -32,6 +47,8 @@ DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
   t.wide = choice.wide.value_or(device.device.kind == DeviceKind::kCpu);
   t.exact_divide = choice.exact_divide.value_or(divides_exactly(device.id));
   t.integer_dot = choice.integer_dot.value_or(has(device, "cl_khr_integer_dot_product"));
+  // Compilers declare those functions to later versions than the one that is enough for everything else.
+  if (t.integer_dot) t.c_standard = latest_standard(device.id);
   t.doubles = choice.doubles.value_or(has(device, "cl_khr_fp64"));
   t.zero_copy = choice.zero_copy.value_or(device.device.capabilities.shares_host_memory);
   t.split_attention = choice.split_attention;
@@ -40,9 +57,11 @@ DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
   return t;
 }
 
-std::string DeviceTraits::build_flags() const {
-  std::string flags = fmt::format("-DBN_WIDE={:d} -DBN_EXACT_DIVIDE={:d} -DBN_INTEGER_DOT={:d}", wide,
-                                  exact_divide, integer_dot);
+std::string DeviceTraits::build_flags(std::string_view more) const {
+  std::string flags;
+  if (more.find("-cl-std=") == std::string_view::npos) flags = fmt::format("-cl-std={} ", c_standard);
+  flags += fmt::format("-DBN_WIDE={:d} -DBN_EXACT_DIVIDE={:d} -DBN_INTEGER_DOT={:d}", wide, exact_divide,
+                       integer_dot);
   if (exact_divide) flags += " -cl-fp32-correctly-rounded-divide-sqrt";
   if (max_work_group < kLargestDefault) {
     const std::size_t n = std::max<std::size_t>(std::bit_floor(max_work_group), 16);
@@ -51,6 +70,7 @@ std::string DeviceTraits::build_flags() const {
         "-DBN_DENSE_WG=16",
         n);
   }
+  if (!more.empty()) flags += fmt::format(" {}", more);
   return flags;
 }
 

@@ -46,8 +46,7 @@ class Probe {
     check(status, "clCreateCommandQueue");
     memory_ = std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                  device.device.memory_bytes, device.max_allocation);
-    programs_.emplace(context_.get(), device.id,
-                      fmt::format("{} {}", traits_.build_flags(), options.build_options),
+    programs_.emplace(context_.get(), device.id, traits_.build_flags(options.build_options),
                       options.program_folder.value_or(default_program_folder()));
   }
 
@@ -91,8 +90,8 @@ class Probe {
     run(1);
     cl_uint rounds = 1024;
     while (rounds < kMostRounds && run(rounds) < kSampleSeconds) rounds *= 2;
-    // 16 multiply-adds of a vector, four of a dot product.
-    const double operations = 2.0 * (traits_.wide ? 16 : 4) * kChains * static_cast<double>(items) * rounds;
+    // A round multiplies 64 bytes of each chain, or the four of a dot product.
+    const double operations = 2.0 * (traits_.wide ? 64 : 4) * kChains * static_cast<double>(items) * rounds;
     return median_of([&] { return operations / run(rounds) / 1e9; });
   }
 

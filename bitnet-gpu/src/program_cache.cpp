@@ -54,9 +54,7 @@ cl_program ProgramCache::program(std::string_view source, const std::string& opt
   auto own = std::make_pair(std::string(source), options);
   if (const auto found = programs_.find(own); found != programs_.end()) return found->second.get();
   // Ours come last, so that they win: the launch sizes are derived from them.
-  const bool has_version = extra_options_.find("-cl-std=") != std::string::npos;
-  const std::string all =
-      fmt::format("{}{} {}", has_version ? "" : "-cl-std=CL1.2 ", extra_options_, options);
+  const std::string all = fmt::format("{} {}", extra_options_, options);
   const std::string key = fmt::format("{}{}\n{}", device_key_, all, source);
   ClProgram built = from_store(key, all);
   if (!built) {

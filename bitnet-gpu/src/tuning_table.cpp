@@ -9,6 +9,7 @@
 #include <bit>
 #include <filesystem>
 #include <optional>
+#include <set>
 
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
@@ -80,7 +81,8 @@ class Reader {
           fail(e, fmt::format("expected '{}'", kFormat));
       } else if (e.key == "devices") {
         if (!e.value.IsSequence()) fail(e, "expected a list of mappings");
-        for (const auto& device : e.value) add(table, device);
+        std::set<std::string> devices;
+        for (const auto& device : e.value) add(table, device, devices);
       } else {
         unknown(e, {"format", "devices"}, "the table");
       }
@@ -110,12 +112,12 @@ class Reader {
   std::vector<Entry> mapping(const YAML::Node& node, const std::string& what) const {
     if (!node.IsMap()) fail_at(name_, line_of(node), what + " must be a mapping of keys to values");
     std::vector<Entry> all;
+    std::set<std::string> keys;
     for (const auto& entry : node) {
       const int line = line_of(entry.first);
       if (!entry.first.IsScalar()) fail_at(name_, line, "expected a word as key");
       all.push_back({entry.first.Scalar(), line, entry.second});
-      for (const Entry& before : all)
-        if (&before != &all.back() && before.key == all.back().key) fail(all.back(), "is given twice");
+      if (!keys.insert(all.back().key).second) fail(all.back(), "is given twice");
     }
     return all;
   }
@@ -125,7 +127,8 @@ class Reader {
     return e.value.Scalar();
   }
 
-  void add(TuningTable& table, const YAML::Node& node) const {
+  /// `devices`: the names until now.
+  void add(TuningTable& table, const YAML::Node& node, std::set<std::string>& devices) const {
     TuningRow row;
     row.values.assign(std::size(kTunables), 0);
     for (const Entry& e : mapping(node, "an entry of 'devices'")) {
@@ -144,9 +147,8 @@ class Reader {
       }
     }
     if (row.device.empty()) fail_at(name_, line_of(node), "an entry of 'devices' needs the key 'device'");
-    for (const TuningRow& before : table.rows)
-      if (before.device == row.device)
-        fail_at(name_, line_of(node), fmt::format("the device '{}' is given twice", row.device));
+    if (!devices.insert(row.device).second)
+      fail_at(name_, line_of(node), fmt::format("the device '{}' is given twice", row.device));
     table.rows.push_back(std::move(row));
   }
 

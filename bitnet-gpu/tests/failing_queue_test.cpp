@@ -3,10 +3,12 @@
 // fault, with the tokens of the CPU alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "bitnet/core/profiler.hpp"
 #include "bitnet/gpu/register.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/recovering_scheduler.hpp"
@@ -177,5 +179,59 @@ TEST_F(FailingQueueTest, WithoutARemedyIsAnErrorOfEachRequest) {
   EXPECT_GT(failed, 0u);
 }
 
+/// Queues that were given back, and unmappings on one of those: its memory may be another object's.
+struct ReleasedQueues {
+  bool watched = false;  // later queues may have the addresses of those
+
+  std::vector<cl_command_queue> queues = {};
+  int unmaps = 0, unmaps_on_released = 0;
+} released;
+
+// A profiler that joins makes the next call take another queue, and the old one is given back.
+TEST(AProfilerThatJoins, LeavesStagingBuffersTheQueueThatTheyAreMappedOn) {
+  gpu::Options options;
+  options.kernels.zero_copy = false;
+  BackendRegistry devices;
+  gpu::register_backends(devices, options);
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  failing_queue.heal();
+  const auto backend = devices.create(devices.devices()[0].name, std::make_shared<const ExecutionContext>());
+  Profiler profiler;
+  backend->set_profiler(&profiler);
+  const std::vector<std::int8_t> trits(std::size_t{64} * 300, 1);
+  const float scale = 1.0f;
+  LinearWeights w;
+  w.out = 64;
+  w.in = 300;
+  w.trits = trits;
+  w.scales = {&scale, 1};
+  w.rows_per_scale = 64;
+  released = {.watched = true};
+  const PreparedPtr weights = backend->prepare(w);
+  released.watched = false;
+  EXPECT_EQ(released.queues.size(), 1u);
+  EXPECT_GT(released.unmaps, 0);
+  EXPECT_EQ(released.unmaps_on_released, 0);
+}
+
 }  // namespace
 }  // namespace bitnet
+
+BITNET_CL_STANDS_BEFORE cl_int CL_API_CALL clReleaseCommandQueue(cl_command_queue queue) {
+  if (bitnet::released.watched) bitnet::released.queues.push_back(queue);
+  static const auto real = bitnet::testing::driver(&clReleaseCommandQueue, "clReleaseCommandQueue");
+  return real(queue);
+}
+
+BITNET_CL_STANDS_BEFORE cl_int CL_API_CALL clEnqueueUnmapMemObject(cl_command_queue queue, cl_mem mem,
+                                                                   void* host, cl_uint n_events,
+                                                                   const cl_event* events, cl_event* event) {
+  auto& state = bitnet::released;
+  state.unmaps += state.watched ? 1 : 0;
+  if (state.watched && std::count(state.queues.begin(), state.queues.end(), queue) > 0) {
+    ++state.unmaps_on_released;
+    return CL_INVALID_COMMAND_QUEUE;
+  }
+  static const auto real = bitnet::testing::driver(&clEnqueueUnmapMemObject, "clEnqueueUnmapMemObject");
+  return real(queue, mem, host, n_events, events, event);
+}

@@ -306,6 +306,41 @@ TEST_F(OpenCl, WeightsGoThroughStagingBuffersWhereMemoryIsNotShared) {
   EXPECT_EQ(first_difference(run(*staged, w, x, 1), on_cpu(w, x, 1)), -1);
 }
 
+// Clang announces the extension where it does not declare its functions: they are then done without.
+TEST_F(OpenCl, IntegerDotsThatTheCompilerDoesNotDeclareAreComputedPlainly) {
+  for (const char* standard : {"", "-cl-std=CL1.2", "-cl-std=CL1.2 -Dcl_khr_integer_dot_product=1",
+                               "-cl-std=CL1.2 -D__opencl_c_integer_dot_product_input_4x8bit_packed=1"}) {
+    SCOPED_TRACE(standard);
+    gpu::Options options;
+    options.kernels.wide = false;
+    options.kernels.integer_dot = true;
+    options.build_options = standard;
+    BackendRegistry registry;
+    gpu::register_backends(registry, options);
+    const auto dots = registry.create(registry.devices()[0].name, context);
+    Rng rng(9);
+    const Ternary w = random_ternary(rng, 33, 100, 33);
+    for (const std::int64_t rows : {1, 9}) {
+      const auto x = random_rows(rng, rows * w.in);
+      EXPECT_EQ(first_difference(run(*dots, w, x, rows), on_cpu(w, x, rows)), -1) << rows << " rows";
+    }
+  }
+}
+
+// Without the extension: the functions' names stand for ones that are not there, so that a call is an error.
+TEST_F(OpenCl, IntegerDotsThatTheCompilerDeclaresAreCalled) {
+  gpu::Options options;
+  options.kernels.wide = false;
+  options.kernels.integer_dot = true;
+  options.build_options =
+      "-cl-std=CL3.0 -Dcl_khr_integer_dot_product=1 -Ddot_4x8packed_su_int=bn_no_such_function "
+      "-Ddot_4x8packed_ss_int=bn_no_such_function";
+  BackendRegistry registry;
+  gpu::register_backends(registry, options);
+  BITNET_EXPECT_ERROR(registry.create(registry.devices()[0].name, context), ErrorCode::kDevice,
+                      "bn_no_such_function");
+}
+
 TEST_F(OpenCl, RefusesBadTritsAndForeignBuffers) {
   Ternary w{1, 3, 1, {0, 2, 0}, {1.0f}};
   BITNET_EXPECT_ERROR(backend->prepare(w.view()), ErrorCode::kInvalidArgument, "trit [0, 1] is 2");

@@ -113,6 +113,17 @@ TEST(TuningTable, MistakesNameFileAndLine) {
 }
 
 /// Whatever becomes of a table on its way: it is read, or refused with its file and a line.
+// As large as a table may be: each name once, and then the last one again.
+TEST(TuningTable, ManyNamesAreReadInTimeAndTheSecondOfOneIsFound) {
+  std::string text = "format: bitnet-opencl-tuning-1\ndevices:\n";
+  constexpr int kDevices = 40'000;
+  for (int i = 0; i < kDevices; ++i) text += "  - device: d" + std::to_string(i) + "\n";
+  EXPECT_EQ(parse_tuning(text, "t.yaml").rows.size(), std::size_t{kDevices});
+  const std::string last = "d" + std::to_string(kDevices - 1);
+  BITNET_EXPECT_ERROR(parse_tuning(text + "  - device: " + last + "\n", "t.yaml"),
+                      ErrorCode::kInvalidArgument, "the device '" + last + "' is given twice");
+}
+
 TEST(TuningTable, DamagedCopiesAreReadOrRefused) {
   const std::string whole = read_file(testing::source_path("bitnet-gpu/tuning/opencl.yaml"));
   Rng rng(11);

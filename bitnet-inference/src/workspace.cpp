@@ -3,13 +3,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "bitnet/core/error.hpp"
 
 namespace bitnet::inference {
 namespace {
+
+constexpr std::size_t kRopeUploadFloats = std::size_t{1} << 20;  // 4 MiB: 8192 positions of 128 values
 
 BufferPtr matrix(Backend& backend, std::int64_t rows, std::int64_t cols, MemoryTag tag = "activations") {
   std::int64_t bytes = 0;
@@ -29,15 +33,22 @@ BufferPtr make_rope_table(Backend& backend, const ModelConfig& c, std::int64_t n
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(c.head_dim);
     frequency[static_cast<std::size_t>(i)] = std::pow(c.rope_theta, exponent);
   }
-  std::vector<float> row(static_cast<std::size_t>(c.head_dim));
-  for (std::int64_t p = 0; p < n_ctx; ++p) {
-    for (std::size_t i = 0; i < frequency.size(); ++i) {
-      const double angle = static_cast<double>(p) * frequency[i];
-      row[i] = static_cast<float>(std::cos(angle));
-      row[i + frequency.size()] = static_cast<float>(std::sin(angle));
+  // Many positions at a time, since an upload waits for the device; not all, which would double the memory.
+  const auto cols = static_cast<std::size_t>(c.head_dim), positions = static_cast<std::size_t>(n_ctx);
+  const std::size_t per_upload = std::clamp<std::size_t>(kRopeUploadFloats / cols, 1, positions);
+  std::vector<float> rows(per_upload * cols);
+  for (std::size_t first = 0; first < positions; first += per_upload) {
+    const std::size_t n = std::min(per_upload, positions - first);
+    for (std::size_t p = 0; p < n; ++p) {
+      float* const row = rows.data() + p * cols;
+      for (std::size_t i = 0; i < frequency.size(); ++i) {
+        const double angle = static_cast<double>(first + p) * frequency[i];
+        row[i] = static_cast<float>(std::cos(angle));
+        row[i + frequency.size()] = static_cast<float>(std::sin(angle));
+      }
     }
-    backend.upload(*table, static_cast<std::size_t>(p) * row.size() * sizeof(float),
-                   std::as_bytes(std::span<const float>(row)));
+    backend.upload(*table, first * cols * sizeof(float),
+                   std::as_bytes(std::span<const float>(rows.data(), n * cols)));
   }
   return table;
 }

@@ -182,9 +182,9 @@ constexpr std::int64_t kAwkward = 13;
 struct Shape {
   std::int64_t rows, out, in;
 };
-constexpr Shape kShapes[] = {{1, 1, 1},     {1, 5, 15},    {1, 64, 256}, {2, 33, 17},
-                             {3, 16, 16},   {4, 130, 100}, {5, 63, 257}, {7, 193, 2563},
-                             {9, 47, 1000}, {300, 20, 40}, {9, 37, 70}};
+constexpr Shape kShapes[] = {{1, 1, 1},     {1, 5, 15},    {1, 64, 256},   {2, 33, 17},    {3, 16, 16},
+                             {4, 130, 100}, {5, 63, 257},  {7, 193, 2563}, {9, 47, 1000},  {300, 20, 40},
+                             {9, 37, 70},   {17, 17, 130}, {17, 17, 300}, {33, 1, 4097},  {130, 65, 1000}};
 
 std::string text(const Shape& s) {
   return std::to_string(s.rows) + " rows, " + std::to_string(s.out) + " x " + std::to_string(s.in);
@@ -679,7 +679,7 @@ TEST_P(OpenClConformance, EveryOpHasTheBitsOfTheCpu) {
 
 // Names of the extension's functions as the plain ones that every device has.
 constexpr const char* kPlainDots =
-    "-Ddot_4x8packed_su_int=bn_dot4_plain_su -Ddot_4x8packed_ss_int=bn_dot4_plain_ss";
+    "-DBN_DOT_DECLARED=1 -Ddot_4x8packed_su_int=bn_dot4_plain_su -Ddot_4x8packed_ss_int=bn_dot4_plain_ss";
 
 gpu::KernelChoice wide(bool yes) {
   gpu::KernelChoice choice;
