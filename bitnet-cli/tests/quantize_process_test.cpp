@@ -3,8 +3,11 @@
 // shards.
 #include "quantize_process.hpp"
 
+#include <sys/stat.h>
+
 #include <map>
 
+#include "bitnet/core/io/gguf.hpp"
 #include "cli_fixture.hpp"
 #include "quantize_progress.hpp"
 
@@ -89,6 +92,128 @@ TEST_F(QuantizeProcessTest, KilledAtAnyLayerItGoesOnWithThatOne) {
   EXPECT_TRUE(read_file(file("killed/m.gguf")) == read_file(file("whole/m.gguf")));
   EXPECT_EQ(nlohmann::json::parse(read_file(file("report.json")))["linears"].size(),
             std::size_t{7} * kLayers);
+}
+
+/// All that can be seen of a file, or of a directory and what is in it: bytes, times of change, inodes,
+/// modes.
+std::map<std::string, std::string> state_of_all(const fs::path& path) {
+  std::map<std::string, std::string> all;
+  const auto add = [&](const fs::path& at) {
+    struct stat s {};
+    ASSERT_EQ(stat(at.c_str(), &s), 0) << at;
+    std::string& state = all[at.string()];
+    for (const auto value : {static_cast<std::int64_t>(s.st_mtim.tv_sec), s.st_mtim.tv_nsec, s.st_ctim.tv_sec,
+                             s.st_ctim.tv_nsec, static_cast<std::int64_t>(s.st_ino),
+                             static_cast<std::int64_t>(s.st_mode), static_cast<std::int64_t>(s.st_size)})
+      state += std::to_string(value) + " ";
+    if (S_ISREG(s.st_mode)) state += read_file(at);
+  };
+  add(path);
+  if (fs::is_directory(path))
+    for (const auto& entry : fs::recursive_directory_iterator(path)) add(entry.path());
+  return all;
+}
+
+/// Puts a NaN into the last linear of a model of f16, a GGUF file or the shard that holds it.
+void break_last_linear(const fs::path& model, const std::string& name) {
+  std::fstream out(model, std::ios::in | std::ios::out | std::ios::binary);
+  std::ptrdiff_t at = 0;
+  if (model.extension() == ".gguf") {
+    const auto file = GgufFile::open(model);
+    at = file->data(*file->find(name)).data() - file->file().bytes().data();
+  } else {
+    const auto file = SafeTensors::open(model);
+    const SafeTensorInfo& info = *file->find(name);
+    at = file->data(info).data() - file->file(info).bytes().data();
+  }
+  const std::uint16_t nan = 0x7e00;
+  out.seekp(at + 2);
+  out.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+}
+
+TEST_F(QuantizeProcessTest, TheOriginalIsTheSameHoweverItEnds) {
+  const std::string gguf = float_model(3, 256, 256), shards = file("shards");
+  write_shards(gguf, shards);
+  for (const std::string& in : {gguf, shards}) {
+    SCOPED_TRACE(in);
+    const std::string work = file(fs::path(in).stem().string() + "-work");
+    const auto before = state_of_all(in);
+    const std::vector<std::string> words{"quantize", in,   file("out.gguf"), "--method",       "ls",
+                                         "--work",   work, "--report",       file("lost.html")};
+    MeasuredProcess killed(words, file("log"));
+    while (!killed.has_ended() && finished(work).empty())
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    killed.kill_now();
+    killed.wait();
+    EXPECT_TRUE(state_of_all(in) == before) << "killed";
+    const auto resumed = call(words);
+    ASSERT_EQ(resumed.code, kOk) << resumed.err;
+    EXPECT_THAT(resumed.err, HasSubstr("layers were done before"));
+    EXPECT_TRUE(fs::exists(file("lost.html")) && fs::exists(file("lost.json")));
+    EXPECT_TRUE(state_of_all(in) == before) << "resumed, with a report";
+    for (const char* type : {"i2_s", "hf", "extended"}) {
+      const auto o = call({"quantize", in, file(std::string("plain-") + type), "--type", type});
+      ASSERT_EQ(o.code, kOk) << o.err;
+      fs::remove_all(file(std::string("plain-") + type));
+    }
+    EXPECT_TRUE(state_of_all(in) == before) << "done";
+  }
+}
+
+TEST_F(QuantizeProcessTest, TheOriginalIsTheSameAfterAnErrorInTheMiddle) {
+  const std::string gguf = float_model(3, 256, 256), shards = file("shards");
+  write_shards(gguf, shards);
+  std::string shard;
+  for (const auto& entry : fs::directory_iterator(shards))
+    if (entry.path().extension() == ".safetensors" &&
+        SafeTensors::open(entry.path())->find("model.layers.2.mlp.down_proj.weight") != nullptr)
+      shard = entry.path().string();
+  ASSERT_FALSE(shard.empty());
+  break_last_linear(gguf, "blk.2.ffn_down.weight");
+  break_last_linear(shard, "model.layers.2.mlp.down_proj.weight");
+  for (const std::string& in : {gguf, shards}) {
+    SCOPED_TRACE(in);
+    const std::string work = file(fs::path(in).stem().string() + "-work");
+    const auto before = state_of_all(in);
+    EXPECT_FAILS(call({"quantize", in, file("out.gguf"), "--method", "ls", "--work", work, "--report",
+                       file("lost.html")}),
+                 kFailure, "blk.2.ffn_down");
+    EXPECT_EQ(finished(work).size(), 2u);  // it was in the middle
+    EXPECT_FALSE(fs::exists(file("out.gguf")));
+    EXPECT_FALSE(fs::exists(file("lost.html")));
+    EXPECT_TRUE(state_of_all(in) == before);
+  }
+}
+
+TEST_F(QuantizeProcessTest, NothingIsWrittenOverTheOriginal) {
+  const std::string gguf = float_model(1, 256, 256), shards = file("shards"), text = file("t.txt", "words");
+  write_shards(gguf, shards);
+  fs::create_symlink(gguf, file("link.gguf"));
+  fs::create_directory_symlink(shards, file("link"));
+  fs::create_hard_link(gguf, file("hard.gguf"));
+  const auto file_before = state_of_all(gguf), shards_before = state_of_all(shards);
+  const auto refused = [&](std::vector<std::string> words, int code, const char* message) {
+    words.insert(words.begin(), "quantize");
+    EXPECT_FAILS(call(words), code, message);
+    EXPECT_TRUE(state_of_all(gguf) == file_before) << words[2];
+    EXPECT_TRUE(state_of_all(shards) == shards_before) << words[2];
+  };
+  const std::string in_other_words = file("shards/../" + fs::path(gguf).filename().string());
+  for (const std::string& out : {gguf, in_other_words, file("link.gguf"), file("hard.gguf")})
+    refused({gguf, out}, kFailure, "input and output are the same");
+  for (const std::string& out : {shards, file("shards/."), file("link")})
+    for (const char* type : {"hf", "extended"})
+      refused({shards, out, "--type", type}, kFailure, "input and output are the same");
+  std::string shard;
+  for (const auto& entry : fs::directory_iterator(shards))
+    if (entry.path().extension() == ".safetensors") shard = entry.path().string();
+  refused({shards, shard}, kFailure, "is a file of the input");
+  refused({shards, file("o.gguf"), "--report", shards + "/config.json"}, kUsage, "is a file of the input");
+  refused({shards, file("o.gguf"), "--work", shards}, kUsage, "is the input, or a file of it");
+  refused({gguf, file("o.gguf"), "--work", file("link.gguf")}, kUsage, "is the input, or a file of it");
+  refused({gguf, file("o.gguf"), "--calibrate", text, "--save-calibration", gguf}, kUsage,
+          "is a file of the input");
+  EXPECT_FALSE(fs::exists(file("o.gguf")));
 }
 
 TEST_F(QuantizeProcessTest, MemoryIsThatOfALayer) {

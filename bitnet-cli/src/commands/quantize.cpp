@@ -135,6 +135,8 @@ int quantize(const Values& values, Io& io) {
       would_replace(report_path(values, opt::kSaveCalibration, "calibration"), in))
     throw UsageError("--save-calibration: '" + values.text(opt::kSaveCalibration) +
                      "' is a file of the input");
+  if (values.has(opt::kWork) && would_replace(values.text(opt::kWork), in))
+    throw UsageError("--work: '" + values.text(opt::kWork) + "' is the input, or a file of it");
   [[maybe_unused]] const Option* const tuned_on = tuning_text(values);
   quant::QuantReport report;
   report.model = in.string();
