@@ -191,8 +191,7 @@ Variable LanguageModel::layer_forward(Tape& tape, Layer& l, Variable x, const Ro
   if (states) states->input = x;
   x = add(tape, x, l.attention.forward(tape, x, rope_, layout, states));
 
-  const LinearInput f = l.gate->prepare_normalized(tape, x, l.ffn_norm);
-  const Variable gate = l.gate->forward(tape, f), up = l.up->forward(tape, f);
+  const auto [gate, up] = forward_with_shared_input<2>(tape, x, &l.ffn_norm, {l.gate.get(), l.up.get()});
   const Variable h =
       config_.activation == Activation::kRelu2 ? relu2_gate(tape, gate, up) : silu_gate(tape, gate, up);
   return add(tape, x, l.down->forward(tape, l.down->prepare_normalized(tape, h, l.ffn_sub_norm)));

@@ -2,6 +2,7 @@
 #include "bitnet/training/modules.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "bitnet/core/error.hpp"
@@ -119,6 +120,26 @@ bool takes_input_of(const Linear& first, const Linear& other) {
 
 }  // namespace
 
+template <std::size_t N>
+std::array<Variable, N> forward_with_shared_input(Tape& tape, Variable x, RmsNorm* norm,
+                                                  const std::array<Linear*, N>& layers) {
+  Linear& first = *layers[0];
+  const bool shared =
+      std::all_of(layers.begin(), layers.end(), [&](Linear* l) { return takes_input_of(first, *l); });
+  if (norm && !shared) x = norm->forward(tape, x);
+  const LinearInput input =
+      norm && shared ? first.prepare_normalized(tape, x, *norm) : first.prepare(tape, x);
+  std::array<Variable, N> y;
+  for (std::size_t i = 0; i < N; ++i)
+    y[i] = layers[i]->forward(
+        tape, i == 0 || takes_input_of(first, *layers[i]) ? input : layers[i]->prepare(tape, x));
+  return y;
+}
+template std::array<Variable, 2> forward_with_shared_input(Tape&, Variable, RmsNorm*,
+                                                           const std::array<Linear*, 2>&);
+template std::array<Variable, 3> forward_with_shared_input(Tape&, Variable, RmsNorm*,
+                                                           const std::array<Linear*, 3>&);
+
 Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::move(layers)), heads_(heads) {
   const auto fits = [](const std::unique_ptr<Linear>& l, std::int64_t out, std::int64_t in) {
     return l && l->weight().rows() == out && l->weight().cols() == in;
@@ -134,17 +155,11 @@ Attention::Attention(Layers layers, const AttentionShape& heads) : layers_(std::
 }
 Variable Attention::forward(Tape& tape, Variable x, const RopeTable& table, const RowLayout& layout,
                             AttentionStates* states) {
-  Linear &q_layer = *layers_.q, &k_layer = *layers_.k, &v_layer = *layers_.v, &o_layer = *layers_.o;
+  Linear& o_layer = *layers_.o;
   AttentionShape heads = heads_;
   heads.length = layout.length;
-  const bool shared = takes_input_of(q_layer, k_layer) && takes_input_of(q_layer, v_layer);
-  if (layers_.norm && !shared) x = layers_.norm->forward(tape, x);
-  const LinearInput input =
-      layers_.norm && shared ? q_layer.prepare_normalized(tape, x, *layers_.norm) : q_layer.prepare(tape, x);
-  const auto project = [&](Linear& layer) {
-    return layer.forward(tape, takes_input_of(q_layer, layer) ? input : layer.prepare(tape, x));
-  };
-  const Variable q = q_layer.forward(tape, input), k = project(k_layer), v = project(v_layer);
+  const auto [q, k, v] = forward_with_shared_input<3>(tape, x, layers_.norm.get(),
+                                                      {layers_.q.get(), layers_.k.get(), layers_.v.get()});
   if (states) {
     states->q = q;
     states->k = k;

@@ -38,8 +38,15 @@ void write_directory(const fs::path& path, const std::function<void(const fs::pa
   fs::remove_all(fresh);
   fs::remove_all(old);
   write(fresh);
-  for (const auto& entry : fs::directory_iterator(path))
-    if (!is_model_file(entry.path().filename())) fs::rename(entry.path(), fresh / entry.path().filename());
+  for (const auto& entry : fs::directory_iterator(path)) {
+    if (is_model_file(entry.path().filename())) continue;
+    const fs::path there = fresh / entry.path().filename();  // in both, whenever the process is killed
+    std::error_code no_links;
+    fs::copy(entry.path(), there, fs::copy_options::recursive | fs::copy_options::create_hard_links,
+             no_links);
+    if (no_links)
+      fs::copy(entry.path(), there, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  }
   fs::rename(path, old);
   fs::rename(fresh, path);
   fs::remove_all(old);

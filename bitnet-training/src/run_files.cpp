@@ -1,9 +1,12 @@
 // Names, order and removal of a run's files.
 #include "run_files.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <string>
 #include <string_view>
@@ -124,6 +127,18 @@ std::optional<std::int64_t> take_back_older(const fs::path& folder) {
   if (others.empty()) return std::nullopt;
   fs::rename(others.front().second, newest_checkpoint(folder));
   return others.front().first;
+}
+
+OutputLock::OutputLock(const fs::path& folder)
+    : file_(::open((folder / ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666)) {
+  if (file_ < 0 || ::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  ::close(file_);
+  throw Error(ErrorCode::kInvalidArgument, "another run writes into '" + folder.string() +
+                                               "' now: wait for its end, or choose another output.directory");
+}
+
+OutputLock::~OutputLock() {
+  if (file_ >= 0) ::close(file_);
 }
 
 void remove_unfinished(const fs::path& folder) {

@@ -35,7 +35,21 @@ void remove_older(const std::filesystem::path& folder, std::int64_t count, std::
 /// nothing where there is none.
 std::optional<std::int64_t> take_back_older(const std::filesystem::path& folder);
 
-/// Removes what a writer that was killed left unfinished. Only one run writes into a folder.
+/// While it lives no other run writes into `folder`, which is there: a lock of its file ".lock", which ends
+/// with the process, however that ends. Throws Error(kInvalidArgument) where another has it. File systems
+/// without locks are taken as they are.
+class OutputLock {
+ public:
+  explicit OutputLock(const std::filesystem::path& folder);
+  ~OutputLock();
+  OutputLock(const OutputLock&) = delete;
+  OutputLock& operator=(const OutputLock&) = delete;
+
+ private:
+  int file_;
+};
+
+/// Removes what a writer that was killed left unfinished; under the folder's lock.
 void remove_unfinished(const std::filesystem::path& folder);
 
 /// Gives a log that is about to be started anew another name, so that nobody's figures are lost.

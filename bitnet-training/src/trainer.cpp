@@ -509,10 +509,13 @@ TrainResult train(const TrainConfig& config, const TrainCallbacks& callbacks, bo
                   const ExecutionContext& context, ProcessGroup* members) {
   return with_run(config, callbacks, members,
                   [&](ProcessGroup& group, const TrainCallbacks& heard, auto& run) {
-                    const bool first = is_first(group),
-                               exists = group.of_first(first && has_checkpoint(config, heard, resume));
+                    const bool first = is_first(group);
+                    std::optional<OutputLock> lock;
+                    if (first && std::filesystem::is_directory(config.output)) lock.emplace(config.output);
+                    const bool exists = group.of_first(first && has_checkpoint(config, heard, resume));
                     if (first) {
                       std::filesystem::create_directories(config.output);
+                      if (!lock) lock.emplace(config.output);
                       remove_unfinished(config.output);
                     }
                     run.emplace(config, heard, context, group, exists);

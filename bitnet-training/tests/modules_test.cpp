@@ -114,6 +114,29 @@ TEST(BitLinear, BothBlockShapesAndAllOptionsAreTheirOps) {
       }
 }
 
+TEST(BitLinear, AnInputIsSharedWhereQuantisersAreAlike) {
+  const ExecutionContext context;
+  Rng rng(5);
+  Tape tape(context);
+  Parameter x(context, "x", 6, 160, false);
+  fill(x, random(rng, 6, 160));
+  RmsNorm norm(context, "norm", 160, 1e-5f);
+  BitLinear a(context, "a", 7, 160), b(context, "b", 7, 160);
+  for (BitLinear* l : {&a, &b}) l->initialize(rng);
+  for (const float lambda : {1.0f, 0.25f}) {  // of b: the first is whole
+    b.set_lambda(lambda);
+    for (BitLinear* l : {&a, &b}) l->refresh(context);
+    const std::vector<Parameter*> all = {&x, &norm.weight(), &a.weight(), &b.weight()};
+    const auto [ya, yb] = forward_with_shared_input<2>(tape, x.variable(), &norm, {&a, &b});
+    const auto together = pass(tape, add(tape, ya, yb), all);
+    const Variable normalized = norm.forward(tape, x.variable());
+    const Variable first = a(tape, normalized);
+    const auto apart = pass(tape, add(tape, first, b(tape, normalized)), all);
+    ASSERT_EQ(together.size(), apart.size());
+    for (std::size_t i = 0; i < apart.size(); ++i) EXPECT_NEAR(together[i], apart[i], 1e-5) << i;
+  }
+}
+
 TEST(BitLinear, WeightsMoveBetweenLatentTernaryAndDense) {
   const ExecutionContext context;
   Rng rng(3);

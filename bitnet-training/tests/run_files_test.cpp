@@ -197,6 +197,23 @@ void spoil(const fs::path& path) {
   writer.finish();
 }
 
+TEST(OutputLock, TwoRunsDoNotWriteIntoAFolder) {
+  const Fixture f;
+  const TrainConfig c = f.config("out");
+  int refused = 0;
+  TrainCallbacks callbacks;
+  callbacks.progress = [&](const Progress&) {
+    for (const bool resume : {false, true})
+      BITNET_EXPECT_ERROR(run(c, resume), ErrorCode::kInvalidArgument, "another run writes into '");
+    ++refused;
+  };
+  run(c, false, callbacks);
+  EXPECT_GT(refused, 0);
+  run(f.config("whole"));
+  expect_same_tensors(f.dir / "whole/checkpoint.safetensors", c.output / "checkpoint.safetensors");
+  run(c, true);  // it ended with its run
+}
+
 TEST(CheckpointFile, ADivergenceRightAfterAResumeLeavesAllOfThem) {
   const Fixture f;
   TrainConfig c = f.config("out");

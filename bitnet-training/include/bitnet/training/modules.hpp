@@ -1,6 +1,7 @@
 #pragma once
 // Layers with parameters, to build networks of. The arithmetic is ops.hpp, image_ops.hpp and fake_quant.hpp;
 // a whole decoder is language_model.hpp.
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -149,5 +150,11 @@ class Dropout {
   double p_;
   std::uint64_t seed_, uses_ = 0;
 };
+
+/// What `layers` make of norm(x) (null: of x), whose quantised form those share whose quantisers are alike
+/// now with the first's. N is 2 or 3.
+template <std::size_t N>
+std::array<Variable, N> forward_with_shared_input(Tape& tape, Variable x, RmsNorm* norm,
+                                                  const std::array<Linear*, N>& layers);
 
 }  // namespace bitnet::training
