@@ -10,8 +10,10 @@
 #include <thread>
 #include <utility>
 
+#include "bitnet/core/device/registry.hpp"
 #include "bitnet/inference/layered_backend.hpp"
 #include "common.hpp"
+#include "loading.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -43,8 +45,23 @@ std::vector<std::string> devices_of(const Values& values) {
       if (name.empty() || name == "auto")
         throw Error(ErrorCode::kInvalidArgument,
                     "with --replicas expected names of devices with commas between them, got '" + text + "'");
+    std::vector<std::string> sorted = names;
+    std::sort(sorted.begin(), sorted.end());
+    const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+    if (twice != sorted.end())
+      throw Error(ErrorCode::kInvalidArgument, "with --replicas a device has one of them: '" + *twice +
+                                                   "' is named twice in '" + text + "'");
     return names;
   });
+}
+
+/// Before a model is loaded, which may take long. Throws Error(kNotFound).
+void check_there(const std::vector<std::string>& names, const Values& values, const Io& io) {
+  check_sub_devices(values);
+  std::optional<BackendRegistry> own;
+  if (io.devices == nullptr) own = make_registry(true, sub_devices(values, values.text(opt::kDevice)));
+  const BackendRegistry& registry = io.devices != nullptr ? *io.devices : *own;
+  for (const std::string& name : names) static_cast<void>(registry.select(name));
 }
 
 }  // namespace
@@ -67,6 +84,7 @@ BatchReplicas::BatchReplicas(const Values& values, Io& io,
                              const std::function<void(const std::string&)>& note)
     : values_(values), io_(io), note_(note) {
   const std::vector<std::string> devices = devices_of(values);
+  if (values.flag(opt::kReplicas)) check_there(devices, values, io);
   for (const std::string& device : devices)
     replicas_.push_back(std::make_unique<Replica>(
         Replica{this, BatchEngine(values, io, pressure, note, BatchPlace{device, devices.size() > 1})}));

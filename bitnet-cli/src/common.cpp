@@ -68,6 +68,7 @@ void check_replaces_no_input(const Values& values, const fs::path& out, const st
 fs::path report_path(const Values& values, const Option& option, std::string_view name) {
   const std::string option_name = "--" + std::string(option.name);
   const fs::path path = values.text(option);
+  if (path.empty()) throw UsageError(option_name + ": expected a file");
   if (path == "-") throw UsageError(option_name + " needs a file: standard output is the text's");
   check_replaces_no_input(values, path, option_name + " '" + path.string() + "': the " + std::string(name));
   return path;

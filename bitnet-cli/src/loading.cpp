@@ -73,7 +73,7 @@ inference::HeadType head_type(const Values& values) {
 
 std::int64_t gpu_layers(const Values& values) {
   const std::string text = values.text(opt::kGpuLayers);
-  if (text.empty() || text == "all") return inference::kAllLayers;
+  if (text == "all" || !values.has(opt::kGpuLayers)) return inference::kAllLayers;
   const auto n = parse_integer(text);
   if (text != "auto" && (!n || *n < 0))
     throw UsageError("--gpu-layers " + text + ": expected a number of layers from 0 on, auto or all");
@@ -112,6 +112,13 @@ std::int64_t sub_devices(const Values& values, std::string_view device) {
   return device.find('/') == std::string_view::npos ? 0 : 2;
 }
 
+void check_sub_devices(const Values& values) {
+  const std::string device = values.text(opt::kDevice);
+  if (values.has(opt::kSubDevices) && device.find('/') == std::string::npos)
+    throw UsageError("--sub-devices divides the device whose part --device names, as in opencl:0:0/1; got '" +
+                     device + "'");
+}
+
 DType kv_type(const Values& values) {
   const std::string name = values.text(opt::kKvType);
   return name == "i8" ? DType::kI8 : name == "f32" ? DType::kF32 : DType::kF16;
@@ -140,6 +147,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   options.n_ctx = values.has(opt::kCtxSize) ? values.integer(opt::kCtxSize) : 0;
   if (values.has(opt::kKvType)) options.kv_type = kv_type(values);
   if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
+  if (!values.flag(opt::kReplicas)) check_sub_devices(values);  // there, of all of them together
   warn_about_rounding(values, io);
   std::unique_ptr<InferenceEngine> engine;
   {

@@ -21,6 +21,8 @@ BackendRegistry make_registry(bool with_gpu, std::int64_t sub_devices = 0);
 
 /// Into how many parts devices are to be divided: --sub-devices, or 2 where `device` names a part; else 0.
 std::int64_t sub_devices(const Values& values, std::string_view device);
+/// Throws UsageError for --sub-devices where --device names no part.
+void check_sub_devices(const Values& values);
 
 /// The element type that --kv-type names.
 DType kv_type(const Values& values);

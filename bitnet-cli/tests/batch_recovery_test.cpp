@@ -194,6 +194,17 @@ TEST_F(BatchRecovery, AReplicaThatCannotBeLoadedIsAnErrorBeforeAnythingRuns) {
   EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
 }
 
+TEST_F(BatchRecovery, ReplicasThatAreNotThereOrThereTwiceAreErrorsBeforeAModelIsLoaded) {
+  EXPECT_FAILS(batch(file("out.jsonl"), "first,nosuch", {"--replicas"}), kFailure,
+               "there is no device 'nosuch'");
+  EXPECT_FAILS(batch(file("out.jsonl"), "first,second,first", {"--replicas"}), kUsage,
+               "'first' is named twice in 'first,second,first'");
+  EXPECT_FAILS(batch(file("out.jsonl"), "first,second", {"--replicas", "--sub-devices", "2"}), kUsage,
+               "--sub-devices divides the device whose part --device names");
+  EXPECT_EQ(first.openings, 0);
+  EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
+}
+
 TEST_F(BatchRecovery, OnStandardOutputEveryRecordComes) {
   first.dies_at = 300;
   first.from = 2;

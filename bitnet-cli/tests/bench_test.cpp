@@ -4,8 +4,10 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "bitnet/core/device/registry.hpp"
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/isa.hpp"
+#include "bitnet/inference/register.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "cli_fixture.hpp"
 #include "csv.hpp"
@@ -242,6 +244,14 @@ TEST_F(BenchTest, LayersThatCannotBeDividedAreErrors) {
   EXPECT_FAILS(run({"--gpu-layers", "some"}), kUsage,
                "--gpu-layers some: expected a number of layers from 0 on");
   EXPECT_FAILS(run({"--gpu-layers", "-1"}), kUsage, "--gpu-layers");
+  EXPECT_FAILS(run({"--gpu-layers", ""}), kUsage, "--gpu-layers : expected a number of layers from 0 on");
+  EXPECT_FAILS(run({"--sub-devices", "2"}), kUsage,
+               "--sub-devices divides the device whose part --device names, as in opencl:0:0/1; got 'cpu'");
+  BackendRegistry cpu;
+  inference::register_cpu_backend(cpu);
+  EXPECT_FAILS(call({"run", "-m", model(), "-p", "a", "-n", "1", "--gpu-layers", "1", "--device", "auto"},
+                    {.devices = &cpu}),
+               kFailure, "1 layers are to be on a device, and 'auto' is the CPU");
   for (const char* layers : {"3", "auto"})
     EXPECT_FAILS(run({"--gpu-layers", layers}), kUsage,
                  "--gpu-layers " + std::string(layers) +

@@ -145,6 +145,7 @@ TEST_F(DeviceTest, StatisticsThatCannotBeWrittenAreErrorsBeforeTheRun) {
       return call(all);
     };
     EXPECT_FAILS(with("-"), kUsage, "--statistics needs a file");
+    EXPECT_FAILS(with(""), kUsage, "--statistics: expected a file");
     EXPECT_FAILS(with(model()), kFailure, "the statistics would replace the model");
     EXPECT_FAILS(with(file("none/s.json")), kFailure, "none");
     words.insert(words.end(), {"--profile", file("t.json")});
@@ -244,7 +245,8 @@ TEST_F(DeviceTest, ReplicasNeedNamesOfDevices) {
   EXPECT_FAILS(with({"--device", "cpu,"}), kUsage, "got 'cpu,'");
   EXPECT_FAILS(with({"--device", "cpu,nosuch"}), kFailure, "there is no device 'nosuch'");
   EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
-  EXPECT_EQ(with({"--device", "cpu,cpu", "-n", "2"}).code, kOk);
+  EXPECT_FAILS(with({"--device", "cpu,cpu", "-n", "2"}), kUsage, "'cpu' is named twice in 'cpu,cpu'");
+  EXPECT_EQ(with({"--device", "cpu", "-n", "2"}).code, kOk);
 }
 
 TEST_F(DeviceTest, TheEnvironmentNamesTheDevice) {

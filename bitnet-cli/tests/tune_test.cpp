@@ -20,7 +20,7 @@ class TuneTest : public CliTest {
 
 TEST_F(TuneTest, WritesATableThatTheNextRunUses) {
   BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
-  const std::string table = file("tables/mine.yaml");
+  const std::string table = file("mine.yaml");
   const auto o = tune({"-o", table});
   ASSERT_EQ(o.code, kOk) << o.err;
   EXPECT_THAT(o.out, HasSubstr("ternary_matmul, many rows: BN_"));
@@ -63,6 +63,9 @@ TEST_F(TuneTest, WrongInputsAreErrors) {
   EXPECT_FAILS(tune({"-r", "0"}), kUsage, "--rounds: expected a whole number from 1 to 1000");
   EXPECT_FAILS(call({"tune", "--device", "opencl:0:0", "-m", file("none.gguf")}), kFailure, "none.gguf");
   EXPECT_FAILS(tune({"-o", model()}), kFailure, "the table would replace the model");
+  // Before the device is looked for, and so before anything is measured; no folder is made.
+  EXPECT_FAILS(call({"tune", "--device", "opencl:77:0", "-o", file("none/t.yaml")}), kFailure, "none/t.yaml");
+  EXPECT_FALSE(std::filesystem::exists(file("none")));
   EXPECT_FAILS(tune({"-o", file("t.yaml", "a: b\n")}), kFailure, "t.yaml:1: unknown key 'a' in the table");
   EXPECT_FALSE(std::filesystem::exists(file("none/t.yaml")));
 #else

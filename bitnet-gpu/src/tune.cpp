@@ -90,7 +90,7 @@ std::string text_of(const Program& p, const TunableValues& values) {
 
 TuneProblem problem_of(const TuneShape& shape, std::int64_t rows, Rng& rng) {
   TuneProblem p;
-  p.out = shape.kind == TuneShape::Kind::kInt8 ? std::min(shape.out, kMostOut) : shape.out;
+  p.out = shape.kind == TuneShape::Kind::kTernary ? shape.out : std::min(shape.out, kMostOut);
   p.in = shape.in;
   p.rows = rows;
   const auto n = static_cast<std::size_t>(p.out * p.in);
@@ -227,7 +227,7 @@ class Search {
     try {
       body();
     } catch (const Error& e) {
-      if (e.code() != ErrorCode::kDevice) throw;
+      if (e.code() != ErrorCode::kDevice && e.code() != ErrorCode::kOutOfMemory) throw;
       live.found.refused = true;
       live.found.why = e.what();
     }
@@ -279,27 +279,30 @@ class Search {
     return tuned;
   }
 
-  /// All candidates on one shape: their results first, then their times, in turn.
+  /// All candidates on one shape: their results first, then their times, in turn. Each has its weights only
+  /// while it runs.
   void measure(const TuneShape& shape, std::int64_t rows, std::vector<Live>& live) {
     Rng rng(static_cast<std::uint64_t>(shape.out * 131 + shape.in * 7 + rows));
     const TuneProblem problem = problem_of(shape, rows, rng);
     const std::vector<float> right = reference_product(*context_, problem);
-    std::vector<std::optional<Product>> products(live.size());
     std::vector<std::vector<double>> samples(live.size());
     std::vector<int> repeats(live.size(), 1);
     const auto each = [&](auto&& body) {
       for (std::size_t i = 0; i < live.size(); ++i) attempt(live[i], [&] { body(i); });
     };
     each([&](std::size_t i) {
-      products[i].emplace(*live[i].backend, problem);
-      live[i].found.unequal = !same_bits(products[i]->result(), right);
-    });
-    each([&](std::size_t i) {
+      Product product(*live[i].backend, problem);
+      live[i].found.unequal = !same_bits(product.result(), right);
+      if (live[i].found.unequal) return;
       repeats[i] = static_cast<int>(
-          std::clamp(kSampleSeconds / products[i]->seconds(1), 1.0, static_cast<double>(kMostRepeats)));
+          std::clamp(kSampleSeconds / product.seconds(1), 1.0, static_cast<double>(kMostRepeats)));
     });
     for (int round = 0; round < options_.rounds; ++round) {
-      each([&](std::size_t i) { samples[i].push_back(products[i]->seconds(repeats[i])); });
+      each([&](std::size_t i) {
+        Product product(*live[i].backend, problem);
+        product.seconds(1);  // the first one finds the weights in no cache
+        samples[i].push_back(product.seconds(repeats[i]));
+      });
       if (options_.progress) options_.progress(progress_);
     }
     each([&](std::size_t i) { live[i].found.add(median(samples[i]) * static_cast<double>(shape.count)); });

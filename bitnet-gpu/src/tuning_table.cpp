@@ -434,6 +434,7 @@ std::filesystem::path user_tuning_file() {
 void check_tuning_file(const std::filesystem::path& path) {
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored)) static_cast<void>(read_table(path));
+  const AtomicFile written_later(path);  // what is not committed leaves nothing
 }
 
 void save_tuning(const TuneResult& result, const std::filesystem::path& path) {
@@ -452,7 +453,6 @@ void save_tuning(const TuneResult& result, const std::filesystem::path& path) {
       *same = std::move(row);
     }
   }
-  if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
   write_file(path, to_yaml(table));
 }
 

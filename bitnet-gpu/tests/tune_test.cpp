@@ -22,6 +22,9 @@ struct Driver {
   int reads = 0;
   int first_wrong = -1, last_wrong = -1;  // reads that come with a bit changed
   std::string refused;                    // in options of programs that do not build
+  std::size_t large = 0;                  // bytes from which on a buffer counts as one
+  int full = 0;                           // of the large ones, the first that there is no memory for
+  int made = 0;                           // large ones
 };
 Driver driver;
 
@@ -43,6 +46,19 @@ clEnqueueReadBuffer(cl_command_queue queue, cl_mem buffer, cl_bool blocking, siz
   if (n >= driver.first_wrong && n <= driver.last_wrong && size > 0)
     static_cast<unsigned char*>(to)[size - 1] ^= 1;
   return status;
+}
+
+__attribute__((visibility("default"))) cl_mem CL_API_CALL clCreateBuffer(cl_context context,
+                                                                         cl_mem_flags flags, size_t bytes,
+                                                                         void* host, cl_int* status) {
+  static const auto own = real(&clCreateBuffer, "clCreateBuffer");
+  if (driver.large > 0 && bytes >= driver.large) {
+    if (driver.made++ < driver.full) {
+      if (status != nullptr) *status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+      return nullptr;
+    }
+  }
+  return own(context, flags, bytes, host, status);
 }
 
 __attribute__((visibility("default"))) cl_int CL_API_CALL
@@ -193,6 +209,29 @@ TEST_F(Tune, WhatTheDeviceRefusesIsPassedOver) {
   BITNET_EXPECT_ERROR(
       gpu::tune(name, options, context), ErrorCode::kDevice,
       "none of " + std::to_string(result.programs[0].candidates) + " candidates gives the right results: ");
+}
+
+TEST_F(Tune, ACandidateWithoutMemoryIsPassedOver) {
+  gpu::TuneOptions options = small();
+  options.shapes = {{gpu::TuneShape::Kind::kTernary, 1024, 4096, 1}};  // 1 MiB of codes
+  driver.large = std::size_t{1} << 20;
+  driver.full = 2;  // one that is refused may be asked for again
+  const gpu::TuneResult result = gpu::tune(name, options, context);
+  ASSERT_EQ(result.programs.size(), 1u);
+  EXPECT_GE(result.programs[0].refused, 1u);
+  EXPECT_LE(result.programs[0].refused, 2u);
+  EXPECT_EQ(result.programs[0].unequal, 0u);
+}
+
+// Of the f16 head of a large vocabulary some columns are enough.
+TEST_F(Tune, LargeHeadsAreMeasuredInPart) {
+  gpu::TuneOptions options = small(gpu::TuneShape::Kind::kDense);
+  options.shapes = {{gpu::TuneShape::Kind::kDense, std::int64_t{1} << 24, 64, 1}};  // 2 GiB
+  driver.large = std::size_t{64} << 20;
+  const gpu::TuneResult result = gpu::tune(name, options, context);
+  ASSERT_FALSE(result.programs.empty());
+  EXPECT_EQ(result.programs[0].refused, 0u);
+  EXPECT_EQ(driver.made, 0);
 }
 
 TEST_F(Tune, KernelsOfGroupsHaveTheirOwn) {

@@ -257,7 +257,9 @@ TEST(Tuning, FoundTablesAreReadOrPassedOverAndNamedOnesAreReadOrErrors) {
 
 TEST(Tuning, SavedRowsReplaceTheirDevicesAndLeaveOthers) {
   const testing::TempDir dir;
-  const auto file = dir / "a/b/t.yaml";  // made when it is needed
+  const auto file = dir / "t.yaml";
+  BITNET_EXPECT_ERROR(check_tuning_file(dir / "none/t.yaml"), ErrorCode::kIo, "none");
+  EXPECT_FALSE(std::filesystem::exists(dir / "none"));
   const auto save = [&](const std::string& devices) {
     TuneResult result;
     result.yaml = kHead + devices;

@@ -112,6 +112,11 @@ void InferenceEngine::load(const BackendRegistry& registry) {
   if (names.size() == 1) {
     registry.open(request, options_.context, [&](OpenedDevice& opened) {
       selection_ = opened.selection;
+      if (selection_.device.name == "cpu" && options_.device_layers > 0 &&
+          options_.device_layers < kAllLayers)
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} layers are to be on a device, and '{}' is the CPU ({})",
+                                options_.device_layers, options_.device, selection_.reason));
       Backends one;
       one.push_back(std::move(opened.backend));
       load_on(std::move(one), files, adapters);

@@ -50,6 +50,8 @@ fs::path table_of(const Values& values) {
     const fs::path own = gpu::user_tuning_file();
     if (own.empty())
       throw UsageError("neither XDG_DATA_HOME nor HOME says where the table goes: give --output FILE");
+    std::error_code ignored;  // a folder that is missing then is an error of the table
+    if (own.has_parent_path()) fs::create_directories(own.parent_path(), ignored);
     return own;
   }
   const fs::path path = values.text(opt::kTuneOutput);

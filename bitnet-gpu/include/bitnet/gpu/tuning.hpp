@@ -77,11 +77,12 @@ TuneResult tune(std::string_view device, const TuneOptions& options,
 /// XDG_DATA_HOME or in ~/.local/share; empty where there is none of these.
 std::filesystem::path user_tuning_file();
 
-/// Throws what save_tuning() would throw of a table that is there, so that it is known before anything is
-/// measured.
+/// Throws what save_tuning() would throw of a table that is there, or of a place that cannot be written, so
+/// that it is known before anything is measured.
 void check_tuning_file(const std::filesystem::path& path);
-/// Puts the result into a table: a row of the same device is replaced, others stay. Folders are made. Throws
-/// Error(kInvalidArgument) with file and line where `path` is no such table, Error(kIo).
+/// Puts the result into a table: a row of the same device is replaced, others stay. The folder has to be
+/// there. Throws Error(kInvalidArgument) with file and line where `path` is no such table, and what
+/// AtomicFile throws.
 void save_tuning(const TuneResult& result, const std::filesystem::path& path);
 
 }  // namespace bitnet::gpu

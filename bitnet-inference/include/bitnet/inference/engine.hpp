@@ -30,7 +30,8 @@ struct EngineOptions {
   /// Several names with commas between them, none of them "cpu" or "auto": the layers are divided among them.
   std::string device = "cpu";
   /// How many of the model's layers, the last ones, go to the device or devices, the others to the CPU: all,
-  /// a number, or kAutoLayers, as many as there is memory for. Of the CPU alone: kAllLayers.
+  /// a number, or kAutoLayers, as many as there is memory for. Of the CPU alone: kAllLayers; where `auto`
+  /// takes the CPU, no number but 0.
   std::int64_t device_layers = kAllLayers;
   DevicePolicy device_policy = DevicePolicy::kLatency;  ///< what "auto" looks for
   bool device_only = false;  ///< ops that the device lacks are an error, not the CPU's
