@@ -92,10 +92,10 @@ void check_output_path(const fs::path& out, const fs::path& in, const WriteOptio
     if (!directory && fs::is_directory(out, ignored))
       refuse(out, "is a directory; this type writes a GGUF file");
     if (!directory && !fs::is_regular_file(out, ignored)) refuse(out, "is no ordinary file");
-  } else if (directory && out.extension() == ".gguf") {
+  } else if (directory && (out.has_filename() ? out : out.parent_path()).extension() == ".gguf") {
     refuse(out, "type hf writes a directory; a name that ends in .gguf would mislead");
   }
-  const fs::path parent = out.parent_path();
+  const fs::path parent = (out.has_filename() ? out : out.parent_path()).parent_path();  // of "small/", too
   if (!parent.empty() && !fs::is_directory(parent, ignored))
     refuse(out, "there is no directory '" + parent.string() + "'");
 }

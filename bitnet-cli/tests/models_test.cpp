@@ -476,6 +476,38 @@ TEST_F(ModelsTest, QuantizeChoosesActivationBitsAndTheModelRunsThem) {
                kFailure, "the scheme adaptive needs calibration data");
 }
 
+TEST_F(ModelsTest, ADirectoryMayBeNamedWithASlash) {
+  for (const char* type : {"hf", "extended"}) {
+    const std::string out = file(std::string(type) + "/");
+    const auto o = call({"quantize", dense_model(), out, "--method", "ls", "--type", type});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(call({"run", "-m", out, "-p", "x", "-n", "2"}).code, kOk);
+    EXPECT_FAILS(call({"quantize", dense_model(), file("none/m/"), "--type", type}), kFailure,
+                 "there is no directory '");
+  }
+  const auto o = call({"convert", model(), file("converted/")});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_EQ(nll_of(file("converted/")), nll_of(model()));
+  EXPECT_FAILS(call({"convert", model(), file("m.gguf/"), "--type", "hf"}), kFailure, "would mislead");
+}
+
+TEST_F(ModelsTest, QuantizeWarnsOfALinearWithoutEffect) {
+  const std::string zero = file("zero.gguf");
+  fs::copy(dense_model(), zero);
+  {
+    std::fstream out(zero, std::ios::in | std::ios::out | std::ios::binary);
+    const auto gguf = GgufFile::open(zero);
+    const auto data = gguf->data(*gguf->find("blk.1.ffn_up.weight"));
+    out.seekp(data.data() - gguf->file().bytes().data());
+    const std::string zeros(data.size(), '\0');
+    out.write(zeros.data(), static_cast<std::streamsize>(zeros.size()));
+  }
+  const auto o = call({"quantize", zero, file("q.gguf"), "--method", "ls"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("warning: blk.1.ffn_up.weight: every weight is 0: the linear has no effect"));
+  EXPECT_EQ(o.err.find("kept as it is"), std::string::npos) << o.err;
+}
+
 TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
   const std::string text = file("t.txt", "some words"), out = file("q.gguf");
   const auto expect = [&](std::vector<std::string> more, int code, const char* message) {

@@ -72,6 +72,9 @@ TEST_F(ScaleTuningTest, QuantizeTunesInTheSameCallAndSaysSo) {
   EXPECT_EQ(tuning["kept"], false);
   EXPECT_LT(tuning["loss_after"], tuning["loss_before"]);
   EXPECT_THAT(read_file(file("lost.html")), HasSubstr("loss after tuning"));
+  // A directory that is not there yet, written with a slash.
+  const auto slash = tune(file("before.gguf"), file("tuned/"), {"--type", "hf"});
+  EXPECT_EQ(slash.code, kOk) << slash.err;
   // The same as in two calls, on any number of threads.
   const std::string first = read_file(file("q.gguf"));
   quantise(file("q.gguf"), {"--method", "ls", "--tune-text", text_, "--tune-steps", "10", "--threads", "1"});

@@ -2,6 +2,8 @@
 // neither threads nor memory change a bit.
 #include "bitnet/quant/quantizer.hpp"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -292,6 +294,63 @@ TEST(QuantizerTest, OddWeightsAndLittleData) {
   EXPECT_NE(warned[TensorRole::kFfnDown].find("calibrated on 40 tokens for 96 inputs"), std::string::npos);
   EXPECT_NE(warned[TensorRole::kFfnDown].find("at least 96 are needed for gptq, better 384"),
             std::string::npos);
+}
+
+TEST(QuantizerTest, ZeroAndConstantLinearsAreWarnedOfByEveryMethod) {
+  MemoryReader reader = dense_reader();
+  const TensorId up{TensorRole::kFfnUp, 0}, gate{TensorRole::kFfnGate, 0};
+  set_values(reader.model()[up], std::vector<float>(64 * 96, 0.0f));
+  set_values(reader.model()[gate], std::vector<float>(64 * 96, 0.5f));
+  RandomActivations source(reader.config(), 400);
+  StreamedCalibration calibration(context(), source, reader.config());
+  for (const WeightMethod method :
+       {WeightMethod::kLeastSquares, WeightMethod::kGptq, WeightMethod::kTwoPlane, WeightMethod::kKeep}) {
+    Quantizer q(context(), reader, mixed(method), {.calibration = &calibration});
+    q.read(up);
+    std::map<TensorRole, std::string> warned;
+    for (const LinearReport& r : q.reports())
+      if (!r.warnings.empty()) warned[r.id.role] = r.warnings[0];
+    EXPECT_EQ(warned.size(), 2u) << to_string(method);
+    EXPECT_EQ(warned[TensorRole::kFfnUp], "every weight is 0: the linear has no effect") << to_string(method);
+    EXPECT_EQ(warned[TensorRole::kFfnGate], "every weight is 0.5: it cannot have been trained")
+        << to_string(method);
+  }
+}
+
+TEST(QuantizerTest, WhatIsNotFiniteIsRefusedInEveryTensor) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const TensorId id : {TensorId{TensorRole::kTokenEmbedding}, TensorId{TensorRole::kFfnNorm, 1},
+                            TensorId{TensorRole::kOutputNorm}}) {
+    MemoryReader reader = dense_reader();
+    LogicalTensor& t = reader.model()[id];
+    const std::string expected = fmt::format("tensor '{}': the weight in row {}, column 3 is nan, not finite",
+                                             gguf_name(id), t.shape.rank() > 1 ? 2 : 0);
+    std::vector<float> w = t.to_f32();
+    w[3 + static_cast<std::size_t>(t.shape.rank() > 1 ? 2 * t.shape[1] : 0)] = nan;
+    t.dtype = DType::kF32;
+    set_values(t, w);
+    BITNET_EXPECT_ERROR(Quantizer(context(), reader, mixed(WeightMethod::kLeastSquares)).read(id),
+                        ErrorCode::kInvalidArgument, expected);
+    for (const DType type : {DType::kF16, DType::kBF16}) {
+      t.dtype = type;
+      t.dense.clear();
+      for (const float v : w) {
+        const std::uint16_t h = type == DType::kF16 ? f32_to_f16(v) : f32_to_bf16(v);
+        const auto* bytes = reinterpret_cast<const std::byte*>(&h);
+        t.dense.insert(t.dense.end(), bytes, bytes + sizeof h);
+      }
+      BITNET_EXPECT_ERROR(Quantizer(context(), reader, mixed(WeightMethod::kLeastSquares)).read(id),
+                          ErrorCode::kInvalidArgument, expected);
+    }
+  }
+  // A linear that stays in full precision.
+  MemoryReader reader = dense_reader();
+  const TensorId up{TensorRole::kFfnUp, 0};
+  std::vector<float> w = reader.model()[up].to_f32();
+  w[65] = nan;
+  set_values(reader.model()[up], w);
+  BITNET_EXPECT_ERROR(Quantizer(context(), reader, mixed(WeightMethod::kKeep)).read(up),
+                      ErrorCode::kInvalidArgument, "tensor 'blk.0.ffn_up.weight': the weight in row 1");
 }
 
 TEST(QuantizerTest, Refusals) {

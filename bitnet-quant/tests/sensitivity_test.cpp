@@ -244,6 +244,20 @@ TEST(Sensitivity, WhatIsKeptHasNoChoice) {
   }
 }
 
+TEST(Sensitivity, KeepingIsACandidateLikeOthers) {
+  const MemoryReader reader = dense_reader();
+  MadeUpModel model(reader);
+  SensitivityOptions o = by(model);
+  o.ways = {{WeightMethod::kKeep}, {WeightMethod::kInt8}, {WeightMethod::kTwoPlane}};
+  for (const LinearSensitivity& l : measure_sensitivity(context(), reader, base(), o)) {
+    ASSERT_EQ(l.candidates.size(), 4u);
+    EXPECT_EQ(l.candidates[1].plan.method, WeightMethod::kKeep);
+    EXPECT_EQ(l.candidates[1].cost, 0);
+    EXPECT_EQ(l.candidates[2].plan.method, WeightMethod::kInt8);
+    EXPECT_EQ(l.candidates[3].plan.method, WeightMethod::kTwoPlane);
+  }
+}
+
 TEST(Budget, TheConfigurationIsReadAgainAndTakesThePredictedBytes) {
   const MemoryReader reader = dense_reader();
   MadeUpModel model(reader);

@@ -50,7 +50,8 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
     four += r.plan.activation_bits == 4 && r.plan.method != quant::WeightMethod::kKeep ? 1 : 0;
     if (verbose) io.err << line_of(r) << '\n';
     for (const std::string& w : r.warnings)
-      if (!r.kept || verbose) io.err << "warning: " << gguf_name(r.id) << ": " << w << '\n';
+      if (verbose || !r.kept || w != quant::kAlreadyTernary)
+        io.err << "warning: " << gguf_name(r.id) << ": " << w << '\n';
   }
   if (kept > 0)
     io.err << "note: " << kept << " of " << report.linears.size()

@@ -116,17 +116,17 @@ class Trials {
 
   LinearSensitivity measure(TensorId id) {
     LinearSensitivity s{id, {}};
+    bool fixed = false;  // kept whatever the way
     for (const auto& q : quantizers_) {
       const LogicalTensor tensor = q->read(id);  // of all, or their next layers would begin without it
       const LinearReport& report = *std::find_if(q->reports().begin(), q->reports().end(),
                                                  [&](const LinearReport& r) { return r.id == id; });
       const auto same = [&](const Candidate& c) { return c.plan == report.plan; };
-      if (std::any_of(s.candidates.begin(), s.candidates.end(), same) || (fixed_ && !s.candidates.empty()))
+      if (std::any_of(s.candidates.begin(), s.candidates.end(), same) || (fixed && !s.candidates.empty()))
         continue;
-      fixed_ = report.kept;
+      if (q == quantizers_.front()) fixed = report.kept;  // a candidate may be to keep it
       s.candidates.push_back(judge(tensor, report));
     }
-    fixed_ = false;
     return s;
   }
 
@@ -152,7 +152,6 @@ class Trials {
   const SensitivityOptions& options_;
   std::vector<std::unique_ptr<Quantizer>> quantizers_;  // the configuration's own first
   std::optional<OriginalLogits> original_;
-  bool fixed_ = false;  // of the linear at hand: kept whatever the way
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/quantizer.hpp"
+#include "quantizer/weight_checks.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -29,22 +30,6 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
       to.values[r * n + c] = static_cast<std::int8_t>(std::nearbyint(row[c] * a));
   }
   return to;
-}
-
-void require_finite(std::span<const float> w, std::int64_t in) {
-  const auto bad = std::find_if(w.begin(), w.end(), [](float v) { return !std::isfinite(v); });
-  if (bad != w.end())
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("the weight in row {}, column {} is {}, not finite", (bad - w.begin()) / in,
-                            (bad - w.begin()) % in, *bad));
-}
-
-/// What looks like a mistake in the weights themselves.
-void warn_of_weights(std::span<const float> w, std::vector<std::string>& warnings) {
-  if (std::all_of(w.begin(), w.end(), [](float v) { return v == 0; }))
-    warnings.emplace_back("every weight is 0: the linear has no effect");
-  else if (w.size() > 1 && std::all_of(w.begin(), w.end(), [&](float v) { return v == w[0]; }))
-    warnings.push_back(fmt::format("every weight is {}: it cannot have been trained", w[0]));
 }
 
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,

@@ -10,6 +10,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "quantizer/layer_store.hpp"
+#include "quantizer/weight_checks.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -131,7 +132,11 @@ std::uint64_t Quantizer::working_bytes() const {
 }
 
 LogicalTensor Quantizer::read(TensorId id) {
-  if (!is_linear(id.role)) return reader_.read(id);
+  if (!is_linear(id.role)) {
+    LogicalTensor t = reader_.read(id);
+    require_finite(t);
+    return t;
+  }
   auto at = done_.find(key(id));
   if (at == done_.end()) {
     const bool again = std::any_of(reports_.begin(), reports_.end(),
@@ -262,13 +267,15 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     const std::uint64_t cells = w.size();
     q.report.bytes = q.tensor.ternary ? (cells + 3) / 4 + 4 * q.tensor.weights.scales.size()
                                       : cells * bits_of(q.tensor.dtype) / 8;
+    warn_of_weights(w, q.report.warnings);
     if (!why.empty()) q.report.warnings.push_back(std::move(why));
     q.report.metrics = measure(context_, w, q.tensor, hessian);
     q.report.histogram = histogram_of(w, q.tensor);
     return q;
   };
   const std::vector<float> w = t.to_f32();
-  if (t.ternary) return keep(std::move(t), w, "already ternary, kept as it is");
+  require_finite(w, in);
+  if (t.ternary) return keep(std::move(t), w, std::string(kAlreadyTernary));
   if (linear.plan.method == WeightMethod::kKeep) return keep(std::move(t), w, "");
   t.dense = {};
   LinearPlan plan = linear.plan;
@@ -285,7 +292,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     as.shape = t.shape;
     as.ternary = true;
     as.weights = std::move(exact->weights);
-    return keep(std::move(as), w, "already ternary, kept as it is");
+    return keep(std::move(as), w, std::string(kAlreadyTernary));
   }
   if (config_.protect && reader_.config().weights == WeightKind::kTernary && is_ternary(plan.method) &&
       plan.method != WeightMethod::kAbsmean) {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
@@ -19,6 +20,9 @@
 #include "bitnet/quant/weight_histogram.hpp"
 
 namespace bitnet::quant {
+
+/// The warning of linears that are kept because they are ternary already.
+inline constexpr std::string_view kAlreadyTernary = "already ternary, kept as it is";
 
 /// What became of one linear. A plain value.
 struct LinearReport {
@@ -86,7 +90,8 @@ class Quantizer {
   std::uint64_t working_bytes() const;
 
   /// The tensor as it is to be stored, as write_model() asks: a linear of a new layer makes the whole layer
-  /// be worked on, and each is given out once. Throws Error with the tensor's name.
+  /// be worked on, and each is given out once. Throws Error with the tensor's name, kInvalidArgument where a
+  /// value of it is not finite.
   LogicalTensor read(TensorId id);
   /// Layers that were taken from the work directory.
   std::int64_t resumed_layers() const noexcept { return resumed_; }
