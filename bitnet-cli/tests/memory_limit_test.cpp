@@ -34,6 +34,8 @@ class MemoryLimitTest : public CliTest {
             "}\ntraining: {steps: 2, warmup: 1, learning_rate: 1.0e-3, length: 32, batch: 1, micro_batch: "
             "1}\n" +
             "output: {directory: " + file("out") + "}\n");
+    const std::string quantised = file("quantised");
+    EXPECT_EQ(call({"quantize", dense_model(), quantised, "--type", "hf", "--method", "ls"}).code, kOk);
     return {
         {"run", {"run", "-m", model(), "-p", "a", "-n", "2"}},
         {"chat", {"chat", "-m", model(), "--chat-template", "llama3"}},
@@ -46,6 +48,8 @@ class MemoryLimitTest : public CliTest {
           text}},
         {"plan", {"plan", dense_model(), file("plan.yaml"), "--calibrate", text, "--budget-size", "2MiB"}},
         {"compare", {"compare", model(), model(), "-f", text, "--tokens", "64"}},
+        {"tune-scales",
+         {"tune-scales", quantised, file("tuned"), "--original", dense_model(), "-f", text, "--steps", "1"}},
         {"train", {"train", train}}};
   }
 };
