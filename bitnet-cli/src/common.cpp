@@ -61,7 +61,9 @@ void check_replaces_no_input(const Values& values, const fs::path& out, const st
   };
   refuse_over(values.text(opt::kModel), "the model");
   for (const auto& adapter : adapter_sources(values)) refuse_over(adapter.path, "an adapter");
-  for (const Option* o : {&opt::kFile, &opt::kInput, &opt::kConfig, &opt::kSynthConfig})
+  for (const Option* o :
+       {&opt::kFile, &opt::kInput, &opt::kConfig, &opt::kSynthConfig, &opt::kCalibrate, &opt::kCalibration,
+        &opt::kTuningText, &opt::kTuningFile, &opt::kEvaluate, &opt::kPlan, &opt::kOriginal})
     refuse_over(values.text(*o), "the file of --" + std::string(o->name));
 }
 

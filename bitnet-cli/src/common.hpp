@@ -45,8 +45,8 @@ bool would_replace(const std::filesystem::path& out, const std::filesystem::path
 /// Whether two names are those of one file, which need not be there.
 bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
 
-/// Refuses, before anything runs, to write `out` over what the command reads: the model, a file of one, an
-/// adapter, the file of --file, --input or --config. `subject` begins the message ("'x.html': the page").
+/// Refuses, before anything runs, to write `out` over what options name to be read: the model, a file of one,
+/// an adapter, texts, plans, configurations. `subject` begins the message ("'x.html': the page").
 /// Throws Error(kInvalidArgument).
 void check_replaces_no_input(const Values& values, const std::filesystem::path& out,
                              const std::string& subject);

@@ -89,6 +89,8 @@ void check_output_path(const fs::path& out, const fs::path& in, const WriteOptio
   if (fs::exists(out, ignored)) {
     if (directory && !fs::is_directory(out, ignored))
       refuse(out, "expected a directory: that is what this type writes");
+    if (options.type == LinearType::kExtended && !fs::is_empty(out, ignored))
+      refuse(out, "is not empty; expected a new or empty directory for a model in several files");
     if (!directory && fs::is_directory(out, ignored))
       refuse(out, "is a directory; this type writes a GGUF file");
     if (!directory && !fs::is_regular_file(out, ignored)) refuse(out, "is no ordinary file");

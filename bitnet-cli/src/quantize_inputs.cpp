@@ -80,6 +80,13 @@ void use_calibration(const Values& values, const ModelConfig& model, Calibration
     io.err << quant::describe_inputs(*c.source, model);
 }
 
+void check_directory_of(const fs::path& file, const std::string& name) {
+  std::error_code ignored;
+  const fs::path directory = file.parent_path();
+  if (!directory.empty() && !fs::is_directory(directory, ignored))
+    throw UsageError(name + ": '" + file.string() + "': there is no directory '" + directory.string() + "'");
+}
+
 std::string state_of(const fs::path& path) {
   std::error_code ignored;
   std::string out = fs::weakly_canonical(path, ignored).string();

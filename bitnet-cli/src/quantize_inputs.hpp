@@ -40,6 +40,10 @@ Calibration calibration_of(const Values& values, const std::filesystem::path& in
 /// What is done with a calibration before anything else: --save-calibration, --verbose.
 void use_calibration(const Values& values, const ModelConfig& model, Calibration& calibration, Io& io);
 
+/// Refuses a place for a file, which `option` or OUT names, in a directory that is not there. Throws
+/// UsageError.
+void check_directory_of(const std::filesystem::path& file, const std::string& name);
+
 /// A file or directory as it is now: another one, or a newer one, has another text.
 std::string state_of(const std::filesystem::path& path);
 

@@ -39,6 +39,15 @@ void say(const quant::TuningFigures& f, const training::TunedParts& parts, Io& i
 
 }  // namespace
 
+void check_enough(const std::vector<std::vector<TokenId>>& windows, const training::TuningOptions& options) {
+  const auto there = static_cast<std::int64_t>(windows.size());
+  if (there >= options.batch) return;
+  const std::size_t length = windows.empty() ? 0 : windows[0].size();
+  throw Error(ErrorCode::kInvalidArgument, "the text to tune on gives " + std::to_string(windows.size()) +
+                                               " windows: a step takes " + std::to_string(options.batch) +
+                                               " windows of " + std::to_string(length) + " tokens");
+}
+
 Tuned tune_model(const ExecutionContext& context, const TuneInputs& inputs,
                  const training::TuningOptions& options, const training::TunedParts& parts, Io& io) {
   options.validate();

@@ -27,6 +27,9 @@ struct Tuned {
   quant::TuningFigures figures;
 };
 
+/// Before anything is done: whether the windows are enough for a step. Throws Error(kInvalidArgument).
+void check_enough(const std::vector<std::vector<TokenId>>& windows, const training::TuningOptions& options);
+
 /// With a bar and a line about the result. Throws what training::tune() and FrozenModel throw,
 /// Error(kInvalidArgument) where no linear is quantised, and Error(kCancelled) once Ctrl-C was pressed.
 Tuned tune_model(const ExecutionContext& context, const TuneInputs& inputs,

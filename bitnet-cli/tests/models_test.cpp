@@ -530,6 +530,25 @@ TEST_F(ModelsTest, QuantizeRefusesBeforeItWorks) {
   expect({"--calibration", text}, kFailure, "t.txt");
   expect({"--report", dense_model()}, kUsage, "is a file of the input");
   expect({"--report", out}, kUsage, "is the output");
+  expect({"--evaluate", file("missing.txt")}, kFailure, "missing.txt");
+  expect({"--calibrate", "-", "--evaluate", "-"}, kUsage, "one can be standard input");
+  expect({"--calibrate", "-", "--work", file("wk")}, kUsage, "--work: --calibrate needs a file");
+  expect({"--report", file("none/r.html")}, kUsage, "there is no directory");
+  expect({"--calibrate", text, "--save-calibration", file("none/c")}, kUsage, "there is no directory");
+  EXPECT_FALSE(fs::exists(file("wk")));
+  // Nothing is written over what is read.
+  for (const char* option : {"--calibrate", "--evaluate"}) {
+    expect({option, text, "--report", text}, kFailure, "would replace the file of --");
+    EXPECT_FAILS(call({"quantize", dense_model(), text, option, text}), kFailure,
+                 "would replace the file of");
+  }
+  expect({"--calibrate", text, "--save-calibration", text}, kFailure,
+         "would replace the file of --calibrate");
+  EXPECT_EQ(read_file(text), "some words");
+  fs::create_directory(file("used"));
+  file("used/a.txt", "something");
+  EXPECT_FAILS(call({"quantize", dense_model(), file("used"), "--type", "extended"}), kFailure,
+               "is not empty");
 }
 
 TEST_F(ModelsTest, QuantizeWritesAPageAndItsJson) {
@@ -627,6 +646,18 @@ TEST_F(ModelsTest, PlanRefusesBeforeItWorks) {
                "ternary already: there is nothing to plan");
   EXPECT_FAILS(call({"plan", dense_model(), dense_model(), "--budget-size", "1MiB", "--calibrate", text}),
                kUsage, "is a file of the input");
+  // Nothing is written over what is read, and places for files are there.
+  const auto to = [&](const std::string& yaml, std::vector<std::string> more) {
+    std::vector<std::string> all{"plan", dense_model(), yaml, "--budget-size", "1MiB", "--calibrate", text};
+    all.insert(all.end(), more.begin(), more.end());
+    return call(all);
+  };
+  EXPECT_FAILS(to(text, {}), kFailure, "the plan would replace the file of --calibrate");
+  EXPECT_FAILS(to(out, {"--sensitivity", text}), kFailure, "would replace the file of --calibrate");
+  EXPECT_FAILS(to(out, {"--sensitivity", out}), kUsage, "is the output");
+  EXPECT_FAILS(to(file("none/p.yaml"), {}), kUsage, "there is no directory");
+  EXPECT_FAILS(to(out, {"--evaluate", file("missing.txt")}), kFailure, "missing.txt");
+  EXPECT_EQ(read_file(text), "some words, and some more of them");
 }
 
 /// For its scope write() fails behind so many bytes of a file, as on a full disk, and needs no rights.

@@ -210,6 +210,7 @@ TEST_F(QuantizeProcessTest, NothingIsWrittenOverTheOriginal) {
   refused({shards, shard}, kFailure, "is a file of the input");
   refused({shards, file("o.gguf"), "--report", shards + "/config.json"}, kUsage, "is a file of the input");
   refused({shards, file("o.gguf"), "--work", shards}, kUsage, "is the input, or a file of it");
+  refused({shards, file("o.gguf"), "--work", shards + "/work"}, kUsage, "is the input, or a file of it");
   refused({gguf, file("o.gguf"), "--work", file("link.gguf")}, kUsage, "is the input, or a file of it");
   refused({gguf, file("o.gguf"), "--calibrate", text, "--save-calibration", gguf}, kUsage,
           "is a file of the input");

@@ -128,6 +128,10 @@ TEST_F(ScaleTuningTest, WhatCannotBeTunedIsSaidBeforeAnythingIsWritten) {
   expect(call({"tune-scales", in, out, "--original", dense_model(), "-f", little}), kFailure,
          "a step takes 4 windows of");
   expect(tune(in, out, {"--rate", "2"}), kUsage, "--rate");
+  EXPECT_FAILS(tune(in, text_, {"--type", "i2_s"}), kFailure, "would replace the file of --file");
+  fs::create_directory(file("used"));
+  file("used/a.txt", "something");
+  EXPECT_FAILS(tune(in, file("used"), {"--type", "extended"}), kFailure, "is not empty");
   EXPECT_FAILS(tune(in, in), kFailure, "input and output are the same");
   EXPECT_FAILS(tune(in, dense_model()), kFailure, "input and output are the same");
   // An original whose ids stand for other words, and one of another size.

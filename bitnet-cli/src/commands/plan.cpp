@@ -76,6 +76,7 @@ class Planner {
   void run(const fs::path& out) {
     beside_ = quant::bytes_beside_linears(model_->config(), options_);
     const std::uint64_t budget = linear_budget();
+    if (can_run()) trial_windows_ = windows_of(values_, trial_text(), *model_, io_);  // before the work
     calibration_ = calibration_of(values_, in_, *model_, context_, io_);
     use_calibration(values_, model_->config(), calibration_, io_);
     linears_ = sensitivity();
@@ -102,6 +103,8 @@ class Planner {
  private:
   bool can_run() const { return values_.has(opt::kCalibrate) || values_.has(opt::kEvaluate); }
 
+  const Option& trial_text() const { return values_.has(opt::kEvaluate) ? opt::kEvaluate : opt::kCalibrate; }
+
   /// Bytes of --budget-size that are left for linears; 0 without it.
   std::uint64_t linear_budget() const {
     if (!values_.has(opt::kBudgetSize)) return 0;
@@ -115,9 +118,8 @@ class Planner {
 
   ModelTrials& trials() {
     if (!trials_) {
-      const Option& text = values_.has(opt::kEvaluate) ? opt::kEvaluate : opt::kCalibrate;
       const auto floats = config_.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
-      trials_.emplace(in_, floats, context_, windows_of(values_, text, *model_, io_), io_);
+      trials_.emplace(in_, floats, context_, trial_windows_, io_);
     }
     return *trials_;
   }
@@ -199,6 +201,7 @@ class Planner {
   std::shared_ptr<const ExecutionContext> context_;
   std::uint64_t beside_ = 0;  // bytes of tensors that are no linears
   Calibration calibration_;
+  std::vector<std::vector<TokenId>> trial_windows_;
   std::optional<ModelTrials> trials_;
   std::vector<quant::LinearSensitivity> linears_;
 };
@@ -210,6 +213,13 @@ int plan(const Values& values, Io& io) {
     for (const fs::path& from : {fs::path(values.positionals.at(0)), fs::path(values.text(opt::kPlan))})
       if (!to.empty() && !from.empty() && would_replace(to, from))
         throw UsageError("'" + to.string() + "' is a file of the input");
+  check_replaces_no_input(values, out, "'" + out.string() + "': the plan");
+  check_directory_of(out, "OUT.yaml");
+  if (const fs::path kept = values.text(opt::kSensitivity); !kept.empty()) {
+    check_replaces_no_input(values, kept, "--sensitivity '" + kept.string() + "': what was measured");
+    check_directory_of(kept, "--sensitivity");
+    if (same_file(kept, out)) throw UsageError("--sensitivity: '" + kept.string() + "' is the output");
+  }
   Planner(values, io).run(out);
   return kOk;
 }

@@ -87,8 +87,11 @@ ReportFiles report_files(const Values& values, const fs::path& in, const fs::pat
     files.json.replace_extension(".json");
   }
   for (const fs::path& file : {files.json, files.html}) {
+    if (file.empty()) continue;
+    check_replaces_no_input(values, file, "--report '" + file.string() + "': the report");
+    check_directory_of(file, "--report");
     if (would_replace(file, in)) throw UsageError("--report: '" + file.string() + "' is a file of the input");
-    if (!file.empty() && (would_replace(file, out) || file.lexically_normal() == out.lexically_normal()))
+    if (would_replace(file, out) || same_file(file, out))
       throw UsageError("--report: '" + file.string() + "' is the output, or a file of it");
   }
   return files;
@@ -106,6 +109,38 @@ std::string identity_of(const Values& values, const fs::path& in) {
     out += values.has(*o) ? "\n" + std::string(o->name) + " " + state_of(values.text(*o)) : "";
   return out + "\n" + std::to_string(values.integer(opt::kCalibrationTokens)) +
          (values.flag(opt::kThroughQuantised) ? " through" : "");
+}
+
+/// Whether `path` is `directory` or lies in it; neither need be there.
+bool is_inside(const fs::path& path, const fs::path& directory) {
+  std::error_code ignored;
+  const fs::path part =
+      fs::weakly_canonical(path, ignored).lexically_relative(fs::weakly_canonical(directory, ignored));
+  return !part.empty() && *part.begin() != "..";
+}
+
+/// What --calibrate, --tune-text, --evaluate, --save-calibration and --work cannot be together, and where
+/// files cannot go. Throws before anything is done.
+void check_files(const Values& values, const fs::path& in) {
+  int streams = 0;
+  for (const Option* o : {&opt::kCalibrate, &opt::kTuningText, &opt::kEvaluate})
+    streams += values.text(*o) == "-" ? 1 : 0;
+  if (streams > 1)
+    throw UsageError(
+        "of --calibrate, --tune-text and --evaluate one can be standard input, which is read once");
+  if (values.has(opt::kSaveCalibration)) {
+    const fs::path to = report_path(values, opt::kSaveCalibration, "calibration");
+    if (would_replace(to, in))
+      throw UsageError("--save-calibration: '" + to.string() + "' is a file of the input");
+    check_directory_of(to, "--save-calibration");
+  }
+  if (!values.has(opt::kWork)) return;
+  const fs::path work = values.text(opt::kWork);
+  if (would_replace(work, in) || is_inside(work, in))
+    throw UsageError("--work: '" + work.string() + "' is the input, or a file of it");
+  if (values.text(opt::kCalibrate) == "-")
+    throw UsageError(
+        "--work: --calibrate needs a file: the same text must come again when the call is made again");
 }
 
 /// Whether, and on which text, the result is tuned. Throws before anything is done.
@@ -132,12 +167,8 @@ int quantize(const Values& values, Io& io) {
   set_shard_size(values, options);
   check_output_path(out, in, options);
   const ReportFiles files = report_files(values, in, out);
-  if (values.has(opt::kSaveCalibration) &&
-      would_replace(report_path(values, opt::kSaveCalibration, "calibration"), in))
-    throw UsageError("--save-calibration: '" + values.text(opt::kSaveCalibration) +
-                     "' is a file of the input");
-  if (values.has(opt::kWork) && would_replace(values.text(opt::kWork), in))
-    throw UsageError("--work: '" + values.text(opt::kWork) + "' is the input, or a file of it");
+  check_replaces_no_input(values, out, "'" + out.string() + "': the model");
+  check_files(values, in);
   [[maybe_unused]] const Option* const tuned_on = tuning_text(values);
   quant::QuantReport report;
   report.model = in.string();
@@ -156,6 +187,17 @@ int quantize(const Values& values, Io& io) {
               "run, but "
               "expect nonsense unless it is trained further; --method gptq loses less\n";
   const auto context = make_context(values);
+  std::vector<std::vector<TokenId>> evaluated;
+  if (values.has(opt::kEvaluate)) evaluated = windows_of(values, opt::kEvaluate, *model, io);
+#ifdef BITNET_WITH_TRAINING
+  training::TuningOptions tuning;
+  tuning.steps = values.integer(opt::kTuningAfter);
+  std::vector<std::vector<TokenId>> tuning_windows;
+  if (tuned_on != nullptr) {
+    tuning_windows = windows_of(values, *tuned_on, *model, io);
+    check_enough(tuning_windows, tuning);
+  }
+#endif
   Calibration calibration = calibration_of(values, in, *model, context, io);
   quant::QuantizerOptions how;
   how.calibration = calibration.source.get();
@@ -180,10 +222,7 @@ int quantize(const Values& values, Io& io) {
 #ifdef BITNET_WITH_TRAINING
   Tuned tuned;
   if (tuned_on != nullptr) {
-    training::TuningOptions tuning;
-    tuning.steps = values.integer(opt::kTuningAfter);
-    tuned = tune_model(*context, {config, source, in, floats, windows_of(values, *tuned_on, *model, io)},
-                       tuning, {}, io);
+    tuned = tune_model(*context, {config, source, in, floats, std::move(tuning_windows)}, tuning, {}, io);
     report.tuning = tuned.figures;
     source = [&](TensorId id) { return tuned.model->tensor(id); };
   }
@@ -194,9 +233,9 @@ int quantize(const Values& values, Io& io) {
   if (quantizer.resumed_layers() > 0)
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
   if (values.has(opt::kEvaluate)) {
-    const auto windows = windows_of(values, opt::kEvaluate, *model, io);
-    ModelLogits before(in, floats, context, windows),
-        after(out, quant::FloatLinears::kAsConfigured, context, windows);
+    write_report(files, report);  // should the evaluation fail
+    ModelLogits before(in, floats, context, evaluated),
+        after(out, quant::FloatLinears::kAsConfigured, context, evaluated);
     report.logits = quant::compare_logits(before, after);
   }
   say(report, values.flag(opt::kVerbose), io);

@@ -57,14 +57,16 @@ int tune(const Values& values, Io& io) {
   set_shard_size(values, options);
   check_output_path(out, in, options);
   check_output_path(out, original, options);
+  check_replaces_no_input(values, out, "'" + out.string() + "': the model");
   const auto tokenizer = model->tokenizer();
   if (tokenizer) training::check_vocabulary("the original", original, *tokenizer, true);
   const auto context = make_context(values);
   TuneInputs inputs{model->config(), [&](TensorId id) { return model->read(id); }, original,
                     quant::FloatLinears::kAsConfigured,
                     windows_of(values, opt::kTuningFile, opt::kTuningTokens, *model, io)};
-  const Tuned tuned =
-      tune_model(*context, inputs, options_of(values), parts_of(values.text(opt::kTuningParts)), io);
+  const training::TuningOptions tuning = options_of(values);
+  check_enough(inputs.windows, tuning);
+  const Tuned tuned = tune_model(*context, inputs, tuning, parts_of(values.text(opt::kTuningParts)), io);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   write_with_progress(
