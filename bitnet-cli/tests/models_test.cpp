@@ -491,6 +491,17 @@ TEST_F(ModelsTest, ADirectoryMayBeNamedWithASlash) {
   EXPECT_FAILS(call({"convert", model(), file("m.gguf/"), "--type", "hf"}), kFailure, "would mislead");
 }
 
+TEST_F(ModelsTest, QuantizeWarnsOfLittleTextOncePerInput) {
+  const std::string text = file("little.txt", "only a few words, which are not enough of them");
+  const auto o = call({"quantize", dense_model(), file("q.gguf"), "--method", "gptq", "--calibrate", text});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("warning: blk.0.attn_q.weight, blk.0.attn_k.weight, blk.0.attn_v.weight: "
+                               "calibrated on "));
+  std::size_t said = 0;
+  for (std::size_t at = 0; (at = o.err.find(": calibrated on ", at)) != std::string::npos; ++at) ++said;
+  EXPECT_EQ(said, 8u) << o.err;  // two layers of four inputs
+}
+
 TEST_F(ModelsTest, QuantizeWarnsOfALinearWithoutEffect) {
   const std::string zero = file("zero.gguf");
   fs::copy(dense_model(), zero);

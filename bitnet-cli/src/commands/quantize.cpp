@@ -43,16 +43,36 @@ std::string line_of(const quant::LinearReport& r) {
   return out;
 }
 
+/// What is said of several linears with one input in the same words, as of too few tokens, is said once.
+void say_warnings(const quant::QuantReport& report, bool verbose, Io& io) {
+  struct Warning {
+    TensorId input;
+    std::string text, names;
+  };
+  std::vector<Warning> all;
+  for (const quant::LinearReport& r : report.linears) {
+    const TensorId input{input_role(r.id.role), r.id.layer};
+    for (const std::string& text : r.warnings) {
+      if (!verbose && r.kept && text == quant::kAlreadyTernary) continue;
+      const auto same = std::find_if(all.begin(), all.end(),
+                                     [&](const Warning& w) { return w.input == input && w.text == text; });
+      if (same == all.end())
+        all.push_back({input, text, gguf_name(r.id)});
+      else
+        same->names += ", " + gguf_name(r.id);
+    }
+  }
+  for (const Warning& w : all) io.err << "warning: " << w.names << ": " << w.text << '\n';
+}
+
 void say(const quant::QuantReport& report, bool verbose, Io& io) {
   std::int64_t kept = 0, four = 0;
   for (const quant::LinearReport& r : report.linears) {
     kept += r.kept ? 1 : 0;
     four += r.plan.activation_bits == 4 && r.plan.method != quant::WeightMethod::kKeep ? 1 : 0;
     if (verbose) io.err << line_of(r) << '\n';
-    for (const std::string& w : r.warnings)
-      if (verbose || !r.kept || w != quant::kAlreadyTernary)
-        io.err << "warning: " << gguf_name(r.id) << ": " << w << '\n';
   }
+  say_warnings(report, verbose, io);
   if (kept > 0)
     io.err << "note: " << kept << " of " << report.linears.size()
            << " linears are as they were (already ternary, or kept in full precision)\n";
