@@ -79,7 +79,7 @@ const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_
 const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};
 const Option kConvertDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings, of the output head and of float linears. Without it: the narrowest that holds those of IN exactly", "", ""};
 const Option kMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean|ls|ls+refit|gptq", "how weights become ternary; ls+refit and gptq need --calibrate or --calibration; --plan knows more methods", "absmean", ""};
-const Option kScales{kInputGroup, "scales", 0, Kind::kChoice, "tensor|row|group32|group64|group128|group256", "how many scales: one a tensor, a row (tq1_0, tq2_0 and extended alone) or a group of columns (extended alone)", "tensor", ""};
+const Option kScales{kInputGroup, "scales", 0, Kind::kChoice, "tensor|row|group32|group64|group128|group256", "how many scales: one a tensor, a row (tq1_0, tq2_0 and extended) or a group of columns (extended; group256 tq1_0 and tq2_0 too)", "tensor", ""};
 const Option kPlan{kInputGroup, "plan", 0, Kind::kText, "FILE", "yaml that says what becomes of which linear, as in configs/quant/", "", ""};
 const Option kCalibrate{kInputGroup, "calibrate", 0, Kind::kText, "TEXT", "file of text whose activations in the model say which errors matter; - is standard input", "", ""};
 const Option kCalibrationTokens{kInputGroup, "calibration-tokens", 0, Kind::kInteger, "N", "tokens of --calibrate and --evaluate to read at most, in windows of 512 spread over the text", "16384", "", nullptr, 2, 1e9};

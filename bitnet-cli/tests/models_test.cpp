@@ -3,12 +3,15 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "bitnet/core/dtype.hpp"
 #include "bitnet/core/io/gguf.hpp"
 #include "bitnet/core/model/tensor_names.hpp"
 #include "bitnet/core/rng.hpp"
+#include "calibrating.hpp"
 #include "cli_fixture.hpp"
 #include "synth_model.hpp"
 
@@ -425,6 +428,68 @@ TEST_F(ModelsTest, ScalesByRowTravelBetweenTheTypesThatHoldThem) {
   EXPECT_EQ(nll_of(file("again")), nll_of(file("tq.gguf")));
   ASSERT_EQ(call({"convert", file("extended"), file("back.gguf"), "--type", "tq1_0"}).code, kOk);
   EXPECT_EQ(nll_of(file("back.gguf")), nll_of(file("tq.gguf")));
+}
+
+/// The logits of a model at every position of a few windows.
+std::vector<float> logits_of(const std::string& model) {
+  std::vector<std::vector<TokenId>> windows(3);
+  Rng rng(1);
+  for (auto& window : windows)
+    for (int i = 0; i < 32; ++i) window.push_back(static_cast<TokenId>(rng.below(256)));
+  ModelLogits source(model, quant::FloatLinears::kAsConfigured, std::make_shared<const ExecutionContext>(),
+                     windows);
+  std::vector<float> all, rows;
+  for (std::vector<std::int32_t> targets; source.next(rows, targets);)
+    all.insert(all.end(), rows.begin(), rows.end());
+  return all;
+}
+
+TEST_F(ModelsTest, ScalesByGroupsOf256TravelBetweenTheTypesThatHoldThem) {
+  std::string config = tiny_llama_config();
+  for (const char* key : {"\"hidden_size\": ", "\"intermediate_size\": "})
+    config.replace(config.find(key) + std::strlen(key), 3, "512");
+  const std::string in = file("wide.gguf");
+  ASSERT_EQ(call({"synth", "--config", file("wide.json", config), "--type", "f16", "-o", in}).code, kOk);
+  for (const char* directory : {"a", "b", "c"}) fs::create_directory(file(directory));  // names are in files
+  const auto quantize = [&](const std::string& out, const std::string& scales, const std::string& type) {
+    const auto o = call({"quantize", in, out, "--method", "ls", "--scales", scales, "--type", type});
+    EXPECT_EQ(o.code, kOk) << o.err;
+  };
+  const std::string tq2 = file("a/m.gguf"), exact = file("exact"), rounded = file("rounded");
+  quantize(tq2, "group256", "tq2_0");
+  quantize(file("b/m.gguf"), "group256", "tq1_0");
+  quantize(exact, "group256", "extended");
+  EXPECT_EQ(nll_of(tq2), nll_of(file("b/m.gguf")));
+  // The same weights in the extended form give the same bits.
+  ASSERT_EQ(call({"convert", tq2, rounded, "--type", "extended"}).code, kOk);
+  EXPECT_THAT(call({"inspect", rounded}).out,
+              HasSubstr("extended: 14 ternary with scales by groups of 256 columns"));
+  const std::vector<float> logits = logits_of(tq2);
+  EXPECT_TRUE(logits == logits_of(rounded));
+  ASSERT_EQ(call({"convert", rounded, file("c/m.gguf"), "--type", "tq2_0"}).code, kOk);
+  EXPECT_TRUE(read_file(file("c/m.gguf")) == read_file(tq2));
+  ASSERT_EQ(call({"convert", exact, file("c/m.gguf"), "--type", "tq2_0"}).code, kOk);
+  EXPECT_TRUE(read_file(file("c/m.gguf")) == read_file(tq2));
+  // The rounding of the scales is all that lies between: rounded here, they give the same bits, and do not
+  // unrounded.
+  EXPECT_FALSE(logits == logits_of(exact));
+  const auto reader = quant::ModelReader::open(exact);
+  quant::WriteOptions options;
+  options.type = quant::LinearType::kExtended;
+  const auto halves = [&](TensorId id) {
+    quant::LogicalTensor t = reader->read(id);
+    for (float& scale : t.weights.scales) scale = f16_to_f32(f32_to_f16(scale));
+    return t;
+  };
+  quant::write_model(file("by-hand"), reader->config(), reader->tokenizer().get(), halves, options);
+  EXPECT_TRUE(logits == logits_of(file("by-hand")));
+  for (const char* type : {"i2_s", "hf"})
+    EXPECT_FAILS(call({"convert", tq2, file(type == std::string("hf") ? "x" : "x.gguf"), "--type", type}),
+                 kFailure, "types that would do: tq1_0, tq2_0, extended");
+  quantize(file("fine"), "group128", "extended");
+  EXPECT_FAILS(call({"convert", file("fine"), file("x.gguf"), "--type", "tq2_0"}), kFailure,
+               "tq2_0 holds no scales of groups of 128 columns; types that would do: extended");
+  EXPECT_FALSE(fs::exists(file("x.gguf")));
 }
 
 TEST_F(ModelsTest, ShardSizeMakesSeveralFiles) {

@@ -170,8 +170,9 @@ void InferenceEngine::load_on(Backends devices, const ModelFiles& files,
     for (const BackendOp op : missing_ops(*device))
       if (std::find(fallback_ops_.begin(), fallback_ops_.end(), op) == fallback_ops_.end())
         fallback_ops_.push_back(op);
+    const bool lacks_some = !device->supports_extended_linears() && files.reader->extended_linears();
     device = with_cpu_fallback(std::move(device), make_cpu_backend(options_.context), options_.device_only,
-                               files.reader->extended_linears());
+                               lacks_some);
   }
   std::unique_ptr<Backend> backend = divide(std::move(devices), files);
   backend->set_profiler(options_.profiler);

@@ -5,6 +5,7 @@
 
 #include "bitnet/core/rng.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
+#include "bitnet/quant/packing.hpp"
 #include "bitnet/quant/post_training.hpp"
 #include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/forwarding_backend.hpp"
@@ -105,6 +106,24 @@ TEST_F(ExtendedLinears, GroupsOfColumns) {
   for (const std::int64_t group : {32, 64, 96}) {
     const auto t = quant::least_squares(context_, w_, kOut, kIn, quant::ScaleGroups::columns(group));
     expect_product(view(t), quant::dequantise(t), kIn / group);
+  }
+}
+
+TEST_F(ExtendedLinears, BlocksOfTqTypesAreTheirWeightsWithinTheRoundingOfTheScales) {
+  constexpr std::int64_t kWide = 768, kGroups = kWide / 256;
+  const std::vector<float> w = random_floats(kOut * kWide, 3), x = random_floats(kRows * kWide, 4);
+  const auto exact = quant::least_squares(context_, w, kOut, kWide, quant::ScaleGroups::columns(256));
+  const auto backend = make_cpu_backend(std::make_shared<const ExecutionContext>());
+  const std::vector<float> before = product(*backend, view(exact), x, kRows);
+  const Plain sums = plain(context_, x, quant::dequantise(exact), kRows, kOut, kWide);
+  for (const auto layout : {quant::TernaryLayout::kTQ1_0, quant::TernaryLayout::kTQ2_0}) {
+    const auto stored = quant::unpack(layout, quant::pack(layout, exact), kOut, kWide);
+    ASSERT_EQ(stored.cols_per_scale, 256);
+    const std::vector<float> y = product(*backend, view(stored), x, kRows);
+    EXPECT_NE(y, before);
+    // 2^-11 of each term for its scale, and the roundings of both products (as in expect_product).
+    const double unit = 0x1p-11 + static_cast<double>(2 * (4 + kGroups)) * 0x1p-24;
+    for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], before[i], unit * sums.sizes[i]) << i;
   }
 }
 

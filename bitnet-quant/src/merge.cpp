@@ -119,6 +119,10 @@ void merge_group(const LogicalTensor& from, std::span<const Part> parts, std::in
 
 LogicalTensor merge_ternary(const LogicalTensor& from, std::span<const Part> parts, Sums& sums,
                             MergeReport& report) {
+  if (from.weights.cols_per_scale != 0)
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("an adapter cannot be merged into weights with scales by groups of {} columns",
+                            from.weights.cols_per_scale));
   LogicalTensor to = from;
   const std::int64_t out = from.weights.out, step = from.weights.rows_per_scale;
   for (std::int64_t first = 0; first < out; first += step)

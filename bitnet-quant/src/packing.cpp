@@ -38,6 +38,11 @@ bool scale_is_in_blocks(TernaryLayout layout) {
   return layout == TernaryLayout::kTQ1_0 || layout == TernaryLayout::kTQ2_0;
 }
 
+/// Scales side by side in a row.
+std::size_t scales_across(const TernaryWeights& w) {
+  return w.cols_per_scale == 0 || w.in == 0 ? 1 : static_cast<std::size_t>((w.in - 1) / w.cols_per_scale + 1);
+}
+
 void check_weights(const TernaryWeights& w) {
   const auto bad = [](const std::string& what) {
     return Error(ErrorCode::kInvalidArgument, "pack: " + what);
@@ -45,10 +50,13 @@ void check_weights(const TernaryWeights& w) {
   if (w.out < 0 || w.in < 0 || (w.in > 0 && w.out > (std::int64_t{1} << 48) / w.in) ||
       w.trits.size() != static_cast<std::size_t>(w.out * w.in))
     throw bad(fmt::format("{} trits for a matrix of {} x {}", w.trits.size(), w.out, w.in));
-  const std::size_t scales =
-      w.rows_per_scale > 0 ? static_cast<std::size_t>((w.out + w.rows_per_scale - 1) / w.rows_per_scale) : 0;
-  if (w.out > 0 && w.cols_per_scale == 0 && (w.rows_per_scale <= 0 || w.scales.size() != scales))
-    throw bad(fmt::format("{} scales for {} rows, {} rows each", w.scales.size(), w.out, w.rows_per_scale));
+  if (w.cols_per_scale < 0) throw bad(fmt::format("{} columns a scale", w.cols_per_scale));
+  const std::size_t down =
+      w.rows_per_scale > 0 ? static_cast<std::size_t>((w.out - 1) / w.rows_per_scale + 1) : 0;
+  if (w.out > 0 && (w.rows_per_scale <= 0 || w.scales.size() != down * scales_across(w)))
+    throw bad(fmt::format(
+        "{} scales for {} rows, {} rows each{}", w.scales.size(), w.out, w.rows_per_scale,
+        w.cols_per_scale == 0 ? "" : fmt::format(", by groups of {} of {} columns", w.cols_per_scale, w.in)));
   for (std::size_t i = 0; i < w.trits.size(); ++i)
     if (w.trits[i] < -1 || w.trits[i] > 1)
       throw bad(fmt::format("value {} is {}, not -1, 0 or 1", i, static_cast<int>(w.trits[i])));
@@ -59,8 +67,11 @@ void check_weights(const TernaryWeights& w) {
 /// Code trit + 1 of element i.
 unsigned code(const TernaryWeights& w, std::size_t i) { return static_cast<unsigned>(w.trits[i] + 1); }
 
-float scale_of_row(const TernaryWeights& w, std::size_t row) {
-  return w.scales[row / static_cast<std::size_t>(w.rows_per_scale)];
+/// Of the columns from `column` on, in a row.
+float scale_at(const TernaryWeights& w, std::size_t row, std::size_t column) {
+  const std::size_t down = row / static_cast<std::size_t>(w.rows_per_scale);
+  if (w.cols_per_scale == 0) return w.scales[down];
+  return w.scales[down * scales_across(w) + column / static_cast<std::size_t>(w.cols_per_scale)];
 }
 
 template <class T>
@@ -125,7 +136,7 @@ void pack_tq(TernaryLayout layout, const TernaryWeights& w, std::byte* to) {
       pack_tq1_block(trits, to);
     else
       pack_tq2_block(trits, to);
-    store(to + bytes - 2, f32_to_f16(scale_of_row(w, b / per_row)));
+    store(to + bytes - 2, f32_to_f16(scale_at(w, b / per_row, b % per_row * kTqBlock)));
   }
 }
 
@@ -150,12 +161,13 @@ bool layout_holds(TernaryLayout layout, const TernaryWeights& w, std::string* wh
     if (why != nullptr) *why = std::move(reason);
     return false;
   };
-  if (w.cols_per_scale != 0)
+  const bool blocks = scale_is_in_blocks(layout);
+  if (w.cols_per_scale != 0 && !(blocks && w.cols_per_scale % static_cast<std::int64_t>(kTqBlock) == 0))
     return no(fmt::format("{} holds no scales of groups of {} columns", to_string(layout), w.cols_per_scale));
   const std::size_t multiple = column_multiple(layout);
   if (w.in < 0 || static_cast<std::size_t>(w.in) % multiple != 0)
     return no(fmt::format("{} needs columns in multiples of {}, got {}", to_string(layout), multiple, w.in));
-  if (!scale_is_in_blocks(layout)) {
+  if (!blocks) {
     for (const float s : w.scales)
       if (s != w.scales[0])
         return no(fmt::format("{} holds one scale a matrix, got {}", to_string(layout), w.scales.size()));

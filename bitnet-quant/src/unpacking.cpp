@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/error.hpp"
@@ -167,17 +168,12 @@ bool all_equal(std::span<const float> scales) {
   return std::all_of(scales.begin(), scales.end(), [&](float s) { return s == scales[0]; });
 }
 
-/// One scale if all blocks agree, one per row if each row's do.
-std::vector<float> merge_scales(TernaryLayout layout, const std::vector<float>& scales, std::size_t per_row) {
-  if (scales.empty()) return {};
+/// One scale if all blocks agree, one per row if each row's do; empty if a row's differ.
+std::vector<float> merge_scales(const std::vector<float>& scales, std::size_t per_row) {
   if (all_equal(scales)) return {scales[0]};
   std::vector<float> rows;
   for (std::size_t b = 0; b < scales.size(); b += per_row) {
-    if (!all_equal(std::span(scales).subspan(b, per_row))) {
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: row {} has blocks of different scales; one scale a row is supported",
-                              to_string(layout), b / per_row));
-    }
+    if (!all_equal(std::span(scales).subspan(b, per_row))) return {};
     rows.push_back(scales[b]);
   }
   return rows;
@@ -207,8 +203,14 @@ PackedMatrix::PackedMatrix(TernaryLayout layout, std::span<const std::byte> byte
   } else if (layout != TernaryLayout::kHfUint8) {
     const std::size_t per_row = static_cast<std::size_t>(in) / kTqBlock;
     std::vector<float> scales = block_scales(layout, bytes);
-    adopt_scales(layout, bytes, per_row, scales);
-    scales_ = merge_scales(layout, scales, per_row);
+    if (scales.empty()) return;
+    std::vector<float> adopted = scales;
+    adopt_scales(layout, bytes, per_row, adopted);
+    scales_ = merge_scales(adopted, per_row);
+    if (scales_.empty()) {  // each block keeps what the file has
+      scales_ = std::move(scales);
+      cols_per_scale_ = kTqBlock;
+    }
     if (scales_.size() > 1) rows_per_scale_ = 1;
   }
 }
@@ -245,7 +247,8 @@ TernaryWeights unpack(TernaryLayout layout, std::span<const std::byte> bytes, st
                    .in = in,
                    .trits = {},
                    .scales = matrix.scales(),
-                   .rows_per_scale = matrix.rows_per_scale()};
+                   .rows_per_scale = matrix.rows_per_scale(),
+                   .cols_per_scale = matrix.cols_per_scale()};
   w.trits.resize(static_cast<std::size_t>(out * in));
   matrix.unpack_rows(0, out, w.trits.data());
   return w;

@@ -325,6 +325,12 @@ TEST(Merge, WhatDoesNotFitIsRefused) {
   const WeightedAdapter weighted{&adapter, 1.0f};
   std::vector<MergeReport> reports;
   const LogicalTensor q = model({TensorRole::kAttnQ, 0});
+  LogicalTensor groups = q;
+  groups.weights.rows_per_scale = 1;
+  groups.weights.cols_per_scale = groups.weights.in / 2;
+  groups.weights.scales.assign(static_cast<std::size_t>(2 * groups.weights.out), 0.5f);
+  BITNET_EXPECT_ERROR(merge(groups, {&weighted, 1}, reports), ErrorCode::kUnsupported,
+                      "cannot be merged into weights with scales by groups of");
   adapter.linears[0].b[0] = 1e38f;
   adapter.linears[0].a[0] = 1e38f;
   BITNET_EXPECT_ERROR(merge(q, {&weighted, 1}, reports), ErrorCode::kInvalidArgument,

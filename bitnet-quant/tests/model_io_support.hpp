@@ -36,7 +36,8 @@ inline ModelConfig small_config(ModelFamily family, bool wide = true) {
 }
 
 /// What the linears of a model made in memory are.
-enum class Linears : std::uint8_t { kTernary, kTernaryPerRow, kFloat };
+/// kTernaryByBlock: a scale per 256 columns of a row.
+enum class Linears : std::uint8_t { kTernary, kTernaryPerRow, kTernaryByBlock, kFloat };
 
 /// Tensors from a seed; embeddings and norms are exact in f16 and bf16 (multiples of 1/64 up to 2).
 class MemoryModel {
@@ -55,7 +56,10 @@ class MemoryModel {
         for (std::size_t i = 0; i < n; ++i)
           t.weights.trits.push_back(static_cast<std::int8_t>(rng.below(3)) - 1);
         t.weights.rows_per_scale = linears == Linears::kTernary ? t.weights.out : 1;
-        const std::int64_t scales = t.weights.out / t.weights.rows_per_scale;
+        const bool blocks = linears == Linears::kTernaryByBlock && t.weights.in > 256;
+        if (blocks) t.weights.cols_per_scale = 256;
+        const std::int64_t scales =
+            t.weights.out / t.weights.rows_per_scale * (blocks ? t.weights.in / 256 : 1);
         for (std::int64_t i = 0; i < scales; ++i)
           t.weights.scales.push_back(0.01f + static_cast<float>(rng.uniform()));  // not exact in f16
       } else {
@@ -95,7 +99,8 @@ inline bool rows_are_those_of_read(const ModelReader& reader, TensorId id, std::
     return got == expected;
   };
   if (whole.ternary)
-    return rows.rows_per_scale == whole.weights.rows_per_scale && same(rows.trits, whole.weights.trits, cols);
+    return rows.cols_per_scale == whole.weights.cols_per_scale &&
+           rows.rows_per_scale == whole.weights.rows_per_scale && same(rows.trits, whole.weights.trits, cols);
   return rows.dtype == whole.dtype && same(rows.dense, whole.dense, cols * bits_of(whole.dtype) / 8);
 }
 

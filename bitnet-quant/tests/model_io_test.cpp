@@ -78,6 +78,7 @@ void expect_tensors(const ModelReader& reader, const MemoryModel& model, Scale&&
     EXPECT_EQ(got.weights.trits, expected.weights.trits);
     ASSERT_EQ(got.weights.scales.size(), expected.weights.scales.size());
     EXPECT_EQ(got.weights.rows_per_scale, expected.weights.rows_per_scale);
+    EXPECT_EQ(got.weights.cols_per_scale, expected.weights.cols_per_scale);
     for (std::size_t i = 0; i < got.weights.scales.size(); ++i)
       EXPECT_EQ(got.weights.scales[i], scale(expected.weights.scales[i]));
   }
@@ -189,6 +190,29 @@ TEST_F(ModelIo, ScalesPerRowLiveInTheTqTypesOnly) {
                           ErrorCode::kUnsupported, "types that would do: tq1_0, tq2_0, extended");
       EXPECT_FALSE(std::filesystem::exists(dir_ / "none"));
     }
+  }
+}
+
+TEST_F(ModelIo, ScalesPerBlockLiveInTheTqTypesAndMoveWithTheirRows) {
+  for (const ModelFamily family : kFamilies) {
+    ModelConfig config = small_config(family);
+    config.hidden_size = 512;  // two blocks of q and k, whose rows a llama file interleaves
+    config.head_dim = 128;
+    const MemoryModel model(config, Linears::kTernaryByBlock);
+    for (const LinearType type : {LinearType::kTQ1_0, LinearType::kTQ2_0}) {
+      const auto reader = round_trip(config, model, options_of(type));
+      expect_tensors(*reader, model, kHalf);
+      EXPECT_TRUE(reader->extended_linears());
+    }
+    for (const LinearType type : {LinearType::kI2_S, LinearType::kHf}) {
+      BITNET_EXPECT_ERROR(write_model(dir_ / "none", config, nullptr, model.source(), options_of(type)),
+                          ErrorCode::kUnsupported, "");
+      EXPECT_FALSE(std::filesystem::exists(dir_ / "none"));
+    }
+    const MemoryModel rows(config, Linears::kTernaryPerRow);
+    EXPECT_FALSE(round_trip(config, rows, options_of(LinearType::kTQ2_0))->extended_linears());
+    EXPECT_FALSE(round_trip(config, MemoryModel(config, Linears::kTernary), options_of(LinearType::kI2_S))
+                     ->extended_linears());
   }
 }
 

@@ -68,7 +68,12 @@ TernaryWeights arbitrary(TernaryLayout layout) {
   const std::int64_t out = *rc::gen::inRange<std::int64_t>(1, 14);
   const std::int64_t in = multiple * *rc::gen::inRange<std::int64_t>(1, multiple == 1 ? 40 : 4);
   const bool row_scales = blocks && *rc::gen::arbitrary<bool>();
-  TernaryWeights w = test::random_weights(out, in, *rc::gen::arbitrary<std::uint64_t>(), row_scales ? 1 : 0);
+  const auto seed = *rc::gen::arbitrary<std::uint64_t>();
+  TernaryWeights w = test::random_weights(out, in, seed, row_scales ? 1 : 0);
+  if (row_scales && in > 256 && *rc::gen::arbitrary<bool>()) {
+    w.scales = test::random_weights(out * in / 256, 1, seed + 1, 1).scales;
+    w.cols_per_scale = 256;
+  }
   for (float& s : w.scales)
     if (blocks) s = f16_to_f32(f32_to_f16(s));
   return w;
@@ -86,6 +91,13 @@ TEST(Packing, EveryLayoutGivesBackWhatItWasGiven) {
       RC_ASSERT(back.trits == w.trits);
       const PackedMatrix matrix(layout, bytes, w.out, w.in);
       RC_ASSERT(matrix.scales() == back.scales && matrix.rows_per_scale() == back.rows_per_scale);
+      RC_ASSERT(matrix.cols_per_scale() == back.cols_per_scale);
+      if (w.cols_per_scale != 0) {
+        RC_ASSERT(back.cols_per_scale == 256 && back.rows_per_scale == 1 && back.scales == w.scales);
+        RC_ASSERT(pack(layout, back) == bytes);
+        return;
+      }
+      RC_ASSERT(back.cols_per_scale == 0);
       const std::int64_t begin = *rc::gen::inRange<std::int64_t>(0, w.out);
       const std::int64_t end = *rc::gen::inRange<std::int64_t>(begin, w.out + 1);
       std::vector<std::int8_t> rows(static_cast<std::size_t>((end - begin) * w.in + 1), 77);
@@ -128,8 +140,14 @@ TEST(Packing, SizesThatDoNotFitAreNamedWithWhatWould) {
   groups.scales = {1, 1, 1, 1};
   groups.rows_per_scale = 1;
   groups.cols_per_scale = 256;
+  EXPECT_TRUE(layout_holds(TernaryLayout::kTQ2_0, groups));
+  BITNET_EXPECT_ERROR(
+      pack(TernaryLayout::kI2_S, groups), ErrorCode::kUnsupported,
+      "i2_s holds no scales of groups of 256 columns; types that would do: tq1_0, tq2_0, extended");
+  groups.scales.resize(8, 1);
+  groups.cols_per_scale = 128;
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kTQ2_0, groups), ErrorCode::kUnsupported,
-                      "tq2_0 holds no scales of groups of 256 columns; types that would do: extended");
+                      "tq2_0 holds no scales of groups of 128 columns; types that would do: extended");
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kI2_S, test::random_weights(4, 256, 1, 2)), ErrorCode::kUnsupported,
                       "one scale a matrix, got 2; types that would do: tq1_0, tq2_0, extended");
   auto huge = test::random_weights(1, 256, 1);
@@ -155,6 +173,11 @@ TEST(Packing, WeightsThatContradictThemselvesAreRefused) {
   w.scales.pop_back();
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kHfUint8, w), ErrorCode::kInvalidArgument,
                       "1 scales for 4 rows, 2 rows each");
+  w.cols_per_scale = 4;
+  BITNET_EXPECT_ERROR(pack(TernaryLayout::kHfUint8, w), ErrorCode::kInvalidArgument,
+                      "1 scales for 4 rows, 2 rows each, by groups of 4 of 8 columns");
+  w.cols_per_scale = -4;
+  BITNET_EXPECT_ERROR(pack(TernaryLayout::kHfUint8, w), ErrorCode::kInvalidArgument, "-4 columns a scale");
   w = test::random_weights(4, 8, 1);
   w.scales[0] = std::nanf("");
   BITNET_EXPECT_ERROR(pack(TernaryLayout::kHfUint8, w), ErrorCode::kInvalidArgument, "scale 0 is nan");
@@ -199,9 +222,40 @@ TEST(Packing, BytesThatAreNotTheFormatAreCorrupt) {
   bad[3 * 66 + 64] = std::byte{0};
   BITNET_EXPECT_ERROR(unpack(TernaryLayout::kTQ2_0, bad, 2, 512), ErrorCode::kCorruptFile,
                       "scale of block 3 is inf");
-  tq2[66 + 65] = std::byte{0x3c};  // row 0 has two scales now
-  BITNET_EXPECT_ERROR(unpack(TernaryLayout::kTQ2_0, tq2, 2, 512), ErrorCode::kUnsupported,
-                      "row 0 has blocks of different");
+}
+
+TEST(Packing, TqBlocksThatDifferWithinARowAreGroupsOfColumns) {
+  for (const TernaryLayout layout : {TernaryLayout::kTQ1_0, TernaryLayout::kTQ2_0}) {
+    const std::size_t block = layout == TernaryLayout::kTQ1_0 ? 54 : 66;
+    auto bytes = pack(layout, golden(2, 512));
+    bytes[2 * block - 1] = std::byte{0x3c};  // 1.0 in the second block of row 0
+    bytes[2 * block - 2] = std::byte{0};
+    const TernaryWeights w = unpack(layout, bytes, 2, 512);
+    EXPECT_EQ(w.trits, golden(2, 512).trits);
+    EXPECT_EQ(w.scales, (std::vector<float>{0.5f, 1.0f, 0.5f, 0.5f}));
+    EXPECT_EQ(w.rows_per_scale, 1);
+    EXPECT_EQ(w.cols_per_scale, 256);
+    EXPECT_EQ(pack(layout, w), bytes);
+  }
+}
+
+TEST(Packing, TqTypesRoundEachScaleToTheNearestHalf) {
+  TernaryWeights w = test::random_weights(3, 1024, 5);
+  w.rows_per_scale = 1;
+  w.cols_per_scale = 512;                                                // each for two blocks
+  w.scales = {0.1f, 1 + 0x1p-11f, 1 + 0x3p-11f, 0.5f, 1.0f / 3, 65504};  // two are halfway: to even
+  for (const TernaryLayout layout : {TernaryLayout::kTQ1_0, TernaryLayout::kTQ2_0}) {
+    const TernaryWeights back = unpack(layout, pack(layout, w), 3, 1024);
+    EXPECT_EQ(back.trits, w.trits);
+    EXPECT_EQ(back.cols_per_scale, 256);
+    const float tenth = 0x1.998p-4f, third = 0x1.554p-2f, up = 1 + 0x1p-9f;
+    EXPECT_EQ(back.scales,
+              (std::vector<float>{tenth, tenth, 1, 1, up, up, 0.5f, 0.5f, third, third, 65504, 65504}));
+  }
+  w.scales[3] = 1e-9f;
+  BITNET_EXPECT_ERROR(
+      pack(TernaryLayout::kTQ1_0, w), ErrorCode::kUnsupported,
+      "tq1_0 holds scales as f16, which cannot represent 1e-09; types that would do: extended");
 }
 
 TEST(Packing, EmptyTqBlocksHaveAnyScale) {
@@ -218,7 +272,10 @@ TEST(Packing, EmptyTqBlocksHaveAnyScale) {
     EXPECT_EQ(back.rows_per_scale, 3);
     std::memset(bytes.data() + 5 * block - 2, 0,
                 2);  // scale 0 under trits that are not zero says what it says
-    BITNET_EXPECT_ERROR(unpack(layout, bytes, 3, 512), ErrorCode::kUnsupported, "row 2");
+    const TernaryWeights apart = unpack(layout, bytes, 3, 512);
+    EXPECT_EQ(apart.trits, w.trits);
+    EXPECT_EQ(apart.scales, (std::vector<float>{0.5f, 0, 0, 0, 0, 0.5f}));
+    EXPECT_EQ(apart.cols_per_scale, 256);
   }
 }
 

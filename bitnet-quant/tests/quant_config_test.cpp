@@ -214,6 +214,20 @@ TEST(QuantConfigTest, ATargetThatCannotHoldThePlanSaysWhichCan) {
   ModelConfig wide = m;
   wide.intermediate_size = 512;
   check_target(plan_linears(c, wide), wide, LinearType::kTQ1_0);
+  c.linears.scales = ScaleUnit::kGroup256;
+  wide.hidden_size = 512;
+  wide.head_dim = wide.hidden_size / wide.n_heads;
+  for (const LinearType type : {LinearType::kTQ1_0, LinearType::kTQ2_0, LinearType::kExtended})
+    check_target(plan_linears(c, wide), wide, type);
+  BITNET_EXPECT_ERROR(
+      check_target(plan_linears(c, wide), wide, LinearType::kI2_S), ErrorCode::kUnsupported,
+      "i2_s cannot hold the plan of blk.0.attn_q: scales by group256; types that would do: tq1_0, tq2_0, "
+      "extended");
+  c.linears.scales = ScaleUnit::kGroup128;
+  BITNET_EXPECT_ERROR(
+      check_target(plan_linears(c, wide), wide, LinearType::kTQ2_0), ErrorCode::kUnsupported,
+      "tq2_0 cannot hold the plan of blk.0.attn_q: scales by group128; types that would do: extended");
+  c.linears.scales = ScaleUnit::kRow;
   BITNET_EXPECT_ERROR(check_target(plan_linears(c, wide), wide, LinearType::kHf), ErrorCode::kUnsupported,
                       "types that would do: tq1_0, tq2_0");
   c.scheme = QuantScheme::kMixedPrecision;

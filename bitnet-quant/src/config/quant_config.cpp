@@ -172,7 +172,8 @@ std::string why_not(const PlannedLinear& l, std::int64_t in, LinearType type) {
   if (l.adaptive) return "activations of 8 or 4 bits, as calibration says";
   if (p.activation_bits != 8) return fmt::format("activations of {} bits", p.activation_bits);
   const bool blocks = type == LinearType::kTQ1_0 || type == LinearType::kTQ2_0;
-  if (p.scales != ScaleUnit::kTensor && !(blocks && p.scales == ScaleUnit::kRow))
+  const bool in_blocks = p.scales == ScaleUnit::kRow || p.scales == ScaleUnit::kGroup256;
+  if (p.scales != ScaleUnit::kTensor && !(blocks && in_blocks))
     return fmt::format("scales by {}", to_string(p.scales));
   const std::int64_t multiple = blocks ? 256 : type == LinearType::kI2_S ? 128 : 1;
   if (in % multiple != 0) return fmt::format("{} columns, no multiple of {}", in, multiple);

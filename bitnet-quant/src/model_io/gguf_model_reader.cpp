@@ -68,6 +68,20 @@ class GgufReader final : public ReaderBase {
 
   std::uint64_t file_bytes() const override { return file_->file().bytes().size(); }
 
+  /// TQ types whose blocks differ within a row. Reads the scales of all blocks where they do not.
+  bool extended_linears() const noexcept override {
+    try {
+      const std::vector<TensorId> ids = model_tensors(config_);
+      return std::any_of(ids.begin(), ids.end(), [&](TensorId id) {
+        const bool blocks =
+            stored(id).encoding == Encoding::kTQ1_0 || stored(id).encoding == Encoding::kTQ2_0;
+        return blocks && rows(id).cols_per_scale != 0;
+      });
+    } catch (const std::exception&) {
+      return false;  // whoever reads the tensor is told
+    }
+  }
+
  private:
   bool bitnet_architecture() const noexcept { return config_.family != ModelFamily::kLlama; }
 

@@ -156,12 +156,14 @@ std::vector<std::byte> reorder_rows(std::span<const std::byte> bytes, std::size_
 }
 
 void reorder_scales(std::vector<float>& scales, std::int64_t& rows_per_scale, std::int64_t rows,
-                    std::int64_t head_dim, RowOrder order) {
+                    std::int64_t head_dim, RowOrder order, std::int64_t groups) {
   // Scales of whole heads stay where they are; those of rows inside a head move with their rows.
   if (scales.size() <= 1 || rows_per_scale % head_dim == 0) return;
   std::vector<float> moved;
-  for (std::int64_t r = 0; r < rows; ++r)
-    moved.push_back(scales[static_cast<std::size_t>(reordered_row(r, head_dim, order) / rows_per_scale)]);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto first = scales.begin() + reordered_row(r, head_dim, order) / rows_per_scale * groups;
+    moved.insert(moved.end(), first, first + groups);
+  }
   scales = std::move(moved);
   rows_per_scale = 1;
 }
@@ -170,7 +172,8 @@ void reorder_rows(TernaryWeights& w, std::int64_t head_dim, RowOrder order) {
   const auto in = static_cast<std::size_t>(w.in);
   const auto trits = reorder_rows(std::as_bytes(std::span(w.trits)), in, head_dim, order);
   std::memcpy(w.trits.data(), trits.data(), trits.size());
-  reorder_scales(w.scales, w.rows_per_scale, w.out, head_dim, order);
+  const std::int64_t groups = w.cols_per_scale == 0 ? 1 : (w.in - 1) / w.cols_per_scale + 1;
+  reorder_scales(w.scales, w.rows_per_scale, w.out, head_dim, order, groups);
 }
 
 std::string implausible_scale(std::string_view name, float scale) {

@@ -72,9 +72,10 @@ std::int64_t reordered_row(std::int64_t row, std::int64_t head_dim, RowOrder ord
 /// Rows of `row_bytes` bytes each. Throws Error(kCorruptFile) when the rows are no multiple of head_dim.
 std::vector<std::byte> reorder_rows(std::span<const std::byte> bytes, std::size_t row_bytes,
                                     std::int64_t head_dim, RowOrder order);
-/// Scales of groups of rows: one per row afterwards where groups are smaller than heads.
+/// Scales of groups of rows, `groups` side by side: one per row afterwards where groups are smaller than
+/// heads.
 void reorder_scales(std::vector<float>& scales, std::int64_t& rows_per_scale, std::int64_t rows,
-                    std::int64_t head_dim, RowOrder order);
+                    std::int64_t head_dim, RowOrder order, std::int64_t groups = 1);
 /// Trits and the scales of their rows.
 void reorder_rows(TernaryWeights& w, std::int64_t head_dim, RowOrder order);
 

@@ -74,13 +74,15 @@ class RowDecoder {
     }
     t.scales = packed_ ? packed_->scales() : std::vector<float>{scale_};
     t.rows_per_scale = packed_ ? packed_->rows_per_scale() : rows_;
+    t.cols_per_scale = packed_ ? packed_->cols_per_scale() : 0;
     if (stored_.encoding == Encoding::kHfUint8) {
       t.scales = {stored_.scale.value()};
     } else if (stored_.scale) {
       for (float& s : t.scales) s *= *stored_.scale;
     }
     if (stored_.interleaved_head != 0)
-      reorder_scales(t.scales, t.rows_per_scale, rows_, stored_.interleaved_head, RowOrder::kToRotateHalf);
+      reorder_scales(t.scales, t.rows_per_scale, rows_, stored_.interleaved_head, RowOrder::kToRotateHalf,
+                     t.cols_per_scale == 0 ? 1 : static_cast<std::int64_t>(cols_) / t.cols_per_scale);
     for (const float s : t.scales)
       if (!std::isfinite(s) || s < 0)
         throw Error(ErrorCode::kCorruptFile, fmt::format("expected a finite scale of at least 0, got {}", s));

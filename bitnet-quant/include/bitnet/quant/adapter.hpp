@@ -63,7 +63,7 @@ struct MergeReport {
 /// squares for these trits; only what moves a weight past s / 2 comes through. A dense one is rounded to its
 /// type. A tensor that no adapter touches is left as it is, without a report. Sums are in double, in the
 /// order of the adapters: bits do not depend on threads. Throws Error(kInvalidArgument) on sizes that do not
-/// fit or a sum that is not finite.
+/// fit or a sum that is not finite, Error(kUnsupported) for scales by groups of columns.
 LogicalTensor merge(const LogicalTensor& tensor, std::span<const WeightedAdapter> adapters,
                     std::vector<MergeReport>& reports);
 

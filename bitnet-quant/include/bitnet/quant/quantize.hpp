@@ -16,8 +16,8 @@ struct TernaryWeights {
   std::vector<float> scales;        // [ceil(out / rows_per_scale)]
   std::int64_t rows_per_scale = 0;  ///< `out` for one scale per tensor
   /// Columns that share a scale, 0 for all of them: then `scales` is [ceil(out / rows_per_scale),
-  /// ceil(in / cols_per_scale)]. Only made by post_training.hpp, and refused where it cannot be run or
-  /// stored.
+  /// ceil(in / cols_per_scale)]. Made by post_training.hpp and by readers, and refused where it cannot be
+  /// run or stored.
   std::int64_t cols_per_scale = 0;
 };
 
