@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "bitnet/gpu/register.hpp"
 #include "bitnet/inference/engine.hpp"
 #include "bitnet/inference/register.hpp"
+#include "bitnet/quant/model_io.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 
@@ -56,6 +59,85 @@ std::vector<TokenId> text_of(InferenceEngine& engine) {
   const auto result = engine.generate("It is a truth universally acknowledged, that a single man", options);
   EXPECT_FALSE(result.error.has_value());
   return result.tokens;
+}
+
+/// What linears of a model are made of.
+enum class Linears { kTwoPlanes, kGroups, kPlanesOfGroups, kInt8 };
+constexpr Linears kAllLinears[] = {Linears::kTwoPlanes, Linears::kGroups, Linears::kPlanesOfGroups,
+                                   Linears::kInt8};
+
+/// Values that look random and cost little, as models of real width have many.
+class Values {
+ public:
+  std::int8_t below(std::uint32_t n) {
+    state_ = state_ * 1664525u + 1013904223u;
+    return static_cast<std::int8_t>((state_ >> 16) * n >> 16);
+  }
+  quant::TernaryWeights trits(std::int64_t out, std::int64_t in, std::int64_t group_cols) {
+    quant::TernaryWeights w;
+    w.out = out;
+    w.in = in;
+    w.trits.resize(static_cast<std::size_t>(out * in));
+    for (std::int8_t& t : w.trits) t = static_cast<std::int8_t>(below(3) - 1);
+    w.rows_per_scale = 1;
+    w.cols_per_scale = group_cols;
+    w.scales.assign(static_cast<std::size_t>(out * (group_cols == 0 ? 1 : in / group_cols)), 0.01f);
+    return w;
+  }
+
+ private:
+  std::uint32_t state_ = 7;
+};
+
+ModelConfig config_of(std::int64_t hidden, std::int64_t ffn, std::int64_t head_dim, std::int64_t layers) {
+  ModelConfig c;
+  c.family = ModelFamily::kLlama;
+  c.architecture = "LlamaForCausalLM";
+  c.activation = Activation::kSilu;
+  c.sub_norms = false;
+  c.vocab_size = 256;
+  c.hidden_size = hidden;
+  c.intermediate_size = ffn;
+  c.n_layers = layers;
+  c.n_heads = hidden / head_dim;
+  c.n_kv_heads = c.n_heads / 4;
+  c.head_dim = head_dim;
+  c.max_position = 512;
+  return c;
+}
+
+/// Writes a model whose linears are all of one kind.
+void write_model(const std::filesystem::path& to, const ModelConfig& config, Linears kind) {
+  Values values;
+  const auto source = [&](TensorId id) {
+    quant::LogicalTensor t;
+    t.id = id;
+    t.shape = tensor_shape(id, config);
+    const auto n = static_cast<std::size_t>(t.shape.numel());
+    if (!is_linear(id.role)) {
+      std::vector<float> floats(n, 1.0f);
+      if (!is_norm(id.role))
+        for (float& f : floats) f = static_cast<float>(values.below(101) - 50) / 50.0f;
+      const auto bytes = std::as_bytes(std::span(floats));
+      t.dense.assign(bytes.begin(), bytes.end());
+      return t;
+    }
+    const std::int64_t out = t.shape[0], in = t.shape[1];
+    const std::int64_t group = kind == Linears::kTwoPlanes ? 0 : 32;
+    if (kind == Linears::kInt8) {
+      t.int8 = quant::Int8Rows{std::vector<std::int8_t>(n), std::vector<float>(t.shape[0], 1e-4f)};
+      for (std::int8_t& q : t.int8->values) q = static_cast<std::int8_t>(values.below(255) - 127);
+    } else if (kind == Linears::kGroups) {
+      t.ternary = true;
+      t.weights = values.trits(out, in, group);
+    } else {
+      t.planes = quant::TwoPlanes{values.trits(out, in, group), values.trits(out, in, group)};
+    }
+    return t;
+  };
+  quant::WriteOptions as;
+  as.type = quant::LinearType::kExtended;
+  quant::write_model(to, config, nullptr, source, as);
 }
 
 const std::vector<TokenId>& text_of_cpu() {
@@ -120,6 +202,39 @@ TEST(GpuLayers, AutoKeepsWithinTheDevicesMemory) {
   EXPECT_TRUE(divided);
 }
 
+/// The same of models whose linears take other room than one plane of trits.
+TEST(GpuLayers, AutoKeepsWithinTheDevicesMemoryWithLinearsOfEveryKind) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  const std::vector<TokenId> prompt{3, 1, 4, 1, 5, 9, 2, 6};
+  for (const Linears kind : kAllLinears) {
+    const testing::TempDir dir;
+    write_model(dir.path() / "m", config_of(512, 1536, 64, 6), kind);
+    const auto logits = [&](InferenceEngine& engine) {
+      const auto row = engine.session().evaluate(prompt);
+      return std::vector<float>(row.begin(), row.end());
+    };
+    EngineOptions options = options_for("cpu");
+    options.model = dir.path() / "m";
+    InferenceEngine cpu(options);
+    const std::vector<float> want = logits(cpu);
+    bool divided = false;
+    for (const std::size_t mib : {4, 6, 8, 10, 12, 14, 16, 20, 26}) {
+      SCOPED_TRACE(::testing::Message()
+                   << "linears of kind " << static_cast<int>(kind) << ", " << mib << " MiB");
+      const BackendRegistry registry = registry_of(mib << 20);
+      options.device = registry.devices()[0].name;
+      options.device_layers = kAutoLayers;
+      InferenceEngine engine(options, registry);
+      EXPECT_EQ(logits(engine), want);
+      const auto& last = engine.stages().back();
+      divided = divided || (last.device == options.device && last.n_layers < 6);
+      for (const MemoryResource* pool : engine.model()->backend().memories())
+        EXPECT_TRUE(pool->name() != options.device || pool->stats().peak_held <= mib << 20);
+    }
+    EXPECT_TRUE(divided);
+  }
+}
+
 TEST(GpuLayers, TooManyForTheMemoryAreAnError) {
   BITNET_REQUIRE_OPENCL_DEVICE(has_device());
   const BackendRegistry registry = registry_of(std::size_t{2} << 20);
@@ -132,33 +247,44 @@ TEST(GpuLayers, TooManyForTheMemoryAreAnError) {
                       "layers fit into the memory of '" + name + "', and only the device is allowed");
 }
 
-/// The costs that `auto` counts with are not below what is taken.
+/// The costs that `auto` counts with are not below what is taken, nor far above that.
+void expect_upper_bounds(const EngineOptions& options, const BackendRegistry& registry) {
+  InferenceEngine engine(options, registry);
+  static_cast<void>(engine.session());
+  const auto files = inference::ModelFiles::open(options.model);
+  const auto costs = inference::layer_costs(
+      files, {.n_ctx = 64, .chunk_rows = options.chunk_rows, .kv_type = engine.model()->kv_type()});
+  std::size_t sum = costs.workspace + costs.head;
+  if (!engine.model()->config().tied_embeddings) sum += costs.embedding;
+  for (const std::size_t bytes : costs.layers) sum += bytes;
+  const std::vector<MemoryResource*> pools = engine.model()->backend().memories();
+  const auto own =
+      std::find_if(pools.begin(), pools.end(), [&](auto* p) { return p->name() == options.device; });
+  ASSERT_NE(own, pools.end());
+  // Each of the many small buffers has 256 bytes at least, which real models do not notice.
+  EXPECT_LE((*own)->stats().used, sum + 256 * (*own)->stats().allocations);
+  if (sum > (std::size_t{4} << 20)) {
+    EXPECT_GE((*own)->stats().used, sum / 2);
+  }
+}
+
 TEST(GpuLayers, CostsAreUpperBounds) {
   BITNET_REQUIRE_OPENCL_DEVICE(has_device());
   const BackendRegistry registry = registry_of();
-  const std::string name = registry.devices()[0].name;
+  EngineOptions options = options_for(registry.devices()[0].name);
+  options.n_ctx = 64;
   for (const char* file : {"models/bitnet-demo-i2_s.gguf", "tests/data/models/llama-dense",
                            "tests/data/models/bitnet-25-packed", "tests/data/models/llama-tq1_0.gguf"}) {
     SCOPED_TRACE(file);
-    EngineOptions options = options_for(name);
     options.model = testing::source_path(file);
-    options.n_ctx = 64;
-    InferenceEngine engine(options, registry);
-    static_cast<void>(engine.session());
-    const auto files = inference::ModelFiles::open(options.model);
-    const auto costs = inference::layer_costs(
-        files, {.n_ctx = 64, .chunk_rows = options.chunk_rows, .kv_type = engine.model()->kv_type()});
-    std::size_t sum = costs.workspace + costs.head;
-    if (!engine.model()->config().tied_embeddings) sum += costs.embedding;
-    for (const std::size_t bytes : costs.layers) sum += bytes;
-    const std::vector<MemoryResource*> pools = engine.model()->backend().memories();
-    const auto own = std::find_if(pools.begin(), pools.end(), [&](auto* p) { return p->name() == name; });
-    ASSERT_NE(own, pools.end());
-    // Each of the many small buffers has 256 bytes at least, which real models do not notice.
-    EXPECT_LE((*own)->stats().used, sum + 256 * (*own)->stats().allocations);
-    if (sum > (std::size_t{4} << 20)) {
-      EXPECT_GE((*own)->stats().used, sum / 4);
-    }
+    expect_upper_bounds(options, registry);
+  }
+  for (const Linears kind : kAllLinears) {  // as wide as 2B-4T
+    SCOPED_TRACE(::testing::Message() << "linears of kind " << static_cast<int>(kind));
+    const testing::TempDir dir;
+    options.model = dir.path() / "m";
+    write_model(options.model, config_of(2560, 6912, 128, 1), kind);
+    expect_upper_bounds(options, registry);
   }
 }
 

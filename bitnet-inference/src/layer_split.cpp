@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/inference/kv_cache.hpp"
@@ -15,26 +16,66 @@ namespace {
 
 using Wide = unsigned __int128;
 
-constexpr std::int64_t kTile = 16;  // what packed rows and columns are padded to
-constexpr Wide kQuantisedRowBytes =
-    256 * 2;  // a column of the rows that a device quantises at once, 2 bytes each
+constexpr std::int64_t kTile = 16;         // what packed rows and columns are padded to
+constexpr Wide kQuantisedRows = 256;       // that a device quantises at once
+constexpr Wide kWhileItGrows = 2;          // a buffer that is replaced by a larger one is there twice
 constexpr Wide kSmallBuffers = 256 << 10;  // positions, page tables, scales of rows
 
 Wide padded(std::int64_t n) { return static_cast<Wide>((n + kTile - 1) / kTile) * kTile; }
 
+/// Of columns that share a scale in a row.
+std::int64_t n_groups(const LinearWeights& w) { return w.cols_per_scale == 0 ? 1 : w.in / w.cols_per_scale; }
+
+/// Of trits: 2 bits each, the columns that share a scale in words of their own; and their scales.
+Wide plane_bytes(const LinearWeights& w) {
+  const std::int64_t groups = n_groups(w);
+  return padded(w.out) * static_cast<Wide>(groups) * (padded(w.in / groups) / 4 + sizeof(float));
+}
+
+Wide int8_bytes(const Shape& shape) { return padded(shape[0]) * (padded(shape[1]) + sizeof(float)); }
+
+/// What the files say of their linears beyond one plane with scales of rows and floats.
+class ExtendedLinears {
+ public:
+  explicit ExtendedLinears(const ModelFiles& files)
+      : reader_(files.reader->extended_linears() ? files.reader.get() : nullptr) {}
+
+  /// Of a linear as a device keeps it; none where it is an ordinary one.
+  std::optional<Wide> bytes(TensorId id) {
+    if (reader_ == nullptr || !is_linear(id.role)) return {};
+    const quant::TensorRows rows = reader_->rows(id);
+    if (rows.int8) return int8_bytes(rows.shape);
+    const LinearWeights w = rows.weights();
+    if (!w.ternary()) return {};
+    Wide bytes = 0;
+    for (const LinearWeights* plane = &w; plane != nullptr; plane = plane->second.get()) {
+      bytes += plane_bytes(*plane);
+      most_groups_ = std::max(most_groups_, n_groups(*plane));
+    }
+    return bytes;
+  }
+  /// Of the linears that were asked for.
+  std::int64_t most_groups() const noexcept { return most_groups_; }
+
+ private:
+  const quant::ModelReader* reader_;
+  std::int64_t most_groups_ = 1;
+};
+
 /// Of a matrix as a device keeps it, scales included.
-Wide matrix_bytes(const ModelFiles& files, TensorId id) {
+Wide matrix_bytes(const ModelFiles& files, TensorId id, ExtendedLinears& extended) {
   const Shape shape = tensor_shape(id, files.reader->config());
   if (is_norm(id.role)) return static_cast<Wide>(shape.numel()) * sizeof(float);
+  if (const auto bytes = extended.bytes(id)) return *bytes;
   const Wide elements = padded(shape[0]) * padded(shape[1]), scales = padded(shape[0]) * sizeof(float);
   const auto type = files.reader->float_type(id);
   if (is_linear(id.role) && !type) return elements / 4 + scales;
   const bool embedding = id.role == TensorRole::kTokenEmbedding;
   if (!is_linear(id.role)) {
     const Precision& as = files.precision.at(embedding ? OpClass::kEmbedding : OpClass::kHead);
-    if (as.storage) return elements * (*as.storage == DType::kI8 ? 1 : 2) + scales;
+    if (as.storage) return *as.storage == DType::kI8 ? int8_bytes(shape) : elements * 2;
   }
-  return elements * bits_of(type.value_or(DType::kF32)) / 8 + scales;
+  return elements * bits_of(type.value_or(DType::kF32)) / 8;
 }
 
 std::size_t rounded_up(Wide bytes) {
@@ -94,8 +135,9 @@ LayerCosts layer_costs(const ModelFiles& files, const SplitNeeds& needs) {
       2 * 2 * pages * kv_page_bytes(needs.kv_type, KvPool::kDefaultPageSize, c.n_kv_heads, c.head_dim);
   std::vector<Wide> layers(static_cast<std::size_t>(c.n_layers), cache);
   Wide embedding = 0, head = 0;
+  ExtendedLinears extended(files);
   for (const TensorId id : model_tensors(c)) {
-    const Wide bytes = matrix_bytes(files, id);
+    const Wide bytes = matrix_bytes(files, id, extended);
     if (id.layer >= 0) {
       layers[static_cast<std::size_t>(id.layer)] += bytes;
     } else if (id.role == TensorRole::kTokenEmbedding) {
@@ -115,7 +157,10 @@ LayerCosts layer_costs(const ModelFiles& files, const SplitNeeds& needs) {
   costs.embedding = rounded_up(embedding);
   costs.head = rounded_up(head);
   const Wide widest = padded(std::max({c.hidden_size, c.q_dim(), c.intermediate_size}));
-  costs.workspace = rounded_up(floats * sizeof(float) + widest * kQuantisedRowBytes + kSmallBuffers);
+  // Of the rows: their bytes, and the sum of each group of columns.
+  const Wide quantised = widest + static_cast<Wide>(extended.most_groups()) * sizeof(std::int32_t);
+  costs.workspace =
+      rounded_up(floats * sizeof(float) + quantised * kQuantisedRows * kWhileItGrows + kSmallBuffers);
   return costs;
 }
 

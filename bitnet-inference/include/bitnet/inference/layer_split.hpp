@@ -24,14 +24,15 @@ struct SplitNeeds {
 };
 
 /// Bytes that a model takes on a device, each with the eighth that pools of devices round up by. Upper bounds
-/// for layouts of 2 bits a trit.
+/// for layouts of 2 bits a trit, of as many planes and scales as the files have, and of a byte an int8.
 struct LayerCosts {
   std::vector<std::size_t> layers;  ///< weights and cache of each
   std::size_t embedding = 0;        ///< of the first stage
   std::size_t head = 0;             ///< and the last norm: of the last stage
   std::size_t workspace = 0;        ///< of every stage
 };
-/// Throws Error(kInvalidArgument) on sizes that overflow.
+/// Of extended linears the scales are read. Throws Error(kInvalidArgument) on sizes that overflow, and what
+/// ModelReader::rows throws.
 LayerCosts layer_costs(const ModelFiles& files, const SplitNeeds& needs);
 
 /// Layers of the CPU, the first ones of the model, and of each device in its order. The embedding is the
