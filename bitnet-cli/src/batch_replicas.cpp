@@ -82,7 +82,7 @@ struct BatchReplicas::Replica {
 BatchReplicas::BatchReplicas(const Values& values, Io& io,
                              const std::shared_ptr<const PressureMonitor>& pressure,
                              const std::function<void(const std::string&)>& note)
-    : values_(values), io_(io), note_(note) {
+    : io_(io), note_(note) {
   const std::vector<std::string> devices = devices_of(values);
   if (values.flag(opt::kReplicas)) check_there(devices, values, io);
   for (const std::string& device : devices)

@@ -78,7 +78,6 @@ class BatchReplicas {
   void run_on_threads();
   std::size_t n_alive() const;
 
-  const Values& values_;
   Io& io_;
   std::function<void(const std::string&)> note_;
   std::vector<std::unique_ptr<Replica>> replicas_;
