@@ -74,9 +74,11 @@ std::string launches_markdown(const BenchReport& r) {
   for (const BenchRow& row : r.rows) {
     if (row.launches == 0) continue;
     const bool prompt = row.test.kind == inference::ThroughputTest::Kind::kPrompt;
+    const double least = row.least_seconds_of_a_pass(*r.peaks);
     out += "- " + row.test.name() + ": " + fixed(row.launches, 1) + " launches a " +
            (prompt ? "prompt" : "step") + ", " + micro(row.launches * r.peaks->enqueue_seconds) +
-           " to enqueue them\n";
+           " to enqueue them; its bytes as fast as copies and its launches one by one: " + micro(least) +
+           ", " + fixed(100 * least / row.seconds_of_a_pass(), 1) + " % of what it took\n";
   }
   return out;
 }
@@ -90,6 +92,18 @@ double BenchRow::stddev() const { return standard_deviation(samples); }
 std::optional<double> BenchRow::fraction() const {
   if (!limit.tokens_per_second) return std::nullopt;
   return mean() / *limit.tokens_per_second;
+}
+
+double BenchRow::tokens_of_a_pass(const inference::ThroughputTest& test) {
+  const bool prompt = test.kind == inference::ThroughputTest::Kind::kPrompt;
+  return static_cast<double>(prompt ? test.total_tokens() : test.sequences);
+}
+
+double BenchRow::seconds_of_a_pass() const { return tokens_of_a_pass(test) / mean(); }
+
+double BenchRow::least_seconds_of_a_pass(const BenchPeaks& peaks) const {
+  const double bytes = limit.bytes_per_token * tokens_of_a_pass(test);
+  return bytes / (peaks.copy_gbps * 1e9) + launches * peaks.launch_seconds;
 }
 
 std::string bench_markdown(const BenchReport& r) {
@@ -191,6 +205,9 @@ std::string bench_json(const BenchReport& r) {
          {"bytes_per_token", row.limit.bytes_per_token},
          {"launches", row.launches},
          {"enqueue_seconds", r.peaks ? Json(row.launches * r.peaks->enqueue_seconds) : Json(nullptr)},
+         {"least_seconds", r.peaks ? Json(row.least_seconds_of_a_pass(*r.peaks)) : Json(nullptr)},
+         {"fraction_of_least",
+          r.peaks ? Json(row.least_seconds_of_a_pass(*r.peaks) / row.seconds_of_a_pass()) : Json(nullptr)},
          {"bound", row.limit.bound == Bound::kUnknown ? Json(nullptr) : Json(bound_name(row.limit.bound))}});
   }
   for (const BenchLimits& l : r.limits) limits.push_back(limits_json(l));

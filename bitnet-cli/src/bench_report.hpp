@@ -29,12 +29,18 @@ struct BenchRow {
   std::size_t threads = 0;
   std::vector<double> samples;  ///< tokens/s
   inference::ThroughputLimit limit;
-  double launches = 0;  ///< of programs of a device, a step (decode) or a prompt; 0 on the CPU
+  double launches = 0;  ///< of programs of a device, a pass; 0 on the CPU
 
+  /// A pass is a step that decodes a token of each sequence, or a whole prompt.
+  static double tokens_of_a_pass(const inference::ThroughputTest& test);
   double mean() const;
   double median() const;
   double stddev() const;
   std::optional<double> fraction() const;  ///< of the limit
+  double seconds_of_a_pass() const;        ///< by the mean
+  /// What a pass takes at least on a device that keeps nothing in caches: its bytes as fast as the device
+  /// copies, and each of its launches as long as one of nothing.
+  double least_seconds_of_a_pass(const BenchPeaks& peaks) const;
 };
 
 struct BenchReport {

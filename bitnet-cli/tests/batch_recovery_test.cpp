@@ -232,8 +232,8 @@ TEST_F(BatchRecovery, AQueueThatIsDeadUntilItIsMadeAnewLosesNothing) {
   const auto o = batch(file("out.jsonl"), "first");
   EXPECT_EQ(o.code, kOk) << o.err;
   EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
-  EXPECT_THAT(o.err, HasSubstr("note: a batch: retry (1): the queue is lost"));
-  EXPECT_THAT(o.err, HasSubstr("note: a batch: reopen (1): the queue is lost"));
+  EXPECT_THAT(o.err, HasSubstr("note: a batch: retry (1): faulty: the queue is lost"));
+  EXPECT_THAT(o.err, HasSubstr("note: a batch: reopen (1): faulty: the queue is lost"));
   EXPECT_EQ(first.openings, 3);
 }
 

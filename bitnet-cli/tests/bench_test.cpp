@@ -194,10 +194,28 @@ TEST_F(BenchTest, AnotherDeviceTellsItsOwnLimits) {
   for (const char* key : {"read_gbps", "int8_gops"}) expect_positive(j["machine"][key]);
   for (const char* key : {"copy_gbps", "int8_gops", "enqueue_seconds", "launch_seconds"})
     expect_positive(j["details"]["device_peaks"][key]);
-  for (const json& t : j["details"]["tests"]) {
+  const json& peaks = j["details"]["device_peaks"];
+  // What copies move in all, memory has given.
+  EXPECT_GE(j["machine"]["read_gbps"], peaks["copy_gbps"]);
+  ASSERT_EQ(j["details"]["tests"].size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const json& t = j["details"]["tests"][i];
+    SCOPED_TRACE(t.dump());
     expect_positive(t["launches"]);
     expect_positive(t["enqueue_seconds"]);
+    const double tokens = t["test"] == "pp40" ? 40 : t["test"] == "tg6" ? 1 : 3;  // of a pass
+    const double least =
+        t["bytes_per_token"].get<double>() * tokens / (peaks["copy_gbps"].get<double>() * 1e9) +
+        t["launches"].get<double>() * peaks["launch_seconds"].get<double>();
+    EXPECT_NEAR(t["least_seconds"], least, 1e-9 * least);
+    const double taken = tokens / j["results"][i]["tokens_per_second"].get<double>();
+    EXPECT_NEAR(t["fraction_of_least"], least / taken, 1e-9 * least / taken);
   }
+  EXPECT_THAT(
+      call(small(model(), {"-t", "1", "--device", "opencl:0:0"})).out,
+      ::testing::ContainsRegex("- tg6@b3: [0-9.]+ launches a step, [0-9.]+ µs to enqueue them; its bytes "
+                               "as fast as copies and its launches one by one: [0-9.]+ µs, [0-9.]+ % of "
+                               "what it took\n"));
   for (const json& r : j["results"]) {
     expect_positive(r["tokens_per_second"]);
     // The weights are within every cache, so memory is no limit.

@@ -30,6 +30,7 @@ struct Plain final : PreparedWeights {
 class CountingBackend final : public Backend {
  public:
   int calls = 0;
+  std::function<void()> fails = [] {};  // of add() and sync()
   std::string_view name() const noexcept override { return "counting"; }
   std::string description() const override { return "counts calls"; }
   bool supports(BackendOp) const noexcept override { return true; }
@@ -55,9 +56,15 @@ class CountingBackend final : public Backend {
   void do_rope(Matrix, std::span<const std::int32_t>, const Buffer&, std::int64_t) override { ++calls; }
   void do_attention(const AttentionArgs&) override { ++calls; }
   void do_gated_activation(Activation, Matrix, Matrix, Matrix) override { ++calls; }
-  void do_add(Matrix, Matrix) override { ++calls; }
+  void do_add(Matrix, Matrix) override {
+    ++calls;
+    fails();
+  }
   void do_logits(const PreparedWeights&, Matrix, std::span<const std::int32_t>, Matrix) override { ++calls; }
-  void do_sync() override { ++calls; }
+  void do_sync() override {
+    ++calls;
+    fails();
+  }
 };
 
 class BackendChecks : public ::testing::Test {
@@ -129,6 +136,30 @@ TEST_F(BackendChecks, AProfilerSeesOpsWithTheirBytesAndWaitsForThem) {
   backend_.set_profiler(nullptr);
   accepted([&] { backend_.add(matrix(2, 8), matrix(2, 8)); });
   EXPECT_EQ(profiler.events().size(), 3u);
+}
+
+TEST_F(BackendChecks, FailuresOfADeviceSayWhichOneOnce) {
+  const auto text_of = [&](const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("nothing");
+  };
+  const auto add = [&] { backend_.add(matrix(2, 8), matrix(2, 8)); };
+  backend_.fails = [] { throw Error(ErrorCode::kDevice, "the queue is lost"); };
+  EXPECT_EQ(text_of(add), "counting: the queue is lost");
+  EXPECT_EQ(text_of([&] { backend_.sync(); }), "counting: the queue is lost");
+  Profiler profiler;
+  backend_.set_profiler(&profiler);
+  EXPECT_EQ(text_of(add), "counting: the queue is lost");
+  backend_.set_profiler(nullptr);
+  // As from one of several devices that a backend is made of.
+  backend_.fails = [] { throw Error(ErrorCode::kDevice, "the queue is lost").add_context("opencl:0:1"); };
+  EXPECT_EQ(text_of(add), "opencl:0:1: the queue is lost");
+  backend_.fails = [] { throw Error(ErrorCode::kInvalidArgument, "a buffer of another backend"); };
+  EXPECT_EQ(text_of(add), "a buffer of another backend");
 }
 
 TEST_F(BackendChecks, WeightsMustBeWhole) {

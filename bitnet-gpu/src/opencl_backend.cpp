@@ -139,7 +139,7 @@ class OpenClBackend final : public Backend {
 
   std::optional<double> do_measure_bandwidth() override {
     issue_held();
-    return read_bandwidth(device_, queue_.get(), memory_, programs_);
+    return read_bandwidth(device_, traits_, queue_.get(), memory_, programs_);
   }
 
   BufferPtr do_allocate(std::size_t bytes, MemoryTag tag) override;

@@ -9,13 +9,13 @@
 #include <functional>
 #include <vector>
 
-#include "bitnet/core/device/bandwidth.hpp"
 #include "bitnet/core/statistics.hpp"
 #include "device_list.hpp"
 #include "device_memory_pool.hpp"
 #include "device_traits.hpp"
 #include "kernels.hpp"
 #include "program_cache.hpp"
+#include "read_bandwidth.hpp"
 
 namespace bitnet::gpu {
 namespace {
@@ -50,27 +50,7 @@ class Probe {
                       options.program_folder.value_or(default_program_folder()));
   }
 
-  double copy_gbps() {
-    const std::size_t bytes =
-        std::min(bandwidth_probe_bytes(device_.device.capabilities.cache_bytes, memory_->free_bytes() / 2),
-                 device_.max_allocation);
-    const PooledMem from(memory_, bytes, "bandwidth probe"), to(memory_, bytes, "bandwidth probe");
-    const cl_uint pattern = 0x5A5A5A5Au;  // written, or a driver need not have the pages at all
-    check(clEnqueueFillBuffer(queue_.get(), from.get(), &pattern, sizeof pattern, 0, bytes / 4 * 4, 0,
-                              nullptr, nullptr),
-          "clEnqueueFillBuffer");
-    const auto copies = [&](int n) {
-      return seconds_of([&] {
-        for (int i = 0; i < n; ++i)
-          check(clEnqueueCopyBuffer(queue_.get(), from.get(), to.get(), 0, 0, bytes, 0, nullptr, nullptr),
-                "clEnqueueCopyBuffer");
-        finish();
-      });
-    };
-    copies(1);
-    const int n = static_cast<int>(std::clamp(kSampleSeconds / copies(1), 1.0, 256.0));
-    return median_of([&] { return 2.0 * static_cast<double>(bytes) * n / copies(n) / 1e9; });
-  }
+  double copy_gbps() { return copy_bandwidth(device_, queue_.get(), memory_); }
 
   double int8_gops() {
     const std::size_t group =

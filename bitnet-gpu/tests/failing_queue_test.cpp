@@ -144,6 +144,7 @@ TEST_F(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
     failing_queue.fail_from(call, nth(call));
     const auto next = [&](const Error& e) {
       EXPECT_THAT(e.what(), ::testing::HasSubstr("CL_OUT_OF_RESOURCES"));
+      EXPECT_THAT(e.what(), ::testing::HasSubstr(registry.devices()[0].name + ": "));
       model = on_cpu();
       return true;
     };

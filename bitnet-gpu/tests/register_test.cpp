@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/gpu/peaks.hpp"
 #include "bitnet/gpu/register.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
@@ -64,6 +65,19 @@ TEST_F(Register, MeasuresHowFastEveryDeviceReads) {
   }
 }
 
+// A copy reads and writes: reading alone cannot be slower than that, on any kernel that is worth its name.
+// Machines change their speed between two measurements, so one of some tries has to show it.
+TEST_F(Register, ReadsAtLeastHalfAsFastAsItCopies) {
+  for (const Device& d : registry.devices()) {
+    double read = 0, copied = 0;
+    for (int i = 0; i < 5 && read <= copied / 2; ++i) {
+      copied = gpu::measure_peaks(d.name).copy_gbps;
+      read = registry.create(d.name, one_thread())->measure_bandwidth().value_or(0);
+    }
+    EXPECT_GT(read, copied / 2) << d.name;
+  }
+}
+
 TEST_F(Register, CreatesWhatItListed) {
   for (const Device& d : registry.devices()) {
     const auto backend = registry.create(d.name, one_thread());
@@ -95,6 +109,24 @@ TEST_F(Register, BrokenBuildIsADeviceErrorWithTheLog) {
   const std::string name = registry.devices()[0].name;
   BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, "not_a_number_at_all");
   BITNET_EXPECT_ERROR(broken.create(name, one_thread()), ErrorCode::kDevice, name);
+}
+
+TEST_F(Register, AnOpWhoseKernelDoesNotBuildNamesTheDevice) {
+  BackendRegistry broken;
+  gpu::Options options;
+  options.build_options = "-DBN_ATTENTION_WG=no_number";  // of kernels that no construction builds
+  options.kernels.wide = false;
+  gpu::register_backends(broken, options);
+  const std::string name = registry.devices()[0].name;
+  const auto backend = broken.create(name, one_thread());
+  const BufferPtr memory = backend->allocate(4096);
+  const Matrix row{memory.get(), 0, 1, 16};
+  const std::vector<std::int32_t> pages{0};
+  const std::vector<SequenceSlice> sequence{{0, 1, 0, pages}};
+  const AttentionArgs args{row,      row, row, row, {memory.get(), memory.get(), 1, 4, DType::kF32},
+                           sequence, 1,   1,   16};
+  BITNET_EXPECT_ERROR(backend->attention(args), ErrorCode::kDevice, "no_number");
+  BITNET_EXPECT_ERROR(backend->attention(args), ErrorCode::kDevice, name + ": program ");
 }
 
 TEST(NoDriver, IsANoteAndNoDevices) {

@@ -137,6 +137,25 @@ TEST(ADeviceWithItsOwnMemory, SendsTheLargestLogitsAlone) {
   EXPECT_EQ(generate(device), generate(cpu));
 }
 
+TEST(ATokenOfTheShippedModel, TakesTenLaunchesALayerAndFourMore) {
+  BackendRegistry registry;
+  gpu::register_backends(registry);
+  BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  const auto model = Model::load(testing::source_path("models/bitnet-demo-i2_s.gguf"),
+                                 registry.create(registry.devices()[0].name, context));
+  Session session(model, {.n_ctx = 32});
+  session.evaluate(std::vector<TokenId>{3, 1, 4, 1, 5});
+  const std::uint64_t before = model->backend().statistics().launches;
+  session.evaluate(std::vector<TokenId>{9});
+  // Of a layer: rows quantised and multiplied four times (queries, keys and values; their output; gate and
+  // up; down), the additions in these; rotation and storing; attention. Beside layers: embedding, last norm,
+  // rows quantised and multiplied by the head.
+  EXPECT_EQ(model->config().n_layers, 6);
+  EXPECT_EQ(model->backend().statistics().launches - before, 10u * 6u + 4u);
+}
+
 TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {
   BackendRegistry devices = with_own_memory();
   BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());

@@ -151,7 +151,7 @@ TEST_F(RecoveryTest, WhatCannotBeHelpedIsAnErrorOfItsRequests) {
   for (const auto& [i, result] : results) {
     EXPECT_EQ(result.finish_reason, FinishReason::kError);
     ASSERT_TRUE(result.error.has_value());
-    EXPECT_THAT(result.error->what(), ::testing::HasSubstr("(after retry × 2): the device is gone"));
+    EXPECT_THAT(result.error->what(), ::testing::HasSubstr("(after retry × 2): faulty: the device is gone"));
   }
 }
 

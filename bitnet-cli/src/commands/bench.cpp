@@ -140,8 +140,8 @@ std::optional<BenchPeaks> peaks_of([[maybe_unused]] const inference::InferenceEn
 }
 
 /// Passes of a run of a test: its launches are given for one.
-double passes_of(const inference::ThroughputTest& test) {
-  return test.kind == inference::ThroughputTest::Kind::kPrompt ? 1 : static_cast<double>(test.tokens);
+double passes_of(const ThroughputTest& test) {
+  return static_cast<double>(test.total_tokens()) / BenchRow::tokens_of_a_pass(test);
 }
 
 class Bench {
@@ -165,11 +165,15 @@ class Bench {
   }
 
  private:
-  /// Of a device: how fast it reads, and its integers.
+  /// Of a device: how fast it reads, which cannot be less than what its copies moved in all, and its
+  /// integers.
   BenchLimits device_limits(const inference::InferenceEngine& engine, std::size_t threads) const {
-    std::optional<double> integers;
-    if (report_.peaks) integers = report_.peaks->int8_gops;
-    return {threads, engine.model()->backend().measure_bandwidth(), integers, {}, {}};
+    BenchLimits limits{threads, engine.model()->backend().measure_bandwidth(), {}, {}, {}};
+    if (report_.peaks) {
+      limits.read_gbps = std::max(limits.read_gbps.value_or(0), report_.peaks->copy_gbps);
+      limits.int8_gops = report_.peaks->int8_gops;
+    }
+    return limits;
   }
 
   /// A device whose caches hold all that a step reads is not bound by its memory, and how fast its caches are

@@ -226,6 +226,17 @@ void check_shapes(const AttentionArgs& a) {
           cache.keys->bytes(), cache.values->bytes(), pages, page);
 }
 
+/// body(), whose failures say which device it was, unless a backend that this one is made of has said so.
+template <class Body>
+decltype(auto) named(const Backend& device, Body&& body) {
+  try {
+    return body();
+  } catch (Error& e) {
+    if (e.code() == ErrorCode::kDevice && e.context().empty()) e.add_context(device.name());
+    throw;
+  }
+}
+
 /// Bytes of a matrix that is read or written once.
 std::uint64_t bytes_of(const Matrix& m) {
   return static_cast<std::uint64_t>(m.rows * m.cols) * sizeof(float);
@@ -254,10 +265,12 @@ std::uint64_t bytes_of(const AttentionArgs& a) {
 /// The body, and with a profiler a zone around it that ends when the device is done.
 template <class Bytes, class Body>
 void Backend::zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body) {
-  if (profiler_ == nullptr) return body();
+  if (profiler_ == nullptr) return named(*this, body);
   const ProfileZone measured(profiler_, op, bytes(), rows);
-  body();
-  do_sync();
+  named(*this, [&] {
+    body();
+    do_sync();
+  });
 }
 
 std::string_view to_string(BackendOp op) noexcept {
@@ -320,12 +333,14 @@ std::size_t kv_page_bytes(DType type, std::int64_t page_size, std::int64_t n_kv_
 
 std::size_t Backend::discard(Buffer& buffer, std::size_t offset, std::size_t bytes) {
   check_range(buffer, offset, bytes, "discard");
-  return bytes == 0 ? 0 : do_discard(buffer, offset, bytes);
+  return bytes == 0 ? 0 : named(*this, [&] { return do_discard(buffer, offset, bytes); });
 }
 
 std::optional<double> Backend::measure_bandwidth() { return do_measure_bandwidth(); }
 
-BufferPtr Backend::allocate(std::size_t bytes, MemoryTag tag) { return do_allocate(bytes, tag); }
+BufferPtr Backend::allocate(std::size_t bytes, MemoryTag tag) {
+  return named(*this, [&] { return do_allocate(bytes, tag); });
+}
 
 void Backend::upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) {
   check_range(to, offset, from.size(), "upload");
@@ -352,7 +367,7 @@ PreparedPtr Backend::prepare(const LinearWeights& weights) {
                     "back to it",
                     name()));
   const ProfileZone measured(profiler_, "prepare", 0, weights.out);
-  return do_prepare(weights);
+  return named(*this, [&] { return do_prepare(weights); });
 }
 
 PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
@@ -360,7 +375,7 @@ PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   require(!weights.ternary(), "prepare_embedding", "the weights of {} × {} are ternary; embeddings are dense",
           weights.out, weights.in);
   const ProfileZone measured(profiler_, "prepare_embedding", 0, weights.out);
-  return do_prepare_embedding(weights);
+  return named(*this, [&] { return do_prepare_embedding(weights); });
 }
 
 void Backend::linear(std::span<const PreparedWeights* const> weights, Matrix x,
@@ -535,6 +550,8 @@ void Backend::top_of_download(Matrix x, std::int64_t k, std::span<TopValue> out)
   }
 }
 
-void Backend::sync() { do_sync(); }
+void Backend::sync() {
+  named(*this, [&] { do_sync(); });
+}
 
 }  // namespace bitnet
