@@ -59,7 +59,7 @@ const inference::InferenceEngine& BatchEngine::load() {
   }
   retry_io("loading the model", [&] {
     if (first || !of_several_)
-      engine_ = load_engine(there, io_, context_, profiler_);
+      engine_ = load_engine(there, io_, context_, profiler_, nullptr, values_.flag(opt::kVerbose));
     else
       load_again(there);
   });
@@ -78,7 +78,7 @@ void BatchEngine::load_again(const Values& there) {
   Io quiet{.in = io_.in, .out = io_.out, .err = said};
   quiet.cancelled = io_.cancelled;
   quiet.devices = io_.devices;
-  engine_ = load_engine(there, quiet, context_, profiler_);
+  engine_ = load_engine(there, quiet, context_, profiler_, nullptr, values_.flag(opt::kVerbose));
   std::istringstream lines(said.str());
   for (std::string line; std::getline(lines, line);) note_(line);
 }

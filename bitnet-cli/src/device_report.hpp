@@ -11,13 +11,13 @@
 
 namespace bitnet::cli {
 
-/// Lines of launches, waits, copies with their bandwidth, reused buffers and compiled programs, and with
-/// times
-/// (--profile) one for each kernel; empty for a device that did nothing, as the CPU.
+/// Lines of launches, waits, copies, reused buffers and compiled programs, and of what was timed
+/// (--verbose, --profile) the bandwidth of copies and a line for each kernel; empty for a device that did
+/// nothing, as the CPU.
 std::string device_lines(const DeviceStatistics& s);
 
 /// The same as JSON; null for a device that did nothing. Bandwidths and kernels are of what was timed
-/// (--profile).
+/// (--verbose, --profile).
 nlohmann::ordered_json device_json(const DeviceStatistics& s);
 
 /// Each pool that backends take memory from, once, as it is now: use, peaks and fragmentation.

@@ -131,9 +131,11 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io) {
 
 std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
                                              std::shared_ptr<const ExecutionContext> context,
-                                             Profiler* profiler, const ModelFile* instead) {
+                                             Profiler* profiler, const ModelFile* instead,
+                                             bool device_times) {
   inference::EngineOptions options;
   options.profiler = profiler;
+  options.device_times = device_times;
   options.model = instead != nullptr ? instead->path : std::filesystem::path(require(values, opt::kModel));
   if (instead != nullptr) options.floats = instead->floats;
   options.device = values.text(opt::kDevice);

@@ -39,11 +39,12 @@ struct ModelFile {
 /// what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
 /// The same on a machine of the caller's, with a profiler (may be null) that outlives the engine, of another
-/// file where one is given.
+/// file where one is given, with the device's times in its statistics.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io,
                                                         std::shared_ptr<const ExecutionContext> context,
                                                         Profiler* profiler = nullptr,
-                                                        const ModelFile* instead = nullptr);
+                                                        const ModelFile* instead = nullptr,
+                                                        bool device_times = false);
 
 /// Sampling, stop strings, --special and cancellation. The seed is that of --seed, or 0 when there is none.
 inference::GenerationOptions generation_options(const Values& values, Io& io);

@@ -64,7 +64,7 @@ const Option kPplContext{kInputGroup, "ctx-size", 'c', Kind::kInteger, "N", "tok
 const Option kPplChunks{kInputGroup, "chunks", 0, Kind::kInteger, "N", "chunks to measure at most; 0: all", "0", "chunks", nullptr, 0};
 const Option kPplLines{kInputGroup, "lines", 0, Kind::kFlag, "", "each line is a text of its own, read from its beginning and scored whole but for its first token; short ones are evaluated together", "", "lines"};
 const Option kProfile{kOutputGroup, "profile", 0, Kind::kText, "FILE", "write where the time goes: FILE is a trace for chrome://tracing or ui.perfetto.dev, and a table goes to standard error", "", "profile"};
-const Option kStatistics{kOutputGroup, "statistics", 0, Kind::kText, "FILE", "write what the run took and did as JSON: tokens, seconds, pools of memory, and of a device launches and copies, with --profile its bandwidth and the time of each kernel", "", ""};
+const Option kStatistics{kOutputGroup, "statistics", 0, Kind::kText, "FILE", "write what the run took and did as JSON: tokens, seconds, pools of memory, and of a device launches and copies, with --verbose or --profile their bandwidth and the time of each kernel", "", ""};
 const Option kTokenizeModel{kModelGroup, "model", 'm', Kind::kText, "MODEL", "GGUF file (vocabulary-only will do), directory with a tokenizer.json, or a tokenizer file", "", "", "BITNET_MODEL"};
 const Option kTokenizeFile{kInputGroup, "file", 'f', Kind::kText, "FILE", "read the text (with --decode: the ids) from FILE; - is standard input", "", ""};
 const Option kIds{kOutputGroup, "ids", 0, Kind::kFlag, "", "write only the ids, separated by spaces", "", ""};

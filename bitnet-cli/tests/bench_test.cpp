@@ -4,10 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "bitnet/core/device/registry.hpp"
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/isa.hpp"
-#include "bitnet/inference/register.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "cli_fixture.hpp"
 #include "csv.hpp"
@@ -230,52 +228,6 @@ TEST_F(BenchTest, AnotherDeviceTellsItsOwnLimits) {
     for (const char* key : {"copies", "bytes"}) expect_positive(did[way][key]);
   EXPECT_TRUE(did["compiled_programs"].is_number());
   EXPECT_GE(did["launches"], did["waits"]);
-}
-
-TEST_F(BenchTest, LayersCanBeDivided) {
-  const bool has_opencl = call({"devices"}).out.find("\nopencl:0:0\t") != std::string::npos;
-  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl);
-  const auto run = [](const std::vector<std::string>& more) {
-    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "5", "--seed", "1", "--special"};
-    words.insert(words.end(), more.begin(), more.end());
-    return call(words);
-  };
-  const Outcome cpu = run({});
-  const Outcome divided = run({"--device", "opencl:0:0", "--gpu-layers", "1"});
-  EXPECT_EQ(divided.code, kOk) << divided.err;
-  EXPECT_EQ(divided.out, cpu.out);
-  EXPECT_THAT(divided.err, HasSubstr("note: embedding and layer 0 on cpu; layer 1 and head on opencl:0:0\n"));
-  const Outcome all = run({"--device", "opencl:0:0", "--gpu-layers", "auto"});
-  EXPECT_EQ(all.out, cpu.out);
-  EXPECT_THAT(all.err, Not(HasSubstr(" on cpu")));
-  const Outcome twice = run({"--device", "opencl:0:0,opencl:0:0"});
-  EXPECT_EQ(twice.out, cpu.out);
-  EXPECT_THAT(twice.err, HasSubstr("embedding and layer 0 on opencl:0:0; layer 1 and head on opencl:0:0\n"));
-}
-
-TEST_F(BenchTest, LayersThatCannotBeDividedAreErrors) {
-  const auto run = [](const std::vector<std::string>& more) {
-    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "1"};
-    words.insert(words.end(), more.begin(), more.end());
-    return call(words);
-  };
-  EXPECT_FAILS(run({"--gpu-layers", "some"}), kUsage,
-               "--gpu-layers some: expected a number of layers from 0 on");
-  EXPECT_FAILS(run({"--gpu-layers", "-1"}), kUsage, "--gpu-layers");
-  EXPECT_FAILS(run({"--gpu-layers", ""}), kUsage, "--gpu-layers : expected a number of layers from 0 on");
-  EXPECT_FAILS(run({"--sub-devices", "2"}), kUsage,
-               "--sub-devices divides the device whose part --device names, as in opencl:0:0/1; got 'cpu'");
-  BackendRegistry cpu;
-  inference::register_cpu_backend(cpu);
-  EXPECT_FAILS(call({"run", "-m", model(), "-p", "a", "-n", "1", "--gpu-layers", "1", "--device", "auto"},
-                    {.devices = &cpu}),
-               kFailure, "1 layers are to be on a device, and 'auto' is the CPU");
-  for (const char* layers : {"3", "auto"})
-    EXPECT_FAILS(run({"--gpu-layers", layers}), kUsage,
-                 "--gpu-layers " + std::string(layers) +
-                     ": the layers are to be divided between the CPU and a device: "
-                     "expected --device with the name of one");
-  EXPECT_FAILS(run({"--device", "opencl:0:0,cpu"}), kFailure, "a list has names of devices other than 'cpu'");
 }
 
 TEST_F(BenchTest, WrongValuesAreErrorsThatListWhatThereIs) {

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "bitnet/core/device/registry.hpp"
+#include "bitnet/inference/register.hpp"
 #include "bitnet/testing/opencl.hpp"
 #include "cli_fixture.hpp"
 
@@ -34,10 +36,37 @@ TEST_F(DeviceTest, TheWholeModelRunsOnTheDevice) {
        {"device: ", " launches, the host waited ", " GB/s", "device: attention: ", " of them compiled"})
     EXPECT_THAT(verbose.err, HasSubstr(part));
   const json trace = json::parse(read_file(file("trace.json")));
-  const auto is_matmul = [](const json& e) { return e["name"] == "ternary_matmul"; };
+  const auto is_matmul = [](const json& e) { return e["name"] == "kernel ternary_matmul"; };
   EXPECT_TRUE(std::any_of(trace["traceEvents"].begin(), trace["traceEvents"].end(), is_matmul));
   EXPECT_GT(trace["otherData"]["device_statistics"]["launches"], 0);
   EXPECT_FALSE(trace["otherData"]["memory_pools"].empty());
+}
+
+// Without --profile: nothing waits for the times, and ops are one launch where they were.
+TEST_F(DeviceTest, VerboseAloneTellsTheTimesOfTheDevice) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  const auto run = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run",         "-m",     model(), "-p",       "hello",      "-n",
+                                   "8",           "--seed", "1",     "--device", "opencl:0:0", "--statistics",
+                                   file("s.json")};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome o = call(words);
+    EXPECT_EQ(o.code, kOk) << o.err;
+    return std::pair(o.err, json::parse(read_file(file("s.json")))["device_statistics"]);
+  };
+  const auto [nothing, plain] = run({});
+  const auto [lines, timed] = run({"-v"});
+  EXPECT_THAT(lines,
+              ::testing::ContainsRegex("device: to it [0-9,]+ copies of [^\n]* at [0-9.]+ GB/s, from it "
+                                       "[0-9,]+ copies of [^\n]* at [0-9.]+ GB/s\n"));
+  for (const char* kernel : {"attention", "rope_and_store", "ternary_matmul", "normalize_quantize"})
+    EXPECT_THAT(lines, HasSubstr("device: " + std::string(kernel) + ": "));
+  EXPECT_EQ(timed["launches"], plain["launches"]);
+  EXPECT_EQ(timed["waits"].get<int>(), plain["waits"].get<int>() + 1);  // for the queue without times
+  EXPECT_TRUE(plain["kernels"].empty());
+  std::int64_t launches = 0;
+  for (const json& k : timed["kernels"]) launches += k["launches"].get<std::int64_t>();
+  EXPECT_EQ(launches, timed["launches"]);
 }
 
 /// What --statistics wrote of a device, with times or without.
@@ -122,8 +151,9 @@ TEST_F(DeviceTest, StatisticsAreJson) {
   const auto o = call(batch);
   ASSERT_EQ(o.code, kOk) << o.err;
   EXPECT_THAT(o.err, HasSubstr(" launches, the host waited "));
+  EXPECT_THAT(o.err, HasSubstr("device: attention: "));
   const json d = json::parse(read_file(file("d.json")));
-  expect_device_statistics(d, false);
+  expect_device_statistics(d, true);
   EXPECT_EQ(d["items"], 3);
   EXPECT_EQ(d["failed"], 0);
   EXPECT_EQ(d["completion_tokens"], 12);
@@ -131,7 +161,7 @@ TEST_F(DeviceTest, StatisticsAreJson) {
   timed.insert(timed.end(), {"--profile", file("batch_trace.json")});
   ASSERT_EQ(call(timed).code, kOk);
   expect_device_statistics(json::parse(read_file(file("d.json"))), true);
-  EXPECT_THAT(read_file(file("batch_trace.json")), HasSubstr("\"ternary_matmul\""));
+  EXPECT_THAT(read_file(file("batch_trace.json")), HasSubstr("\"kernel ternary_matmul\""));
 }
 
 TEST_F(DeviceTest, StatisticsThatCannotBeWrittenAreErrorsBeforeTheRun) {
@@ -152,6 +182,51 @@ TEST_F(DeviceTest, StatisticsThatCannotBeWrittenAreErrorsBeforeTheRun) {
     EXPECT_FAILS(with(file("./t.json")), kUsage, "--statistics and --profile name the same file");
     EXPECT_FALSE(std::filesystem::exists(file("o.jsonl")));
   }
+}
+
+TEST_F(DeviceTest, LayersCanBeDivided) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_opencl());
+  const auto run = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "5", "--seed", "1", "--special"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  const Outcome cpu = run({});
+  const Outcome divided = run({"--device", "opencl:0:0", "--gpu-layers", "1"});
+  EXPECT_EQ(divided.code, kOk) << divided.err;
+  EXPECT_EQ(divided.out, cpu.out);
+  EXPECT_THAT(divided.err, HasSubstr("note: embedding and layer 0 on cpu; layer 1 and head on opencl:0:0\n"));
+  const Outcome all = run({"--device", "opencl:0:0", "--gpu-layers", "auto"});
+  EXPECT_EQ(all.out, cpu.out);
+  EXPECT_THAT(all.err, Not(HasSubstr(" on cpu")));
+  const Outcome twice = run({"--device", "opencl:0:0,opencl:0:0"});
+  EXPECT_EQ(twice.out, cpu.out);
+  EXPECT_THAT(twice.err, HasSubstr("embedding and layer 0 on opencl:0:0; layer 1 and head on opencl:0:0\n"));
+}
+
+TEST_F(DeviceTest, LayersThatCannotBeDividedAreErrors) {
+  const auto run = [](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"run", "-m", model(), "-p", "a", "-n", "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  EXPECT_FAILS(run({"--gpu-layers", "some"}), kUsage,
+               "--gpu-layers some: expected a number of layers from 0 on");
+  EXPECT_FAILS(run({"--gpu-layers", "-1"}), kUsage, "--gpu-layers");
+  EXPECT_FAILS(run({"--gpu-layers", ""}), kUsage, "--gpu-layers : expected a number of layers from 0 on");
+  EXPECT_FAILS(run({"--sub-devices", "2"}), kUsage,
+               "--sub-devices divides the device whose part --device names, as in opencl:0:0/1; got 'cpu'");
+  BackendRegistry cpu;
+  inference::register_cpu_backend(cpu);
+  EXPECT_FAILS(call({"run", "-m", model(), "-p", "a", "-n", "1", "--gpu-layers", "1", "--device", "auto"},
+                    {.devices = &cpu}),
+               kFailure, "1 layers are to be on a device, and 'auto' is the CPU");
+  for (const char* layers : {"3", "auto"})
+    EXPECT_FAILS(run({"--gpu-layers", layers}), kUsage,
+                 "--gpu-layers " + std::string(layers) +
+                     ": the layers are to be divided between the CPU and a device: "
+                     "expected --device with the name of one");
+  EXPECT_FAILS(run({"--device", "opencl:0:0,cpu"}), kFailure, "a list has names of devices other than 'cpu'");
 }
 
 TEST_F(DeviceTest, PartsOfADeviceHaveNames) {

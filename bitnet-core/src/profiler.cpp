@@ -101,12 +101,12 @@ std::string Profiler::table() const {
   const std::vector<ProfileRow> rows = summary();
   double all = 0;
   for (const ProfileRow& r : rows) all += r.self_seconds;
-  std::string text = fmt::format("{:<22}{:>10}{:>12}{:>12}{:>8}{:>12}{:>9}\n", "zone", "calls", "total ms",
+  std::string text = fmt::format("{:<26}{:>10}{:>12}{:>12}{:>8}{:>12}{:>9}\n", "zone", "calls", "total ms",
                                  "own ms", "own %", "mean us", "GB/s");
   for (const ProfileRow& r : rows) {
     const double rate = r.total_seconds > 0 ? static_cast<double>(r.bytes) / r.total_seconds * 1e-9 : 0;
     text += fmt::format(
-        "{:<22}{:>10}{:>12.3f}{:>12.3f}{:>8.1f}{:>12.2f}{:>9}\n", r.name, r.calls, r.total_seconds * 1e3,
+        "{:<26}{:>10}{:>12.3f}{:>12.3f}{:>8.1f}{:>12.2f}{:>9}\n", r.name, r.calls, r.total_seconds * 1e3,
         r.self_seconds * 1e3, all > 0 ? 100 * r.self_seconds / all : 0.0,
         r.total_seconds * 1e6 / static_cast<double>(r.calls), r.bytes > 0 ? fmt::format("{:.1f}", rate) : "");
   }

@@ -116,6 +116,11 @@ std::int64_t AttentionOp::tiles_of(const AttentionArgs& args, std::int64_t heads
   return traits_.split_attention.value_or(pays) && floats <= kMostPartFloats ? tiles : 1;
 }
 
+bool AttentionOp::may_divide(std::int64_t n_heads, const AttentionShape& shape) const {
+  return traits_.split_attention.value_or(n_heads / kernels_.attention(shape).heads <
+                                          traits_.compute_units * kGroupsOfAUnit);
+}
+
 cl_mem AttentionOp::parts(const AttentionArgs& args, std::int64_t n_tiles) {
   const auto bytes =
       static_cast<std::size_t>(args.q.rows * args.n_heads * n_tiles * (args.head_dim + 2)) * sizeof(float);

@@ -31,6 +31,8 @@ class AttentionOp {
 
   /// Backend::rope(), held back. Throws Error(kDevice).
   void rope(const DeviceMatrix& x, cl_mem positions, cl_mem table, std::int64_t head_dim);
+  /// Whether run() may divide the keys of so many heads, whatever the rows.
+  bool may_divide(std::int64_t n_heads, const AttentionShape& shape) const;
   /// Issues the rotations that are held back. Throws Error(kDevice).
   void issue();
   /// Throws Error(kDevice).

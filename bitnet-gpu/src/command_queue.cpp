@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <exception>
 #include <limits>
+#include <mutex>
+#include <string>
 #include <utility>
 
 namespace bitnet::gpu {
@@ -26,6 +28,17 @@ ClQueue make_queue(cl_context context, cl_device_id device, bool takes_times) {
 struct DeviceTimes {
   cl_ulong begin = 0, end = 0;  // nanoseconds of the device's clock
 };
+
+/// "kernel attention", apart from the op of that name. Kept for good: a profiler has the address, and may
+/// outlive the queue.
+const char* zone_of(std::string_view kernel) {
+  static std::mutex mutex;
+  static std::map<std::string, std::string, std::less<>> names;
+  const std::lock_guard lock(mutex);
+  auto found = names.find(kernel);
+  if (found == names.end()) found = names.emplace(kernel, fmt::format("kernel {}", kernel)).first;
+  return found->second.c_str();
+}
 
 /// Of a command that is done; nothing where the driver does not know.
 bool times_of(cl_event event, DeviceTimes& times) {
@@ -54,7 +67,7 @@ void CommandQueue::checked(cl_int status, std::string_view call) {
 }
 
 void CommandQueue::choose_queue() {
-  if ((profiler_ != nullptr) == takes_times_) return;
+  if (wants_times_ == takes_times_) return;
   finish();
   queue_ = make_queue(context_.get(), device_, !takes_times_);
   takes_times_ = !takes_times_;
@@ -96,7 +109,8 @@ void CommandQueue::collect() {
     if (profiler_ == nullptr) continue;
     const auto end = std::max(first_, now - std::chrono::nanoseconds(last - times.end));
     const auto begin = std::clamp(now - std::chrono::nanoseconds(last - times.begin), first_, end);
-    profiler_->record(timed->name, begin, end, timed->bytes, 0);
+    const bool is_copy = timed->name == kUpload || timed->name == kDownload;
+    profiler_->record(is_copy ? timed->name : zone_of(timed->name), begin, end, timed->bytes, 0);
   }
   for (const Timed& t : timed_)
     if (t.event != nullptr) clReleaseEvent(t.event);

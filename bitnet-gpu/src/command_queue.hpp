@@ -30,10 +30,13 @@ class CommandQueue {
   CommandQueue(const CommandQueue&) = delete;
   CommandQueue& operator=(const CommandQueue&) = delete;
 
-  /// From the next call on, times on the device are taken: each launch and copy is a zone of `profiler` and
-  /// is added up in statistics(). Null: no more. That needs another queue of the driver; the old one's work
-  /// is waited for.
-  void set_profiler(Profiler* profiler) noexcept { profiler_ = profiler; }
+  /// From the next call on, times on the device are taken, or no more: each launch and copy is added up in
+  /// statistics() and, where `profiler` is not null (then times are taken anyway), a zone of it. Beginning or
+  /// ending that needs another queue of the driver; the old one's work is waited for.
+  void set_profiler(Profiler* profiler, bool times) noexcept {
+    profiler_ = profiler;
+    wants_times_ = times || profiler != nullptr;
+  }
 
   /// The queue for what comes now, valid until set_profiler(). Throws Error(kDevice).
   cl_command_queue get() {
@@ -75,7 +78,7 @@ class CommandQueue {
  private:
   static void set(const Kernel& kernel, cl_uint index, std::size_t bytes, const void* value);
   void checked(cl_int status, std::string_view call);
-  /// The queue for what comes now: with a profiler one that takes times.
+  /// The queue for what comes now: one that takes times where they are wanted.
   void choose_queue();
   /// Where the driver is to put the event of a command, or null where no times are taken.
   cl_event* event_for(const char* name, std::uint64_t bytes = 0);
@@ -90,7 +93,7 @@ class CommandQueue {
   ClContext context_;
   cl_device_id device_;
   ClQueue queue_;
-  bool takes_times_ = false;
+  bool takes_times_ = false, wants_times_ = false;
   Profiler* profiler_ = nullptr;
   DeviceStatistics counts_;
   std::map<std::string_view, DeviceStatistics::KernelTime> times_;

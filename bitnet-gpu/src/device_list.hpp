@@ -1,5 +1,7 @@
 #pragma once
 // Which OpenCL devices this machine has. Opening one is opencl_backend's business.
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,6 +23,11 @@ struct ClDevice {
   std::size_t max_work_group = 0;  ///< work-items
   std::size_t max_allocation = 0;  ///< bytes of one buffer
   std::shared_ptr<const void> owner = {};
+
+  /// Bytes that its buffers may take: all of its memory, or `limit` where that is less and not 0.
+  std::size_t memory_within(std::size_t limit) const noexcept {
+    return limit != 0 ? std::min(limit, device.memory_bytes) : device.memory_bytes;
+  }
 };
 
 struct DeviceList {

@@ -17,6 +17,8 @@ constexpr std::int64_t kFewRows = 16;
 constexpr int kMostFewRows = 8;     // of a work-item then
 constexpr int kMostFewSums = 4096;  // of a work-group, in local memory: 16 KiB of the 32 that a device has
 constexpr int kMostGemmItems = 4;   // BN_GEMM_ITEMS
+// Whatever kernel is chosen by the number of rows, it is that of one of these.
+constexpr std::int64_t kRowCounts[] = {1, 2, 4, 8, kFewRows, kFewRows + 1};
 // Query heads that a work-item computes with one reading of the keys.
 constexpr std::int64_t kHeadsWide = 4;
 
@@ -171,6 +173,47 @@ const RowsKernel& KernelSet::dense(DType type, std::int64_t rows) {
   const int n = type_number(type);
   return by_rows(dense_[static_cast<std::size_t>(n)], kernels::dense_matmul, kTypes[n], "dense_matmul",
                  "dense_matmul", rows);
+}
+
+/// Rows that become integers of a form.
+void KernelSet::need_form(ActivationForm form) {
+  forms_[static_cast<std::size_t>(form)] = true;
+  normalize(0, true, true, form);
+  normalize(0, false, true, form);
+  if (gate_ != 0) normalize(gate_, gate_norm_, true, form);
+}
+
+void KernelSet::need_ternary(ActivationForm form) {
+  need_form(form);
+  for (const std::int64_t rows : kRowCounts) ternary(rows);
+}
+
+void KernelSet::need_groups(ActivationForm form) {
+  need_form(form);
+  group_sums();
+  for (const std::int64_t rows : kRowCounts) groups(rows);
+}
+
+void KernelSet::need_int8(ActivationForm form) {
+  need_form(form);
+  for (const std::int64_t rows : kRowCounts) int8(rows);
+}
+
+void KernelSet::need_dense(DType type) {
+  for (const std::int64_t rows : kRowCounts) dense(type, rows);
+}
+
+void KernelSet::need_steps(const AttentionShape& shape, bool parts, int gate, bool gate_norm) {
+  if (parts) {
+    attention_in_parts(shape);
+  } else {
+    attention(shape);
+  }
+  normalize(0, true, false);
+  gate_ = gate;
+  gate_norm_ = gate_norm;
+  for (std::size_t form = 0; form < forms_.size(); ++form)
+    if (forms_[form]) need_form(static_cast<ActivationForm>(form));
 }
 
 std::string KernelSet::attention_options(const AttentionShape& shape, std::int64_t heads) const {

@@ -1,6 +1,7 @@
 #pragma once
-// All kernels of one device, each built when it is first asked for. What they compute and how their data lies
-// is said in kernels/*.cl; who launches them is opencl_backend.cpp and attention.cpp.
+// All kernels of one device, each built when it is first asked for, by a need_…() at the latest when weights
+// and steps are prepared. What they compute and how their data lies is said in kernels/*.cl; who launches
+// them is opencl_backend.cpp, linear_op.cpp, attention_op.cpp and top_op.cpp.
 #include <array>
 #include <cstdint>
 #include <map>
@@ -43,7 +44,7 @@ class KernelSet {
   /// Builds what every model needs. Throws Error(kDevice) with the build log.
   KernelSet(ProgramCache& programs, const DeviceTraits& traits, Tuning tuning, cl_device_id device);
 
-  // Later builds throw Error(kDevice) alone.
+  // Builds throw Error(kDevice) alone.
   /// A kernel of rows.cl.
   const Kernel& rows_op(const char* name);  // of static storage
   /// normalize_quantize.cl; `gate`: its BN_GATE.
@@ -59,6 +60,16 @@ class KernelSet {
   /// The same, with `parts` and `merge`, which attention() lacks.
   const AttentionKernels& attention_in_parts(const AttentionShape& shape);
 
+  // What is built ahead, for every number of rows, so that no op compiles. Throw Error(kDevice).
+  /// One plane of trits with scales of whole rows; else of trits in general; int8; dense of a type.
+  void need_ternary(ActivationForm form);
+  void need_groups(ActivationForm form);
+  void need_int8(ActivationForm form);
+  void need_dense(DType type);
+  /// Attention, with parts if they may be of use, and the rows between products: a gate (BN_GATE), with a
+  /// norm behind it or not.
+  void need_steps(const AttentionShape& shape, bool parts, int gate, bool gate_norm);
+
   /// top.cl: of values, or of keys that it has made.
   const Kernel& top(bool of_keys);
 
@@ -68,6 +79,7 @@ class KernelSet {
  private:
   Kernel build(std::string_view source, const std::string& options, const char* name);
   AttentionKernels& attention_of(const AttentionShape& shape);
+  void need_form(ActivationForm form);
   std::string attention_options(const AttentionShape& shape, std::int64_t heads) const;
   static constexpr int kMostRows = 16;
   using ByRows = std::array<RowsKernel, kMostRows>;  ///< by the rows of a work-item, from 1 on
@@ -90,6 +102,9 @@ class KernelSet {
   std::array<Kernel, 2> top_;
   Kernel group_sums_;
   std::array<Kernel, 36> normalize_;  // [form][gate][norm][quantize]
+  std::array<bool, 3> forms_{};       // that need_form() has seen
+  int gate_ = 0;                      // of need_steps(), 0: none yet
+  bool gate_norm_ = false;
   ByRows ternary_, groups_, int8_;
   RowsKernel gemm_;
   std::array<ByRows, 3> dense_;  // f32, f16, bf16

@@ -43,11 +43,6 @@ ClContext make_context(const ClDevice& device) {
   return context;
 }
 
-std::size_t memory_limit(const ClDevice& device, const Options& options) {
-  const std::size_t all = device.device.memory_bytes;
-  return options.memory_limit != 0 ? std::min(options.memory_limit, all) : all;
-}
-
 // An element offset for the kernels, which know floats, not bytes; the seam checks that it is whole.
 cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
 
@@ -77,9 +72,11 @@ class OpenClBackend final : public Backend {
   OpenClBackend(const ClDevice& device, const Options& options,
                 std::shared_ptr<const ExecutionContext> context, const TuningRow* tuning)
       : device_(device),
+        builds_ahead_(tuning == nullptr),
         context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
-                                                   memory_limit(device, options), device.max_allocation)),
+                                                   device.memory_within(options.memory_limit),
+                                                   device.max_allocation)),
         queue_(context_.get(), device.id),
         traits_(traits_of(device, options.kernels)),
         programs_(context_.get(), device.id, traits_.build_flags(options.build_options),
@@ -154,24 +151,44 @@ class OpenClBackend final : public Backend {
   }
 
   PreparedPtr do_prepare(const LinearWeights& w) override {
-    if (!w.ternary() && w.dense_form == DenseForm::kInt8)
-      return prepared(w, 1, [&] { return prepare_int8(w, writer_); });
-    if (!w.ternary())
-      return prepared(w, 0, [&] {
-        return prepare_dense(w, w.dense_form == DenseForm::kF16 ? DType::kF16 : w.dense_type, writer_);
-      });
+    if (!w.ternary() && w.dense_form == DenseForm::kInt8) return prepared_int8(w, 1);
+    if (!w.ternary()) return prepared_dense(w);
     if (w.cols_per_scale == 0 && w.second == nullptr)
-      return prepared(w, 0, [&] { return prepare_ternary(w, writer_); });
+      return prepared(w, 0, [&] {
+        if (builds_ahead_) kernels_.need_ternary(w.activations);
+        return prepare_ternary(w, writer_);
+      });
     std::int64_t groups = 1;
     for (const LinearWeights* plane = &w; plane != nullptr; plane = plane->second.get())
       if (plane->cols_per_scale != 0) groups = std::max(groups, plane->in / plane->cols_per_scale);
-    return prepared(w, groups, [&] { return prepare_extended(w, writer_); });
+    return prepared(w, groups, [&] {
+      if (builds_ahead_) kernels_.need_groups(w.activations);
+      return prepare_extended(w, writer_);
+    });
   }
 
   PreparedPtr do_prepare_embedding(const LinearWeights& w) override {
-    if (w.dense_form == DenseForm::kInt8) return prepared(w, 0, [&] { return prepare_int8(w, writer_); });
+    return w.dense_form == DenseForm::kInt8 ? prepared_int8(w, 0) : prepared_dense(w);
+  }
+  void do_prepare_steps(const ModelConfig& c, DType kv_type, std::int64_t page_size) override {
+    if (!builds_ahead_) return;
+    const AttentionShape shape{kv_type, c.head_dim, page_size, c.n_heads / c.n_kv_heads};
+    kernels_.need_steps(shape, attention_.may_divide(c.n_heads, shape), gate_of(c.activation), c.sub_norms);
+    if (!traits_.zero_copy) kernels_.top(false);
+  }
+
+  PreparedPtr prepared_int8(const LinearWeights& w, std::int64_t groups) {
+    return prepared(w, groups, [&] {
+      if (builds_ahead_) kernels_.need_int8(w.activations);
+      return prepare_int8(w, writer_);
+    });
+  }
+  PreparedPtr prepared_dense(const LinearWeights& w) {
     const DType kept = w.dense_form == DenseForm::kF16 ? DType::kF16 : w.dense_type;
-    return prepared(w, 0, [&] { return prepare_dense(w, kept, writer_); });
+    return prepared(w, 0, [&] {
+      if (builds_ahead_) kernels_.need_dense(kept);
+      return prepare_dense(w, kept, writer_);
+    });
   }
 
   /// What body() makes of weights whose products take scratch for `groups` groups of columns.
@@ -213,7 +230,7 @@ class OpenClBackend final : public Backend {
     issue_held();
     queue_.finish();
   }
-  void profiler_changed() noexcept override { queue_.set_profiler(profiler()); }
+  void profiler_changed() noexcept override { queue_.set_profiler(profiler(), takes_device_times()); }
 
   /// A kernel of rows.cl, for `items` of each row.
   template <class... Args>
@@ -223,6 +240,7 @@ class OpenClBackend final : public Backend {
   }
 
   const ClDevice device_;
+  const bool builds_ahead_;  // not where candidates are measured, of whose programs some are run
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
   CommandQueue queue_;

@@ -44,8 +44,9 @@ class Probe {
     check(status, "clCreateContext");
     queue_ = ClQueue(clCreateCommandQueue(context_.get(), device.id, 0, &status));
     check(status, "clCreateCommandQueue");
-    memory_ = std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
-                                                 device.device.memory_bytes, device.max_allocation);
+    memory_ =
+        std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
+                                           device.memory_within(options.memory_limit), device.max_allocation);
     programs_.emplace(context_.get(), device.id, traits_.build_flags(options.build_options),
                       options.program_folder.value_or(default_program_folder()));
   }
@@ -68,7 +69,7 @@ class Probe {
       });
     };
     run(1);
-    cl_uint rounds = 1024;
+    cl_uint rounds = 1;
     while (rounds < kMostRounds && run(rounds) < kSampleSeconds) rounds *= 2;
     // A round multiplies 64 bytes of each chain, or the four of a dot product.
     const double operations = 2.0 * (traits_.wide ? 64 : 4) * kChains * static_cast<double>(items) * rounds;

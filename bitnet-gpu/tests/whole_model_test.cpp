@@ -196,10 +196,69 @@ TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {
   std::map<std::string, int> zones;
   for (const ProfileEvent& e : profiler.events()) ++zones[e.name];
   EXPECT_EQ(zones["add"], 3);
-  EXPECT_EQ(zones["add_rows"], 3);
-  EXPECT_EQ(zones["normalize_quantize"], 1);
+  EXPECT_EQ(zones["kernel add_rows"], 3);
+  EXPECT_EQ(zones["kernel normalize_quantize"], 1);
   EXPECT_EQ(zones["copy from device"], 1);
   for (const ProfileRow& row : profiler.summary()) EXPECT_GE(row.self_seconds, 0) << row.name;
+}
+
+/// What a token of the shipped model does, after a prompt.
+struct Token {
+  std::map<std::string, std::uint64_t> kernels;  // launches, where times were taken
+  std::map<std::string, std::uint64_t> zones;    // calls, of a profiler
+  std::uint64_t launches = 0, waits = 0, timed_download_bytes = 0;
+};
+Token token_of(const BackendRegistry& devices, bool times, Profiler* profiler) {
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  const auto model = Model::load(testing::source_path("models/bitnet-demo-i2_s.gguf"),
+                                 devices.create(devices.devices()[0].name, context));
+  Session session(model, {.n_ctx = 32});
+  session.evaluate(std::vector<TokenId>{3, 1, 4, 1, 5});
+  Backend& backend = model->backend();
+  const DeviceStatistics before = backend.statistics();
+  backend.take_device_times(times);
+  backend.set_profiler(profiler);
+  session.evaluate(std::vector<TokenId>{9});
+  backend.set_profiler(nullptr);
+  const DeviceStatistics after = backend.statistics();
+  Token token;
+  token.launches = after.launches - before.launches;
+  token.waits = after.waits - before.waits;
+  token.timed_download_bytes = after.timed_download_bytes;
+  for (const auto& k : after.kernels) token.kernels[k.name] = k.launches;
+  if (profiler != nullptr)
+    for (const ProfileRow& row : profiler->summary()) token.zones[row.name] = row.calls;
+  return token;
+}
+
+TEST(TimesOfADevice, AreTakenOfTheSameLaunches) {
+  BackendRegistry devices;
+  gpu::register_backends(devices);
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  const Token without = token_of(devices, false, nullptr), with = token_of(devices, true, nullptr);
+  EXPECT_TRUE(without.kernels.empty());
+  EXPECT_EQ(with.launches, without.launches);
+  EXPECT_EQ(with.waits, without.waits + 1);  // for the queue without times
+  EXPECT_GT(with.timed_download_bytes, 0u);
+  std::uint64_t launches = 0;
+  for (const auto& [name, n] : with.kernels) launches += n;
+  EXPECT_EQ(launches, with.launches);
+  EXPECT_EQ(with.kernels.at("attention"), 6u);
+  EXPECT_EQ(with.kernels.at("rope_and_store"), 6u);
+}
+
+TEST(ZonesOfAProfiler, TellKernelsFromOpsOfTheirName) {
+  BackendRegistry devices;
+  gpu::register_backends(devices);
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  Profiler profiler;
+  const Token token = token_of(devices, false, &profiler);
+  EXPECT_EQ(token.zones.at("attention"), 6u);
+  EXPECT_EQ(token.zones.at("kernel attention"), 6u);
+  EXPECT_EQ(token.zones.at("rope"), 12u);
+  EXPECT_EQ(token.zones.at("kernel rope"), 12u);  // each alone: the profiler waits for it
+  EXPECT_EQ(token.kernels.at("attention"), 6u);
 }
 
 // Linears of every kind, on the device; and where it lacks what they take, on the CPU, the rest of the step

@@ -176,6 +176,7 @@ void InferenceEngine::load_on(Backends devices, const ModelFiles& files,
   }
   std::unique_ptr<Backend> backend = divide(std::move(devices), files);
   backend->set_profiler(options_.profiler);
+  backend->take_device_times(options_.device_times);
   model_ = Model::load(files, std::move(backend));
   std::vector<quant::WeightedAdapter> weighted;
   for (std::size_t i = 0; i < adapters.size(); ++i)

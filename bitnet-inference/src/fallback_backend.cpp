@@ -191,6 +191,10 @@ class FallbackBackend final : public Backend {
     return side_of(op) == kDeviceSide && w.on(kDeviceSide) ? kDeviceSide : kCpuSide;
   }
 
+  void do_prepare_steps(const ModelConfig& config, DType kv_type, std::int64_t page_size) override {
+    for (const Side s : {kDeviceSide, kCpuSide}) at(s).prepare_steps(config, kv_type, page_size);
+  }
+
   void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                  std::span<const Matrix> outs) override {
     for (const Side s : {kDeviceSide, kCpuSide}) {
@@ -264,7 +268,10 @@ class FallbackBackend final : public Backend {
 
   void do_sync() override { at(kDeviceSide).sync(); }
 
-  void profiler_changed() noexcept override { times_.take(at(kDeviceSide), profiler() != nullptr); }
+  void profiler_changed() noexcept override {
+    times_.take(at(kDeviceSide), profiler() != nullptr);
+    at(kDeviceSide).take_device_times(takes_device_times());
+  }
 
   KernelTimes times_;  // outlives the sides
   std::array<std::unique_ptr<Backend>, 2> sides_;

@@ -37,6 +37,7 @@ KvPool::KvPool(Backend& backend, const ModelConfig& c, std::int64_t n_pages, std
                             n_pages * page_size, total, available));
   }
   with_context(fmt::format("KV cache of {} tokens", n_pages * page_size), [&] {
+    backend.prepare_steps(c, type, page_size);
     for (std::int64_t i = 0; i < c.n_layers; ++i) {
       const Placed placed(backend, {TensorRole::kAttnK, i});
       keys_.push_back(backend.allocate(layer_bytes, "kv pages"));

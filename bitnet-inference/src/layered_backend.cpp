@@ -246,6 +246,10 @@ class LayeredBackend final : public Backend, public LayerPlacer {
     return std::make_shared<StagedWeights>(std::move(on), stage);
   }
 
+  void do_prepare_steps(const ModelConfig& config, DType kv_type, std::int64_t page_size) override {
+    for (const Stage& s : stages_) s.backend->prepare_steps(config, kv_type, page_size);
+  }
+
   /// The stage of all of `weights`, which go to `list_`.
   std::size_t take(std::span<const PreparedWeights* const> weights) {
     const std::size_t stage = staged(*weights[0]).last();
@@ -352,7 +356,10 @@ class LayeredBackend final : public Backend, public LayerPlacer {
   }
 
   void profiler_changed() noexcept override {
-    for (const Stage& s : stages_) times_.take(*s.backend, profiler() != nullptr);
+    for (const Stage& s : stages_) {
+      times_.take(*s.backend, profiler() != nullptr);
+      s.backend->take_device_times(takes_device_times());
+    }
   }
 
   KernelTimes times_;  // outlives the stages

@@ -127,7 +127,8 @@ int run_model(const Values& values, Io& io) {
   RunFigures figures;
   int code = kOk;
   try {
-    const auto engine = load_engine(values, io, make_context(values), trace ? trace->profiler() : nullptr);
+    const auto engine = load_engine(values, io, make_context(values), trace ? trace->profiler() : nullptr,
+                                    nullptr, values.flag(opt::kVerbose));
     if (!values.has(opt::kSeed)) io.err << "seed: " << seed << '\n';
     code = generate_text(values, prompt, *engine, options, figures, io);
   } catch (const std::exception&) {  // std::bad_alloc, too

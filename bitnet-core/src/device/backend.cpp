@@ -378,6 +378,15 @@ PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   return named(*this, [&] { return do_prepare_embedding(weights); });
 }
 
+void Backend::prepare_steps(const ModelConfig& config, DType kv_type, std::int64_t page_size) {
+  constexpr const char* kOp = "prepare_steps";
+  kv_page_bytes(kv_type, page_size, config.n_kv_heads, config.head_dim);
+  require(config.n_heads > 0 && config.n_heads % config.n_kv_heads == 0, kOp,
+          "n_heads is {}, n_kv_heads {}: n_kv_heads must divide n_heads", config.n_heads, config.n_kv_heads);
+  const ProfileZone measured(profiler_, kOp);
+  named(*this, [&] { do_prepare_steps(config, kv_type, page_size); });
+}
+
 void Backend::linear(std::span<const PreparedWeights* const> weights, Matrix x,
                      std::span<const Matrix> outs) {
   check_linear(weights, x, outs, "linear");

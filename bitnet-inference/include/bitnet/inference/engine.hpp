@@ -47,6 +47,7 @@ struct EngineOptions {
   std::vector<AdapterSource> adapters = {};       ///< LoRA adapters that act together from the start
   std::function<void(std::int64_t done, std::int64_t total)> load_progress = {};
   Profiler* profiler = nullptr;  ///< of loading and of all that runs on the model; must outlive the engine
+  bool device_times = false;     ///< times of the same for Backend::statistics(), without a profiler's waits
 };
 
 /// A loaded model with one session. Not thread-safe. Example:

@@ -17,7 +17,8 @@ class KvPool {
  public:
   static constexpr std::int64_t kDefaultPageSize = 16;  ///< tokens; wastes 8 on average a sequence
 
-  /// Throws Error(kInvalidArgument) on sizes ≤ 0 or that overflow and on other types, Error(kOutOfMemory).
+  /// Prepares the backend for steps on it. Throws Error(kInvalidArgument) on sizes ≤ 0 or that overflow and
+  /// on other types, Error(kOutOfMemory | kDevice).
   KvPool(Backend& backend, const ModelConfig& config, std::int64_t n_pages,
          std::int64_t page_size = kDefaultPageSize, DType type = DType::kF16);
 

@@ -75,6 +75,10 @@ class Backend {
   /// Repacks a token embedding or output head [vocab, hidden] (dense); embed() and logits() share one when
   /// tied.
   PreparedPtr prepare_embedding(const LinearWeights& weights);
+  /// Says what the steps to come are like, when the weights are prepared: those of `config`, with a KV cache
+  /// of this type and page size. A device that compiles programs does so now, and not in an op; the ops do
+  /// without it, too. Throws Error(kInvalidArgument) on what attention() refuses, Error(kDevice).
+  void prepare_steps(const ModelConfig& config, DType kv_type, std::int64_t page_size);
 
   /// outs[i] = x · weights[i]ᵀ. Ternary weights: x's rows are quantised once (absmax int8, half to even) for
   /// all of them; the integer products are exact. All weights of a call are of one kind.
@@ -120,6 +124,14 @@ class Backend {
     profiler_changed();
   }
   Profiler* profiler() const noexcept { return profiler_; }
+  /// From now on a device takes the times of its kernels and copies, for statistics(), or does so no more; no
+  /// op waits for that, or becomes another one. With a profiler they are taken anyway. To be called by the
+  /// thread that issues ops.
+  void take_device_times(bool yes) noexcept {
+    takes_device_times_ = yes;
+    profiler_changed();
+  }
+  bool takes_device_times() const noexcept { return takes_device_times_; }
 
  protected:
   /// top() on the host, after a download, for devices that cannot do the case at hand.
@@ -139,6 +151,7 @@ class Backend {
   virtual void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) = 0;
   virtual PreparedPtr do_prepare(const LinearWeights& weights) = 0;
   virtual PreparedPtr do_prepare_embedding(const LinearWeights& weights) = 0;
+  virtual void do_prepare_steps(const ModelConfig&, DType /*kv_type*/, std::int64_t /*page_size*/) {}
   virtual void do_linear(std::span<const PreparedWeights* const> weights, Matrix x,
                          std::span<const Matrix> outs) = 0;
   virtual void do_norm_linear(std::span<const PreparedWeights* const> weights, Matrix x, const Buffer& norm,
@@ -156,11 +169,13 @@ class Backend {
                          Matrix out) = 0;
   virtual void do_top(Matrix x, std::int64_t k, std::span<TopValue> out) { top_of_download(x, k, out); }
   virtual void do_sync() = 0;
+  /// Another profiler(), or takes_device_times() has changed.
   virtual void profiler_changed() noexcept {}
 
   template <class Bytes, class Body>
   void zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body);
   Profiler* profiler_ = nullptr;
+  bool takes_device_times_ = false;
 };
 
 }  // namespace bitnet

@@ -41,7 +41,8 @@ struct TopValue {
   float value = 0;
 };
 
-/// What a device has done so far. Seconds and kernels: of what was issued while a profiler was set alone.
+/// What a device has done so far. Seconds and kernels: of what was issued while times were taken alone
+/// (Backend::take_device_times(), Backend::set_profiler()).
 struct DeviceStatistics {
   struct KernelTime {
     std::string name;
