@@ -183,8 +183,6 @@ TEST_F(CalibrationFiles, WhatIsReadIsWhatWasCollected) {
     EXPECT_EQ(a->statistics.least, b->statistics.least);
     EXPECT_EQ(a->statistics.most_peak, b->statistics.most_peak);
   }
-  EXPECT_EQ(describe_inputs(*file, model_), describe_inputs(streamed, model_));
-  EXPECT_NE(describe_inputs(*file, model_).find("blk.1.ffn_down"), std::string::npos);
   const std::filesystem::path copy = dir_.path() / "again.safetensors";  // a file can be saved, too
   save_calibration(copy, *file, model_);
   EXPECT_EQ(read_file(copy), bytes());

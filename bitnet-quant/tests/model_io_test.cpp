@@ -1,8 +1,8 @@
 // Whole models written and read back in every type, the models of an independent implementation in
-// tests/data/models, and what is refused. Damaged model files are model_io_damage_test.cpp.
+// tests/data/models, and what is refused. How files are replaced is model_io_writing_test.cpp, damaged model
+// files are model_io_damage_test.cpp.
 #include "bitnet/quant/model_io.hpp"
 
-#include <unistd.h>
 
 #include <cmath>
 #include <set>
@@ -14,7 +14,7 @@
 #include "bitnet/core/text/bpe_trainer.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "model_io/stored_tensor.hpp"
-#include "model_io_support.hpp"
+#include "model_io_fixture.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -27,65 +27,6 @@ using testing::MemoryModel;
 using ::testing::Not;
 using testing::rows_are_those_of_read;
 using testing::small_config;
-
-constexpr ModelFamily kFamilies[] = {ModelFamily::kBitNet25, ModelFamily::kBitNetOld, ModelFamily::kLlama};
-
-class ModelIo : public ::testing::Test {
- protected:
-  std::unique_ptr<ModelReader> round_trip(const ModelConfig& config, const MemoryModel& model,
-                                          const WriteOptions& options,
-                                          FloatLinears floats = FloatLinears::kAsConfigured) {
-    const auto path = dir_ / ("m" + std::to_string(++n_));
-    write_model(path, config, nullptr, model.source(), options);
-    return ModelReader::open(path, floats);
-  }
-  TempDir dir_;
-  int n_ = 0;
-};
-
-WriteOptions options_of(LinearType type, bool gguf = true) {
-  WriteOptions o;
-  o.type = type;
-  o.gguf = gguf;
-  return o;
-}
-
-void expect_config(const ModelConfig& a, const ModelConfig& b) {
-  EXPECT_EQ(a.family, b.family);
-  EXPECT_EQ(a.weights, b.weights);
-  EXPECT_EQ(a.activation, b.activation);
-  EXPECT_EQ(a.n_kv_heads, b.n_kv_heads);
-  EXPECT_EQ(a.head_dim, b.head_dim);
-  EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
-  EXPECT_EQ(a.eos_ids, b.eos_ids);
-  EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
-}
-
-/// Every tensor equal, scales through `scale`.
-template <class Scale>
-void expect_tensors(const ModelReader& reader, const MemoryModel& model, Scale&& scale) {
-  for (const TensorId id : reader.tensors()) {
-    const LogicalTensor got = reader.read(id), &expected = model[id];
-    SCOPED_TRACE(gguf_name(id) + " " + reader.stored_type(id));
-    EXPECT_EQ(got.id, id);
-    for (const std::int64_t step : {1, 3, 1000}) EXPECT_TRUE(rows_are_those_of_read(reader, id, step));
-    EXPECT_EQ(got.shape, expected.shape);
-    ASSERT_EQ(got.ternary, expected.ternary);
-    if (!got.ternary) {
-      EXPECT_EQ(got.to_f32(), expected.to_f32());
-      continue;
-    }
-    EXPECT_EQ(got.weights.trits, expected.weights.trits);
-    ASSERT_EQ(got.weights.scales.size(), expected.weights.scales.size());
-    EXPECT_EQ(got.weights.rows_per_scale, expected.weights.rows_per_scale);
-    EXPECT_EQ(got.weights.cols_per_scale, expected.weights.cols_per_scale);
-    for (std::size_t i = 0; i < got.weights.scales.size(); ++i)
-      EXPECT_EQ(got.weights.scales[i], scale(expected.weights.scales[i]));
-  }
-}
-
-const auto kSame = [](float s) { return s; };
-const auto kHalf = [](float s) { return f16_to_f32(f32_to_f16(s)); };
 
 TEST_F(ModelIo, TernaryRoundTripInEveryTypeAndFamily) {
   for (const ModelFamily family : kFamilies) {
@@ -243,118 +184,6 @@ TEST_F(ModelIo, KindsThatDoNotFitTheTypeAreRefused) {
   BITNET_EXPECT_ERROR(write_model(dir_ / "x", config, nullptr, big.source(), options_of(LinearType::kI2_S)),
                       ErrorCode::kUnsupported, "f16");
   EXPECT_TRUE(std::filesystem::is_empty(dir_.path()));
-}
-
-TEST_F(ModelIo, AFailureLeavesTheOldFilesWhole) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25);
-  const MemoryModel model(config, Linears::kTernary);
-  const auto fail = [&](TensorId id) {
-    if (id.layer == 1) throw Error(ErrorCode::kCancelled, "stopped");
-    return model[id];
-  };
-  for (const LinearType type : {LinearType::kI2_S, LinearType::kHf}) {
-    const auto path = dir_ / (type == LinearType::kHf ? "hf" : "x.gguf");
-    write_model(path, config, nullptr, model.source(), options_of(type));
-    BITNET_EXPECT_ERROR(write_model(path, config, nullptr, fail, options_of(type)), ErrorCode::kCancelled,
-                        "stopped");
-    expect_tensors(*ModelReader::open(path), model, kSame);
-    BITNET_EXPECT_ERROR(write_model(dir_ / "new", config, nullptr, fail, options_of(type)),
-                        ErrorCode::kCancelled, "writing model");
-    write_model(path, config, nullptr, model.source(), options_of(type));  // over the old one
-  }
-  std::size_t entries = 0;
-  for ([[maybe_unused]] const auto& e : std::filesystem::directory_iterator(dir_.path())) ++entries;
-  EXPECT_EQ(entries, 2u);  // nothing written aside is left
-  for (const auto& e : std::filesystem::directory_iterator(dir_ / "hf"))
-    EXPECT_THAT(e.path().filename().string(), Not(HasSubstr("partial")));
-}
-
-TEST_F(ModelIo, ADirectoryIsReplacedWholeOrNotAtAll) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25);
-  const MemoryModel model(config, Linears::kTernary);
-  WriteOptions divide = options_of(LinearType::kHf);
-  divide.scale_form = WeightScaleForm::kDivide;
-  const auto path = dir_ / "m";
-  write_model(path, config, nullptr, model.source(), options_of(LinearType::kHf));
-  std::filesystem::permissions(path / "config.json", std::filesystem::perms::owner_read);
-  // What cannot be replaced stops it before the tensors are: they would mean the inverse under the old
-  // config.
-  std::filesystem::remove(path / "generation_config.json");
-  std::filesystem::create_directory(path / "generation_config.json");
-  BITNET_EXPECT_ERROR(write_model(path, config, nullptr, model.source(), divide), ErrorCode::kInvalidArgument,
-                      "generation_config.json' is a directory");
-  std::filesystem::remove(path / "generation_config.json");
-  expect_tensors(*ModelReader::open(path), model, kSame);
-  // A directory that a killed process of this id left is not in the way.
-  std::filesystem::create_directory(path / (".new." + std::to_string(getpid()) + ".0.partial"));
-  write_model(path, config, nullptr, model.source(), divide);
-  expect_tensors(*ModelReader::open(path), model, [](float s) { return 1.0f / (1.0f / s); });
-  EXPECT_EQ(std::filesystem::status(path / "config.json").permissions(), std::filesystem::perms::owner_read);
-}
-
-TEST_F(ModelIo, AnotherModelsShardsAreNotMixedIn) {
-  const ModelConfig config = small_config(ModelFamily::kBitNet25);
-  const MemoryModel model(config, Linears::kTernary);
-  std::filesystem::create_directory(dir_ / "old");
-  write_file(dir_ / "old" / "model.safetensors.index.json", "{}");
-  BITNET_EXPECT_ERROR(write_model(dir_ / "old", config, nullptr, model.source(), options_of(LinearType::kHf)),
-                      ErrorCode::kInvalidArgument, "another model");
-  write_file(dir_ / "file", "x");
-  BITNET_EXPECT_ERROR(
-      write_model(dir_ / "file", config, nullptr, model.source(), options_of(LinearType::kHf)),
-      ErrorCode::kInvalidArgument, "not a directory");
-}
-
-TEST_F(ModelIo, SeveralFilesWhereOneWouldBeTooLarge) {
-  namespace fs = std::filesystem;
-  const ModelConfig config = small_config(ModelFamily::kBitNetOld);
-  for (const bool packed : {true, false}) {
-    const MemoryModel model(config, packed ? Linears::kTernary : Linears::kFloat);
-    WriteOptions options = options_of(packed ? LinearType::kHf : LinearType::kDense, false);
-    options.dense_type = DType::kF32;
-    const auto write = [&](const fs::path& to, std::uint64_t bytes) {
-      options.shard_bytes = bytes;
-      write_model(to, config, nullptr, model.source(), options);
-    };
-    const std::string name = packed ? "packed" : "dense";
-    write(dir_ / name, 0);
-    const auto whole = SafeTensors::open(dir_ / name / "model.safetensors");
-    std::uint64_t all = 0, largest = 0;
-    for (const SafeTensorInfo& t : whole->tensors()) {
-      all += t.end - t.begin;
-      largest = std::max<std::uint64_t>(largest, t.end - t.begin);
-    }
-    write(dir_ / (name + "-fits"), all);
-    EXPECT_TRUE(fs::exists(dir_ / (name + "-fits") / "model.safetensors"));
-    EXPECT_FALSE(fs::exists(dir_ / (name + "-fits") / "model.safetensors.index.json"));
-    for (const std::uint64_t most : {all - 1, largest + 4, std::uint64_t{1}}) {
-      const fs::path to = dir_ / (name + std::to_string(most));
-      fs::create_directory(to);
-      write_file(to / "x", "");
-      BITNET_EXPECT_ERROR(write(to, most), ErrorCode::kInvalidArgument, "is not empty");
-      fs::remove(to / "x");
-      write(to, most);
-      const auto split = SafeTensors::open(to);
-      const auto files = split->files();
-      ASSERT_GE(files.size(), 2u);
-      const std::string all_of = std::to_string(files.size());
-      EXPECT_TRUE(fs::exists(
-          to / ("model-00001-of-" + std::string(5 - all_of.size(), '0') + all_of + ".safetensors")));
-      ASSERT_EQ(split->tensors().size(), whole->tensors().size());
-      std::map<std::string, std::uint64_t> sizes;  // of files, by name
-      for (const SafeTensorInfo& t : whole->tensors()) {
-        const SafeTensorInfo* const there = split->find(t.name);
-        ASSERT_TRUE(there) << t.name;
-        const auto a = whole->data(t), b = split->data(*there);
-        EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << t.name;
-        if (most > largest) sizes[split->file(*there).path().string()] += b.size();
-      }
-      for (const auto& [path, bytes] : sizes) EXPECT_LE(bytes, most) << path;
-      expect_tensors(*ModelReader::open(to, FloatLinears::kKeep), model, kSame);
-      EXPECT_THAT(read_file(to / "model.safetensors.index.json"),
-                  HasSubstr("\"total_size\": " + std::to_string(all)));
-    }
-  }
 }
 
 TEST_F(ModelIo, LlamaGgufHoldsInterleavedRows) {

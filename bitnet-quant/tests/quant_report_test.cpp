@@ -145,12 +145,13 @@ TEST(QuantReportTest, HintsNameTheOptionToTry) {
     report.linears.push_back(linear({TensorRole::kAttnQ, i}, WeightMethod::kAbsmean, 0.05));
   EXPECT_TRUE(mitigation_hints(report).empty());  // little was lost
   for (LinearReport& r : report.linears) r = linear(r.id, WeightMethod::kAbsmean, 0.5);
-  EXPECT_TRUE(some_hint(report, "weights.method: gptq"));
+  EXPECT_TRUE(some_hint(report, "--method gptq with --calibrate TEXT (weights.method: gptq in a plan)"));
   for (LinearReport& r : report.linears) r.plan.method = WeightMethod::kGptq;
   EXPECT_FALSE(some_hint(report, "weights.method"));
-  EXPECT_TRUE(some_hint(report, "weights.scales: row"));
+  EXPECT_TRUE(some_hint(report, "--scales row, or group128 (weights.scales: row in a plan)"));
   EXPECT_FALSE(some_hint(report, "two-plane"));  // all are alike
   report.linears[3] = linear({TensorRole::kAttnQ, 3}, WeightMethod::kGptq, 2);
+  EXPECT_TRUE(some_hint(report, "--type extended --plan FILE, in which scheme: mixed_precision"));
   EXPECT_TRUE(some_hint(report, "match: [blk.3.attn_q], method: two-plane"));
   EXPECT_FALSE(some_hint(report, "calibration tokens"));
   report.linears[1].warnings = {"calibrated on 3 tokens for 8 inputs"};
@@ -160,6 +161,62 @@ TEST(QuantReportTest, HintsNameTheOptionToTry) {
   EXPECT_TRUE(some_hint(report, "bitnet train"));
   for (LinearReport& r : report.linears) r.kept = true;
   EXPECT_TRUE(mitigation_hints(report).empty());
+}
+
+LogitMetrics logits_of(double kl, double perplexity) {
+  LogitMetrics m;
+  m.positions = 100;
+  m.kl = 100 * kl;
+  m.nll_original = 100 * std::log(10.0);
+  m.nll_other = 100 * std::log(10 * perplexity);
+  return m;
+}
+
+TEST(QuantReportTest, EachHintHasReasonsOfItsOwn) {
+  QuantReport report;  // nothing to see on the text that it was calibrated on
+  for (std::int64_t i = 0; i < 5; ++i)
+    report.linears.push_back(linear({TensorRole::kAttnQ, i}, WeightMethod::kGptq, 0.002));
+  report.logits = logits_of(0.004, 1.004);
+  EXPECT_TRUE(mitigation_hints(report).empty());
+  // Too little text is a reason whatever else is seen.
+  for (const char* warning :
+       {"calibrated on 2 tokens for 256 inputs", "the inputs' second moments are singular"}) {
+    report.linears[2].warnings = {warning};
+    EXPECT_EQ(mitigation_hints(report).size(), 1u) << warning;
+    EXPECT_TRUE(some_hint(report, "--calibration-tokens")) << warning;
+  }
+  report.linears[2].warnings = {"every weight is 0"};
+  EXPECT_TRUE(mitigation_hints(report).empty());
+  // So are the predictions on a text of their own, by either figure.
+  for (const LogitMetrics& logits : {logits_of(0.02, 1.01), logits_of(0.001, 1.06)}) {
+    report.logits = logits;
+    EXPECT_TRUE(some_hint(report, "--scales row"));
+    EXPECT_TRUE(some_hint(report, "--tune-steps"));
+    EXPECT_FALSE(some_hint(report, "bitnet train"));
+    EXPECT_FALSE(some_hint(report, "two-plane"));
+  }
+  report.linears[3].metrics.output_noise = 1;  // five times as much as the others
+  EXPECT_TRUE(some_hint(report, "match: [blk.3.attn_q], method: two-plane"));
+  for (LinearReport& r : report.linears) r.plan.method = WeightMethod::kLeastSquares;
+  EXPECT_TRUE(some_hint(report, "--method gptq"));
+  report.tuning.emplace();
+  EXPECT_FALSE(some_hint(report, "--tune-steps"));
+}
+
+TEST(QuantReportTest, MasterWeightsOfBitNetNeedNoMending) {
+  QuantReport report;
+  for (std::int64_t i = 0; i < 5; ++i) {
+    report.linears.push_back(linear({TensorRole::kAttnQ, i}, WeightMethod::kAbsmean, i == 3 ? 2 : 0.5));
+    report.linears.back().master_weights = true;
+  }
+  report.logits = logits_of(0.02, 2);
+  EXPECT_TRUE(mitigation_hints(report).empty());
+  EXPECT_NE(to_html(report).find("and no loss"), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(to_json(report))["linears"][0]["master_weights"], true);
+  report.linears.push_back(linear({TensorRole::kFfnUp, 0}, WeightMethod::kLeastSquares, 0.5));
+  EXPECT_TRUE(some_hint(report, "makes up for each column"));
+  EXPECT_FALSE(some_hint(report, "absmean is right"));
+  EXPECT_FALSE(some_hint(report, "two-plane"));
 }
 
 /// A matrix of one row.
@@ -227,7 +284,8 @@ TEST(WeightHistogramTest, TheThresholdIsWhereItWas) {
   t.dense.resize(w.size() * 4);
   const WeightHistogram floats = histogram_of(w, t);
   EXPECT_FALSE(floats.threshold().has_value());
-  EXPECT_EQ(sum(floats, 1), 4096);
+  EXPECT_EQ(sum(floats, 1), 0);
+  EXPECT_EQ(sum(floats, WeightHistogram::kNotTernary), 4096);
   EXPECT_FALSE(WeightHistogram{}.threshold().has_value());
 }
 
@@ -270,6 +328,54 @@ TEST(QuantPageTest, HasEverythingInOneFile) {
   const std::string fetched = std::regex_replace(html, std::regex("http://www.w3.org/2000/svg"), "");
   for (const char* not_there : {"http", "<script", "<link", " src="})
     EXPECT_EQ(fetched.find(not_there), std::string::npos);
+}
+
+/// The part of a page from one text up to another.
+std::string between(const std::string& html, const std::string& from, const std::string& to) {
+  const std::size_t begin = html.find(from);
+  EXPECT_NE(begin, std::string::npos) << from;
+  return begin == std::string::npos ? "" : html.substr(begin, html.find(to, begin) - begin);
+}
+
+TEST(QuantPageTest, LossesAreOfOneKind) {
+  QuantReport report = page_report(2, "m");
+  report.linears[1].metrics.output_signal = report.linears[1].metrics.output_noise = 0;  // its inputs were 0
+  report.linears[1].metrics.noise = 10;  // all of the weights, were they compared
+  const std::string html = to_html(report);
+  const std::string bars = between(html, "Linears, the worst first", "</svg>");
+  EXPECT_EQ(bars.find("blk.0.ffn_down"), std::string::npos);
+  EXPECT_LT(bars.find("blk.1."), bars.find("blk.0.attn_q"));
+  EXPECT_NE(html.find("could be compared with: blk.0.ffn_down."), std::string::npos);
+  EXPECT_NE(between(html, "Error against depth", "</svg>").find("attn_q"), std::string::npos);
+  EXPECT_TRUE(mitigation_hints(report).empty());  // nothing is known of it
+  for (LinearReport& r : report.linears) r.metrics.output_signal = r.metrics.output_noise = 0;
+  const std::string weights = to_html(report);
+  EXPECT_EQ(weights.find("could be compared with"), std::string::npos);
+  EXPECT_LT(weights.find(">blk.0.ffn_down<", weights.find("Linears, the worst first")),
+            weights.find(">blk.0.attn_q<", weights.find("Linears, the worst first")));
+}
+
+TEST(QuantPageTest, WhatIsNotTernaryIsDrawnApart) {
+  QuantReport report = page_report(4, "m");
+  Rng rng(3);
+  std::vector<float> w(512);
+  for (float& v : w) v = static_cast<float>(rng.normal());
+  const ExecutionContext context;
+  LogicalTensor t = stored_as(std::vector<std::int8_t>(w.size()), {1});
+  t.weights = least_squares(context, w, 1, 512, ScaleGroups::tensor());
+  LogicalTensor floats = t;
+  floats.ternary = false;
+  floats.dense.resize(w.size() * 4);
+  for (LinearReport& r : report.linears)  // attn_q: one of four; ffn_down: none
+    r.histogram = histogram_of(w, r.id.role == TensorRole::kAttnQ && r.id.layer == 1 ? t : floats);
+  WeightHistogram sum_of_both = report.linears[0].histogram;
+  sum_of_both.add(report.linears[2].histogram);
+  EXPECT_EQ(sum_of_both.threshold(), report.linears[2].histogram.threshold());
+  const std::string html = to_html(report);
+  EXPECT_NE(html.find("not ternary"), std::string::npos);
+  const std::string roles = between(html, "All layers, by kind of linear", "</svg>");
+  EXPECT_NE(roles.find("attn_q (1 of 4)"), std::string::npos);
+  EXPECT_EQ(roles.find("ffn_down"), std::string::npos);
 }
 
 TEST(QuantPageTest, OfOneLayerAndOfMany) {

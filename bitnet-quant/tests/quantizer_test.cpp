@@ -218,6 +218,7 @@ TEST(QuantizerTest, MasterWeightsOfABitNetModelGetAbsmean) {
   EXPECT_EQ(t.weights.scales, expected.scales);
   for (const LinearReport& r : q.reports()) {
     EXPECT_EQ(r.plan.method, WeightMethod::kAbsmean);
+    EXPECT_TRUE(r.master_weights);
     ASSERT_EQ(r.warnings.size(), 1u);
     EXPECT_NE(r.warnings[0].find("absmean, which it was trained with, in place of gptq"), std::string::npos);
   }
@@ -230,6 +231,7 @@ TEST(QuantizerTest, MasterWeightsOfABitNetModelGetAbsmean) {
       least_squares(context(), reader.read(id).to_f32(), ls.shape[0], ls.shape[1], ScaleGroups::tensor());
   EXPECT_EQ(ls.weights.trits, by_ls.trits);
   EXPECT_TRUE(floats.reports().back().warnings.empty());
+  EXPECT_FALSE(floats.reports().back().master_weights);
 }
 
 TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {

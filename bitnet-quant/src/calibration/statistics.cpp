@@ -110,20 +110,4 @@ double InputStatistics::relative_noise(std::size_t rule) const noexcept {
   return squares > 0 ? noise[rule] / squares : 0;
 }
 
-std::string describe_inputs(CalibrationSource& source, const ModelConfig& model) {
-  std::string out =
-      fmt::format("{:<18}{:>8}{:>8}{:>11}{:>11}{:>10}{:>10}{:>11}{:>11}{:>11}\n", "input", "columns", "rows",
-                  "least", "most", "rms", "peak/rms", "8 bits", "4 absmax", "4 absmean");
-  for (const TensorId input : linear_inputs(model)) {
-    const std::shared_ptr<const InputCalibration> c = source.find(input);
-    const InputStatistics& s = c->statistics;
-    std::string name = gguf_name(input);
-    name.resize(name.size() - std::string_view(".weight").size());
-    out += fmt::format("{:<18}{:>8}{:>8}{:>11.4g}{:>11.4g}{:>10.4g}{:>10.3g}{:>11.2e}{:>11.2e}{:>11.2e}\n",
-                       name, c->hessian.in(), s.rows, s.least, s.most, s.rms(), s.most_peak,
-                       s.relative_noise(0), s.relative_noise(1), s.relative_noise(2));
-  }
-  return out;
-}
-
 }  // namespace bitnet::quant

@@ -8,17 +8,12 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/sensitivity.hpp"
 #include "model_io/json_file.hpp"
+#include "short_name.hpp"
 
 namespace bitnet::quant {
 namespace {
 
 constexpr int kVersion = 1;
-
-std::string short_name(TensorId id) {
-  std::string name = gguf_name(id);
-  name.resize(name.size() - std::string_view(".weight").size());
-  return name;
-}
 
 [[noreturn]] void corrupt(std::string message) { throw Error(ErrorCode::kCorruptFile, std::move(message)); }
 

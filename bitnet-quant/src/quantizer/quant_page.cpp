@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <span>
 #include <utility>
 
 #include "bitnet/core/report/chart.hpp"
@@ -34,9 +35,6 @@ std::string role_name(TensorId id) {
   const std::string name = short_name(id);
   return name.substr(name.rfind('.') + 1);
 }
-
-/// Whether losses are those of the outputs, on the calibration text.
-bool by_output(const QuantReport& report) { return report.total().output_signal > 0; }
 
 std::string loss_name(const QuantReport& report) {
   return by_output(report) ? "relative squared error of the output" : "relative squared error of the weights";
@@ -126,30 +124,47 @@ BarChart worst(const QuantReport& report, std::string title,
 }
 
 void put_worst(const QuantReport& report, Page& page) {
+  const bool of_output = by_output(report);
   page.heading("Where it was lost");
+  if (std::any_of(report.linears.begin(), report.linears.end(),
+                  [](const LinearReport& r) { return r.master_weights; }))
+    page.paragraph(
+        "Float master weights of a BitNet model are rounded whenever it runs: their errors are how far they "
+        "were from what it computes with, and no loss.");
   page.paragraph(
-      by_output(report)
-          ? "Errors of the outputs are those on the calibration text: what an error of the weights "
-            "does where the inputs are large counts more."
-          : "Without a calibration text only the weights can be compared; with one (--calibrate) "
-            "the errors of the outputs are here.");
+      of_output ? "Errors of the outputs are those on the calibration text: what an error of the weights "
+                  "does where the inputs are large counts more."
+                : "Without a calibration text only the weights can be compared; with one (--calibrate) "
+                  "the errors of the outputs are here.");
   std::vector<std::pair<std::string, double>> bars;
   const std::vector<std::int64_t> layers = layers_of(report);
   if (layers.size() > 1) {
     for (const std::int64_t layer : layers)
-      bars.emplace_back(fmt::format("layer {}", layer), loss_of(report.layer(layer)));
+      if (const auto loss = loss_of(report.layer(layer), of_output))
+        bars.emplace_back(fmt::format("layer {}", layer), *loss);
     page.chart(worst(report, "Layers, the worst first", std::move(bars)));
     bars.clear();
   }
-  for (const LinearReport& r : report.linears) bars.emplace_back(short_name(r.id), loss_of(r));
+  std::string without;
+  for (const LinearReport& r : report.linears) {
+    if (const auto loss = loss_of(r.metrics, of_output))
+      bars.emplace_back(short_name(r.id), *loss);
+    else
+      without += (without.empty() ? "" : ", ") + short_name(r.id);
+  }
   page.chart(worst(report, "Linears, the worst first", std::move(bars)));
+  if (!without.empty())
+    page.paragraph(
+        "Without an output on the calibration text, which an error could be compared with: " + without + ".");
   if (layers.size() < 2) return;
   LineChart depth{"Error against depth", "layer", loss_name(report), {}, true, true};
   std::map<TensorRole, std::size_t> series;
   for (const LinearReport& r : report.linears) {
+    const auto loss = loss_of(r.metrics, of_output);
+    if (!loss) continue;
     const auto [at, is_new] = series.try_emplace(r.id.role, depth.series.size());
     if (is_new) depth.series.push_back({role_name(r.id), {}, false});
-    depth.series[at->second].points.push_back({static_cast<double>(r.id.layer), loss_of(r), 0});
+    depth.series[at->second].points.push_back({static_cast<double>(r.id.layer), *loss, 0});
   }
   page.chart(depth);
 }
@@ -170,9 +185,35 @@ HistogramGrid grid(std::string title) {
   g.x_label = "weight / scale";
   g.low = -WeightHistogram::kEnd;
   g.high = WeightHistogram::kEnd;
-  g.series = {"stored as −1", "stored as 0", "stored as 1"};
+  g.series = {"stored as −1", "stored as 0", "stored as 1", "not ternary"};
   g.marks_name = "threshold";
   return g;
+}
+
+/// Sums over the layers, of what has one unit: the ternary linears.
+void put_roles(const QuantReport& report, Page& page) {
+  struct Role {
+    std::string name;
+    WeightHistogram sum;
+    int ternary = 0, all = 0;
+  };
+  std::map<TensorRole, Role> roles;
+  for (const LinearReport& r : report.linears) {
+    Role& role = roles[r.id.role];
+    role.name = role_name(r.id);
+    ++role.all;
+    if (!r.histogram.ternary) continue;
+    ++role.ternary;
+    role.sum.add(r.histogram);
+  }
+  HistogramGrid by_role = grid("All layers, by kind of linear");
+  for (const auto& [unused, role] : roles) {
+    if (role.ternary == 0) continue;
+    const bool some = role.ternary < role.all;
+    by_role.panels.push_back(
+        panel(role.name + (some ? fmt::format(" ({} of {})", role.ternary, role.all) : ""), role.sum));
+  }
+  page.chart(by_role);
 }
 
 void put_histograms(const QuantReport& report, Page& page) {
@@ -181,27 +222,82 @@ void put_histograms(const QuantReport& report, Page& page) {
       "Each weight divided by its scale, so that −1, 0 and 1 are what is stored; the dashed lines are where "
       "0 "
       "becomes ±1. Where the colours overlap the method moved weights over the threshold to make up for the "
-      "errors of others. Of two planes this is the first; what is not ternary is divided by its root mean "
-      "square. The columns at the ends hold what is beyond them.");
-  std::map<TensorRole, std::pair<std::string, WeightHistogram>> roles;
+      "errors of others. Of two planes this is the first. What is not ternary is divided by its root mean "
+      "square, has a colour of its own and no part in the sums. The columns at the ends hold what is beyond "
+      "them.");
+  if (layers_of(report).size() > 1) put_roles(report, page);
   std::vector<const LinearReport*> all;
-  for (const LinearReport& r : report.linears) {
-    auto& [name, sum] = roles[r.id.role];
-    name = role_name(r.id);
-    sum.add(r.histogram);
-    all.push_back(&r);
-  }
-  if (layers_of(report).size() > 1) {
-    HistogramGrid by_role = grid("All layers, by kind of linear");
-    for (const auto& [unused, named] : roles) by_role.panels.push_back(panel(named.first, named.second));
-    page.chart(by_role);
-  }
-  std::stable_sort(all.begin(), all.end(), [](auto a, auto b) { return loss_of(*a) > loss_of(*b); });
+  for (const auto& [r, unused] : worst_first(report)) all.push_back(r);
+  for (const LinearReport& r : report.linears)
+    if (std::find(all.begin(), all.end(), &r) == all.end()) all.push_back(&r);
   HistogramGrid worst_ones =
       grid(all.size() > kMostPanels ? "The linears that lost the most" : "The linears");
   for (std::size_t i = 0; i < std::min(kMostPanels, all.size()); ++i)
     worst_ones.panels.push_back(panel(short_name(all[i]->id), all[i]->histogram));
   page.chart(worst_ones);
+}
+
+/// |x| on a logarithmic axis, over the octaves where there is something.
+HistogramGrid input_histograms(std::span<const InputReport* const> inputs) {
+  constexpr std::size_t kBins = InputStatistics::kBins;
+  std::size_t first = kBins - 1, last = 0;
+  for (const InputReport* const r : inputs)
+    for (std::size_t b = 1; b < kBins; ++b)  // the bin before these has no lower end, and the zeros
+      if (r->statistics.histogram[b] > 0) {
+        first = std::min(first, b);
+        last = std::max(last, b);
+      }
+  HistogramGrid g;
+  g.title = "Inputs whose largest values stand out the most";
+  g.x_label = "log₂ |x|";
+  g.series = {"values"};
+  g.marks_name = "root mean square";
+  if (first > last) return g;
+  const auto edge = [](std::size_t bin) { return static_cast<double>(bin) / 2 - 20; };
+  g.low = edge(first);
+  g.high = edge(last + 1);
+  for (const InputReport* const r : inputs) {
+    HistogramGrid::Panel p{short_name(r->id), {{}}, {}};
+    for (std::size_t b = first; b <= last; ++b)
+      p.counts[0].push_back(static_cast<double>(r->statistics.histogram[b]));
+    if (r->statistics.rms() > 0) p.marks = {std::log2(r->statistics.rms())};
+    g.panels.push_back(std::move(p));
+  }
+  return g;
+}
+
+void put_inputs(const QuantReport& report, Page& page) {
+  if (report.inputs.empty()) return;
+  page.heading("The inputs");
+  page.paragraph(
+      "What the linears are given on the calibration text. Activations are rounded by their row's largest "
+      "value: "
+      "where that is many times the root mean square, the others get few steps. The errors are those of the "
+      "inputs as integers of 8 and of 4 bits, relative and squared. Columns that stand out have peaks of "
+      "more than "
+      "four times the middle column's.");
+  std::vector<const InputReport*> all;
+  for (const InputReport& r : report.inputs) all.push_back(&r);
+  std::stable_sort(all.begin(), all.end(), [](const auto* a, const auto* b) {
+    return a->statistics.most_peak > b->statistics.most_peak;
+  });
+  page.chart(input_histograms(std::span(all).first(std::min(kMostPanels, all.size()))));
+  std::vector<std::vector<std::string>> rows;
+  for (const InputReport& r : report.inputs) {
+    const InputStatistics& s = r.statistics;
+    std::string columns;
+    for (const ChannelPeak& c : outlier_columns(s))
+      columns += fmt::format("{}{} ({}×)", columns.empty() ? "" : ", ", c.column, number(c.times, 3));
+    rows.push_back({short_name(r.id), fmt::format("{}", s.rows), number(s.least), number(s.most),
+                    number(s.rms()), number(s.most_peak, 3), number(s.relative_noise(0), 3),
+                    number(s.relative_noise(1), 3), number(s.relative_noise(2), 3),
+                    columns.empty() ? "–" : columns});
+  }
+  page.begin_details(fmt::format("all {}", rows.size()));
+  page.table({"input of", "rows", "least", "most", "rms", "largest/rms", "8 bits", "4 bits absmax",
+              "4 bits absmean", "columns that stand out"},
+             rows);
+  page.end_details();
 }
 
 void put_tables(const QuantReport& report, Page& page) {
@@ -252,6 +348,7 @@ std::string to_html(const QuantReport& report) {
   if (!report.linears.empty()) {
     put_worst(report, page);
     put_histograms(report, page);
+    put_inputs(report, page);
     put_tables(report, page);
   }
   page.heading("Configuration");

@@ -102,9 +102,10 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
   if (options_.calibration != nullptr) return;
   for (const PlannedLinear& l : plans_)
     if (l.adaptive)
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{}: the scheme adaptive needs calibration data to choose its activation bits",
-                              gguf_name(l.id)));
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{}: {} needs calibration data to choose its activation bits", gguf_name(l.id),
+                      config_.scheme == QuantScheme::kAdaptive ? "the scheme adaptive" : "'bits: auto'"));
   for (const PlannedLinear& l : plans_)
     if (needs_calibration(l.plan.method) && reader.float_type(l.id) &&
         (reader.config().weights == WeightKind::kDense || !config_.protect))
@@ -166,6 +167,8 @@ void Quantizer::do_layer(std::int64_t layer) {
   }
   for (QuantizedLinear& q : *linears) {
     if (options_.activations != nullptr) options_.activations->replace(q.tensor);
+    q.report.master_weights = config_.protect && reader_.config().weights == WeightKind::kTernary &&
+                              !q.report.kept && q.report.plan.method == WeightMethod::kAbsmean;
     reports_.push_back(std::move(q.report));
     done_[key(reports_.back().id)] = std::move(q.tensor);
     if (options_.on_linear) options_.on_linear(reports_.back());

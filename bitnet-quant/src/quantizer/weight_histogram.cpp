@@ -98,7 +98,7 @@ WeightHistogram histogram_of(std::span<const float> w, const LogicalTensor& stor
   double squares = 0;
   for (const float v : w) squares += static_cast<double>(v) * static_cast<double>(v);
   const auto rms = static_cast<float>(std::sqrt(squares / static_cast<double>(w.size())));
-  for (const float v : w) ++h.counts[1][bin_of(scaled(v, rms))];
+  for (const float v : w) ++h.counts[WeightHistogram::kNotTernary][bin_of(scaled(v, rms))];
   return h;
 }
 

@@ -114,7 +114,4 @@ void save_calibration(const std::filesystem::path& path, CalibrationSource& from
 std::unique_ptr<CalibrationSource> open_calibration(const std::filesystem::path& path,
                                                     const ModelConfig& model);
 
-/// For people: a line an input with ranges, outliers, and what 8 and 4 bits would lose.
-std::string describe_inputs(CalibrationSource& source, const ModelConfig& model);
-
 }  // namespace bitnet::quant

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bitnet/quant/input_report.hpp"
 #include "bitnet/quant/logit_metrics.hpp"
 #include "bitnet/quant/quantizer.hpp"
 
@@ -24,6 +25,7 @@ struct QuantReport {
   std::string model;  ///< what was quantised, for people
   QuantConfig config;
   std::vector<LinearReport> linears;
+  std::vector<InputReport> inputs;      ///< what calibration saw of them; none without
   std::optional<TuningFigures> tuning;  ///< then `linears` are those before it
   std::optional<LogitMetrics> logits;   ///< of the result against the original, if both were run
 
@@ -34,8 +36,9 @@ struct QuantReport {
   double bits_per_weight(std::optional<std::int64_t> layer = {}) const noexcept;
 };
 
-/// What to try against what was lost, each naming the key of the configuration or the command that does it;
-/// the most useful first, none where nothing was lost.
+/// What to try against what was lost, each naming the option, the key of a plan or the command that does it;
+/// the most useful first. Each has reasons of its own: what linears lost, how far the predictions went from
+/// the original's (`logits`), a calibration text that was too little. None where there is nothing to mend.
 std::vector<std::string> mitigation_hints(const QuantReport& report);
 
 /// format_version, model, config (yaml), linears, layers, total, tuning and logits (null without) and hints;

@@ -28,8 +28,11 @@ inline constexpr std::string_view kAlreadyTernary = "already ternary, kept as it
 struct LinearReport {
   TensorId id;
   std::int64_t out = 0, in = 0;
-  LinearPlan plan;          ///< as it was done, which may differ from what was asked for (warnings)
-  bool kept = false;        ///< already ternary, kept as it is; or in full precision
+  LinearPlan plan;    ///< as it was done, which may differ from what was asked for (warnings)
+  bool kept = false;  ///< already ternary, kept as it is; or in full precision
+  /// Floats of a BitNet model with the absmean that they were trained with: they are rounded whenever it
+  /// runs, so that their error is no loss.
+  bool master_weights = false;
   std::uint64_t bytes = 0;  ///< two bits a trit, a byte an int8, the stored type of floats; 4 bytes a scale
   double damping = 0;       ///< of gptq, as much as it took
   WeightMetrics metrics;    ///< against the weights that were there

@@ -12,13 +12,17 @@ namespace bitnet::quant {
 
 /// Weights w counted by w / scale, so that matrices with any scales, and any number of them, can be drawn
 /// beside each other and added: trits stand for −1, 0 and 1 on this axis. Of two planes the scales and trits
-/// are the first one's; what is not ternary has its root mean square for a scale, and is counted as 0.
+/// are the first one's. What is not ternary has its root mean square for a scale, which is another unit: it
+/// is counted apart and has no threshold.
 struct WeightHistogram {
   static constexpr std::size_t kBins =
       96;  ///< from −kEnd to kEnd; the first and the last hold what is beyond
   static constexpr double kEnd = 4;
 
-  std::array<std::array<std::int64_t, kBins>, 3> counts{};  ///< of what is stored as −1, 0 and 1
+  static constexpr std::size_t kNotTernary = 3;
+
+  std::array<std::array<std::int64_t, kBins>, 4>
+      counts{};  ///< of what is stored as −1, 0 and 1, and of what is not ternary
   bool ternary = false;
   double largest_zero = 0;  ///< largest |w| / scale that is stored as 0, or 0
   double smallest_one = 0;  ///< smallest |w| / scale that is stored as ±1; 0: none is
