@@ -40,7 +40,6 @@ weights: {method: gptq, scales: group128}
 activations:
   bits: 4
   rule: absmean
-  tolerance: 0.25
 layers:
   - match: "blk.*.ffn_down"
     method: two-plane
@@ -67,7 +66,6 @@ TEST(QuantConfigTest, EveryKeyReachesTheLinearsItNames) {
   }
   EXPECT_EQ(plan_of(c, {TensorRole::kAttnOutput, 1}).method, WeightMethod::kGptq);  // attn_output, not attn_?
   EXPECT_EQ(plan_of(c, {TensorRole::kFfnDown, 2}).method, WeightMethod::kKeep);     // keep wins
-  EXPECT_EQ(c.activation_tolerance, 0.25);
   EXPECT_EQ(c.gptq.damping, 0.05);
   EXPECT_EQ(c.gptq.multipliers, (std::vector<double>{1, 1.5}));
   EXPECT_TRUE(c.gptq.activation_order);
@@ -94,6 +92,42 @@ TEST(QuantConfigTest, LaterEntriesWinAndAbsmeanBringsItsScale) {
   EXPECT_EQ(plan_of(c, {TensorRole::kAttnQ, 0}).scales, ScaleUnit::kRow);
   EXPECT_EQ(plan_of(c, {TensorRole::kFfnUp, 0}).scales, ScaleUnit::kTensor);
   EXPECT_EQ(plan_of(c, {TensorRole::kFfnUp, 1}), (LinearPlan{WeightMethod::kGptq, ScaleUnit::kGroup64}));
+}
+
+TEST(QuantConfigTest, CalibrationMayChooseActivationsInTwoSchemes) {
+  const auto adaptive = [](const QuantConfig& c) {
+    std::size_t n = 0;
+    for (const PlannedLinear& l : plan_linears(c, small_model())) n += l.adaptive ? 1 : 0;
+    return n;
+  };
+  constexpr const char* kLayers =
+      "activations: {tolerance: 0.25}\nweights: {method: ls, scales: row}\n"
+      "layers: [{match: '*ffn_down', activation_bits: 8}]\n";
+  const QuantConfig c = parse(std::string("scheme: adaptive\n") + kLayers);
+  EXPECT_EQ(adaptive(c), 18u);
+  EXPECT_EQ(c.activation_tolerance, 0.25);
+  // In mixed_precision, with what that has more.
+  const QuantConfig mixed = as_mixed(c);
+  EXPECT_EQ(mixed.scheme, QuantScheme::kMixedPrecision);
+  EXPECT_EQ(adaptive(mixed), 18u);
+  const QuantConfig kept = parse("scheme: mixed_precision\nactivations: {bits: auto}\nkeep: ['blk.0.*']\n");
+  EXPECT_EQ(adaptive(kept), 14u);  // floats are kept as floats
+  for (const QuantConfig& each : {c, mixed, kept}) {
+    const QuantConfig again = parse(each.to_yaml());
+    EXPECT_EQ(again.to_yaml(), each.to_yaml());
+    EXPECT_EQ(adaptive(again), adaptive(each));
+    EXPECT_EQ(again.activation_tolerance, each.activation_tolerance);
+  }
+  EXPECT_EQ(adaptive(as_mixed(QuantConfig())), 0u);
+  const auto expect = [](const char* text, const char* message) {
+    BITNET_EXPECT_ERROR(parse(text), ErrorCode::kInvalidArgument, message);
+  };
+  expect("scheme: adaptive\nactivations: {bits: 4}",
+         "q.yaml: activations.bits: calibration says which inputs");
+  expect("activations: {bits: auto}", "q.yaml: activations.bits: the scheme bitnet158 has 8 bits");
+  for (const char* scheme : {"bitnet158", "mixed_precision"})
+    expect((std::string("scheme: ") + scheme + "\nactivations:\n  tolerance: 0.1\n").c_str(),
+           "q.yaml:3: 'activations.tolerance': says which inputs bear 4 bits");
 }
 
 TEST(QuantConfigTest, WhatIsWrittenIsReadAgain) {
@@ -130,17 +164,18 @@ TEST(QuantConfigTest, MistakesComeWithTheirLineAndTheNearestWord) {
   expect("weights: {scales: group96}", "(there are tensor, row, group32, group64, group128, group256)");
   expect("scheme: adaptiv", "did you mean 'adaptive'?");
   expect("activations: {rule: absmin}", "did you mean 'absm");
-  expect("activations:\n  bits: eight\n", "q.yaml:2: 'activations.bits': expected 8 or 4");
+  expect("activations:\n  bits: eight\n", "q.yaml:2: 'activations.bits': expected 8, 4 or auto");
   expect("activations: {bits: 5}", "weights: activations of 5 bits: expected 8 or 4");
   expect("scheme: adaptive\nactivations: {rule: absmean}", "for activations of 4 bits");
   expect("activations: {bits: 4}", "adaptive and mixed_precision allow 4");
   expect("weights: {scales: row}", "absmean has one scale a tensor");
   expect("weights: {method: int8}", "the scheme bitnet158 has one ternary plane");
-  expect("layers:\n  - {match: 'x', method: two-plane}", "layers 'x': the scheme bitnet158 has one");
+  expect("layers:\n  - {match: 'x', method: two-plane}",
+         "q.yaml:2: layers 'x': the scheme bitnet158 has one");
   expect("layers:\n  - method: ls\n", "q.yaml:2: an entry of 'layers' needs the key 'match'");
   expect("layers:\n  - {match: x, methd: ls}\n", "q.yaml:2: unknown key 'methd' in 'layers', did you mean");
   expect("layers: {match: x}", "'layers' must be a list");
-  expect("keep: [x]", "keep: the scheme bitnet158");
+  expect("scheme: bitnet158\nkeep: [x]", "q.yaml:2: keep: the scheme bitnet158");
   expect("keep: {a: b}", "expected a word or a list of words");
   expect("gptq: {damping: -1}", "gptq.damping: expected 0 … 1");
   expect("gptq: {multipliers: []}", "gptq.multipliers");
@@ -180,6 +215,13 @@ TEST(QuantConfigTest, PatternsThatNameNothingListNearMisses) {
                       "near ones are output_norm");
   c.keep = {"output_norm"};
   EXPECT_EQ(plan_linears(c, small_model()).size(), 21u);
+  // Of a file it says where they stand.
+  BITNET_EXPECT_ERROR(plan_linears(parse("scheme: mixed_precision\nkeep: [zebra]\n"), small_model()),
+                      ErrorCode::kInvalidArgument, "q.yaml:2: the pattern 'zebra' names no tensor");
+  BITNET_EXPECT_ERROR(
+      plan_linears(parse("layers:\n  - {match: '*', method: ls}\n  - {match: zebra, scales: row}\n"),
+                   small_model()),
+      ErrorCode::kInvalidArgument, "q.yaml:3: the pattern 'zebra' names no linear");
 }
 
 TEST(QuantConfigTest, GroupsMustDivideTheColumns) {

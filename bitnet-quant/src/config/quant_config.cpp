@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/text/suggest.hpp"
+#include "short_name.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -59,6 +60,12 @@ T value_of(const Names<T, N>& names, std::string_view word, const char* what) {
   throw Error(ErrorCode::kInvalidArgument, std::move(message));
 }
 
+/// "file:line: ", what begins messages of what stands there; without a line "file: ".
+std::string place(const QuantConfig& c, int line = 0) {
+  if (c.source.empty()) return "";
+  return c.source + (line > 0 ? fmt::format(":{}", line) : "") + ": ";
+}
+
 /// Rules of one plan that need no model. `where` begins the message.
 void check_plan(const std::string& where, const LinearPlan& p, QuantScheme scheme) {
   if (p.activation_bits != 8 && p.activation_bits != 4)
@@ -90,14 +97,6 @@ LinearPlan with(LinearPlan plan, const LayerOverride& o) {
   plan.activation_rule = o.activation_rule.value_or(plan.activation_rule);
   return plan;
 }
-
-std::string without_weight(std::string name) {
-  constexpr std::string_view kSuffix = ".weight";
-  if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
-  return name;
-}
-
-std::string short_name(TensorId id) { return without_weight(gguf_name(id)); }
 
 /// Glob with * and ?, by going back to the last star: linear times the stars at worst.
 bool glob(std::string_view pattern, std::string_view text) {
@@ -135,8 +134,9 @@ std::string every_layer(const std::string& name) {
   return out;
 }
 
-/// Throws unless `pattern` names a tensor of the model: a linear, or any where `any`.
-void require_match(const std::string& pattern, const ModelConfig& model, bool any) {
+/// Throws unless `pattern` names a tensor of the model: a linear, or any where `any`. `where` begins the
+/// message.
+void require_match(const std::string& where, const std::string& pattern, const ModelConfig& model, bool any) {
   std::vector<std::string> names;
   const auto add = [&](std::string name) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
@@ -156,7 +156,7 @@ void require_match(const std::string& pattern, const ModelConfig& model, bool an
                           names.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(4, names.size())),
                           ", "))
           : fmt::format("near ones are {}", fmt::join(near, ", "));
-  refuse(fmt::format("the pattern '{}' names no {} of this model of {} layers; {}", pattern,
+  refuse(fmt::format("{}the pattern '{}' names no {} of this model of {} layers; {}", where, pattern,
                      any ? "tensor" : "linear", model.n_layers, hint));
 }
 
@@ -240,17 +240,27 @@ bool needs_calibration(WeightMethod method) noexcept {
 }
 
 void QuantConfig::validate() const {
-  check_plan("weights", linears, scheme);
+  const std::string file = place(*this);
+  const auto refuse = [&](const std::string& message) { bitnet::quant::refuse(file + message); };
+  check_plan(file + "weights", linears, scheme);
+  if (adaptive_activations && scheme == QuantScheme::kBitNet158)
+    refuse("activations.bits: the scheme bitnet158 has 8 bits; adaptive and mixed_precision allow auto");
+  if (adapts() && linears.activation_bits != 8)
+    refuse(fmt::format(
+        "activations.bits: calibration says which inputs get 4 bits (scheme adaptive, bits auto), got {}; "
+        "'activation_bits' of an entry of 'layers' says it for some",
+        linears.activation_bits));
   for (const LayerOverride& o : layers) {
-    if (o.match.empty()) refuse("layers: an entry without a pattern");
+    if (o.match.empty()) bitnet::quant::refuse(place(*this, o.line) + "layers: an entry without a pattern");
     LinearPlan plan = with(linears, o);  // which scales and rule it goes with, other entries may say
     plan.scales = ScaleUnit::kTensor;
     plan.activation_rule = ActivationRule::kAbsmax;
-    check_plan(fmt::format("layers '{}'", o.match.front()), plan, scheme);
+    check_plan(place(*this, o.line) + fmt::format("layers '{}'", o.match.front()), plan, scheme);
   }
   if (scheme != QuantScheme::kMixedPrecision && !keep.empty())
-    refuse(fmt::format("keep: the scheme {} has every linear ternary; mixed_precision allows others",
-                       to_string(scheme)));
+    bitnet::quant::refuse(
+        fmt::format("{}keep: the scheme {} has every linear ternary; mixed_precision allows others",
+                    place(*this, keep_line), to_string(scheme)));
   const auto finite = [](double v) { return std::isfinite(v); };
   if (!finite(gptq.damping) || gptq.damping < 0 || gptq.damping > 1)
     refuse(fmt::format("gptq.damping: expected 0 … 1, got {}", gptq.damping));
@@ -264,6 +274,12 @@ void QuantConfig::validate() const {
     refuse(fmt::format("activations.tolerance: expected 0 … 1, got {}", activation_tolerance));
 }
 
+QuantConfig as_mixed(QuantConfig config) {
+  config.adaptive_activations = config.adapts();
+  config.scheme = QuantScheme::kMixedPrecision;
+  return config;
+}
+
 bool names_tensor(std::string_view pattern, TensorId id, ModelFamily family) {
   for (const std::string& name : {gguf_name(id), hf_name(id, family)})
     if (glob(pattern, without_weight(name)) || glob(pattern, name)) return true;
@@ -273,8 +289,9 @@ bool names_tensor(std::string_view pattern, TensorId id, ModelFamily family) {
 std::vector<PlannedLinear> plan_linears(const QuantConfig& config, const ModelConfig& model) {
   config.validate();
   for (const LayerOverride& o : config.layers)
-    for (const std::string& pattern : o.match) require_match(pattern, model, false);
-  for (const std::string& pattern : config.keep) require_match(pattern, model, true);
+    for (const std::string& pattern : o.match) require_match(place(config, o.line), pattern, model, false);
+  for (const std::string& pattern : config.keep)
+    require_match(place(config, config.keep_line), pattern, model, true);
   const auto any = [&](const std::vector<std::string>& patterns, TensorId id) {
     return std::any_of(patterns.begin(), patterns.end(),
                        [&](const std::string& p) { return names_tensor(p, id, model.family); });
@@ -283,17 +300,19 @@ std::vector<PlannedLinear> plan_linears(const QuantConfig& config, const ModelCo
   for (const TensorId id : model_tensors(model)) {
     if (!is_linear(id.role)) continue;
     LinearPlan plan = config.linears;
-    bool adaptive = config.scheme == QuantScheme::kAdaptive;
+    bool adaptive = config.adapts();
     for (const LayerOverride& o : config.layers) {
       if (!any(o.match, id)) continue;
       plan = with(plan, o);
       adaptive = adaptive && !o.activation_bits;
     }
     if (any(config.keep, id)) plan.method = WeightMethod::kKeep;
-    check_plan(short_name(id), plan, config.scheme);  // several overrides may name one linear
+    adaptive = adaptive && plan.method != WeightMethod::kKeep;
+    const std::string where = place(config) + short_name(id);
+    check_plan(where, plan, config.scheme);  // several overrides may name one linear
     const std::int64_t in = tensor_shape(id, model)[1], group = scale_groups(plan.scales).cols;
     if (is_ternary(plan.method) && group > 0 && in % group != 0)
-      refuse(fmt::format("{}: its {} columns cannot be cut into groups of {}", short_name(id), in, group));
+      refuse(fmt::format("{}: its {} columns cannot be cut into groups of {}", where, in, group));
     plans.push_back({id, plan, adaptive});
   }
   return plans;

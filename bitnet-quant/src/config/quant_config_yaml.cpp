@@ -25,14 +25,26 @@ void read_weights(YamlMap map, QuantConfig& c) {
 }
 
 void read_activations(YamlMap map, QuantConfig& c) {
-  map.read("bits", "8 or 4", c.linears.activation_bits);
+  constexpr const char* kBits = "8, 4 or auto";
+  std::string bits;
+  map.read("bits", kBits, bits);
+  if (bits == "auto")
+    c.adaptive_activations = true;
+  else
+    map.read("bits", kBits, c.linears.activation_bits);
   map.read_word("rule", c.linears.activation_rule, activation_rule_from_string);
   map.read("tolerance", "a number", c.activation_tolerance);
   map.finish();
+  if (map.has("tolerance") && !c.adapts())
+    map.refuse(
+        "tolerance",
+        "says which inputs bear 4 bits where calibration chooses them: expected the scheme adaptive, or "
+        "'bits: auto' with mixed_precision");
 }
 
 LayerOverride read_override(YamlMap map, const YAML::Node& node) {
   LayerOverride o;
+  o.line = line_of(node);
   map.read_words("match", o.match);
   const auto word = [&]<class T>(const char* key, std::optional<T>& to, auto parse) {
     if (!map.has(key)) {
@@ -102,6 +114,7 @@ QuantConfig QuantConfig::from_yaml_file(const std::filesystem::path& path) {
 
 QuantConfig QuantConfig::from_yaml(std::string_view text, const std::string& name) {
   QuantConfig c;
+  c.source = name;
   try {
     const std::vector<YAML::Node> documents = yaml::load_all(std::string(text));
     if (documents.size() > 1) fail_at(name, line_of(documents[1]), "a second document; expected one");
@@ -111,6 +124,7 @@ QuantConfig QuantConfig::from_yaml(std::string_view text, const std::string& nam
     read_weights(section("weights"), c);
     read_activations(section("activations"), c);
     read_layers(name, root.take("layers"), c);
+    if (const YAML::Node keep = root.take("keep"); keep.IsDefined()) c.keep_line = line_of(keep);
     root.read_words("keep", c.keep);
     root.read("protect", "true or false", c.protect);
     read_gptq(section("gptq"), c);
@@ -121,15 +135,17 @@ QuantConfig QuantConfig::from_yaml(std::string_view text, const std::string& nam
   } catch (const YAML::Exception& e) {
     fail_at(name, std::max(e.mark.line, 0) + 1, e.msg);
   }
-  with_context(name, [&] { c.validate(); });
+  c.validate();
   return c;
 }
 
 std::string QuantConfig::to_yaml() const {
   std::string out = fmt::format("scheme: {}\nweights:\n  method: {}\n  scales: {}\n", to_string(scheme),
                                 to_string(linears.method), to_string(linears.scales));
-  out += fmt::format("activations:\n  bits: {}\n  rule: {}\n  tolerance: {}\n", linears.activation_bits,
-                     to_string(linears.activation_rule), activation_tolerance);
+  out += fmt::format("activations:\n  bits: {}\n  rule: {}\n",
+                     adapts() ? "auto" : std::to_string(linears.activation_bits),
+                     to_string(linears.activation_rule));
+  if (adapts()) out += fmt::format("  tolerance: {}\n", activation_tolerance);
   if (!layers.empty()) out += "layers:\n";
   for (const LayerOverride& o : layers) {
     out += fmt::format("  - match: {}\n", quoted(o.match));

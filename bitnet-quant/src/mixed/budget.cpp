@@ -10,15 +10,10 @@
 #include "bitnet/quant/assignment.hpp"
 #include "bitnet/quant/sensitivity.hpp"
 #include "model_io/writer_base.hpp"
+#include "short_name.hpp"
 
 namespace bitnet::quant {
 namespace {
-
-std::string short_name(TensorId id) {
-  std::string name = gguf_name(id);
-  name.resize(name.size() - std::string_view(".weight").size());
-  return name;
-}
 
 BitAssignment sums_of(std::span<const LinearSensitivity> linears, const Assignment& a) {
   BitAssignment b{a.chosen, 0, 0, a.exact};
@@ -130,8 +125,7 @@ BitAssignment assign_within_cost(std::span<const LinearSensitivity> linears, dou
 
 QuantConfig assigned_config(const QuantConfig& config, const ModelConfig& model,
                             std::span<const LinearSensitivity> linears, const BitAssignment& assignment) {
-  QuantConfig out = config;
-  out.scheme = QuantScheme::kMixedPrecision;
+  QuantConfig out = as_mixed(config);
   const std::vector<PlannedLinear> plans = plan_linears(out, model);
   std::vector<std::pair<LinearPlan, std::vector<std::string>>> groups;
   for (std::size_t i = 0; i < linears.size(); ++i) {

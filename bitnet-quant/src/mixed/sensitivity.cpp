@@ -83,8 +83,7 @@ class OriginalLogits {
 
 /// The configuration with every linear that it does not keep in this way.
 QuantConfig in_way(const QuantConfig& config, const CandidateWay& way) {
-  QuantConfig c = config;
-  c.scheme = QuantScheme::kMixedPrecision;
+  QuantConfig c = as_mixed(config);
   c.layers.push_back({{"*"}, way.method, way.scales, {}, {}});
   return c;
 }
@@ -103,11 +102,9 @@ class Trials {
   Trials(const ExecutionContext& context, const ModelReader& reader, const QuantConfig& config,
          const SensitivityOptions& options)
       : options_(options) {
-    QuantConfig own = config;
-    own.scheme = QuantScheme::kMixedPrecision;
     QuantizerOptions how;
     how.calibration = options.calibration;
-    quantizers_.push_back(std::make_unique<Quantizer>(context, reader, own, how));
+    quantizers_.push_back(std::make_unique<Quantizer>(context, reader, as_mixed(config), how));
     for (const CandidateWay& way : options.ways)
       quantizers_.push_back(std::make_unique<Quantizer>(context, reader, in_way(config, way), how));
   }

@@ -77,6 +77,7 @@ struct LayerOverride {
   std::optional<ScaleUnit> scales;
   std::optional<int> activation_bits;
   std::optional<ActivationRule> activation_rule;
+  int line = 0;  ///< of the file where it stands, for messages; 0: of none
 };
 
 struct QuantConfig {
@@ -84,15 +85,18 @@ struct QuantConfig {
   LinearPlan linears;                 ///< of those that no override names
   std::vector<LayerOverride> layers;  ///< later ones win
   std::vector<std::string> keep;      ///< patterns of what stays in full precision, whatever `layers` says
+  bool adaptive_activations = false;  ///< kMixedPrecision with activations as kAdaptive has them
   /// Float linears of a model whose configuration says BitNet are taken for master weights and get absmean,
   /// which those were trained with. False: they are floats like any others (a BitNet architecture trained in
   /// full precision).
   bool protect = true;
   GptqOptions gptq;           ///< its `groups` are the plan's
   int two_plane_rounds = 50;  ///< at most
-  /// kAdaptive: linears that no override gives activation bits get 4, by the better rule, where those make a
-  /// relative squared error of their inputs of at most this on the calibration text.
+  /// Where adapts(): linears that no override gives activation bits get 4, by the better rule, where those
+  /// make a relative squared error of their inputs of at most this on the calibration text.
   double activation_tolerance = 0.01;
+  std::string source;  ///< the file that it was read from, for messages; empty: none
+  int keep_line = 0;   ///< of `keep` in that file
 
   /// Throws Error(kNotFound | kIo) for the file and Error(kInvalidArgument) "file:line: …" for yaml that
   /// cannot be parsed, unknown or repeated keys (with the nearest known one), or a value that breaks a rule.
@@ -101,9 +105,14 @@ struct QuantConfig {
   static QuantConfig from_yaml(std::string_view text, const std::string& name);
   /// What from_yaml() makes the same values of.
   std::string to_yaml() const;
-  /// Throws Error(kInvalidArgument) naming key and rule.
+  /// Throws Error(kInvalidArgument) naming key and rule, and where it stands.
   void validate() const;
+  /// Whether calibration chooses activation bits.
+  bool adapts() const noexcept { return scheme == QuantScheme::kAdaptive || adaptive_activations; }
 };
+
+/// The same with the scheme kMixedPrecision, which allows more.
+QuantConfig as_mixed(QuantConfig config);
 
 struct PlannedLinear {
   TensorId id;
