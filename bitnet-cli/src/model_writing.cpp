@@ -5,6 +5,7 @@
 #include <optional>
 #include <ostream>
 
+#include "bitnet/core/io/written_aside.hpp"
 #include "common.hpp"
 
 namespace bitnet::cli {
@@ -31,6 +32,14 @@ std::uint64_t bytes_at(const fs::path& path) {
 DType dense_type_of(std::string_view word) {
   if (word == "f32") return DType::kF32;
   return word == "bf16" ? DType::kBF16 : DType::kF16;
+}
+
+/// Whether nothing is in a directory but what a writer that was killed left, which the next one removes.
+bool is_free(const fs::path& directory) {
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error))
+    if (!is_written_aside(it->path().filename().string())) return false;
+  return true;
 }
 
 }  // namespace
@@ -89,7 +98,7 @@ void check_output_path(const fs::path& out, const fs::path& in, const WriteOptio
   if (fs::exists(out, ignored)) {
     if (directory && !fs::is_directory(out, ignored))
       refuse(out, "expected a directory: that is what this type writes");
-    if (options.type == LinearType::kExtended && !fs::is_empty(out, ignored))
+    if (options.type == LinearType::kExtended && !is_free(out))
       refuse(out, "is not empty; expected a new or empty directory for a model in several files");
     if (!directory && fs::is_directory(out, ignored))
       refuse(out, "is a directory; this type writes a GGUF file");

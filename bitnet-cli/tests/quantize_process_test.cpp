@@ -54,6 +54,14 @@ std::map<std::string, std::pair<ino_t, fs::file_time_type>> finished(const fs::p
   return all;
 }
 
+/// Files that are on their way, or were.
+std::int64_t unfinished(const fs::path& directory) {
+  std::int64_t n = 0;
+  for (const auto& entry : fs::directory_iterator(directory))
+    n += entry.path().filename().string().find(".partial") != std::string::npos ? 1 : 0;
+  return n;
+}
+
 TEST_F(QuantizeProcessTest, KilledAtAnyLayerItGoesOnWithThatOne) {
   constexpr int kLayers = 6;
   const std::string in = float_model(kLayers);
@@ -66,6 +74,7 @@ TEST_F(QuantizeProcessTest, KilledAtAnyLayerItGoesOnWithThatOne) {
   auto resumable = words("killed");
   resumable.insert(resumable.end(), {"--work", file("work"), "--report", file("report.json")});
   std::size_t kills = 0;
+  std::int64_t left = 0;
   for (std::size_t layers = 1; layers < kLayers; layers += 2) {
     const auto before = finished(file("work"));
     MeasuredProcess p(resumable, file("log"));
@@ -76,6 +85,7 @@ TEST_F(QuantizeProcessTest, KilledAtAnyLayerItGoesOnWithThatOne) {
     if (code == 0) break;  // it was faster
     ASSERT_EQ(code, -SIGKILL);
     ++kills;
+    left += unfinished(file("killed")) + unfinished(file("work"));
     EXPECT_FALSE(fs::exists(file("killed/m.gguf")));
     const auto after = finished(file("work"));
     for (const auto& [name, state] : before) EXPECT_EQ(after.at(name), state) << name << " was done again";
@@ -90,6 +100,8 @@ TEST_F(QuantizeProcessTest, KilledAtAnyLayerItGoesOnWithThatOne) {
   const auto after = finished(file("work"));
   for (const auto& [name, state] : before) EXPECT_EQ(after.at(name), state) << name << " was done again";
   EXPECT_TRUE(read_file(file("killed/m.gguf")) == read_file(file("whole/m.gguf")));
+  EXPECT_GT(left, 0) << "the model was on its way";
+  EXPECT_EQ(unfinished(file("killed")) + unfinished(file("work")), 0) << "what was left is removed";
   EXPECT_EQ(nlohmann::json::parse(read_file(file("report.json")))["linears"].size(),
             std::size_t{7} * kLayers);
 }

@@ -1,4 +1,5 @@
 // Core's contact with the machine: threads, ISA names, mapped files, atomic writes, log sinks.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include "bitnet/core/cgroup.hpp"
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/core/io/written_aside.hpp"
 #include "bitnet/core/isa.hpp"
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/memory/mapped_file.hpp"
@@ -337,16 +339,47 @@ TEST(AtomicFile, ReplacesOnlyOnCommit) {
 }
 
 // In a container the process id is that of the run that was killed, too.
-TEST(AtomicFile, LeftoversOfTheSameProcessIdAreNoObstacle) {
+TEST(AtomicFile, LeftoversOfTheSameProcessIdAreRemovedUnlessSomeoneWritesThem) {
+  namespace fs = std::filesystem;
   const testing::TempDir dir;
   write_file(dir / "a", "old");
-  for (int serial = 0; serial < 1000; ++serial)
-    std::ofstream(dir / ("a." + std::to_string(getpid()) + "." + std::to_string(serial) + ".partial"))
-        << "left";
+  std::vector<int> held;
+  for (int serial = 0; serial < 1000; ++serial) {
+    const fs::path left = dir / ("a." + std::to_string(getpid()) + "." + std::to_string(serial) + ".partial");
+    std::ofstream(left) << "left";
+    if (serial % 2 != 0) continue;  // another writer's, as in a container beside this one
+    held.push_back(open(left.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(hold_written_aside(held.back()));
+  }
+  const std::vector<std::string> others = {"b.1.2.partial",    "a.1.partial",  "a.x.2.partial",
+                                           "a.1.2.partial.gz", "a.1..partial", "xa.1.2.partial"};
+  for (const std::string& name : others) std::ofstream(dir / name) << "not left";
+  fs::create_directories(dir / "a.7.8.partial/sub");
+  fs::create_symlink("b.1.2.partial", dir / "a.9.9.partial");
   write_file(dir / "a", "new");
   EXPECT_EQ(read_file(dir / "a"), "new");
-  const auto files = std::distance(std::filesystem::directory_iterator(dir.path()), {});
-  EXPECT_EQ(files, 1001) << "its own was renamed, the others' stay";
+  EXPECT_FALSE(fs::exists(dir / "a.7.8.partial"));
+  EXPECT_TRUE(fs::is_symlink(dir / "a.9.9.partial"));
+  for (const std::string& name : others) EXPECT_EQ(read_file(dir / name), "not left");
+  const auto files = [&] { return std::distance(fs::directory_iterator(dir.path()), {}); };
+  EXPECT_EQ(files(), 1 + 500 + 6 + 1) << "its own was renamed, those that are written stay";
+  for (const int fd : held) close(fd);
+  write_file(dir / "a", "newer");
+  EXPECT_EQ(files(), 1 + 6 + 1);
+}
+
+TEST(AtomicFile, WhatIsWrittenAtOnceStays) {
+  const testing::TempDir dir;
+  AtomicFile first(dir / "a"), second(dir / "a");
+  first.write("first");
+  second.write("second");
+  write_file(dir / "a", "third");
+  first.commit();
+  EXPECT_EQ(read_file(dir / "a"), "first");
+  second.commit();
+  EXPECT_EQ(read_file(dir / "a"), "second");
+  EXPECT_TRUE(is_written_aside("a.gguf.12.0.partial"));
+  EXPECT_FALSE(is_written_aside("12.0.partial"));
 }
 
 TEST(AtomicFile, WritesThroughLinksAndKeepsPermissions) {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/core/io/written_aside.hpp"
 
 namespace bitnet {
 namespace {
@@ -68,12 +69,15 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(behind_links(std::mov
   struct stat old {};
   const bool exists = stat(path_.c_str(), &old) == 0;
   if (exists && !S_ISREG(old.st_mode)) fail_not_regular("writing", path_, old.st_mode);
-  // Writers that were killed left theirs; in a container the process id is the same every time.
+  remove_abandoned(path_.parent_path(), path_.filename().string());
+  // Where locks do not tell, what writers that were killed left is still there; in a container the process id
+  // is the same every time.
   for (int tries = 0; fd_ < 0; ++tries) {
     aside_ = path_;
     aside_ += fmt::format(".{}.{}.partial", getpid(), serial.fetch_add(1));
     fd_ = ::open(aside_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && (errno != EEXIST || tries == kMostLeftovers)) fail("writing", path_);
+    if (fd_ >= 0 && !hold_written_aside(fd_)) close(std::exchange(fd_, -1));
   }
   // A file system without permissions may refuse this; the content is what matters there.
   if (exists) (void)!fchmod(fd_, old.st_mode & 0777);
@@ -81,8 +85,8 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(behind_links(std::mov
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
-  close(fd_);
   unlink(aside_.c_str());
+  close(fd_);
 }
 
 void AtomicFile::flush() {
@@ -129,12 +133,16 @@ void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes
 void AtomicFile::commit() {
   flush();
   if (fsync(fd_) != 0) fail("writing", path_);
-  if (close(std::exchange(fd_, -1)) != 0 || rename(aside_.c_str(), path_.c_str()) != 0) {
+  const int fd = std::exchange(fd_, -1);
+  // Renamed before it is closed, which gives the lock back. All that closing could still report, fsync() did.
+  if (rename(aside_.c_str(), path_.c_str()) != 0) {
     const int error = errno;
     unlink(aside_.c_str());
+    close(fd);
     errno = error;
     fail("replacing", path_);
   }
+  close(fd);
   sync_directory(path_.has_parent_path() ? path_.parent_path() : ".");
 }
 

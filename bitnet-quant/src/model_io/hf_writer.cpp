@@ -1,10 +1,12 @@
 // Hugging Face directories: written aside as a whole, then renamed; into an existing directory file by file,
 // its config.json removed first and the new one coming last, so that no reader ever sees a config with the
 // tensors of another.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -13,6 +15,7 @@
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/core/io/written_aside.hpp"
 #include "model_io/extended.hpp"
 #include "model_io/writer_base.hpp"
 
@@ -175,14 +178,38 @@ void refuse_other_model(const fs::path& directory) {
     throw Error(ErrorCode::kIo, fmt::format("cannot list '{}': {}", directory.string(), error.message()));
 }
 
-/// A new directory in `parent`. Another number when a run that was killed left one of the same process id.
-fs::path make_aside(const fs::path& parent, const std::string& stem) {
-  for (int i = 0;; ++i) {
-    const fs::path aside = parent / fmt::format(".{}.{}.{}.partial", stem, getpid(), i);
-    std::error_code error;
-    if (fs::create_directory(aside, error)) return aside;
-    if (error || i == 1000) io_error(aside, error ? error : std::make_error_code(std::errc::file_exists));
+/// A new directory, which is known as being written as long as this lives.
+class Aside {
+ public:
+  /// In `parent`. Another number when a run that was killed left one of the same process id.
+  Aside(const fs::path& parent, const std::string& stem) {
+    for (int i = 0; fd_ < 0; ++i) {
+      path_ = parent / fmt::format("{}.{}.{}.partial", stem, getpid(), i);
+      std::error_code error;
+      const bool made = fs::create_directory(path_, error);
+      if (error || i == 1000) io_error(path_, error ? error : std::make_error_code(std::errc::file_exists));
+      if (!made) continue;
+      fd_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      if (fd_ < 0) io_error(path_, std::error_code(errno, std::generic_category()));
+      if (!hold_written_aside(fd_)) close(std::exchange(fd_, -1));
+    }
   }
+  ~Aside() { close(fd_); }
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+  const fs::path& path() const noexcept { return path_; }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+};
+
+/// Where write_hf() writes what will be `target`, and under which name. Inside an existing one, which may be
+/// a link to, or the root of, another file system.
+std::pair<fs::path, std::string> place_aside(const fs::path& target) {
+  std::error_code error;
+  if (fs::exists(target, error)) return {target, ".new"};
+  return {target.parent_path(), "." + target.filename().string()};
 }
 
 /// A file system without permissions may refuse this; the content is what matters there.
@@ -243,6 +270,8 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
   const fs::path target = directory.has_filename() ? directory : directory.parent_path();
   const bool several = options.type == LinearType::kExtended || shards_of(config, options).size() > 1;
   std::error_code error;
+  const auto [parent, stem] = place_aside(target);
+  remove_abandoned(parent, stem);
   const bool exists = fs::exists(target, error);
   if (exists) {
     if (!fs::is_directory(target, error))
@@ -253,9 +282,8 @@ void write_hf(const fs::path& directory, const ModelConfig& config, const Tokeni
                   fmt::format("'{}' is not empty; expected a new directory for a model in several files",
                               target.string()));
   }
-  // Inside an existing one, which may be a link to, or the root of, another file system.
-  const fs::path aside =
-      make_aside(exists ? target : target.parent_path(), exists ? "new" : target.filename().string());
+  const Aside held(parent, stem);
+  const fs::path& aside = held.path();
   try {
     write_files(aside, config, tokenizer, source, options);
     if (exists) {
