@@ -76,8 +76,7 @@ void use_calibration(const Values& values, const ModelConfig& model, Calibration
     c.source = quant::open_calibration(to, model);
     io.err << "wrote '" << to.string() << "'\n";
   }
-  if (values.flag(opt::kVerbose) && c.source != nullptr && !c.through_quantised)
-    io.err << quant::describe_inputs(*c.source, model);
+  if (c.source != nullptr) c.seen = std::make_unique<quant::SeenInputs>(*c.source);
 }
 
 void check_directory_of(const fs::path& file, const std::string& name) {
@@ -85,6 +84,10 @@ void check_directory_of(const fs::path& file, const std::string& name) {
   const fs::path directory = file.parent_path();
   if (!directory.empty() && !fs::is_directory(directory, ignored))
     throw UsageError(name + ": '" + file.string() + "': there is no directory '" + directory.string() + "'");
+  if (fs::exists(file, ignored) && !fs::is_regular_file(file, ignored))
+    throw UsageError(name + ": '" + file.string() + "' is " +
+                     (fs::is_directory(file, ignored) ? "a directory" : "no ordinary file") +
+                     ": expected the name of a file");
 }
 
 std::string state_of(const fs::path& path) {

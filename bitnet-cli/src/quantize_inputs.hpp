@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bitnet/quant/calibration.hpp"
+#include "bitnet/quant/input_report.hpp"
 #include "bitnet/quant/quant_config.hpp"
 #include "calibrating.hpp"
 #include "options.hpp"
@@ -28,7 +29,13 @@ std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option&
 struct Calibration {
   std::unique_ptr<ModelActivations> activations;
   std::unique_ptr<quant::CalibrationSource> source;
+  std::unique_ptr<quant::SeenInputs> seen;  ///< `source` for whoever quantises, so that it can be reported
   bool through_quantised = false;
+
+  /// What was seen of the inputs so far.
+  std::vector<quant::InputReport> inputs() const {
+    return seen != nullptr ? seen->inputs() : std::vector<quant::InputReport>();
+  }
 };
 
 /// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files. Nothing
@@ -37,11 +44,11 @@ Calibration calibration_of(const Values& values, const std::filesystem::path& in
                            const quant::ModelReader& model,
                            const std::shared_ptr<const ExecutionContext>& context, Io& io);
 
-/// What is done with a calibration before anything else: --save-calibration, --verbose.
+/// What is done with a calibration before anything else: --save-calibration. Then `seen` is there.
 void use_calibration(const Values& values, const ModelConfig& model, Calibration& calibration, Io& io);
 
-/// Refuses a place for a file, which `option` or OUT names, in a directory that is not there. Throws
-/// UsageError.
+/// Refuses a place for a file, which `option` or OUT names, where none can be written: in a directory that is
+/// not there, or over something that is no ordinary file. Throws UsageError.
 void check_directory_of(const std::filesystem::path& file, const std::string& name);
 
 /// A file or directory as it is now: another one, or a newer one, has another text.

@@ -33,7 +33,6 @@ void QuantizeProgress::done(const quant::LinearReport& linear, std::int64_t resu
     began_ = watch_.seconds();
   }
   resumed_ = resumed;
-  resumed_ = resumed;
   layer_weights_ = 0;
   const double now = watch_.seconds(), worked = seen_ - skipped_;
   if (io_.err_is_terminal) {

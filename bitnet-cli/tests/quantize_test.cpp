@@ -60,6 +60,14 @@ TEST_F(QuantizeTest, WithCalibrationLosesLessAndSaysWhat) {
   EXPECT_GT(lost["logits"]["mean_kl"], 0);
   EXPECT_THAT(o.err, HasSubstr("perplexity "));
   EXPECT_THAT(o.err, HasSubstr("blk.0.attn_q.weight: gptq, tensor, relative error"));
+  // The inputs: in the report, on the terminal, and in what was saved, without the model.
+  ASSERT_EQ(lost["inputs"].size(), 8u);
+  EXPECT_EQ(lost["inputs"][7]["name"], "blk.1.ffn_down");
+  EXPECT_THAT(o.err, HasSubstr("columns that stand out\nblk.0.attn_q "));
+  const auto saved = call({"inspect", file("c.safetensors")});
+  ASSERT_EQ(saved.code, kOk) << saved.err;
+  EXPECT_THAT(o.err, HasSubstr(saved.out));
+  EXPECT_EQ(json::parse(call({"inspect", "--json", file("c.safetensors")}).out), lost["inputs"]);
   const std::string first = read_file(file("q.gguf"));
   run({"--method", "gptq", "--calibration", file("c.safetensors"), "--threads", "1"});
   EXPECT_EQ(read_file(file("q.gguf")), first);  // from what was saved, and on one thread
@@ -228,6 +236,24 @@ TEST_F(QuantizeTest, ChoosesActivationBitsAndTheModelRunsThem) {
                kFailure, "the scheme adaptive needs calibration data");
 }
 
+TEST_F(QuantizeTest, PlansOfAnAdaptiveConfigurationStayAdaptive) {
+  std::string story;
+  for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ", the end. ";
+  const std::string text = file("story.txt", story), yaml = file("mixed.yaml");
+  const std::string config =
+      file("a.yaml",
+           "scheme: adaptive\nweights: {method: ls, scales: row}\nactivations: {tolerance: 1}\n"
+           "layers: [{match: '*ffn_down', activation_bits: 8}]\n");
+  const auto planned = call({"plan", dense_model(), yaml, "--plan", config, "--calibrate", text, "--estimate",
+                             "--calibration-tokens", "256", "--budget-size", "700KiB"});
+  ASSERT_EQ(planned.code, kOk) << planned.err;
+  EXPECT_THAT(read_file(yaml), HasSubstr("bits: auto"));
+  const auto o = call({"quantize", dense_model(), file("q"), "--plan", yaml, "--type", "extended",
+                       "--calibrate", text, "--calibration-tokens", "256"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("activations of 4 bits for 12 of 14 linears"));
+}
+
 TEST_F(QuantizeTest, WarnsOfLittleTextOncePerInput) {
   const std::string text = file("little.txt", "only a few words, which are not enough of them");
   const auto o = call({"quantize", dense_model(), file("q.gguf"), "--method", "gptq", "--calibrate", text});
@@ -270,7 +296,7 @@ TEST_F(QuantizeTest, RefusesBeforeItWorks) {
   expect({"--plan", file("p.yaml", "weigths: {}\n")}, kFailure,
          "p.yaml:1: unknown key 'weigths', did you mean");
   expect({"--plan", file("p.yaml", "layers: [{match: blk.0.attn_w, method: ls}]\n")}, kFailure,
-         "near ones are blk.0.attn_");
+         "p.yaml:1: the pattern 'blk.0.attn_w' names no linear");
   expect({"--plan", file("p.yaml", ""), "--method", "ls"}, kUsage, "--method and --plan exclude each other");
   expect({"--through-quantised"}, kUsage, "need the text of --calibrate");
   expect({"--calibrate", text, "--calibration", text}, kUsage, "exclude each other");
@@ -284,6 +310,18 @@ TEST_F(QuantizeTest, RefusesBeforeItWorks) {
   expect({"--report", file("none/r.html")}, kUsage, "there is no directory");
   expect({"--calibrate", text, "--save-calibration", file("none/c")}, kUsage, "there is no directory");
   EXPECT_FALSE(fs::exists(file("wk")));
+  // Places that are found wrong only when something is to be written there.
+  const fs::path here = fs::path(out).parent_path();
+  expect({"--report", here.string()}, kUsage, "is a directory: expected the name of a file");
+  expect({"--calibrate", text, "--save-calibration", here.string()}, kUsage, "is a directory");
+  expect({"--calibrate", text, "--save-calibration", file("c.json")}, kUsage, "read as an index");
+  expect({"--calibrate", text, "--save-calibration", out}, kUsage, "is the output, or a file of it");
+  for (const char* report : {"r.html", "r.JSON"})
+    expect({"--calibrate", text, "--save-calibration", file(report), "--report", file(report)}, kUsage,
+           "is a file of --report");
+  for (const char* type : {"i2_s", "hf", "extended"})
+    for (const std::string& work : {out, out + "/layers"})
+      expect({"--type", type, "--work", work}, kUsage, "is the output, or in it");
   // Nothing is written over what is read.
   for (const char* option : {"--calibrate", "--evaluate"}) {
     expect({option, text, "--report", text}, kFailure, "would replace the file of --");
@@ -404,6 +442,9 @@ TEST_F(QuantizeTest, PlanRefusesBeforeItWorks) {
   EXPECT_FAILS(to(out, {"--sensitivity", text}), kFailure, "would replace the file of --calibrate");
   EXPECT_FAILS(to(out, {"--sensitivity", out}), kUsage, "is the output");
   EXPECT_FAILS(to(file("none/p.yaml"), {}), kUsage, "there is no directory");
+  const std::string here = fs::path(out).parent_path().string();
+  EXPECT_FAILS(to(here, {}), kUsage, "is a directory: expected the name of a file");
+  EXPECT_FAILS(to(out, {"--sensitivity", here}), kUsage, "is a directory: expected the name of a file");
   EXPECT_FAILS(to(out, {"--evaluate", file("missing.txt")}), kFailure, "missing.txt");
   EXPECT_EQ(read_file(text), "some words, and some more of them");
 }

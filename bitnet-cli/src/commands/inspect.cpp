@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "bitnet/inference/model.hpp"
+#include "bitnet/quant/input_report.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -180,6 +181,10 @@ void write_text(const ModelReader& model, const Tokenizer* tokenizer, Io& io) {
 }
 
 int inspect(const Values& values, Io& io) {
+  if (const auto inputs = quant::inputs_of_file(values.positionals.at(0))) {
+    io.out << (values.flag(opt::kJson) ? quant::inputs_to_json(*inputs) : quant::describe_inputs(*inputs));
+    return kOk;
+  }
   const auto model = ModelReader::open(values.positionals.at(0));
   const auto tokenizer = model->tokenizer();
   if (values.flag(opt::kJson)) {
@@ -194,9 +199,14 @@ int inspect(const Values& values, Io& io) {
 
 const Command kInspectCommand{
     .name = "inspect",
-    .summary = "say what is in a model: architecture, sizes, types, tokenizer",
+    .summary = "say what is in a model, or in a calibration",
     .usage = "MODEL [--json]",
-    .description = "MODEL is a GGUF file or a Hugging Face directory. --json lists every tensor.",
+    .description =
+        "MODEL is a GGUF file or a Hugging Face directory: architecture, sizes, types, tokenizer; --json "
+        "lists "
+        "every tensor. Of what `quantize --save-calibration` wrote, the inputs of the linears are listed: "
+        "ranges, "
+        "outliers, and what activations of 8 and 4 bits lose; --json has the histograms, too.",
     .example =
         "bitnet inspect models/bitnet-demo-i2_s.gguf\nbitnet inspect --json "
         "models/bitnet-demo-i2_s.gguf | jq .config",

@@ -62,11 +62,10 @@ class Planner {
       : values_(values),
         io_(io),
         in_(values.positionals.at(0)),
-        config_(plan_of(values, opt::kPlanMethod, opt::kPlanScales)),
+        config_(quant::as_mixed(plan_of(values, opt::kPlanMethod, opt::kPlanScales))),
         options_(write_options("extended", values.text(opt::kDenseType), false)),
         model_(quant::ModelReader::open(in_, quant::FloatLinears::kKeep)),
         context_(make_context(values)) {
-    config_.scheme = quant::QuantScheme::kMixedPrecision;
     if (!model_->float_linears())
       throw Error(ErrorCode::kInvalidArgument,
                   "'" + in_.string() + "': the linear weights are ternary already: there is nothing to plan");
@@ -95,7 +94,10 @@ class Planner {
     }
     const quant::QuantConfig config = quant::assigned_config(config_, model_->config(), linears_, assignment);
     write_file(out, summary(assignment, measured, "# ") + config.to_yaml());
-    if (values_.flag(opt::kVerbose)) say_linears(assignment);
+    if (values_.flag(opt::kVerbose)) {
+      say_linears(assignment);
+      io_.err << quant::describe_inputs(calibration_.inputs());
+    }
     io_.err << summary(assignment, measured, "") << "wrote '" << out.string() << "', for `bitnet quantize "
             << in_.string() << " OUT --type extended --plan " << out.string() << "`\n";
   }
@@ -127,7 +129,7 @@ class Planner {
   std::vector<quant::LinearSensitivity> sensitivity() {
     quant::SensitivityOptions options;
     options.ways = ways_of(values_);
-    options.calibration = calibration_.source.get();
+    options.calibration = calibration_.seen.get();
     if (!values_.flag(opt::kEstimate)) options.trials = &trials();
     options.float_type = options_.dense_type;
     const std::string identity = identity_of(values_, in_, config_);
@@ -152,7 +154,7 @@ class Planner {
     check_cancelled(io_);
     const auto m = quant::measure_config(*context_, *model_,
                                          quant::assigned_config(config_, model_->config(), linears_, a),
-                                         calibration_.source.get(), trials());
+                                         calibration_.seen.get(), trials());
     if (values_.flag(opt::kVerbose))
       io_.err << human_bytes(a.bytes + beside_) << ": perplexity " << fixed(m.perplexity_other(), 4) << ", "
               << fixed(m.perplexity_other() / m.perplexity_original(), 4) << " times the original's\n";

@@ -72,6 +72,7 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
     four += r.plan.activation_bits == 4 && r.plan.method != quant::WeightMethod::kKeep ? 1 : 0;
     if (verbose) io.err << line_of(r) << '\n';
   }
+  if (verbose && !report.inputs.empty()) io.err << quant::describe_inputs(report.inputs);
   say_warnings(report, verbose, io);
   if (kept > 0)
     io.err << "note: " << kept << " of " << report.linears.size()
@@ -141,7 +142,7 @@ bool is_inside(const fs::path& path, const fs::path& directory) {
 
 /// What --calibrate, --tune-text, --evaluate, --save-calibration and --work cannot be together, and where
 /// files cannot go. Throws before anything is done.
-void check_files(const Values& values, const fs::path& in) {
+void check_files(const Values& values, const fs::path& in, const fs::path& out, const ReportFiles& reports) {
   int streams = 0;
   for (const Option* o : {&opt::kCalibrate, &opt::kTuningText, &opt::kEvaluate})
     streams += values.text(*o) == "-" ? 1 : 0;
@@ -152,12 +153,23 @@ void check_files(const Values& values, const fs::path& in) {
     const fs::path to = report_path(values, opt::kSaveCalibration, "calibration");
     if (would_replace(to, in))
       throw UsageError("--save-calibration: '" + to.string() + "' is a file of the input");
+    if (to.extension() == ".json")
+      throw UsageError("--save-calibration: '" + to.string() +
+                       "': it is a safetensors file, and one that ends in .json would be read as an index of "
+                       "several");
+    if (would_replace(to, out) || is_inside(to, out))
+      throw UsageError("--save-calibration: '" + to.string() + "' is the output, or a file of it");
+    for (const fs::path& report : {reports.json, reports.html})
+      if (!report.empty() && same_file(to, report))
+        throw UsageError("--save-calibration: '" + to.string() + "' is a file of --report");
     check_directory_of(to, "--save-calibration");
   }
   if (!values.has(opt::kWork)) return;
   const fs::path work = values.text(opt::kWork);
   if (would_replace(work, in) || is_inside(work, in))
     throw UsageError("--work: '" + work.string() + "' is the input, or a file of it");
+  if (is_inside(work, out))
+    throw UsageError("--work: '" + work.string() + "' is the output, or in it: layers are kept beside it");
   if (values.text(opt::kCalibrate) == "-")
     throw UsageError(
         "--work: --calibrate needs a file: the same text must come again when the call is made again");
@@ -188,7 +200,7 @@ int quantize(const Values& values, Io& io) {
   check_output_path(out, in, options);
   const ReportFiles files = report_files(values, in, out);
   check_replaces_no_input(values, out, "'" + out.string() + "': the model");
-  check_files(values, in);
+  check_files(values, in, out, files);
   [[maybe_unused]] const Option* const tuned_on = tuning_text(values);
   quant::QuantReport report;
   report.model = in.string();
@@ -228,7 +240,7 @@ int quantize(const Values& values, Io& io) {
   }
   say_need(quant::Quantizer(*context, *model, report.config, how), model->config(), calibration, io);
   use_calibration(values, model->config(), calibration, io);
-  how.calibration = calibration.source.get();
+  how.calibration = calibration.seen.get();
   QuantizeProgress progress(io, plans, model->config());
   const quant::Quantizer* running = nullptr;
   how.on_linear = [&](const quant::LinearReport& r) { progress.done(r, running->resumed_layers()); };
@@ -250,6 +262,7 @@ int quantize(const Values& values, Io& io) {
   write_with_progress(out, config, tokenizer.get(), source, options, io, false);
   progress.clear();
   report.linears = quantizer.reports();
+  report.inputs = calibration.inputs();
   if (quantizer.resumed_layers() > 0)
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
   if (values.has(opt::kEvaluate)) {
