@@ -5,7 +5,8 @@ prints what each leaves of its perplexity as a table in Markdown: docs/guides/qu
 usage: post_training.py BITNET --train FILE --held-out FILE [--work DIR] [--steps N] [--threads N] [--require SHARE]
 
 Python's standard library is all that it needs. DIR keeps the trained model, which is used again when it is there. The
-exit status is 1 when gptq with refit and one scale a tensor recovers less than SHARE of what absmean loses.
+exit status is 1 when gptq with refit and one scale a tensor recovers less than SHARE of what absmean loses. The tests
+run it with a model so small (--width, --layers, --context) that the figures prove nothing but that all of it works.
 """
 import argparse
 import json
@@ -22,6 +23,9 @@ arguments.add_argument("--work", default="build/post-training", help="directory 
 arguments.add_argument("--steps", type=int, default=1500)
 arguments.add_argument("--batch", type=int, default=8)
 arguments.add_argument("--vocab", type=int, default=512, help="tokens, 256 of them bytes")
+arguments.add_argument("--width", type=int, default=256, help="of the model, a multiple of 128")
+arguments.add_argument("--layers", type=int, default=4)
+arguments.add_argument("--context", type=int, default=256, help="tokens of a sequence")
 arguments.add_argument("--tokens", type=int, default=16384, help="of calibration, and of evaluation")
 arguments.add_argument("--tune-steps", type=int, default=200, help="of the methods that are tuned")
 arguments.add_argument("--threads", type=int, default=0, help="0: all cores")
@@ -30,11 +34,11 @@ options = arguments.parse_args()
 work = pathlib.Path(options.work)
 work.mkdir(parents=True, exist_ok=True)
 
-CONFIG = """model: {{vocab_size: {vocab}, hidden_size: 256, intermediate_size: 768, layers: 4, heads: 4, kv_heads: 4,
-  context: 256, quantization: none}}
-data: {{train: {train}, validation: {held_out}, validation_tokens: 32768}}
-training: {{steps: {steps}, warmup: 100, schedule: cosine, learning_rate: 1.5e-3, weight_decay: 0.1, length: 256,
-  batch: {batch}, micro_batch: 2, seed: 1}}
+CONFIG = """model: {{vocab_size: {vocab}, hidden_size: {width}, intermediate_size: {inner}, layers: {layers}, heads: 4,
+  kv_heads: 4, context: {context}, quantization: none}}
+data: {{train: {train}, validation: {held_out}, validation_tokens: {validation}}}
+training: {{steps: {steps}, warmup: {warmup}, schedule: cosine, learning_rate: 1.5e-3, weight_decay: 0.1,
+  length: {context}, batch: {batch}, micro_batch: 2, seed: 1}}
 output: {{directory: {output}, evaluate_every: 500, log_every: 50}}
 """
 
@@ -54,8 +58,10 @@ def quoted(path):
 def trained():
     """The directory of the model in full precision."""
     config = work / "train.yaml"
-    text = CONFIG.format(vocab=options.vocab, train=quoted(options.train), held_out=quoted(options.held_out),
-                         steps=options.steps, batch=options.batch, output=quoted(work / "run"))
+    text = CONFIG.format(vocab=options.vocab, width=options.width, inner=3 * options.width, layers=options.layers,
+                         context=options.context, train=quoted(options.train), held_out=quoted(options.held_out),
+                         validation=2 * options.tokens, steps=options.steps, warmup=min(100, options.steps // 4),
+                         batch=options.batch, output=quoted(work / "run"))
     model = work / "run" / "model"
     if config.exists() and config.read_text() == text and model.exists():
         return model
@@ -88,8 +94,7 @@ def quantised(model, name, weights, more, calibrated, tuned, scales):
         return None
     stem = work / (name.replace(" ", "-").replace(",", "") + "-" + scales)
     plan = stem.with_suffix(".yaml")
-    # The training's architecture is BitNet's, its weights are no master weights: protect.
-    plan.write_text(f"scheme: mixed_precision\nprotect: false\nweights: {{{weights}, scales: {scales}}}\n{more}\n")
+    plan.write_text(f"scheme: mixed_precision\nweights: {{{weights}, scales: {scales}}}\n{more}\n")
     report = stem.with_suffix(".json")
     out = stem.with_suffix(".model")
     # One plane with a scale a tensor is what every format holds: it is shown with the one most used.
