@@ -90,8 +90,12 @@ TEST_F(QuantizeTest, InSeveralWaysAndRun) {
                                 "  - {match: '*ffn_up', method: two-plane}\n"
                                 "  - {match: '*attn_k', method: int8}\n"
                                 "keep: ['*attn_output']\n");
+  // A call that was killed left its half in a directory that was empty; that is no model.
+  fs::create_directories(file("mixed/.new.4711.0.partial"));
+  file("mixed/.new.4711.0.partial/config.json", "{");
   const auto o = call({"quantize", dense_model(), file("mixed"), "--plan", plan, "--type", "extended"});
   ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_FALSE(fs::exists(file("mixed/.new.4711.0.partial")));
   EXPECT_EQ(call({"run", "-m", file("mixed"), "-p", "x", "-n", "2"}).code, kOk);
   EXPECT_GT(perplexity_of(file("mixed")), 1);
   EXPECT_FAILS(call({"convert", file("mixed"), file("m.gguf"), "--type", "i2_s"}), kFailure,

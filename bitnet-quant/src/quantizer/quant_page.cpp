@@ -237,16 +237,20 @@ void put_histograms(const QuantReport& report, Page& page) {
   page.chart(worst_ones);
 }
 
-/// |x| on a logarithmic axis, over the octaves where there is something.
+/// |x| on a logarithmic axis: up to the largest, and down to where a thousandth of the values is left.
 HistogramGrid input_histograms(std::span<const InputReport* const> inputs) {
   constexpr std::size_t kBins = InputStatistics::kBins;
   std::size_t first = kBins - 1, last = 0;
-  for (const InputReport* const r : inputs)
-    for (std::size_t b = 1; b < kBins; ++b)  // the bin before these has no lower end, and the zeros
-      if (r->statistics.histogram[b] > 0) {
-        first = std::min(first, b);
-        last = std::max(last, b);
-      }
+  for (const InputReport* const r : inputs) {
+    const auto& counts = r->statistics.histogram;
+    std::int64_t all = 0, below = 0;
+    for (std::size_t b = 1; b < kBins; ++b) {  // the bin before these has no lower end, and the zeros
+      all += counts[b];
+      if (counts[b] > 0) last = std::max(last, b);
+    }
+    for (std::size_t b = 1; b < first; ++b)
+      if ((below += counts[b]) > all / 1000) first = b;
+  }
   HistogramGrid g;
   g.title = "Inputs whose largest values stand out the most";
   g.x_label = "log₂ |x|";
@@ -295,7 +299,7 @@ void put_inputs(const QuantReport& report, Page& page) {
   }
   page.begin_details(fmt::format("all {}", rows.size()));
   page.table({"input of", "rows", "least", "most", "rms", "largest/rms", "8 bits", "4 bits absmax",
-              "4 bits absmean", "columns that stand out"},
+              "4 bits absmean", "outlier columns"},
              rows);
   page.end_details();
 }
