@@ -324,8 +324,11 @@ TEST_F(QuantizeTest, RefusesBeforeItWorks) {
     expect({"--calibrate", text, "--save-calibration", file(report), "--report", file(report)}, kUsage,
            "is a file of --report");
   for (const char* type : {"i2_s", "hf", "extended"})
-    for (const std::string& work : {out, out + "/layers"})
-      expect({"--type", type, "--work", work}, kUsage, "is the output, or in it");
+    for (const char* work : {"q", "q/layers"}) {
+      EXPECT_FAILS(call({"quantize", dense_model(), file("q"), "--type", type, "--work", file(work)}), kUsage,
+                   "is the output, or in it");
+      EXPECT_FALSE(fs::exists(file("q")));
+    }
   // Nothing is written over what is read.
   for (const char* option : {"--calibrate", "--evaluate"}) {
     expect({option, text, "--report", text}, kFailure, "would replace the file of --");

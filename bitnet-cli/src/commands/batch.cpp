@@ -1,5 +1,5 @@
 // `bitnet batch`: many prompts from a file through the continuous-batching scheduler, records to a file. The
-// formats are in batch_items.cpp and batch_records.cpp.
+// formats are in batch_items.cpp and batch_records.cpp, what becomes of a prompt in batch_prompts.cpp.
 #include <algorithm>
 #include <chrono>
 #include <deque>
@@ -8,14 +8,12 @@
 #include <ostream>
 
 #include "batch_items.hpp"
+#include "batch_prompts.hpp"
 #include "batch_records.hpp"
 #include "batch_replicas.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/recovery.hpp"
-#include "bitnet/core/text/sequences.hpp"
-#include "bitnet/core/text/utf8.hpp"
 #include "bitnet/inference/recovering_scheduler.hpp"
-#include "chat_cutting.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "device_report.hpp"
@@ -46,12 +44,6 @@ class Batch {
   void begin();
   void work();
   bool submit(std::size_t index, RecoveringScheduler& scheduler, BatchCalls::Done done);
-  Request request_of(std::size_t index);
-  std::vector<TokenId> encode(const BatchItem& item, inference::GenerationOptions& options);
-  void cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item);
-  SequenceSide cut_side() const;
-  std::int64_t prompt_limit(std::int64_t max_tokens) const;
-  void say_cut(const BatchItem& item, std::int64_t tokens);
   void say_details();
   void say_note(const std::string& line);
   void finish(std::size_t index, GenerationResult result) noexcept;
@@ -78,11 +70,7 @@ class Batch {
   MemoryWatch memory_;
   BatchReplicas replicas_{values_, io_, memory_.monitor(),
                           [this](const std::string& line) { say_note(line); }};
-  // Of the model, which may be away while its device is opened anew.
-  std::shared_ptr<const Tokenizer> tokenizer_;
-  std::int64_t n_ctx_ = 0;
-  std::shared_ptr<const ChatTemplate> chat_format_;
-  std::optional<Error> chat_problem_;
+  BatchPrompts prompts_{values_, io_};
   ErrorMonitor faults_{{.report = [this](const std::string& line) { say_note(line); }}};  // of passes
   ErrorMonitor item_errors_{{.report = [](const std::string&) {}}};                       // summarise() tells
   bool has_begun_ = false;  // from here on OUT is written, whatever happens
@@ -183,73 +171,6 @@ void Batch::open_journal(const std::vector<BatchRecord>& kept) {
   });
 }
 
-std::vector<TokenId> Batch::encode(const BatchItem& item, inference::GenerationOptions& options) {
-  const bool special = values_.flag(opt::kSpecial);
-  text::require_utf8(item.prompt, "the prompt");
-  std::vector<ChatMessage> messages = item.messages;
-  if (messages.empty() && values_.has(opt::kChatTemplate)) messages.push_back({"user", item.prompt});
-  if (messages.empty()) {
-    auto ids = tokenizer_->encode(item.prompt, {.add_bos = true, .parse_special = special});
-    if (ids.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
-    return ids;
-  }
-  if (chat_problem_) throw *chat_problem_;
-  if (values_.has(opt::kSystem) && messages.front().role != "system")
-    messages.insert(messages.begin(), {"system", values_.text(opt::kSystem)});
-  options.stop_tokens = chat_format_->stop_tokens(*tokenizer_);
-  options.strip_leading_space = true;
-  if (values_.text(opt::kTruncate) == "none")
-    return chat_format_->encode(*tokenizer_, messages, true, special);
-  CutChat chat = encode_chat_within(*chat_format_, *tokenizer_, std::move(messages), special,
-                                    prompt_limit(options.max_tokens), cut_side());
-  say_cut(item, chat.cut);
-  return std::move(chat.ids);
-}
-
-SequenceSide Batch::cut_side() const {
-  return values_.text(opt::kTruncate) == "left" ? SequenceSide::kLeft : SequenceSide::kRight;
-}
-
-/// --truncate: what leaves room for max_tokens, or for one where the context is not larger than that.
-std::int64_t Batch::prompt_limit(std::int64_t max_tokens) const {
-  return n_ctx_ - (max_tokens >= 1 && max_tokens < n_ctx_ - 1 ? max_tokens : 1);
-}
-
-/// --truncate of a plain prompt.
-void Batch::cut_to_context(std::vector<TokenId>& ids, std::int64_t max_tokens, const BatchItem& item) {
-  if (values_.text(opt::kTruncate) == "none") return;
-  const std::int64_t most = prompt_limit(max_tokens);
-  const bool keep_bos = most > 1 && tokenizer_->bos() && ids.front() == *tokenizer_->bos();
-  say_cut(item, truncate(ids, most, cut_side(), keep_bos ? 1 : 0));
-}
-
-void Batch::say_cut(const BatchItem& item, std::int64_t tokens) {
-  const std::lock_guard lock(output_mutex());
-  if (tokens > 0)
-    io_.err << "note: item " << quoted(item.id.text) << ": " << grouped(tokens)
-            << " tokens of the prompt were cut off\n";
-}
-
-Request Batch::request_of(std::size_t index) {
-  const BatchItem& item = items_[index];
-  Request request;
-  request.options = generation_options(values_, io_);
-  std::int64_t seed = choose_seed(values_);
-  bool own_stops = false;
-  for (const auto& [option, text] : item.overrides) {
-    if (option == &opt::kStop && !std::exchange(own_stops, true)) request.options.stop.clear();
-    apply_override(*option, text, request.options);
-    if (option == &opt::kSeed) seed = parse_integer(text).value();
-  }
-  request.options.sampling.seed = static_cast<std::uint64_t>(seed);
-  records_[index].seed = seed;
-  request.prompt = encode(item, request.options);
-  if (item.messages.empty() && !values_.has(opt::kChatTemplate))
-    cut_to_context(request.prompt, request.options.max_tokens, item);
-  records_[index].prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
-  return request;
-}
-
 /// What is wrong with an item is the item's: it is left out, and its record says why. By several threads at
 /// once.
 bool Batch::submit(std::size_t index, RecoveringScheduler& scheduler, BatchCalls::Done done) {
@@ -266,7 +187,8 @@ bool Batch::submit(std::size_t index, RecoveringScheduler& scheduler, BatchCalls
   Recovery recovery({skip_item(fail)}, &item_errors_);
   try {
     static_cast<void>(recovery.run("an item", [&] {
-      Request request = request_of(index);
+      Request request = prompts_.request_of(item, records_[index].seed);
+      records_[index].prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
       request.on_done = done;
       scheduler.submit(std::move(request));
       given = true;
@@ -356,18 +278,8 @@ void Batch::say_note(const std::string& line) {
 void Batch::begin() {
   const inference::InferenceEngine& engine = replicas_.load();
   memory_.follow(replicas_.memory());
-  const inference::Model& model = *engine.model();
-  static_cast<void>(model.require_tokenizer());
-  tokenizer_ = model.tokenizer();
-  n_ctx_ = engine.n_ctx();
+  prompts_.begin(*engine.model(), engine.n_ctx(), items_);
   finished_.reserve(items_.size());
-  const auto is_chat = [](const BatchItem& item) { return !item.messages.empty(); };
-  if (!values_.has(opt::kChatTemplate) && std::none_of(items_.begin(), items_.end(), is_chat)) return;
-  try {
-    chat_format_ = chat_template(values_, model);
-  } catch (const Error& e) {
-    chat_problem_ = e;
-  }
 }
 
 /// After each pass of a replica.

@@ -80,7 +80,8 @@ std::vector<std::string> mitigation_hints(const QuantReport& report) {
         "in those after it");
   if (any(calibrated_little))
     hints.emplace_back(
-        "--calibration-tokens, and a longer text: more calibration tokens, the warnings say how many");
+        "--calibration-tokens, and a longer text that says more than one thing: the warnings say what is "
+        "missing");
   if (any([&](const LinearReport& r) {
         return r.plan.method == WeightMethod::kGptq && r.plan.scales == ScaleUnit::kTensor &&
                (changed || loss_of(r.metrics, of_output).value_or(0) > kMuch);
