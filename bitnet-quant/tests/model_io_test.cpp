@@ -3,7 +3,6 @@
 // files are model_io_damage_test.cpp.
 #include "bitnet/quant/model_io.hpp"
 
-
 #include <cmath>
 #include <set>
 

@@ -1,7 +1,6 @@
 // Where models are written: whole or not at all, over old ones, beside what is in the way, in several files.
 #include <unistd.h>
 
-
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
