@@ -379,6 +379,7 @@ TEST(AtomicFile, WhatIsWrittenAtOnceStays) {
   second.commit();
   EXPECT_EQ(read_file(dir / "a"), "second");
   EXPECT_TRUE(is_written_aside("a.gguf.12.0.partial"));
+  EXPECT_TRUE(is_written_aside(".new-model.12.0.partial"));
   EXPECT_FALSE(is_written_aside("12.0.partial"));
 }
 

@@ -14,13 +14,14 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/core/io/written_aside.hpp"
 
 namespace bitnet::training {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors", kUnfinished = ".partial";
+constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 
 std::optional<std::int64_t> number(std::string_view text) {
   std::int64_t value = 0;
@@ -57,18 +58,6 @@ std::int64_t step_of(const fs::path& checkpoint) {
   } catch (const Error&) {
     return -1;
   }
-}
-
-/// As AtomicFile and the writer of models call what they have not finished: NAME.PID.SERIAL.partial.
-bool is_unfinished(std::string_view name) {
-  if (!name.ends_with(kUnfinished)) return false;
-  name.remove_suffix(kUnfinished.size());
-  for (int i = 0; i < 2; ++i) {
-    const std::size_t dot = name.rfind('.');
-    if (dot == std::string_view::npos || dot == 0 || !number(name.substr(dot + 1))) return false;
-    name = name.substr(0, dot);
-  }
-  return true;
 }
 
 }  // namespace
@@ -146,7 +135,7 @@ void remove_unfinished(const fs::path& folder) {
     if (!fs::is_directory(folder / part)) continue;
     std::vector<fs::path> found;
     for (const auto& entry : fs::directory_iterator(folder / part))
-      if (is_unfinished(entry.path().filename().string())) found.push_back(entry.path());
+      if (is_written_aside(entry.path().filename().string())) found.push_back(entry.path());
     for (const fs::path& path : found) fs::remove_all(path);  // a model's folder is one, too
   }
 }

@@ -11,6 +11,7 @@
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
 #include "bitnet/quant/adapter.hpp"
+#include "short_name.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -19,9 +20,7 @@ namespace fs = std::filesystem;
 
 /// "model.layers.0.self_attn.q_proj"
 std::string module_name(TensorId id, const ModelConfig& config) {
-  std::string name = hf_name(id, config.family);
-  name.resize(name.size() - std::string_view(".weight").size());
-  return name;
+  return without_weight(hf_name(id, config.family));
 }
 
 void check(const LoraAdapter& adapter, const ModelConfig& config) {
