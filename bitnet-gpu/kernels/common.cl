@@ -247,7 +247,38 @@ bn_ints bn_signed_dots(bn_words w, uint q) {
 #else
 #define BN_JOIN(pieces) ((int16)((pieces)[0], (pieces)[1]))
 #endif
+// Adds to acc[r][p], of BN_ROWS rows, the products of a tile's words with the rows' bytes; FOUR(r, i): bytes 4 i … 4 i + 3 of row
+// r. In 16-bit sums: a lane adds 8 products of at most 2 * 128 a word, 15 words at most (8 * 256 * 15 = 30,720) before they
+// are widened.
+#define BN_FLUSH 15u
+#define BN_ADD_TERNARY_TILE(acc, tile_codes, words, FOUR)                                                             \
+  for (uint begin = 0; begin < (words); begin += BN_FLUSH) {                                                          \
+    const uint end = min(begin + BN_FLUSH, (words));                                                                  \
+    bn_shorts sum[BN_ROWS][BN_PIECES];                                                                                \
+    BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {                                                                    \
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) sum[r][p] = (bn_shorts)(0);                                      \
+    }                                                                                                                 \
+    for (uint w = begin; w < end; ++w) {                                                                              \
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {                                                                \
+        const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, (tile_codes));                                            \
+        BN_UNROLL for (uint j = 0; j < 4u; ++j) {                                                                     \
+          const bn_words four = (v >> (2u * j)) & 0x03030303u;                                                        \
+          BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) sum[r][p] += bn_ternary_pairs(four, FOUR(r, 4u * w + j));      \
+        }                                                                                                             \
+      }                                                                                                               \
+    }                                                                                                                 \
+    BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {                                                                    \
+      BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] += bn_widen(sum[r][p]);                                \
+    }                                                                                                                 \
+  }
 #endif
+// Adds to acc[r], of BN_ROWS rows, the products of a column's word with the rows' bytes; FOUR(r, j): bytes 4 j … 4 j + 3 of those
+// of row r that the word belongs to.
+#define BN_ADD_TERNARY_WORD(acc, word, FOUR)                                                      \
+  for (uint j = 0; j < 4u; ++j) {                                                                 \
+    const uint four = ((word) >> (2u * j)) & 0x03030303u;                                         \
+    for (uint r = 0; r < BN_ROWS; ++r) acc[r] = BN_DOT4(FOUR(r, j), four, acc[r]);                \
+  }
 #define BN_UNROLL __attribute__((opencl_unroll_hint))
 
 // Values i … i + 15 of n; `pad` from n on.

@@ -47,7 +47,7 @@ void group_sums(__global const char* restrict q, uint stride, uint group_cols, u
 
 #if BN_WIDE
 
-#define BN_FLUSH 15u
+#define BN_FOUR(r, i) bn_four_bytes(from[r], i)
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void ternary_groups(__global const uint* restrict codes, __global const char* restrict q, uint stride, uint group_cols,
@@ -68,26 +68,7 @@ void ternary_groups(__global const uint* restrict codes, __global const char* re
       from[r] = q + (ulong)min(first + r, rows - 1u) * stride + (ulong)g * group_cols;
       BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
     }
-    for (uint begin = 0; begin < group_words; begin += BN_FLUSH) {
-      const uint end = min(begin + BN_FLUSH, group_words);
-      bn_shorts sum[BN_ROWS][BN_PIECES];
-      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) sum[r][p] = (bn_shorts)(0);
-      }
-      for (uint w = begin; w < end; ++w) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
-          const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_codes);
-          BN_UNROLL for (uint j = 0; j < 4u; ++j) {
-            const bn_words four = (v >> (2u * j)) & 0x03030303u;
-            BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r)
-              sum[r][p] += bn_ternary_pairs(four, bn_four_bytes(from[r], 4u * w + j));
-          }
-        }
-      }
-      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] += bn_widen(sum[r][p]);
-      }
-    }
+    BN_ADD_TERNARY_TILE(acc, tile_codes, group_words, BN_FOUR)
     const float16 scale = vload16(tile, scales + (ulong)g * tiles * 16u);
     BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
       const uint at = min(first + r, rows - 1u);
@@ -101,6 +82,8 @@ void ternary_groups(__global const uint* restrict codes, __global const char* re
 }
 
 #else
+
+#define BN_FOUR(r, j) bn_four_bytes(from[r], 4u * w + j)
 
 __kernel __attribute__((reqd_work_group_size(BN_OUT_WG, 1, 1)))
 void ternary_groups(__global const uint* restrict codes, __global const char* restrict q, uint stride, uint group_cols,
@@ -124,10 +107,7 @@ void ternary_groups(__global const uint* restrict codes, __global const char* re
     }
     for (uint w = 0; w < group_words; ++w) {
       const uint v = column[(ulong)w * 16u];
-      for (uint j = 0; j < 4u; ++j) {
-        const uint four = (v >> (2u * j)) & 0x03030303u;
-        for (uint r = 0; r < BN_ROWS; ++r) acc[r] = BN_DOT4(bn_four_bytes(from[r], 4u * w + j), four, acc[r]);
-      }
+      BN_ADD_TERNARY_WORD(acc, v, BN_FOUR)
     }
     const float scale = scales[(ulong)g * columns + o];
     for (uint r = 0; r < BN_ROWS; ++r) {

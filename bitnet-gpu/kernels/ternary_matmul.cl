@@ -22,8 +22,7 @@
 // BN_WIDE 0, ternary_gemm, many rows: BN_GEMM_ITEMS work-items compute BN_ROWS rows each of one column; the rows of a work-group
 //   pass through local memory, BN_GEMM_WORDS words of k at a time. Global size {sum of columns rounded up to BN_OUT_WG,
 //   ceil(rows / (BN_ROWS * BN_GEMM_ITEMS)) * BN_GEMM_ITEMS}, local size {BN_OUT_WG, BN_GEMM_ITEMS}.
-// BN_WIDE 1, ternary_matmul, any number of rows: a work-item computes a tile for BN_ROWS rows, in 16-bit sums: a lane adds 8
-//   products of at most 2 * 128 a word, 15 words at most (8 * 256 * 15 = 30,720) before they are widened. Global size
+// BN_WIDE 1, ternary_matmul, any number of rows: a work-item computes a tile for BN_ROWS rows. Global size
 //   {ceil(rows / BN_ROWS), items}, where an item has each items-th tile of all matrices.
 //
 // Variants: BN_MANY 1 has ternary_gemm, 0 ternary_matmul.
@@ -76,7 +75,7 @@
 
 #if BN_WIDE
 
-#define BN_FLUSH 15u
+#define BN_FOUR(r, i) fours[r][i]
 #define BN_TILES(out) (((out) + 15u) / 16u)
 
 float16 bn_scales16(__global const float* scales, uint rows_per_scale, uint first, uint columns, uint out) {
@@ -104,25 +103,7 @@ void ternary_matmul(__global const char* restrict q, __global const int* restric
       fours[r] = (__global const uint*)(q + (ulong)min(first + r, rows - 1u) * words * 16u);
       BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] = (bn_ints)(0);
     }
-    for (uint begin = 0; begin < words; begin += BN_FLUSH) {
-      const uint end = min(begin + BN_FLUSH, words);
-      bn_shorts sum[BN_ROWS][BN_PIECES];
-      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) sum[r][p] = (bn_shorts)(0);
-      }
-      for (uint w = begin; w < end; ++w) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) {
-          const bn_words v = BN_LOAD_WORDS(BN_PIECES * w + p, tile_codes);
-          BN_UNROLL for (uint j = 0; j < 4u; ++j) {
-            const bn_words four = (v >> (2u * j)) & 0x03030303u;
-            BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) sum[r][p] += bn_ternary_pairs(four, fours[r][4u * w + j]);
-          }
-        }
-      }
-      BN_UNROLL for (uint r = 0; r < BN_ROWS; ++r) {
-        BN_UNROLL for (uint p = 0; p < BN_PIECES; ++p) acc[r][p] += bn_widen(sum[r][p]);
-      }
-    }
+    BN_ADD_TERNARY_TILE(acc, tile_codes, words, BN_FOUR)
     const uint columns = min(out - tile * 16u, 16u);
     const float16 scale = bn_scales16(scales, rows_per_scale, tile * 16u, columns, out);
     for (uint r = 0; r < BN_ROWS && first + r < rows; ++r) {
@@ -153,6 +134,8 @@ void bn_store(int sum, float scale, uint add, __global float* y, __global float*
 
 #if !BN_MANY
 
+#define BN_FOUR(r, j) row[r][4u * w + j]
+
 __kernel __attribute__((reqd_work_group_size(BN_OUT_WG, BN_SPLIT, 1)))
 void ternary_matmul(__global const uint* restrict q, __global const int* restrict sums,
                     __global const float* restrict inv_scales, uint words, uint rows, uint added, __global float* x,
@@ -174,10 +157,7 @@ void ternary_matmul(__global const uint* restrict q, __global const int* restric
   }
   for (uint w = part; w < words; w += BN_SPLIT) {
     const uint v = column[(ulong)w * 16u];
-    for (uint j = 0; j < 4u; ++j) {
-      const uint four = (v >> (2u * j)) & 0x03030303u;
-      for (uint r = 0; r < BN_ROWS; ++r) acc[r] = BN_DOT4(row[r][w * 4u + j], four, acc[r]);
-    }
+    BN_ADD_TERNARY_WORD(acc, v, BN_FOUR)
   }
 #if BN_SPLIT > 1
   __local int parts[BN_ROWS][BN_SPLIT][BN_OUT_WG];
@@ -194,6 +174,8 @@ void ternary_matmul(__global const uint* restrict q, __global const int* restric
 }
 
 #else
+
+#define BN_FOUR(r, j) tile_rows[mine + r][4u * w + j]
 
 __kernel __attribute__((reqd_work_group_size(BN_OUT_WG, BN_GEMM_ITEMS, 1)))
 void ternary_gemm(__global const uint* restrict q, __global const int* restrict sums,
@@ -220,10 +202,7 @@ void ternary_gemm(__global const uint* restrict q, __global const int* restrict 
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint w = 0; w < n; ++w) {
       const uint v = column[(ulong)(begin + w) * 16u];
-      for (uint j = 0; j < 4u; ++j) {
-        const uint four = (v >> (2u * j)) & 0x03030303u;
-        for (uint r = 0; r < BN_ROWS; ++r) acc[r] = BN_DOT4(tile_rows[mine + r][4u * w + j], four, acc[r]);
-      }
+      BN_ADD_TERNARY_WORD(acc, v, BN_FOUR)
     }
   }
   if (o >= out) return;
