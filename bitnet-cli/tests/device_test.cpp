@@ -126,6 +126,24 @@ TEST_F(DeviceTest, StatisticsAreJson) {
   EXPECT_EQ(std::count_if(trace["traceEvents"].begin(), trace["traceEvents"].end(),
                           [](const json& e) { return e["name"] == "logits"; }),
             4);  // a token each
+  // Kernels of the device's layers lie inside their ops.
+  const json& events = trace["traceEvents"];
+  const auto inside = [&](const json& k) {
+    return std::any_of(events.begin(), events.end(), [&](const json& e) {
+      constexpr double kRounding = 0.002;  // microseconds: times are written with three decimals
+      return e["name"] != k["name"] && e["ph"] == "X" && e["tid"] == k["tid"] &&
+             e["ts"].get<double>() <= k["ts"].get<double>() + kRounding &&
+             e["ts"].get<double>() + e["dur"].get<double>() + kRounding >=
+                 k["ts"].get<double>() + k["dur"].get<double>();
+    });
+  };
+  int products = 0;
+  for (const json& e : events) {
+    if (e["name"] != "ternary_matmul") continue;
+    ++products;
+    EXPECT_TRUE(inside(e)) << e;
+  }
+  EXPECT_GT(products, 4);
   run({"--statistics", file("c.json")});
   const json cpu = json::parse(read_file(file("c.json")));
   EXPECT_TRUE(cpu["device_statistics"].is_null());

@@ -162,6 +162,24 @@ TEST_F(BackendChecks, FailuresOfADeviceSayWhichOneOnce) {
   EXPECT_EQ(text_of(add), "a buffer of another backend");
 }
 
+// Zones are those of the backend around it; what is measured inside still ends with the op.
+TEST_F(BackendChecks, AnInnerProfilerSeesNoOpsAndTheyWait) {
+  Profiler profiler;
+  backend_.set_inner_profiler(&profiler);
+  EXPECT_EQ(backend_.profiler(), &profiler);
+  const int before = backend_.calls;
+  backend_.add(matrix(2, 8), matrix(2, 8));
+  EXPECT_EQ(backend_.calls, before + 2);
+  EXPECT_TRUE(profiler.events().empty());
+  backend_.set_profiler(&profiler);
+  backend_.add(matrix(2, 8), matrix(2, 8));
+  EXPECT_EQ(profiler.events().size(), 1u);
+  backend_.set_inner_profiler(nullptr);
+  EXPECT_EQ(backend_.profiler(), nullptr);
+  backend_.add(matrix(2, 8), matrix(2, 8));
+  EXPECT_EQ(profiler.events().size(), 1u);
+}
+
 TEST_F(BackendChecks, WeightsMustBeWhole) {
   const std::vector<std::int8_t> trits(6);
   const std::array<float, 1> scale{1};

@@ -13,7 +13,6 @@
 #include "bitnet/core/log.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
-#include "kernel_times.hpp"
 #include "layer_placement.hpp"
 #include "own_object.hpp"
 
@@ -269,11 +268,10 @@ class FallbackBackend final : public Backend {
   void do_sync() override { at(kDeviceSide).sync(); }
 
   void profiler_changed() noexcept override {
-    times_.take(at(kDeviceSide), profiler() != nullptr);
+    at(kDeviceSide).set_inner_profiler(profiler());
     at(kDeviceSide).take_device_times(takes_device_times());
   }
 
-  KernelTimes times_;  // outlives the sides
   std::array<std::unique_ptr<Backend>, 2> sides_;
   bool device_only_;
   std::int64_t refused_ = 0;

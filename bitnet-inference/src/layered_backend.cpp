@@ -14,7 +14,6 @@
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "byte_set.hpp"
-#include "kernel_times.hpp"
 #include "layer_placement.hpp"
 #include "own_object.hpp"
 
@@ -357,12 +356,11 @@ class LayeredBackend final : public Backend, public LayerPlacer {
 
   void profiler_changed() noexcept override {
     for (const Stage& s : stages_) {
-      times_.take(*s.backend, profiler() != nullptr);
+      s.backend->set_inner_profiler(profiler());
       s.backend->take_device_times(takes_device_times());
     }
   }
 
-  KernelTimes times_;  // outlives the stages
   std::vector<Stage> stages_;
   bool tied_;
   std::int64_t n_layers_;

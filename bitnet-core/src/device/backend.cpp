@@ -266,7 +266,7 @@ std::uint64_t bytes_of(const AttentionArgs& a) {
 template <class Bytes, class Body>
 void Backend::zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body) {
   if (profiler_ == nullptr) return named(*this, body);
-  const ProfileZone measured(profiler_, op, bytes(), rows);
+  const ProfileZone measured(of_ops_, op, of_ops_ != nullptr ? bytes() : 0, rows);
   named(*this, [&] {
     body();
     do_sync();
@@ -366,7 +366,7 @@ PreparedPtr Backend::prepare(const LinearWeights& weights) {
                     "a device that falls "
                     "back to it",
                     name()));
-  const ProfileZone measured(profiler_, "prepare", 0, weights.out);
+  const ProfileZone measured(of_ops_, "prepare", 0, weights.out);
   return named(*this, [&] { return do_prepare(weights); });
 }
 
@@ -374,7 +374,7 @@ PreparedPtr Backend::prepare_embedding(const LinearWeights& weights) {
   check(weights, "prepare_embedding");
   require(!weights.ternary(), "prepare_embedding", "the weights of {} × {} are ternary; embeddings are dense",
           weights.out, weights.in);
-  const ProfileZone measured(profiler_, "prepare_embedding", 0, weights.out);
+  const ProfileZone measured(of_ops_, "prepare_embedding", 0, weights.out);
   return named(*this, [&] { return do_prepare_embedding(weights); });
 }
 

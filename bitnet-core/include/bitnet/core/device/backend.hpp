@@ -119,10 +119,10 @@ class Backend {
   /// Every later op, prepare(), upload() and download() is a zone of `profiler` (null: none; not owned, it
   /// must outlive its use here), with the bytes that it has to read and write at least. While there is one,
   /// ops wait until the device is done. To be called by the thread that issues ops.
-  void set_profiler(Profiler* profiler) noexcept {
-    profiler_ = profiler;
-    profiler_changed();
-  }
+  void set_profiler(Profiler* profiler) noexcept { set_profiler(profiler, true); }
+  /// The same for a backend that another one is made of, where ops are zones of that one: zones are only what
+  /// the device says of kernels and copies.
+  void set_inner_profiler(Profiler* profiler) noexcept { set_profiler(profiler, false); }
   Profiler* profiler() const noexcept { return profiler_; }
   /// From now on a device takes the times of its kernels and copies, for statistics(), or does so no more; no
   /// op waits for that, or becomes another one. With a profiler they are taken anyway. To be called by the
@@ -174,7 +174,13 @@ class Backend {
 
   template <class Bytes, class Body>
   void zone(const char* op, std::int64_t rows, Bytes&& bytes, Body&& body);
+  void set_profiler(Profiler* profiler, bool ops_are_zones) noexcept {
+    profiler_ = profiler;
+    of_ops_ = ops_are_zones ? profiler : nullptr;
+    profiler_changed();
+  }
   Profiler* profiler_ = nullptr;
+  Profiler* of_ops_ = nullptr;  // profiler_, or null where ops are no zones
   bool takes_device_times_ = false;
 };
 
