@@ -70,6 +70,7 @@ struct RecoveringScheduler::Impl {
   void recover();
   template <class Which>
   void end(const Which& which, const Error& error);
+  void cancel_all() noexcept;
 
   Factory factory;
   Recovery& recovery;
@@ -150,6 +151,18 @@ void RecoveringScheduler::Impl::end(const Which& which, const Error& error) {
   }
 }
 
+/// Without an Error: whatever memory is refused, requests are cancelled.
+void RecoveringScheduler::Impl::cancel_all() noexcept {
+  while (!kept.empty()) {
+    auto& [id, one] = *kept.begin();
+    GenerationResult result;
+    if (one.failed) result = std::move(*one.failed);  // with the text until then
+    result.finish_reason = FinishReason::kCancelled;
+    result.error.reset();
+    finish(id, std::move(result));
+  }
+}
+
 void RecoveringScheduler::Impl::discard() noexcept {
   if (scheduler == nullptr) return;
   SchedulerStats gone = scheduler->stats();
@@ -221,9 +234,8 @@ RecoveringScheduler::RecoveringScheduler(Factory factory, Recovery& recovery)
 }
 
 RecoveringScheduler::~RecoveringScheduler() {
-  Impl& m = *impl_;
-  m.discard();
-  m.end([](const Impl::Kept&) { return true; }, Error(ErrorCode::kCancelled, ""));
+  impl_->discard();
+  impl_->cancel_all();
 }
 
 RequestId RecoveringScheduler::submit(Request request) try {

@@ -2,6 +2,7 @@
 // little, and memory that is refused is an Error: operator new of this executable counts and refuses.
 #include <array>
 #include <new>
+#include <optional>
 
 #include "bitnet/core/profiler.hpp"
 #include "bitnet/inference/recovering_scheduler.hpp"
@@ -191,11 +192,12 @@ struct SmallBatch {
   /// How each request ended; those that submit() refused are not in it.
   struct Outcome {
     bool made = false;
-    int accepted = 0, done = 0, wrong = 0, lost = 0, twice = 0, others = 0;
+    int accepted = 0, done = 0, cancelled = 0, wrong = 0, lost = 0, twice = 0, others = 0;
   };
 
-  /// Touches no memory of its own where some may be refused, but for what it calls.
-  Outcome run() {
+  /// Touches no memory of its own where some may be refused, but for what it calls. The scheduler is
+  /// destroyed after so many steps; `refuse_there`: without memory.
+  Outcome run(int most_steps = 1 << 20, bool refuse_there = false) {
     Outcome o;
     std::array<int, kRequests> ends{};
     std::array<bool, kRequests> accepted{};
@@ -209,18 +211,20 @@ struct SmallBatch {
       options.kv_memory_bytes = 8 * KvPool::page_bytes(model->config(), 4);  // preempts
       return std::make_unique<BatchScheduler>(model, options);
     };
+    std::optional<RefuseNth> none;
     try {
       Recovery recovery({shrink(sequences)});
       RecoveringScheduler scheduler(factory, recovery);
       o.made = true;
       for (std::size_t i = 0; i < kRequests; ++i) accepted[i] = submit(scheduler, i, ends, o);
-      while (scheduler.step()) {
-      }
+      for (int i = 0; i < most_steps && scheduler.step();) ++i;
+      if (refuse_there) none.emplace(1, 1L << 40);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::kOutOfMemory) ++o.others;
     } catch (const std::bad_alloc&) {
       if (o.made) ++o.others;  // the rules themselves are the caller's
     }
+    none.reset();
     for (std::size_t i = 0; i < kRequests; ++i) {
       o.accepted += accepted[i] ? 1 : 0;
       if (accepted[i] && ends[i] == 0) ++o.lost;
@@ -240,6 +244,10 @@ struct SmallBatch {
         ++ends[i];
         if (result.error) {
           if (result.error->code() != ErrorCode::kOutOfMemory) ++o.others;
+          return;
+        }
+        if (result.finish_reason == FinishReason::kCancelled) {
+          ++o.cancelled;
           return;
         }
         ++o.done;
@@ -280,6 +288,29 @@ TEST(Allocations, ARefusalAnywhereInABatchLosesNoRequest) {
     EXPECT_GT(nth, 100) << "allocations of such a batch";
     EXPECT_GT(whole, 0);
     RecordProperty("allocations_" + std::to_string(in_a_row), static_cast<int>(nth));
+  }
+}
+
+// The same where the scheduler is destroyed in the middle, and where it is destroyed without memory.
+TEST(Allocations, ASchedulerThatIsDestroyedWithoutMemoryCancelsItsRequests) {
+  SmallBatch batch;
+  ASSERT_EQ(batch.run().done, static_cast<int>(SmallBatch::kRequests));
+  for (int steps = 0; steps < 8; ++steps) {
+    const SmallBatch::Outcome o = batch.run(steps, true);
+    EXPECT_EQ(o.done + o.cancelled, static_cast<int>(SmallBatch::kRequests)) << steps;
+    EXPECT_GT(o.cancelled, 0) << steps;
+    EXPECT_EQ(o.lost + o.twice + o.wrong + o.others, 0) << steps;
+  }
+  long nth = 1;
+  for (bool happened = true; happened; ++nth) {
+    SmallBatch::Outcome o;
+    {
+      const RefuseNth refuse(nth, 3);
+      o = batch.run(4);
+      happened = refuse.happened();
+    }
+    EXPECT_EQ(o.lost + o.twice + o.wrong + o.others, 0) << nth;
+    ASSERT_LT(nth, 100000);
   }
 }
 
