@@ -56,6 +56,8 @@ const inference::InferenceEngine& BatchEngine::load() {
   if (!device_.empty()) there.set(opt::kDevice, device_, Origin::kCommandLine, "--device");
   if (!first) {
     there.set(opt::kVerbose, "false", Origin::kCommandLine, "--verbose");  // said once, with the true reason
+    // Of a device that is left there is nothing to divide with the CPU.
+    if (device_ == "cpu") there.set(opt::kGpuLayers, "all", Origin::kCommandLine, "--gpu-layers");
   }
   retry_io("loading the model", [&] {
     if (first || !of_several_)

@@ -253,6 +253,24 @@ TEST_F(BatchRecovery, AutoGoesFromTheDeadToTheNextThatAnswers) {
   EXPECT_EQ(second.openings, 1);
 }
 
+// Of the CPU, where the device was left for it, there is nothing to divide.
+TEST_F(BatchRecovery, AutoWithSomeOfTheLayersGoesToAllOfThemOnTheCpu) {
+  for (const std::string layers : {"1", "auto"}) {
+    SCOPED_TRACE(layers);
+    first = second = {};
+    first.dies_at = 300;
+    first.from = 2;
+    second.from = 1;
+    first.n = second.n = kNever;
+    const auto o =
+        batch(file("out.jsonl"), "auto", {"--device-policy", "throughput", "--gpu-layers", layers});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(expect_texts_or(records("out.jsonl"), ""), 0);
+    EXPECT_THAT(o.err, HasSubstr("note: device 'second' is left for 'cpu'"));
+    EXPECT_GT(first.linears, 0);
+  }
+}
+
 TEST_F(BatchRecovery, WithNoOtherDeviceLeftTheLastErrorIsTheItems) {
   first.dies_at = second.dies_at = 300;
   first.from = second.from = 2;
