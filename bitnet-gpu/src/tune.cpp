@@ -288,7 +288,10 @@ class Search {
     std::vector<std::vector<double>> samples(live.size());
     std::vector<int> repeats(live.size(), 1);
     const auto each = [&](auto&& body) {
-      for (std::size_t i = 0; i < live.size(); ++i) attempt(live[i], [&] { body(i); });
+      for (std::size_t i = 0; i < live.size(); ++i) {
+        attempt(live[i], [&] { body(i); });
+        if (live[i].backend != nullptr) live[i].backend->memory()->trim();  // or its pool keeps them
+      }
     };
     each([&](std::size_t i) {
       Product product(*live[i].backend, problem);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct Driver {
   std::size_t large = 0;                  // bytes from which on a buffer counts as one
   int full = 0;                           // of the large ones, the first that there is no memory for
   int made = 0;                           // large ones
+  std::set<cl_mem> live = {};             // of these
+  std::size_t most_live = 0;
 };
 Driver driver;
 
@@ -58,7 +61,18 @@ __attribute__((visibility("default"))) cl_mem CL_API_CALL clCreateBuffer(cl_cont
       return nullptr;
     }
   }
-  return own(context, flags, bytes, host, status);
+  const cl_mem buffer = own(context, flags, bytes, host, status);
+  if (driver.large > 0 && bytes >= driver.large && buffer != nullptr) {
+    driver.live.insert(buffer);
+    driver.most_live = std::max(driver.most_live, driver.live.size());
+  }
+  return buffer;
+}
+
+__attribute__((visibility("default"))) cl_int CL_API_CALL clReleaseMemObject(cl_mem buffer) {
+  static const auto own = real(&clReleaseMemObject, "clReleaseMemObject");
+  driver.live.erase(buffer);
+  return own(buffer);
 }
 
 __attribute__((visibility("default"))) cl_int CL_API_CALL
@@ -221,6 +235,19 @@ TEST_F(Tune, ACandidateWithoutMemoryIsPassedOver) {
   EXPECT_GE(result.programs[0].refused, 1u);
   EXPECT_LE(result.programs[0].refused, 2u);
   EXPECT_EQ(result.programs[0].unequal, 0u);
+}
+
+// Or a device would need memory for the weights of all candidates.
+TEST_F(Tune, OneCandidateHasItsWeightsAtATime) {
+  gpu::TuneOptions options = small();
+  options.shapes = {{gpu::TuneShape::Kind::kTernary, 1024, 4096, 1},  // 1 MiB of codes
+                    {gpu::TuneShape::Kind::kTernary, 1024, 8192, 1}};
+  options.rounds = 2;
+  driver.large = std::size_t{1} << 20;
+  const gpu::TuneResult result = gpu::tune(name, options, context);
+  EXPECT_GT(result.programs.at(0).candidates, 3u);
+  EXPECT_EQ(driver.most_live, 1u);
+  EXPECT_TRUE(driver.live.empty());
 }
 
 // Of the f16 head of a large vocabulary some columns are enough.
