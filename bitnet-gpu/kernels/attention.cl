@@ -1,15 +1,11 @@
-// Causal attention over the paged KV cache with an online softmax, and the storing of new keys and values, alone or with the
-// rotation of queries and keys in front (rope() of rows.cl, in place). The order of every sum is that of docs/numerics.md, "Attention": tiles of 128 keys by absolute position, chains of multiply-adds inside them,
-// 16 lanes for the sum of the weights, tiles merged in ascending order. Grouped queries share what they read of a KV head
-// (BN_WIDE 1), or the caches do (BN_WIDE 0).
+// Causal attention over the paged KV cache with an online softmax. The order of every sum is that of docs/numerics.md,
+// "Attention": tiles of 128 keys by absolute position, chains of multiply-adds inside them, 16 lanes for the sum of the weights,
+// tiles merged in ascending order. Grouped queries share what they read of a KV head (BN_WIDE 1), or the caches do (BN_WIDE 0).
+// The cache's layout is kv_cache.cl's; who fills it is kv_store.cl.
 //
-// Layout of one layer's cache, n_pages pages of kv_page_bytes() each for keys and for values; G KV heads, D = BN_HEAD_DIM,
-// P = BN_PAGE_SIZE, W = words of four bytes that D bytes need:
-//   BN_KV_TYPE 0 f32, 1 f16   keys [pages, G, D, P], values [pages, G, P, D]
-//   BN_KV_TYPE 2 i8           keys u32 [pages, (G, W, P) elements then (G, P) f32 scales]; values the same with (G, P, W)
-// Layout of `plan`, i32: at tokens_at, for each new row page * P + slot; at queries_at, for each queried row the number of
-// keys that it sees and where in `plan` its sequence's page list begins.
-// q, k, v and out are f32, row-major, at offsets of elements: [rows, heads * D].
+// Layout of `plan`, i32: at queries_at, for each queried row the number of keys that it sees and where in `plan` its sequence's
+// page list begins.
+// q and out are f32, row-major, at offsets of elements: [rows, heads * D].
 //
 // BN_WIDE 0: a work-group for each (query head, row), global size {heads * BN_ATTENTION_WG, rows}, local {BN_ATTENTION_WG, 1}.
 // BN_WIDE 1: a work-item for BN_HEADS query heads of a KV head, global size {heads / BN_HEADS, rows}.
@@ -19,24 +15,11 @@
 //   bits, however many there are. Its global size is {heads * BN_ATTENTION_WG, rows}, local {BN_ATTENTION_WG, 1}; with BN_WIDE 1
 //   {heads, rows}, local {1, 1}.
 //
-// Variants, all set by src/kernel_set.cpp: BN_KV_TYPE, BN_HEAD_DIM, BN_PAGE_SIZE, BN_HEADS, BN_PARTS, and
-//   BN_GROUP   query heads of a KV head
+// Variants: those of kv_cache.cl, and BN_PARTS, and
+//   BN_HEADS   query heads of a work-item with BN_WIDE 1
 //
 // Tunables:
 //   BN_ATTENTION_WG   work-items of a group with BN_WIDE 0, 16 at least
-//   BN_STORE_WG       work-items of a group that stores keys and values
-#ifndef BN_KV_TYPE
-#define BN_KV_TYPE 1
-#endif
-#ifndef BN_HEAD_DIM
-#define BN_HEAD_DIM 128
-#endif
-#ifndef BN_PAGE_SIZE
-#define BN_PAGE_SIZE 16
-#endif
-#ifndef BN_GROUP
-#define BN_GROUP 1
-#endif
 #ifndef BN_HEADS
 #define BN_HEADS 1
 #endif
@@ -46,151 +29,8 @@
 #ifndef BN_ATTENTION_WG
 #define BN_ATTENTION_WG 128
 #endif
-#ifndef BN_STORE_WG
-#define BN_STORE_WG 16
-#endif
 
 #define BN_TILE 128u
-#define BN_D ((uint)BN_HEAD_DIM)
-#define BN_P ((uint)BN_PAGE_SIZE)
-#define BN_W ((BN_D + 3u) / 4u)
-
-#if BN_KV_TYPE == 0
-#define BN_CACHE float
-#define BN_READ(p, i) ((p)[i])
-#define BN_READ16(p) vload16(0, p)
-#define BN_WRITE(x, p, i) ((p)[i] = (x))
-#elif BN_KV_TYPE == 1
-#define BN_CACHE half
-#define BN_READ(p, i) vload_half(i, p)
-#define BN_READ16(p) vload_half16(0, p)
-#define BN_WRITE(x, p, i) vstore_half_rte(x, i, p)
-#else
-#define BN_CACHE uint
-// Words of a page: the elements, then the scales.
-#define BN_SCALES(heads) ((heads) * BN_W * BN_P)
-#define BN_PAGE_WORDS(heads) ((heads) * (BN_W + 1u) * BN_P)
-#endif
-
-#if BN_KV_TYPE == 2
-
-// The scale of an int8 row of keys, values or queries; *factor is what its elements are multiplied with.
-float bn_byte_scale(__global const float* x, float* factor) {
-  float largest = 1e-30f;
-  for (uint d = 0; d < BN_D; ++d) {
-    const float a = fabs(x[d]);
-    largest = a > largest ? a : largest;
-  }
-  *factor = bn_divide(127.0f, largest);
-  return largest * (1.0f / 127.0f);
-}
-
-// Elements 4 j … 4 j + 3 as bytes; 0 from D on.
-uint bn_four(__global const float* x, uint j, float factor) {
-  uint word = 0;
-  for (uint b = 0; b < 4u && 4u * j + b < BN_D; ++b)
-    word |= ((uint)bn_round(x[4u * j + b] * factor) & 255u) << (8u * b);
-  return word;
-}
-
-// Stores the row of one head, from k and v.
-void bn_store_row(__global const float* k, __global const float* v, uint token, uint heads, uint g, __global uint* keys,
-                  __global uint* values) {
-  const uint slot = token % BN_P;
-  const ulong page = (ulong)(token / BN_P) * BN_PAGE_WORDS(heads);
-  const ulong scale_at = page + BN_SCALES(heads) + g * BN_P + slot;
-  float factor;
-  keys[scale_at] = as_uint(bn_byte_scale(k, &factor));
-  for (uint j = 0; j < BN_W; ++j) keys[page + (g * BN_W + j) * BN_P + slot] = bn_four(k, j, factor);
-  values[scale_at] = as_uint(bn_byte_scale(v, &factor));
-  for (uint j = 0; j < BN_W; ++j) values[page + (g * BN_P + slot) * BN_W + j] = bn_four(v, j, factor);
-}
-
-// A row of one head an item; items: heads of the cache.
-__kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
-void store_keys_values(__global const float* restrict k, ulong k_offset, __global const float* restrict v, ulong v_offset,
-                       __global const int* restrict plan, uint tokens_at, uint heads, __global uint* restrict keys,
-                       __global uint* restrict values) {
-  const uint g = get_global_id(0);
-  const uint r = get_global_id(1);
-  if (g >= heads) return;
-  const ulong from = (ulong)r * heads * BN_D + g * BN_D;
-  bn_store_row(k + k_offset + from, v + v_offset + from, (uint)plan[tokens_at + r], heads, g, keys, values);
-}
-
-#else
-
-// Stores element d of a head.
-void bn_store_element(float k, float v, uint token, uint heads, uint g, uint d, __global BN_CACHE* keys,
-                      __global BN_CACHE* values) {
-  const uint slot = token % BN_P;
-  const ulong head = ((ulong)(token / BN_P) * heads + g) * (BN_D * BN_P);
-  BN_WRITE(k, keys, head + d * BN_P + slot);
-  BN_WRITE(v, values, head + slot * BN_D + d);
-}
-
-// An element an item; items: columns of k and v.
-__kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
-void store_keys_values(__global const float* restrict k, ulong k_offset, __global const float* restrict v, ulong v_offset,
-                       __global const int* restrict plan, uint tokens_at, uint heads, __global BN_CACHE* restrict keys,
-                       __global BN_CACHE* restrict values) {
-  const uint c = get_global_id(0);
-  const uint r = get_global_id(1);
-  if (c >= heads * BN_D) return;
-  const ulong from = (ulong)r * heads * BN_D + c;
-  bn_store_element(k[k_offset + from], v[v_offset + from], (uint)plan[tokens_at + r], heads, c / BN_D, c % BN_D, keys,
-                   values);
-}
-
-#endif
-
-// Pair i of a head, rotated in place.
-void bn_rotate(__global float* head, __global const float* angles, uint i) {
-  const uint half_dim = BN_D / 2u;
-  const float a = head[i], b = head[half_dim + i];
-  const float c = angles[i], s = angles[half_dim + i];
-  const float bs = b * s, as = a * s;
-  head[i] = fma(a, c, -bs);
-  head[half_dim + i] = fma(b, c, as);
-}
-
-// rope() of the queries' q_rows rows, then of the keys' rows, and these and the values stored. A part is a pair of elements of
-// a head (i8: a head); an item has each items-th part of a row's queries, and of its keys. BN_HEAD_DIM is even.
-__kernel __attribute__((reqd_work_group_size(BN_STORE_WG, 1, 1)))
-void rope_and_store(__global float* restrict q, ulong q_offset, uint q_rows, __global const int* restrict q_positions,
-                    __global float* restrict k, ulong k_offset, __global const int* restrict k_positions,
-                    __global const float* restrict table, __global const float* restrict v, ulong v_offset,
-                    __global const int* restrict plan, uint tokens_at, uint heads, __global BN_CACHE* restrict keys,
-                    __global BN_CACHE* restrict values) {
-#if BN_KV_TYPE == 2
-  const uint pairs = BN_D / 2u, per_head = 1u;
-#else
-  const uint pairs = 1u, per_head = BN_D / 2u;
-#endif
-  const uint r = get_global_id(1);
-  const uint of_queries = heads * BN_GROUP * per_head;
-  if (r < q_rows) {
-    for (uint i = get_global_id(0); i < of_queries; i += get_global_size(0)) {
-      __global float* const head = q + q_offset + ((ulong)r * heads * BN_GROUP + i / per_head) * BN_D;
-      for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)q_positions[r] * BN_D, i % per_head + p);
-    }
-  }
-  const uint token = (uint)plan[tokens_at + r];
-  for (uint i = get_global_id(0); i < heads * per_head; i += get_global_size(0)) {
-    const uint g = i / per_head, first = i % per_head;
-    const ulong at = ((ulong)r * heads + g) * BN_D;
-    __global float* const head = k + k_offset + at;
-    for (uint p = 0; p < pairs; ++p) bn_rotate(head, table + (ulong)k_positions[r] * BN_D, first + p);
-#if BN_KV_TYPE == 2
-    bn_store_row(head, v + v_offset + at, token, heads, g, keys, values);
-#else
-    const uint second = first + BN_D / 2u;
-    __global const float* const value = v + v_offset + at;
-    bn_store_element(head[first], value[first], token, heads, g, first, keys, values);
-    bn_store_element(head[second], value[second], token, heads, g, second, keys, values);
-#endif
-  }
-}
 
 #if BN_PARTS
 #define BN_PART (BN_D + 2u)

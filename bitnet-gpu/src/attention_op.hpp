@@ -1,6 +1,7 @@
 #pragma once
 // Attention on the device: the tables that its kernels read, and their launches, with the rotation of queries
-// and keys where that comes right before. What is computed is said in kernels/attention.cl.
+// and keys where that comes right before. What is computed is said in kernels/kv_store.cl and
+// kernels/attention.cl.
 #include <array>
 #include <cstdint>
 #include <memory>

@@ -1,15 +1,12 @@
-// Capabilities of devices and quirks of drivers. What is known of single drivers, and none is asked for by
-// name:
-//   PoCL 3.1: of two sub-devices of a context, the second gives empty binaries. Whatever driver does so, its
-//     programs are not kept (ProgramCache::keep).
-//   Clang's OpenCL: announces cl_khr_integer_dot_product to every version of the language, and declares its
-//     functions from 2.0 on; hence c_standard here, and the question in common.cl whether they are declared.
+// What a device says that it can do, and what kernels are told of it. See device_traits.hpp.
 #include "device_traits.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
+
+#include "quirks.hpp"
 
 namespace bitnet::gpu {
 namespace {
@@ -20,17 +17,6 @@ bool divides_exactly(cl_device_id id) {
   cl_device_fp_config config = 0;
   check(clGetDeviceInfo(id, CL_DEVICE_SINGLE_FP_CONFIG, sizeof config, &config, nullptr), "clGetDeviceInfo");
   return (config & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
-}
-
-/// The latest OpenCL C that the kernels are tested with and the device has: "OpenCL 3.0 …" has OpenCL C 3.0.
-const char* latest_standard(cl_device_id id) {
-  char version[256] = {};
-  check(clGetDeviceInfo(id, CL_DEVICE_VERSION, sizeof version - 1, version, nullptr), "clGetDeviceInfo");
-  const std::string_view text(version);
-  constexpr std::string_view kBefore = "OpenCL ";
-  if (!text.starts_with(kBefore) || text.size() == kBefore.size()) return "CL1.2";
-  const char major = text[kBefore.size()];
-  return major >= '3' && major <= '9' ? "CL3.0" : major == '2' ? "CL2.0" : "CL1.2";
 }
 
 bool has(const ClDevice& device, std::string_view extension) {
@@ -47,8 +33,7 @@ DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
   t.wide = choice.wide.value_or(device.device.kind == DeviceKind::kCpu);
   t.exact_divide = choice.exact_divide.value_or(divides_exactly(device.id));
   t.integer_dot = choice.integer_dot.value_or(has(device, "cl_khr_integer_dot_product"));
-  // Compilers declare those functions to later versions than the one that is enough for everything else.
-  if (t.integer_dot) t.c_standard = latest_standard(device.id);
+  if (t.integer_dot) t.c_standard = standard_with_dot_products(device.id);
   t.doubles = choice.doubles.value_or(has(device, "cl_khr_fp64"));
   t.zero_copy = choice.zero_copy.value_or(device.device.capabilities.shares_host_memory);
   t.split_attention = choice.split_attention;

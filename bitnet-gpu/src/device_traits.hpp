@@ -1,6 +1,6 @@
 #pragma once
-// What the kernels may make use of on a device, as flags of their build, and the one place for what single
-// drivers need beside that. Which kernels there are is kernel_set.hpp's business.
+// What the kernels may make use of on a device, as flags of their build. Which kernels there are is
+// kernel_set.hpp's business; what single drivers need beside that is quirks.hpp's.
 #include <cstddef>
 #include <cstdint>
 #include <optional>

@@ -26,6 +26,19 @@ std::string with_common(std::string_view source) { return fmt::format("{}{}", ke
 
 int type_number(DType type) { return type == DType::kF32 ? 0 : type == DType::kF16 ? 1 : 2; }
 
+/// A source that shares kv_cache.cl.
+std::string with_cache(std::string_view source) { return fmt::format("{}{}", kernels::kv_cache, source); }
+
+std::string cache_options(const AttentionShape& shape) {
+  const int type = shape.kv_type == DType::kI8 ? 2 : type_number(shape.kv_type);
+  return fmt::format("-DBN_KV_TYPE={} -DBN_HEAD_DIM={} -DBN_PAGE_SIZE={} -DBN_GROUP={}", type, shape.head_dim,
+                     shape.page_size, shape.group);
+}
+
+std::string attention_options(const AttentionShape& shape, std::int64_t heads) {
+  return fmt::format("{} -DBN_HEADS={}", cache_options(shape), heads);
+}
+
 std::int64_t largest_divisor(std::int64_t n, std::int64_t most) {
   while (n % most != 0) --most;
   return most;
@@ -216,21 +229,15 @@ void KernelSet::need_steps(const AttentionShape& shape, bool parts, int gate, bo
     if (forms_[form]) need_form(static_cast<ActivationForm>(form));
 }
 
-std::string KernelSet::attention_options(const AttentionShape& shape, std::int64_t heads) const {
-  const int type = shape.kv_type == DType::kI8 ? 2 : type_number(shape.kv_type);
-  return fmt::format("-DBN_KV_TYPE={} -DBN_HEAD_DIM={} -DBN_PAGE_SIZE={} -DBN_GROUP={} -DBN_HEADS={}", type,
-                     shape.head_dim, shape.page_size, shape.group, heads);
-}
-
 AttentionKernels& KernelSet::attention_of(const AttentionShape& shape) {
   const auto found = attention_.find(shape.key());
   if (found != attention_.end()) return found->second;
   AttentionKernels all;
   all.heads = wide_ ? largest_divisor(shape.group, kHeadsWide) : 1;
-  const std::string options = attention_options(shape, all.heads);
-  all.store = build(kernels::attention, options, "store_keys_values");
-  all.rope_and_store = build(kernels::attention, options, "rope_and_store");
-  all.attend = build(kernels::attention, options, "attention");
+  const std::string store = with_cache(kernels::kv_store), options = cache_options(shape);
+  all.store = build(store, options, "store_keys_values");
+  all.rope_and_store = build(store, options, "rope_and_store");
+  all.attend = build(with_cache(kernels::attention), attention_options(shape, all.heads), "attention");
   return attention_.emplace(shape.key(), std::move(all)).first->second;
 }
 
@@ -240,8 +247,9 @@ const AttentionKernels& KernelSet::attention_in_parts(const AttentionShape& shap
   AttentionKernels& all = attention_of(shape);
   if (!all.merge.object) {
     const std::string options = attention_options(shape, all.heads) + " -DBN_PARTS=1";
-    all.parts = build(kernels::attention, options, "attention");
-    all.merge = build(kernels::attention, options, "attention_merge");
+    const std::string source = with_cache(kernels::attention);
+    all.parts = build(source, options, "attention");
+    all.merge = build(source, options, "attention_merge");
   }
   return all;
 }

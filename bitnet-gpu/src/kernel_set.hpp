@@ -32,7 +32,7 @@ struct AttentionShape {
   auto key() const { return std::tuple(kv_type, head_dim, page_size, group); }
 };
 
-/// `parts` and `merge` are for tiles at a time (BN_PARTS).
+/// Of kv_store.cl and attention.cl; `parts` and `merge` are for tiles at a time (BN_PARTS).
 struct AttentionKernels {
   Kernel store, rope_and_store, attend, parts, merge;
   std::int64_t heads = 1;  ///< query heads of one work-item or group
@@ -80,7 +80,6 @@ class KernelSet {
   Kernel build(std::string_view source, const std::string& options, const char* name);
   AttentionKernels& attention_of(const AttentionShape& shape);
   void need_form(ActivationForm form);
-  std::string attention_options(const AttentionShape& shape, std::int64_t heads) const;
   static constexpr int kMostRows = 16;
   using ByRows = std::array<RowsKernel, kMostRows>;  ///< by the rows of a work-item, from 1 on
   /// The one with as many rows as there are, rounded up to a power of two, or with those of the tuned

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "quirks.hpp"
+
 namespace bitnet::gpu {
 namespace {
 
@@ -92,18 +94,10 @@ ClProgram ProgramCache::from_store(const std::string& key, const std::string& op
   return program;
 }
 
-// Of one device: the contexts here have no more. A driver that gives none (an empty binary) compiles each
-// time.
+// Of one device: the contexts here have no more.
 void ProgramCache::keep(const std::string& key, cl_program program) const {
   if (!store_.on()) return;
-  std::size_t length = 0;
-  if (clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof length, &length, nullptr) != CL_SUCCESS ||
-      length == 0)
-    return;
-  ProgramStore::Binary binary(length);
-  unsigned char* bytes = binary.data();
-  if (clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof bytes, &bytes, nullptr) != CL_SUCCESS) return;
-  store_.store(key, binary);
+  if (const auto binary = binary_of(program)) store_.store(key, *binary);
 }
 
 ClKernel ProgramCache::kernel(std::string_view source, const std::string& options, const std::string& name) {

@@ -2,6 +2,7 @@
 // that keeps binaries for later processes, with everything that can be wrong in it.
 #include "program_cache.hpp"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,19 @@
 #include "bitnet/testing/opencl.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "device_list.hpp"
+
+namespace {
+bool no_binaries = false;  // the driver says that they have 0 bytes
+}
+
+extern "C" __attribute__((visibility("default"))) cl_int CL_API_CALL
+clGetProgramInfo(cl_program program, cl_program_info what, size_t bytes, void* value, size_t* needed) {
+  static const auto real =
+      reinterpret_cast<decltype(&clGetProgramInfo)>(dlsym(RTLD_NEXT, "clGetProgramInfo"));
+  const cl_int status = real(program, what, bytes, value, needed);
+  if (no_binaries && what == CL_PROGRAM_BINARY_SIZES && value != nullptr) *static_cast<size_t*>(value) = 0;
+  return status;
+}
 
 namespace bitnet::gpu {
 namespace {
@@ -107,6 +121,19 @@ TEST_F(ProgramCacheTest, LaterProcessesFindTheBinary) {
   static_cast<void>(other.kernel(kSource, "-DFACTOR=2", "twice"));
   EXPECT_EQ(other.compiled(), 1u);
   EXPECT_EQ(files_in(folder).size(), 3u);
+}
+
+// quirks.hpp: such a driver's programs run and are not kept.
+TEST_F(ProgramCacheTest, ADriverWithoutBinariesCompilesEachTime) {
+  const testing::TempDir dir;
+  for (int process = 0; process < 2; ++process) {
+    no_binaries = true;
+    ProgramCache cache(context_.get(), device_, "", dir.path());
+    EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+    no_binaries = false;
+    EXPECT_EQ(cache.compiled(), 1u);
+    EXPECT_TRUE(files_in(dir.path()).empty());
+  }
 }
 
 TEST_F(ProgramCacheTest, DamagedAndForeignFilesAreBuiltAgain) {
