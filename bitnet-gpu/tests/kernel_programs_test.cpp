@@ -126,8 +126,7 @@ void ask_for_all(KernelSet& set, ProgramCache& programs) {
   const std::string peaks = fmt::format("{}{}", kernels::common, kernels::peaks);
   static_cast<void>(programs.kernel(peaks, "", "integer_peak"));
   static_cast<void>(programs.kernel(peaks, "-DBN_PEAK_WG=1", "nothing"));
-  static_cast<void>(
-      programs.kernel(kernels::read_bandwidth, "-DBN_READ_WG=16 -DBN_READ_STEPS=2", "read_bandwidth"));
+  static_cast<void>(programs.kernel(kernels::read_bandwidth, "", "read_bandwidth"));
 }
 
 class KernelPrograms : public ::testing::Test {

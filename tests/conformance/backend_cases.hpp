@@ -7,7 +7,7 @@
 
 namespace bitnet::conformance {
 
-/// Products, embeddings and logits: linear_cases.cpp.
+/// Ternary products with a scale of whole rows: linear_cases.cpp.
 void add_linears(std::vector<Case>& cases);
 /// Products with group scales, two planes, int8 and activations of 4 bits, dense ones, embeddings and logits:
 /// weight_form_cases.cpp.

@@ -1,7 +1,6 @@
 #pragma once
 // What a case of the conformance table has on a backend: inputs of its own, and everything that an op can
-// reach, which is compared afterwards. The cases are linear_cases.cpp, row_op_cases.cpp and
-// attention_cases.cpp.
+// reach, which is compared afterwards. The cases are *_cases.cpp.
 #include <cstddef>
 #include <cstdint>
 #include <functional>

@@ -23,8 +23,8 @@ struct Variant {
 /// A new backend is a line of this list.
 std::span<const Variant> opencl_variants();
 
-/// While it lives, sources come to the driver with this text in front. Programs of this process that were
-/// kept are not asked for it: give such backends an empty program_folder.
+/// While it lives, sources come to the driver with this text in front. Programs that were kept come without
+/// it: such backends need an empty program_folder. One at a time, on the thread that builds.
 class TextInFront {
  public:
   explicit TextInFront(std::string text);
