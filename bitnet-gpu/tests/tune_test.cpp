@@ -240,10 +240,10 @@ TEST_F(Tune, ACandidateWithoutMemoryIsPassedOver) {
 // Or a device would need memory for the weights of all candidates.
 TEST_F(Tune, OneCandidateHasItsWeightsAtATime) {
   gpu::TuneOptions options = small();
-  options.shapes = {{gpu::TuneShape::Kind::kTernary, 1024, 4096, 1},  // 1 MiB of codes
-                    {gpu::TuneShape::Kind::kTernary, 1024, 8192, 1}};
-  options.rounds = 2;
-  driver.large = std::size_t{1} << 20;
+  options.shapes = {
+      {gpu::TuneShape::Kind::kTernary, 4096, 2048, 1},  // 2 MiB of codes, more than its rows take
+      {gpu::TuneShape::Kind::kTernary, 4096, 4096, 1}};
+  driver.large = std::size_t{2} << 20;
   const gpu::TuneResult result = gpu::tune(name, options, context);
   EXPECT_GT(result.programs.at(0).candidates, 3u);
   EXPECT_EQ(driver.most_live, 1u);
