@@ -139,7 +139,7 @@ TEST_F(DeviceTest, StatisticsAreJson) {
   };
   int products = 0;
   for (const json& e : events) {
-    if (e["name"] != "ternary_matmul") continue;
+    if (e["name"] != "kernel ternary_matmul") continue;
     ++products;
     EXPECT_TRUE(inside(e)) << e;
   }
