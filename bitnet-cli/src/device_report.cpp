@@ -55,6 +55,9 @@ std::string device_lines(const DeviceStatistics& s) {
   if (s.launches == 0) return {};
   std::string text =
       "device: " + number(s.launches) + " launches, the host waited " + number(s.waits) + " times\n";
+  if (s.replays != 0)
+    text += "device: " + number(s.replayed_launches) + " of them in " + number(s.replays) +
+            " recorded lists enqueued whole\n";
   text += "device: to it " + copies(s.uploads, s.upload_bytes, s.upload_seconds, s.timed_upload_bytes) +
           ", from it " + copies(s.downloads, s.download_bytes, s.download_seconds, s.timed_download_bytes) +
           '\n';
@@ -74,6 +77,8 @@ nlohmann::ordered_json device_json(const DeviceStatistics& s) {
   return {
       {"launches", s.launches},
       {"waits", s.waits},
+      {"replays", s.replays},
+      {"replayed_launches", s.replayed_launches},
       {"uploads", copies_json(s.uploads, s.upload_bytes, s.upload_seconds, s.timed_upload_bytes)},
       {"downloads", copies_json(s.downloads, s.download_bytes, s.download_seconds, s.timed_download_bytes)},
       {"buffers", s.buffers},

@@ -12,6 +12,9 @@ struct StatusName {
 };
 
 constexpr cl_int kPlatformNotFoundKhr = -1001;  // of the ICD loader: no driver is installed
+// Of cl_khr_command_buffer.
+constexpr cl_int kInvalidCommandBufferKhr = -1138, kInvalidSyncPointWaitListKhr = -1139,
+                 kIncompatibleCommandQueueKhr = -1140;
 
 #define BITNET_CL_STATUS(name) \
   { name, #name }
@@ -76,6 +79,9 @@ constexpr StatusName kStatusNames[] = {
     BITNET_CL_STATUS(CL_INVALID_LINKER_OPTIONS),
     BITNET_CL_STATUS(CL_INVALID_DEVICE_PARTITION_COUNT),
     {kPlatformNotFoundKhr, "CL_PLATFORM_NOT_FOUND_KHR"},
+    {kInvalidCommandBufferKhr, "CL_INVALID_COMMAND_BUFFER_KHR"},
+    {kInvalidSyncPointWaitListKhr, "CL_INVALID_SYNC_POINT_WAIT_LIST_KHR"},
+    {kIncompatibleCommandQueueKhr, "CL_INCOMPATIBLE_COMMAND_QUEUE_KHR"},
 };
 #undef BITNET_CL_STATUS
 
@@ -90,6 +96,13 @@ std::string error_name(cl_int status) {
   for (const StatusName& known : kStatusNames)
     if (known.status == status) return std::string(known.name);
   return fmt::format("OpenCL error {}", status);
+}
+
+cl_int state_of(cl_event event) noexcept {
+  cl_int state = CL_COMPLETE;
+  const cl_int status =
+      clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof state, &state, nullptr);
+  return status == CL_SUCCESS ? state : status;
 }
 
 void check(cl_int status, std::string_view call, SourceLocation where) {

@@ -43,6 +43,9 @@ using ClEvent = ClHandle<cl_event, &clReleaseEvent>;
 /// "CL_OUT_OF_RESOURCES", or "OpenCL error -9999" for a code that the standard does not name.
 std::string error_name(cl_int status);
 
+/// CL_COMPLETE (0), more while it is not done, or what it failed with.
+cl_int state_of(cl_event event) noexcept;
+
 /// Throws on a status that is not CL_SUCCESS: Error(kOutOfMemory) for the codes that mean memory, else
 /// Error(kDevice), with the call and the code's name.
 void check(cl_int status, std::string_view call, SourceLocation where = SourceLocation::current());

@@ -43,10 +43,24 @@ DeviceMemoryPool::~DeviceMemoryPool() {
 
 std::size_t DeviceMemoryPool::release_spare() {
   std::size_t bytes = 0;
-  for (const auto& [size, buffer] : spare_) bytes += size;
+  std::vector<cl_mem> leaving;
+  for (const auto& [size, buffer] : spare_) {
+    bytes += size;
+    leaving.push_back(buffer.get());
+  }
+  tell(leaving);
   spare_.clear();
   held_ -= bytes;
   return bytes;
+}
+
+void DeviceMemoryPool::on_release(std::function<void(std::span<const cl_mem>)> leaving) {
+  const std::lock_guard lock(mutex_);
+  leaving_ = std::move(leaving);
+}
+
+void DeviceMemoryPool::tell(std::span<const cl_mem> leaving) const {
+  if (leaving_ && !leaving.empty()) leaving_(leaving);
 }
 
 ClMem DeviceMemoryPool::make(std::size_t bytes, cl_int& status) {
@@ -79,7 +93,9 @@ void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag
   const std::size_t size = std::min(size_of(bytes), largest_);
   TagStats& use = tags_.try_emplace(tag).first->second;
   ClMem buffer;
-  if (const auto spare = spare_.find(size); spare != spare_.end()) {
+  const auto spare = spare_.find(size);
+  const bool used_before = spare != spare_.end();
+  if (used_before) {
     buffer = std::move(spare->second);
     spare_.erase(spare);
     ++reused_;
@@ -91,7 +107,7 @@ void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag
     return nullptr;
   }
   try {
-    live_.emplace(buffer.get(), Live{bytes, size, tag});
+    live_.emplace(buffer.get(), Live{bytes, size, tag, used_before});
   } catch (const std::bad_alloc&) {
     held_ -= size;
     throw;
@@ -144,6 +160,8 @@ void DeviceMemoryPool::deallocate(void* buffer) {
   try {
     spare_.emplace(live.bytes, std::move(given));
   } catch (const std::bad_alloc&) {  // then the driver gets it now
+    const cl_mem one = static_cast<cl_mem>(buffer);
+    tell({&one, 1});
     held_ -= live.bytes;
   }
   used_ -= live.bytes;
@@ -164,6 +182,12 @@ std::size_t DeviceMemoryPool::free_bytes() const {
 std::uint64_t DeviceMemoryPool::reused() const {
   const std::lock_guard lock(mutex_);
   return reused_;
+}
+
+bool DeviceMemoryPool::used_before(const void* buffer) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = live_.find(const_cast<void*>(buffer));
+  return found != live_.end() && found->second.used_before;
 }
 
 MemoryStats DeviceMemoryPool::stats() const {

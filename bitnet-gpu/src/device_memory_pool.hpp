@@ -3,9 +3,11 @@
 // pool is bitnet-core's HybridMemoryPool.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,9 +20,9 @@
 namespace bitnet::gpu {
 
 /// Buffers that are given back wait for the next request of their size, since drivers take long to make one;
-/// trim(), or a request that needs the room, gives them back to the driver. All users of a pool must issue
-/// their work to one in-order queue: a buffer may be handed out again while work on it is still queued.
-/// Thread-safe.
+/// trim(), or a request that needs the room, gives them back to the driver. A buffer may be handed out again
+/// while work on it is still queued, so all users of a pool must issue their work through one CommandQueue,
+/// which keeps it in order. Thread-safe.
 class DeviceMemoryPool final : public MemoryResource {
  public:
   /// `name`: of the device; `limit`: bytes of all buffers; `largest`: bytes of one. Keeps the context alive.
@@ -44,16 +46,23 @@ class DeviceMemoryPool final : public MemoryResource {
   std::size_t free_bytes() const;
   /// Of MemoryStats::allocations, those that a spare buffer served.
   std::uint64_t reused() const;
+  /// Whether a live buffer had another user before this one.
+  bool used_before(const void* buffer) const;
+  /// `leaving` is told of buffers before they go back to the driver, by the thread that makes them go and
+  /// within the call that does: it must not call the pool. Null: nobody is, and nobody is being told.
+  void on_release(std::function<void(std::span<const cl_mem>)> leaving);
   cl_context context() const noexcept { return context_.get(); }
 
  private:
   struct Live {
     std::size_t asked, bytes;
     MemoryTag tag;
+    bool used_before;
   };
   void* take(std::size_t bytes, std::size_t alignment, MemoryTag tag, cl_int& status);
   ClMem make(std::size_t bytes, cl_int& status);
   std::size_t release_spare();
+  void tell(std::span<const cl_mem> leaving) const;
 
   const std::string name_;
   ClContext context_;
@@ -61,6 +70,7 @@ class DeviceMemoryPool final : public MemoryResource {
   mutable std::mutex mutex_;  // everything below is under it
   std::unordered_map<void*, Live> live_;
   std::multimap<std::size_t, ClMem> spare_;  // by size
+  std::function<void(std::span<const cl_mem>)> leaving_;
   std::map<std::string_view, TagStats> tags_;
   std::size_t used_ = 0, held_ = 0, peak_used_ = 0, peak_held_ = 0;
   std::uint64_t allocations_ = 0, frees_ = 0, refusals_ = 0, reused_ = 0, asked_ = 0, given_ = 0;
@@ -81,6 +91,7 @@ class PooledMem {
   }
   cl_mem get() const { return block_ ? static_cast<cl_mem>(block_.data()) : nullptr; }
   std::size_t bytes() const noexcept { return block_ ? block_.size() : 0; }
+  bool used_before() const { return block_ && pool_->used_before(block_.data()); }
 
  private:
   std::shared_ptr<DeviceMemoryPool> pool_;  // outlives the block

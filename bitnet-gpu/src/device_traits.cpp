@@ -36,6 +36,8 @@ DeviceTraits traits_of(const ClDevice& device, const KernelChoice& choice) {
   if (t.integer_dot) t.c_standard = standard_with_dot_products(device.id);
   t.doubles = choice.doubles.value_or(has(device, "cl_khr_fp64"));
   t.zero_copy = choice.zero_copy.value_or(device.device.capabilities.shares_host_memory);
+  // Where memory is shared, what is uploaded in a step are a few integers.
+  t.own_transfers = choice.transfer_queue.value_or(!t.zero_copy);
   t.split_attention = choice.split_attention;
   t.compute_units = std::max<std::int64_t>(device.device.capabilities.compute_units, 1);
   t.max_work_group = device.max_work_group;

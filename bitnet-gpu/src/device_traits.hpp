@@ -19,6 +19,7 @@ struct DeviceTraits {
   const char* c_standard = "CL1.2";  ///< OpenCL C of the build; a later one where that has functions to use
   bool doubles = false;              ///< has numbers of 64 bits, which some activations of 4 bits want
   bool zero_copy = false;            ///< its buffers, mapped, are memory of the host
+  bool own_transfers = false;        ///< uploads travel on a queue of their own
   std::optional<bool>
       split_attention;  ///< tiles of keys at a time; none: where a step has too few heads and rows
   std::size_t max_work_group = 0;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kSlack = 16;  // bytes behind the rows that ternary_groups.cl may read
 // Arguments of ternary_matmul.cl that add() sets: added, x, x_offset.
-constexpr cl_uint kAddedAt = 5;
+constexpr std::size_t kAddedAt = 5;
 
 // Multiply-adds of a launch below which a CPU device is done before a second thread is awake: some 7 µs of
 // one thread.
@@ -145,37 +145,36 @@ void LinearOp::multiply(std::span<const Product> products, bool hold) {
   if (kernels_.wide() && rows * outs * all[0].weights->in() <= kWorkOfOne) groups[along] = 1;
   const auto& [a, b, c] = all;
   const cl_uint words = static_cast<cl_uint>(round_up(a.weights->in(), kActivationBlock) / 16), none = 0;
-  CommandQueue::set_arguments(
-      k.kernel, rows_.get(), sums_.get(), inv_scales_.get(), words, static_cast<cl_uint>(rows), none,
-      a.out.mem, a.out.offset, a.weights->codes.get(), a.weights->scales.get(), a.weights->rows_per_scale,
-      columns[0], a.out.mem, a.out.offset, b.weights->codes.get(), b.weights->scales.get(),
-      b.weights->rows_per_scale, columns[1], b.out.mem, b.out.offset, c.weights->codes.get(),
-      c.weights->scales.get(), c.weights->rows_per_scale, columns[2], c.out.mem, c.out.offset);
-  if (!hold) return queue_.enqueue(k.kernel, groups);
+  const Launch launch(k.kernel, groups, rows_.get(), sums_.get(), inv_scales_.get(), words,
+                      static_cast<cl_uint>(rows), none, a.out.mem, a.out.offset, a.weights->codes.get(),
+                      a.weights->scales.get(), a.weights->rows_per_scale, columns[0], a.out.mem, a.out.offset,
+                      b.weights->codes.get(), b.weights->scales.get(), b.weights->rows_per_scale, columns[1],
+                      b.out.mem, b.out.offset, c.weights->codes.get(), c.weights->scales.get(),
+                      c.weights->rows_per_scale, columns[2], c.out.mem, c.out.offset);
+  if (!hold) return queue_.issue(launch);
   kept_[0] = kept(a.weights->codes.get());
   kept_[1] = kept(a.weights->scales.get());
   kept_[2] = kept(a.out.mem);
   kept_[3] = kept(rows_.get());
   held_out_ = a.out;
-  held_groups_ = groups;
-  held_ = &k.kernel;
+  held_ = launch;
 }
 
 bool LinearOp::add(const DeviceMatrix& x, const DeviceMatrix& y) {
-  if (held_ == nullptr || held_out_ != y || x.mem == y.mem) return false;
+  if (held_.is_none() || held_out_ != y || x.mem == y.mem) return false;
   const cl_uint to_x = 1;
-  CommandQueue::set_argument(*held_, kAddedAt, to_x);
-  CommandQueue::set_argument(*held_, kAddedAt + 1, x.mem);
-  CommandQueue::set_argument(*held_, kAddedAt + 2, x.offset);
+  held_.set(kAddedAt, to_x);
+  held_.set(kAddedAt + 1, x.mem);
+  held_.set(kAddedAt + 2, x.offset);
   issue();
   return true;
 }
 
 void LinearOp::issue() {
-  if (held_ == nullptr) return;
-  const Kernel& k = *std::exchange(held_, nullptr);
+  if (held_.is_none()) return;
+  const Launch launch = std::exchange(held_, {});
   const std::array<ClMem, 4> release = std::exchange(kept_, {});
-  queue_.enqueue(k, held_groups_);
+  queue_.issue(launch);
 }
 
 void LinearOp::multiply(const OpenClExtended& w, const DeviceMatrix& out) {

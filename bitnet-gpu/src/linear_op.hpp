@@ -11,6 +11,7 @@
 #include "command_queue.hpp"
 #include "device_memory_pool.hpp"
 #include "kernel_set.hpp"
+#include "launch.hpp"
 #include "prepared.hpp"
 
 namespace bitnet::gpu {
@@ -85,8 +86,7 @@ class LinearOp {
   PooledMem sums_;        // i32 [kChunkRows]
   PooledMem group_sums_;  // i32 [kChunkRows, most groups]
 
-  const Kernel* held_ = nullptr;  // its arguments are set
-  std::array<std::size_t, 2> held_groups_{};
+  Launch held_;                // none where it is of nothing
   DeviceMatrix held_out_;      // its result; no matrix where there are several
   std::array<ClMem, 4> kept_;  // what its arguments name
 };

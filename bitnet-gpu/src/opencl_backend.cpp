@@ -77,8 +77,8 @@ class OpenClBackend final : public Backend {
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                    device.memory_within(options.memory_limit),
                                                    device.max_allocation)),
-        queue_(context_.get(), device.id),
         traits_(traits_of(device, options.kernels)),
+        queue_(context_.get(), device.id, traits_.own_transfers),
         programs_(context_.get(), device.id, traits_.build_flags(options.build_options),
                   options.program_folder.value_or(default_program_folder())),
         kernels_(programs_, traits_, sizes_for(device, options, traits_, tuning), device.id),
@@ -86,7 +86,15 @@ class OpenClBackend final : public Backend {
         writer_(std::move(context), queue_, memory_, traits_.zero_copy),
         linear_(queue_, kernels_, memory_),
         attention_(queue_, kernels_, inputs_, memory_, traits_),
-        top_(queue_, kernels_, memory_) {}
+        top_(queue_, kernels_, memory_) {
+    if (!options.kernels.record.value_or(kernels_.tuning().records()) || !queue_.record(device.platform))
+      return;
+    memory_->on_release([this](std::span<const cl_mem> buffers) { queue_.forget(buffers); });
+  }
+  ~OpenClBackend() override {
+    memory_->on_release(nullptr);
+    queue_.stop_recording();  // while the kernels are there
+  }
 
   std::string_view name() const noexcept override { return device_.device.name; }
   std::string description() const override {
@@ -243,8 +251,8 @@ class OpenClBackend final : public Backend {
   const bool builds_ahead_;  // not where candidates are measured, of whose programs some are run
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
-  CommandQueue queue_;
   const DeviceTraits traits_;
+  CommandQueue queue_;
   ProgramCache programs_;
   KernelSet kernels_;
   StepInputs inputs_;

@@ -17,6 +17,15 @@ std::optional<ProgramStore::Binary> binary_of(cl_program program) {
   return binary;
 }
 
+ClKernel kernel_to_record(cl_kernel kernel, const char* function) {
+  cl_program program = nullptr;
+  check_op(clGetKernelInfo(kernel, CL_KERNEL_PROGRAM, sizeof program, &program, nullptr), "clGetKernelInfo");
+  cl_int status = CL_SUCCESS;
+  ClKernel made(clCreateKernel(program, function, &status));
+  check_op(status, "clCreateKernel");
+  return made;
+}
+
 // CL_DEVICE_VERSION of "OpenCL 3.0 …" has OpenCL C 3.0.
 const char* standard_with_dot_products(cl_device_id device) {
   char version[256] = {};

@@ -23,4 +23,11 @@ std::optional<ProgramStore::Binary> binary_of(cl_program program);
 /// (BN_DOT_DECLARED), since a driver may have no later version than 1.2.
 const char* standard_with_dot_products(cl_device_id device);
 
+/// A kernel object for one launch that is recorded, beside `kernel`, whose program and function it has.
+/// Throws Error(kDevice).
+///
+/// PoCL 3.1: a recorded launch has the arguments that its kernel object has when the recording is enqueued,
+/// not those of when it was recorded; so no other launch may have the object.
+ClKernel kernel_to_record(cl_kernel kernel, const char* function);
+
 }  // namespace bitnet::gpu

@@ -24,38 +24,42 @@ StepInputs::~StepInputs() {
 
 bool StepInputs::holds(const Array& a, std::span<const std::int32_t> values) const {
   // After a failure nobody knows what was done of what had been enqueued.
-  return a.used != 0 && a.failures == queue_.failures() &&
+  return a.filled && a.failures == queue_.failures() &&
          std::equal(values.begin(), values.end(), a.values.begin(), a.values.end());
 }
 
 cl_mem StepInputs::get(std::span<const std::int32_t> values) {
-  ++clock_;
-  const auto found =
-      std::find_if(arrays_.begin(), arrays_.end(), [&](const Array& a) { return holds(a, values); });
-  Array& a = found != arrays_.end()
-                 ? *found
-                 : *std::min_element(arrays_.begin(), arrays_.end(),
-                                     [](const Array& x, const Array& y) { return x.used < y.used; });
-  if (found == arrays_.end()) fill(a, values);
-  a.used = clock_;
+  if (settled_ != queue_.settled()) {
+    settled_ = queue_.settled();
+    taken_ = 0;
+  }
+  const auto end = arrays_.begin() + static_cast<std::ptrdiff_t>(std::min(taken_, kArrays));
+  const auto found = std::find_if(arrays_.begin(), end, [&](const Array& a) { return holds(a, values); });
+  if (found != end) return found->mem.get();
+  Array& a = arrays_[taken_ % kArrays];
+  // Nothing that reads the former values is still to be done where the queue has settled since.
+  if (!holds(a, values)) fill(a, values, taken_ >= kArrays);
+  ++taken_;
   return a.mem.get();
 }
 
-void StepInputs::fill(Array& a, std::span<const std::int32_t> values) {
+void StepInputs::fill(Array& a, std::span<const std::int32_t> values, bool in_use) {
   wait_for(a.uploaded);
-  a.used = 0;
+  a.filled = false;
   a.values.assign(values.begin(), values.end());
   const std::size_t bytes = std::max(values.size(), kLeastValues) * sizeof(std::int32_t);
   if (a.mem.bytes() < bytes) {
     try {
       a.mem = PooledMem(memory_, bytes + bytes / 2, "step inputs");
+      in_use = a.mem.used_before();
     } catch (const Error& e) {  // an op may throw nothing else
       throw Error(ErrorCode::kDevice, e.what());
     }
   }
-  // In order behind all that still reads the array's former values.
-  a.uploaded = queue_.upload_later(a.mem.get(), 0, std::as_bytes(std::span<const std::int32_t>(a.values)));
+  a.uploaded =
+      queue_.upload_later(a.mem.get(), 0, std::as_bytes(std::span<const std::int32_t>(a.values)), in_use);
   a.failures = queue_.failures();
+  a.filled = true;
 }
 
 }  // namespace bitnet::gpu

@@ -12,7 +12,8 @@
 
 namespace bitnet::gpu {
 
-/// A few arrays of integers, the last ones that were asked for. Not thread-safe.
+/// A few arrays of integers, taken in turn, and from the first one on when all that was issued is done: so
+/// equal steps have equal launches (launch_recorder.hpp). Not thread-safe.
 class StepInputs {
  public:
   StepInputs(CommandQueue& queue, std::shared_ptr<DeviceMemoryPool> memory)
@@ -21,7 +22,8 @@ class StepInputs {
   StepInputs(const StepInputs&) = delete;
   StepInputs& operator=(const StepInputs&) = delete;
 
-  /// A buffer with `values`, good for what is enqueued before the next kArrays different ones are asked for.
+  /// A buffer with `values`, good for what is issued before the next kArrays different ones are asked for, or
+  /// the queue has settled.
   /// Waits for nothing that the host has not long forgotten. Throws Error(kDevice).
   cl_mem get(std::span<const std::int32_t> values);
 
@@ -33,15 +35,16 @@ class StepInputs {
     PooledMem mem;
     ClEvent uploaded;
     std::uint64_t failures = 0;  // of the queue, when they were enqueued
-    std::uint64_t used = 0;      // clock_ of the last use
+    bool filled = false;
   };
   bool holds(const Array& a, std::span<const std::int32_t> values) const;
-  void fill(Array& a, std::span<const std::int32_t> values);
+  void fill(Array& a, std::span<const std::int32_t> values, bool in_use);
 
   CommandQueue& queue_;
   std::shared_ptr<DeviceMemoryPool> memory_;
   std::array<Array, kArrays> arrays_;
-  std::uint64_t clock_ = 0;
+  std::size_t taken_ = 0;      // since the queue has settled
+  std::uint64_t settled_ = 0;  // of the queue, when the first of those was
 };
 
 }  // namespace bitnet::gpu

@@ -138,12 +138,17 @@ class Reader {
         row.driver = text(e);
       } else if (e.key == "model") {
         row.model = text(e);
+      } else if (e.key == "record") {
+        bool record = false;
+        if (!e.value.IsScalar() || !YAML::convert<bool>::decode(e.value, record))
+          fail(e, "expected true or false");
+        row.record = record;
       } else if (e.key == to_string(kWide)) {
         read_programs(kWide, e, row);
       } else if (e.key == to_string(kGroups)) {
         read_programs(kGroups, e, row);
       } else {
-        unknown(e, {"device", "driver", "model", "wide", "groups"}, "an entry of 'devices'");
+        unknown(e, {"device", "driver", "model", "record", "wide", "groups"}, "an entry of 'devices'");
       }
     }
     if (row.device.empty()) fail_at(name_, line_of(node), "an entry of 'devices' needs the key 'device'");
@@ -283,14 +288,14 @@ bool defines(std::string_view options, std::string_view macro) {
   return false;
 }
 
-Tuning made(TunableValues values, std::size_t most, KernelForm form, const Options& options,
+Tuning made(TunableValues values, bool records, std::size_t most, KernelForm form, const Options& options,
             std::string origin) {
   fit(values, most);
   for (std::size_t i = 0; i < values.size(); ++i) {
     const Tunable& t = kTunables[i];
     if (t.form != form || (counts_items(t) && defines(options.build_options, t.macro))) values[i] = 0;
   }
-  return {form, std::move(values), std::move(origin)};
+  return {form, std::move(values), records, std::move(origin)};
 }
 
 }  // namespace
@@ -325,6 +330,7 @@ std::string to_yaml(const TuningTable& table) {
     out += fmt::format("  - device: {}\n", row.device == kDefault ? row.device : quoted_word(row.device));
     if (!row.driver.empty()) out += fmt::format("    driver: {}\n", quoted_word(row.driver));
     if (!row.model.empty()) out += fmt::format("    model: {}\n", quoted_word(row.model));
+    if (row.record) out += fmt::format("    record: {}\n", *row.record);
     std::string_view program, rows;
     std::optional<KernelForm> form;
     bool open = false;
@@ -399,7 +405,7 @@ const TuningTable& shipped_tuning() {
 Tuning tuning_with(const TuningRow& row, std::size_t most, KernelForm form, const Options& options) {
   TunableValues values = default_of(shipped_tuning())->values;
   put_over(values, row.values);
-  return made(std::move(values), most, form, options, row.device);
+  return made(std::move(values), row.record.value_or(false), most, form, options, row.device);
 }
 
 Tuning tuning_of(std::string_view name, std::size_t most, KernelForm form, const Options& options) {
@@ -420,7 +426,15 @@ Tuning tuning_of(std::string_view name, std::size_t most, KernelForm form, const
     put_over(values, shipped->values);
     origin = shipped->device;
   }
-  return made(std::move(values), most, form, options, std::move(origin));
+  bool records = true;
+  const TuningRow* const rows[] = {row_for(user.table, name), default_of(user.table),
+                                   row_for(shipped_tuning(), name), default_of(shipped_tuning())};
+  for (const TuningRow* row : rows) {
+    if (row == nullptr || !row->record) continue;
+    records = *row->record;
+    break;
+  }
+  return made(std::move(values), records, most, form, options, std::move(origin));
 }
 
 std::filesystem::path user_tuning_file() {
@@ -450,6 +464,7 @@ void save_tuning(const TuneResult& result, const std::filesystem::path& path) {
       TunableValues values = same->values;  // what was not measured now, as another form of kernels, stays
       put_over(values, row.values);
       row.values = std::move(values);
+      if (!row.record) row.record = same->record;
       *same = std::move(row);
     }
   }

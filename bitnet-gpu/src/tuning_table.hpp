@@ -3,6 +3,7 @@
 // device. Who measures them is tune.cpp, who builds with them kernel_set.cpp.
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,6 +43,7 @@ struct TuningRow {
   std::string device;         ///< CL_DEVICE_NAME; its beginning where a * follows; or "default"
   std::string driver, model;  ///< what it was measured with, for people
   TunableValues values;
+  std::optional<bool> record = {};  ///< whether launches are recorded, where the device can
 };
 
 struct TuningTable {
@@ -57,8 +59,8 @@ std::string to_yaml(const TuningTable& table);
 /// What the programs of one device are built with.
 class Tuning {
  public:
-  Tuning(KernelForm form, TunableValues values, std::string origin)
-      : form_(form), values_(std::move(values)), origin_(std::move(origin)) {}
+  Tuning(KernelForm form, TunableValues values, bool records, std::string origin)
+      : form_(form), values_(std::move(values)), records_(records), origin_(std::move(origin)) {}
   /// The macro's value, or `otherwise` where there is no such tunable.
   int value(std::string_view program, std::string_view rows, std::string_view macro, int otherwise) const;
   /// "-DBN_OUT_WG=64 -DBN_SPLIT=4" of a program for that many rows, perhaps empty.
@@ -66,12 +68,15 @@ class Tuning {
   KernelForm form() const noexcept { return form_; }
   /// Of tunables(), those of this form.
   const TunableValues& values() const noexcept { return values_; }
+  /// Whether launches that come again are recorded.
+  bool records() const noexcept { return records_; }
   /// Whose values they are, for people: "default", "pthread-*", "pthread-* of /home/…/opencl-tuning.yaml".
   const std::string& origin() const noexcept { return origin_; }
 
  private:
   KernelForm form_;
   TunableValues values_;
+  bool records_;
   std::string origin_;
 };
 
@@ -79,14 +84,15 @@ class Tuning {
 void fit(TunableValues& values, std::size_t most);
 
 /// What holds for a device of CL_DEVICE_NAME `name`: the row of the user's table, or of the shipped one, for
-/// it, the default row for what that does not say; within work-groups of `most` work-items, and without what
-/// Options::build_options define. Throws what reading the table of Options::tuning_file or of
-/// BITNET_OPENCL_TUNING throws; one that is merely found where `bitnet tune` leaves it is passed over with a
-/// warning.
+/// it, the default row for what that does not say (and what no row of the user's says of recording, the
+/// shipped table's do); within work-groups of `most` work-items, and without what Options::build_options
+/// define. Throws what reading the table of Options::tuning_file or of BITNET_OPENCL_TUNING throws; one that
+/// is merely found where `bitnet tune` leaves it is passed over with a warning.
 Tuning tuning_of(std::string_view name, std::size_t most, KernelForm form, const Options& options);
 /// The table in the library.
 const TuningTable& shipped_tuning();
-/// `row` over the shipped table's default row.
+/// `row` over the shipped table's default row; without recording unless `row` says so, which would be
+/// measured with the kernels.
 Tuning tuning_with(const TuningRow& row, std::size_t most, KernelForm form, const Options& options);
 
 }  // namespace bitnet::gpu

@@ -12,12 +12,6 @@ namespace {
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;   // of a staging buffer: some ms of a bus
 constexpr std::size_t kGrainBytes = std::size_t{64} << 10;  // of a thread's share
 
-void wait_for(const ClEvent& event) {
-  if (!event) return;
-  const cl_event one = event.get();
-  check(clWaitForEvents(1, &one), "clWaitForEvents");
-}
-
 std::byte* map(cl_command_queue queue, cl_mem mem, std::size_t bytes) {
   cl_int status = CL_SUCCESS;
   void* const host = clEnqueueMapBuffer(queue, mem, CL_TRUE, CL_MAP_WRITE_INVALIDATE_REGION, 0, bytes, 0,
@@ -64,13 +58,16 @@ void WeightWriter::write_in_place(cl_mem to, std::size_t units, std::size_t unit
   mapping.end();
 }
 
-void WeightWriter::write_staged(cl_mem to, std::size_t units, std::size_t unit_bytes, const Fill& fill) {
+void WeightWriter::write_staged(const PooledMem& to, std::size_t units, std::size_t unit_bytes,
+                                const Fill& fill) {
   const std::size_t per_piece = std::clamp<std::size_t>(kPieceBytes / unit_bytes, 1, units);
   std::array<ClMem, 2> mem;
   std::array<std::optional<Mapping>, 2> host;
   std::array<ClEvent, 2> travelled;
-  const auto wait_for_both = [&] {
-    for (const ClEvent& e : travelled) wait_for(e);
+  // Waits for a buffer that was used before as long as launches may still read it.
+  const bool in_use = to.used_before();
+  const auto wait_for = [&](const ClEvent& event) {
+    check(queue_.wait(event), "clWaitForEvents of an upload");
   };
   try {
     std::size_t at = 0;
@@ -78,21 +75,17 @@ void WeightWriter::write_staged(cl_mem to, std::size_t units, std::size_t unit_b
       const std::size_t end = std::min(begin + per_piece, units);
       if (!host[at]) {
         mem[at] = make_staging(per_piece * unit_bytes);
-        host[at].emplace(queue_.get(), mem[at].get(), per_piece * unit_bytes);
+        host[at].emplace(queue_.transfers(), mem[at].get(), per_piece * unit_bytes);
       }
       wait_for(travelled[at]);  // the other one travels meanwhile
       fill_on_threads(begin, end, unit_bytes, host[at]->host(), fill);
-      travelled[at] =
-          queue_.upload_later(to, begin * unit_bytes, {host[at]->host(), (end - begin) * unit_bytes});
+      travelled[at] = queue_.upload_later(to.get(), begin * unit_bytes,
+                                          {host[at]->host(), (end - begin) * unit_bytes}, in_use);
       queue_.flush();
     }
-    wait_for_both();
+    for (const ClEvent& e : travelled) wait_for(e);
   } catch (...) {
-    for (const ClEvent& e : travelled) {
-      if (!e) continue;
-      const cl_event one = e.get();
-      clWaitForEvents(1, &one);
-    }
+    for (const ClEvent& e : travelled) queue_.wait(e);
     throw;
   }
 }
@@ -110,14 +103,14 @@ PooledMem WeightWriter::write(std::size_t units, std::size_t unit_bytes, const F
   if (in_place_) {
     write_in_place(to.get(), units, unit_bytes, fill);
   } else {
-    write_staged(to.get(), units, unit_bytes, fill);
+    write_staged(to, units, unit_bytes, fill);
   }
   return to;
 }
 
 PooledMem WeightWriter::copy(std::span<const std::byte> from) {
   PooledMem to(memory_, from.size(), "weights");
-  if (!from.empty()) queue_.upload(to.get(), 0, from);
+  if (!from.empty()) queue_.upload(to.get(), 0, from, to.used_before());
   return to;
 }
 

@@ -33,7 +33,7 @@ class WeightWriter {
   void fill_on_threads(std::size_t begin, std::size_t end, std::size_t unit_bytes, std::byte* to,
                        const Fill& fill) const;
   void write_in_place(cl_mem to, std::size_t units, std::size_t unit_bytes, const Fill& fill);
-  void write_staged(cl_mem to, std::size_t units, std::size_t unit_bytes, const Fill& fill);
+  void write_staged(const PooledMem& to, std::size_t units, std::size_t unit_bytes, const Fill& fill);
   /// Memory of the host that the driver can copy from by itself.
   ClMem make_staging(std::size_t bytes) const;
 

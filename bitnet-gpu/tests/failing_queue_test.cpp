@@ -29,9 +29,28 @@ using testing::failing_queue;
 
 constexpr std::size_t kRequests = 5;
 
-struct FailingQueueTest : ::testing::Test {
+struct Way {
+  const char* name;
+  gpu::KernelChoice kernels;
+};
+
+gpu::KernelChoice own_transfers() {
+  gpu::KernelChoice choice;
+  choice.transfer_queue = true;
+  return choice;
+}
+
+gpu::KernelChoice recorded() {
+  gpu::KernelChoice choice = own_transfers();
+  choice.record = true;
+  return choice;
+}
+
+struct FailingQueueTest : ::testing::TestWithParam<Way> {
   void SetUp() override {
-    gpu::register_backends(registry);
+    gpu::Options options;
+    options.kernels = GetParam().kernels;
+    gpu::register_backends(registry, options);
     BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
     failing_queue.heal();
     model = on_device();
@@ -100,7 +119,7 @@ constexpr int nth(ClCall call) { return call == ClCall::kRead ? 5 : 20; }
 
 constexpr ClCall kOfAPass[] = {ClCall::kLaunch, ClCall::kAsync, ClCall::kRead, ClCall::kWrite};
 
-TEST_F(FailingQueueTest, ThatComesBackLosesNothing) {
+TEST_P(FailingQueueTest, ThatComesBackLosesNothing) {
   for (const ClCall call : kOfAPass) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
@@ -114,7 +133,7 @@ TEST_F(FailingQueueTest, ThatComesBackLosesNothing) {
   }
 }
 
-TEST_F(FailingQueueTest, ThatIsDeadUntilItIsMadeAnewIsMadeAnew) {
+TEST_P(FailingQueueTest, ThatIsDeadUntilItIsMadeAnewIsMadeAnew) {
   for (const ClCall call : kOfAPass) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
@@ -136,7 +155,7 @@ TEST_F(FailingQueueTest, ThatIsDeadUntilItIsMadeAnewIsMadeAnew) {
   }
 }
 
-TEST_F(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
+TEST_P(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
   for (const ClCall call : kOfAPass) {
     SCOPED_TRACE(static_cast<int>(call));
     failing_queue.heal();
@@ -156,7 +175,7 @@ TEST_F(FailingQueueTest, ThatStaysBrokenIsLeftForTheCpu) {
   }
 }
 
-TEST_F(FailingQueueTest, ThatRefusesBuffersOfABatchGetsASmallerOne) {
+TEST_P(FailingQueueTest, ThatRefusesBuffersOfABatchGetsASmallerOne) {
   failing_queue.fail_from(ClCall::kBuffer, 1, 2);
   std::int64_t sequences = 8;
   Recovery recovery({shrink(sequences)});
@@ -166,7 +185,7 @@ TEST_F(FailingQueueTest, ThatRefusesBuffersOfABatchGetsASmallerOne) {
   expect_tokens_of_the_cpu(results);
 }
 
-TEST_F(FailingQueueTest, WithoutARemedyIsAnErrorOfEachRequest) {
+TEST_P(FailingQueueTest, WithoutARemedyIsAnErrorOfEachRequest) {
   failing_queue.fail_from(ClCall::kLaunch, 20);
   Recovery none({});
   const auto results = batch(none);
@@ -179,6 +198,11 @@ TEST_F(FailingQueueTest, WithoutARemedyIsAnErrorOfEachRequest) {
   }
   EXPECT_GT(failed, 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Ways, FailingQueueTest,
+                         ::testing::Values(Way{"one_queue", {}}, Way{"own_transfers", own_transfers()},
+                                           Way{"recorded", recorded()}),
+                         [](const auto& way) { return std::string(way.param.name); });
 
 /// Queues that were given back, and unmappings on one of those: its memory may be another object's.
 struct ReleasedQueues {
@@ -210,7 +234,7 @@ TEST(AProfilerThatJoins, LeavesStagingBuffersTheQueueThatTheyAreMappedOn) {
   released = {.watched = true};
   const PreparedPtr weights = backend->prepare(w);
   released.watched = false;
-  EXPECT_EQ(released.queues.size(), 1u);
+  EXPECT_EQ(released.queues.size(), 2u);  // that of launches, and that of uploads
   EXPECT_GT(released.unmaps, 0);
   EXPECT_EQ(released.unmaps_on_released, 0);
 }

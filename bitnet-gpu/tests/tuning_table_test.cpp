@@ -58,9 +58,10 @@ TEST(TuningTable, EveryTunableIsOneOfItsKernel) {
 
 TEST(TuningTable, IsReadAsItIsWritten) {
   TuningTable table = shipped_tuning();
-  table.rows.push_back({"a \"b\" \\c\n*", "3.1", "model.gguf", TunableValues(tunables().size(), 0)});
+  table.rows.push_back({"a \"b\" \\c\n*", "3.1", "model.gguf", TunableValues(tunables().size(), 0), {}});
   table.rows.back().values[0] = 3;
   table.rows.back().values.back() = 16;
+  table.rows.back().record = true;
   const TuningTable again = parse_tuning(to_yaml(table), "again");
   ASSERT_EQ(again.rows.size(), table.rows.size());
   for (std::size_t i = 0; i < table.rows.size(); ++i) {
@@ -68,6 +69,7 @@ TEST(TuningTable, IsReadAsItIsWritten) {
     EXPECT_EQ(again.rows[i].driver, table.rows[i].driver);
     EXPECT_EQ(again.rows[i].model, table.rows[i].model);
     EXPECT_EQ(again.rows[i].values, table.rows[i].values);
+    EXPECT_EQ(again.rows[i].record, table.rows[i].record);
   }
   EXPECT_TRUE(parse_tuning(to_yaml({}), "empty").rows.empty());
 }
@@ -102,6 +104,9 @@ TEST(TuningTable, MistakesNameFileAndLine) {
               "t.yaml:5: unknown key 'one' in 'ternary_matmul' (there are many)");
   refuses_row("  - device: a\n    wide:\n      ternary_matmul:\n        many: {BN_SPLIT: 2}\n",
               "t.yaml:6: unknown key 'BN_SPLIT' in 'many' of 'ternary_matmul' (there are BN_ROWS)");
+  for (const char* value : {"1", "perhaps", "[true]", "{}"})
+    refuses_row("  - device: a\n    record: " + std::string(value) + "\n",
+                "t.yaml:4: 'record': expected true or false");
   for (const char* value : {"0", "17", "-1", "two", "2.5", "[2]", "99999999999"})
     refuses_row("  - device: a\n    wide:\n      ternary_matmul:\n        many: {BN_ROWS: " +
                     std::string(value) + "}\n",
@@ -157,6 +162,26 @@ TEST(TuningTable, DamagedCopiesAreReadOrRefused) {
   }
   EXPECT_GT(refused, kCopies / 4);
   EXPECT_LT(refused, kCopies);
+}
+
+TEST(Tuning, WhetherLaunchesAreRecordedIsSaidByTheFirstRowThatSaysIt) {
+  const testing::TempDir dir;
+  const auto records = [&](const std::string& device, const std::string& rows) {
+    write_file(dir / "t.yaml", kHead + rows);
+    return tuning_of(device, 1024, KernelForm::kWide, with_table(dir / "t.yaml")).records();
+  };
+  EXPECT_TRUE(records("A GPU", ""));
+  EXPECT_FALSE(records("pthread-anything", ""));  // the shipped table's
+  EXPECT_FALSE(records("pthread-anything", row("pthread-anything", 4)));
+  EXPECT_TRUE(records("pthread-anything", row("pthread-anything", 4) + "    record: true\n"));
+  EXPECT_FALSE(records("A GPU", row("A *", 4) + "    record: false\n"));
+  EXPECT_FALSE(records("A GPU", "  - device: default\n    record: false\n"));
+  EXPECT_TRUE(
+      records("A GPU", "  - device: default\n    record: false\n  - device: A GPU\n    record: true\n"));
+  for (const TuningRow& shipped : shipped_tuning().rows)
+    if (shipped.device.starts_with("pthread")) {
+      EXPECT_EQ(shipped.record, false) << shipped.device;
+    }
 }
 
 TEST(Tuning, TheNearestRowHolds) {

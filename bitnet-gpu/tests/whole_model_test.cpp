@@ -6,12 +6,14 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/profiler.hpp"
 #include "bitnet/gpu/register.hpp"
+#include "bitnet/inference/batch_scheduler.hpp"
 #include "bitnet/inference/engine.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/model.hpp"
@@ -40,23 +42,48 @@ std::vector<float> logits_of(std::shared_ptr<Backend> backend, const std::string
   return all;
 }
 
-class WholeModel : public ::testing::TestWithParam<const char*> {};
+/// As a device with its own memory is used.
+BackendRegistry with_own_memory() {
+  gpu::Options options;
+  options.kernels.zero_copy = false;
+  BackendRegistry registry;
+  gpu::register_backends(registry, options);
+  return registry;
+}
+
+/// As a device is used whose driver records launches, with its own memory or not.
+BackendRegistry recording(bool own_memory) {
+  gpu::Options options;
+  options.kernels.record = true;
+  if (own_memory) options.kernels.zero_copy = false;
+  BackendRegistry registry;
+  gpu::register_backends(registry, options);
+  return registry;
+}
+bool records(const Device& device) {
+  const auto& all = device.capabilities.features;
+  return std::find(all.begin(), all.end(), "cl_khr_command_buffer") != all.end();
+}
+
+class WholeModel : public ::testing::TestWithParam<std::tuple<const char*, bool>> {};
 
 TEST_P(WholeModel, LogitsEqualTheCpus) {
+  const auto [file, own_memory] = GetParam();
   BackendRegistry registry;
   gpu::register_backends(registry);
+  if (own_memory) registry = with_own_memory();
   BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
   const auto context =
       std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
   std::unique_ptr<Backend> mixed = inference::with_cpu_fallback(
       registry.create(registry.devices()[0].name, context), inference::make_cpu_backend(context));
-  EXPECT_EQ(logits_of(std::move(mixed), GetParam()),
-            logits_of(inference::make_cpu_backend(context), GetParam()));
+  EXPECT_EQ(logits_of(std::move(mixed), file), logits_of(inference::make_cpu_backend(context), file));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, WholeModel,
-                         ::testing::Values("bitnet-25-packed", "llama-packed-divide", "1bitllm-float",
-                                           "llama-dense"));
+                         ::testing::Combine(::testing::Values("bitnet-25-packed", "llama-packed-divide",
+                                                              "1bitllm-float", "llama-dense"),
+                                            ::testing::Bool()));
 
 // Greedy: a prompt of 300 tokens in chunks, then 200 tokens one at a time, in a context of more than three
 // tiles.
@@ -91,21 +118,14 @@ TEST_P(ShippedModel, WritesTheTextOfTheCpu) {
       std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
   const std::size_t n = GetParam() == DType::kF16 ? 200 : 30;
   const Text cpu = write(inference::make_cpu_backend(context), GetParam(), n);
-  const Text device = write(registry.create(registry.devices()[0].name, context), GetParam(), n);
-  EXPECT_EQ(device.tokens, cpu.tokens);
-  EXPECT_EQ(device.logits, cpu.logits);
+  for (const BackendRegistry& devices : {registry, with_own_memory()}) {
+    const Text device = write(devices.create(devices.devices()[0].name, context), GetParam(), n);
+    EXPECT_EQ(device.tokens, cpu.tokens);
+    EXPECT_EQ(device.logits, cpu.logits);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(CacheTypes, ShippedModel, ::testing::Values(DType::kF16, DType::kI8, DType::kF32));
-
-/// As a device with its own memory is used.
-BackendRegistry with_own_memory() {
-  gpu::Options options;
-  options.kernels.zero_copy = false;
-  BackendRegistry registry;
-  gpu::register_backends(registry, options);
-  return registry;
-}
 
 TEST(ADeviceWithItsOwnMemory, SendsTheLargestLogitsAlone) {
   BackendRegistry devices = with_own_memory();
@@ -154,6 +174,68 @@ TEST(ATokenOfTheShippedModel, TakesTenLaunchesALayerAndFourMore) {
   // rows quantised and multiplied by the head.
   EXPECT_EQ(model->config().n_layers, 6);
   EXPECT_EQ(model->backend().statistics().launches - before, 10u * 6u + 4u);
+}
+
+TEST(ADeviceThatRecords, ReplaysTheStepsOfAToken) {
+  for (const bool own_memory : {false, true}) {
+    SCOPED_TRACE(own_memory);
+    BackendRegistry devices = recording(own_memory);
+    BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+    if (!records(devices.devices()[0])) GTEST_SKIP() << "no cl_khr_command_buffer";
+    const auto context =
+        std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+    const std::shared_ptr<Backend> backend = devices.create(devices.devices()[0].name, context);
+    const Text cpu = write(inference::make_cpu_backend(context), DType::kF16, 60);
+    const Text device = write(backend, DType::kF16, 60);
+    EXPECT_EQ(device.tokens, cpu.tokens);
+    EXPECT_EQ(device.logits, cpu.logits);
+    const DeviceStatistics s = backend->statistics();
+    EXPECT_GE(s.replays, 30u);  // of 60 steps; one that the driver still calls running is not replayed
+    EXPECT_GT(s.replayed_launches / s.replays, 20u);
+    EXPECT_GT(s.launches, s.replayed_launches);
+    // The model is gone, its memory is the pool's; another one has it next, and then the first again.
+    for (const char* file : {"llama-packed-divide", "bitnet-25-packed", "llama-packed-divide"})
+      EXPECT_EQ(logits_of(backend, file), logits_of(inference::make_cpu_backend(context), file)) << file;
+    MemoryResource& pool = *backend->memory();
+    pool.trim();
+    EXPECT_EQ(pool.stats().held, pool.stats().used);
+    EXPECT_EQ(logits_of(backend, "1bitllm-float"),
+              logits_of(inference::make_cpu_backend(context), "1bitllm-float"));
+  }
+}
+
+// Continuous batching: sequences come and go, so that steps of many kinds take turns.
+TEST(ADeviceThatRecords, RunsBatchesAsTheCpuDoes) {
+  BackendRegistry devices = recording(true);
+  BITNET_REQUIRE_OPENCL_DEVICE(!devices.devices().empty());
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  const auto batch = [&](std::shared_ptr<Backend> backend) {
+    const auto model = Model::load(testing::source_path("tests/data/models/llama-packed-divide"), backend);
+    inference::BatchScheduler scheduler(
+        model, inference::SchedulerOptions{.n_ctx = 64, .max_sequences = 3, .step_rows = 8, .page_size = 4});
+    std::map<std::size_t, std::vector<TokenId>> texts;
+    for (std::size_t i = 0; i < 7; ++i) {
+      inference::Request r;
+      r.prompt = std::vector<TokenId>(1 + 2 * i, static_cast<TokenId>(1 + i));
+      r.options.max_tokens = 10 + static_cast<std::int64_t>(5 * i);
+      r.options.sampling.seed = i;
+      r.options.ignore_eos = true;
+      r.on_done = [&texts, i](inference::RequestId, const inference::GenerationResult& result) {
+        EXPECT_FALSE(result.error.has_value());
+        texts[i] = result.tokens;
+      };
+      scheduler.submit(std::move(r));
+    }
+    while (scheduler.step()) {
+    }
+    return texts;
+  };
+  const std::shared_ptr<Backend> backend = devices.create(devices.devices()[0].name, context);
+  EXPECT_EQ(batch(backend), batch(inference::make_cpu_backend(context)));
+  if (records(devices.devices()[0])) {
+    EXPECT_GT(backend->statistics().replays, 10u);
+  }
 }
 
 TEST(DeviceStatistics, TellWhatADeviceDidAndWithAProfilerHowLong) {

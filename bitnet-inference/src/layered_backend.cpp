@@ -384,8 +384,9 @@ DeviceStatistics add_up(std::span<const DeviceStatistics> all) {
   DeviceStatistics sum;
   for (const DeviceStatistics& s : all) {
     for (const auto member :
-         {&DeviceStatistics::launches, &DeviceStatistics::waits, &DeviceStatistics::uploads,
-          &DeviceStatistics::upload_bytes, &DeviceStatistics::downloads, &DeviceStatistics::download_bytes,
+         {&DeviceStatistics::launches, &DeviceStatistics::waits, &DeviceStatistics::replays,
+          &DeviceStatistics::replayed_launches, &DeviceStatistics::uploads, &DeviceStatistics::upload_bytes,
+          &DeviceStatistics::downloads, &DeviceStatistics::download_bytes,
           &DeviceStatistics::timed_upload_bytes, &DeviceStatistics::timed_download_bytes,
           &DeviceStatistics::buffers, &DeviceStatistics::reused_buffers, &DeviceStatistics::programs,
           &DeviceStatistics::compiled_programs})

@@ -58,6 +58,13 @@ gpu::KernelChoice byte_dots() {
   return choice;
 }
 
+gpu::KernelChoice recorded_beside_uploads() {
+  gpu::KernelChoice choice;
+  choice.record = true;
+  choice.transfer_queue = true;
+  return choice;
+}
+
 gpu::Options options(std::string build_options, const gpu::KernelChoice& kernels) {
   gpu::Options all;
   all.build_options = std::move(build_options);
@@ -80,6 +87,7 @@ std::span<const Variant> opencl_variants() {
   static const Variant all[] = {
       {"as_the_device_says"},
       {"vectors_and_tiles_of_keys", Table::kFourth, options("", tiles_of_keys())},
+      {"recorded_beside_uploads", Table::kFourth, options("", recorded_beside_uploads())},
       {"work_groups", Table::kFourth, options("", wide(false))},
       {"divisions_in_integers_and_32_bytes_a_time", Table::kFourth,
        options("-DBN_MOST_PAIRS=32", integer_divide())},

@@ -30,6 +30,12 @@ struct KernelChoice {
   std::optional<bool> split_attention;
   /// Weights packed where the device reads them, in place of staging buffers that are copied.
   std::optional<bool> zero_copy;
+  /// Uploads on a queue of their own, so that launches which do not need them go on; else, and where none is
+  /// said and weights are packed in place, on the one that launches are on.
+  std::optional<bool> transfer_queue;
+  /// Launches of a step that come again recorded and enqueued whole (cl_khr_command_buffer); true on a device
+  /// without the extension: they are not. None: as the table of sizes says.
+  std::optional<bool> record;
 };
 
 /// How the device programs are built.

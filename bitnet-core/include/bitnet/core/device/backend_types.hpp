@@ -49,7 +49,8 @@ struct DeviceStatistics {
     std::uint64_t launches = 0;
     double seconds = 0;
   };
-  std::uint64_t launches = 0, waits = 0;  ///< waits: times that the host waited for the device
+  std::uint64_t launches = 0, waits = 0;             ///< waits: times that the host waited for the device
+  std::uint64_t replays = 0, replayed_launches = 0;  ///< recorded lists enqueued whole, and launches in them
   std::uint64_t uploads = 0, upload_bytes = 0, downloads = 0, download_bytes = 0;
   double upload_seconds = 0, download_seconds = 0;
   std::uint64_t timed_upload_bytes = 0, timed_download_bytes = 0;  ///< that those seconds are of
