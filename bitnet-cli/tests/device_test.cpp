@@ -74,6 +74,8 @@ void expect_device_statistics(const json& s, bool timed) {
   const json& d = s["device_statistics"];
   for (const char* key : {"launches", "waits", "buffers", "programs"}) EXPECT_GT(d[key], 0) << key;
   EXPECT_TRUE(d["compiled_programs"].is_number_unsigned());
+  EXPECT_TRUE(d["replays"].is_number_unsigned());
+  EXPECT_TRUE(d["replayed_launches"].is_number_unsigned());
   EXPECT_GE(d["buffer_hit_rate"], 0.0);
   EXPECT_LE(d["buffer_hit_rate"], 1.0);
   for (const char* way : {"uploads", "downloads"}) {
