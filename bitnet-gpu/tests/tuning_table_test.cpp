@@ -170,8 +170,8 @@ TEST(Tuning, WhetherLaunchesAreRecordedIsSaidByTheFirstRowThatSaysIt) {
     write_file(dir / "t.yaml", kHead + rows);
     return tuning_of(device, 1024, KernelForm::kWide, with_table(dir / "t.yaml")).records();
   };
-  EXPECT_TRUE(records("A GPU", ""));
-  EXPECT_FALSE(records("pthread-anything", ""));  // the shipped table's
+  EXPECT_TRUE(records("A GPU", row("B", 4)));
+  EXPECT_FALSE(records("pthread-anything", row("B", 4)));  // the shipped table's
   EXPECT_FALSE(records("pthread-anything", row("pthread-anything", 4)));
   EXPECT_TRUE(records("pthread-anything", row("pthread-anything", 4) + "    record: true\n"));
   EXPECT_FALSE(records("A GPU", row("A *", 4) + "    record: false\n"));
