@@ -88,11 +88,15 @@ void run(const char* in, const char* text_file, const char* out) {
   quant::StreamedCalibration calibration(*context, activations, files->config());
   quant::QuantReport report;
   report.config.linears.method = quant::WeightMethod::kGptq;
-  quant::Quantizer quantizer(*context, *files, report.config, {.calibration = &calibration});
+  const quant::WriteOptions written;  // a GGUF of type i2_s
+  quant::check_write(out, files->config(), tokenizer.get(), written);
+  quant::Quantizer quantizer(*context, *files, report.config,
+                             {.calibration = &calibration, .output = written});
 
   ModelConfig config = files->config();
   config.weights = WeightKind::kTernary;
-  quant::write_model(out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, {});
+  quant::write_model(
+      out, config, tokenizer.get(), [&](TensorId id) { return quantizer.read(id); }, written);
   report.linears = quantizer.reports();
   Logits before(model, held_out), after(load(out, context), held_out);
   report.logits = quant::compare_logits(before, after);

@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "bitnet/core/io/written_aside.hpp"
+#include "bitnet/quant/linear_types.hpp"
 #include "common.hpp"
 
 namespace bitnet::cli {
@@ -88,6 +89,20 @@ DType default_dense_type(const quant::ModelReader& model) {
         type && !is_norm(id.role) && !model.stored_type(id).starts_with("I8"))
       widest = !widest || *widest == *type ? *type : DType::kF32;  // f16 and bf16: neither holds the other
   return widest.value_or(DType::kF16);
+}
+
+std::string default_type(const quant::ModelReader& model, DType floats, const fs::path& out) {
+  const bool quantised = has_quantised_linears(model), gguf = out.extension() == ".gguf";
+  if (model.config().weights == WeightKind::kDense && !quantised)
+    return gguf ? std::string(to_string(floats)) : "hf";
+  if (!gguf) return quantised || !quant::holds_linears(model, LinearType::kHf) ? "extended" : "hf";
+  const std::string stored = model.stored_type({TensorRole::kAttnQ, 0});
+  for (const auto& [name, type] : {std::pair{"TQ1_0", "tq1_0"}, {"TQ2_0", "tq2_0"}})
+    if (stored.starts_with(name)) return type;
+  if (quantised)
+    with_context("--type, for a name that ends in .gguf",
+                 [&] { quant::check_linears(model, LinearType::kI2_S); });
+  return "i2_s";
 }
 
 void check_output_path(const fs::path& out, const fs::path& in, const WriteOptions& options) {

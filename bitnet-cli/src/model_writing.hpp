@@ -3,6 +3,7 @@
 // model_io.
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <string_view>
 
 #include "bitnet/cli/app.hpp"
@@ -23,6 +24,12 @@ void set_shard_size(const Values& values, quant::WriteOptions& options);
 
 /// The narrowest type that holds the values of all that is stored as numbers, norms apart.
 DType default_dense_type(const quant::ModelReader& model);
+
+/// The type that is written without --type: what the input has, in the container that the output's name says;
+/// where that cannot hold its linears, the type extended, and of a name that ends in .gguf, i2_s. `floats`:
+/// of float linears in a GGUF file. Throws Error(kUnsupported) where no GGUF file holds the linears
+/// unrounded.
+std::string default_type(const quant::ModelReader& model, DType floats, const std::filesystem::path& out);
 
 /// Throws Error(kInvalidArgument) when `out` is the same file as `in`, lies where it cannot be written (no
 /// parent directory, a device), or does not look like the container of `options`: a GGUF into a directory,

@@ -73,7 +73,6 @@ const Option kStats{kOutputGroup, "stats", 0, Kind::kFlag, "", "write figures of
 const Option kDecode{kInputGroup, "decode", 0, Kind::kFlag, "", "the input is ids separated by spaces or commas: write their text", "", ""};
 
 const Option kJson{kOutputGroup, "json", 0, Kind::kFlag, "", "write JSON", "", ""};
-const Option kType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|f16|bf16|f32", "type of the linear weights; hf is a Hugging Face directory, the others are GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
 const Option kConvertType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended|f16|bf16|f32", "type of the linear weights; hf and extended (linears of any kind, docs/formats/extended.md) are Hugging Face directories, the others GGUF files; f16, bf16 and f32 are for models that are not ternary. Without it: what IN has, in the container that OUT's name says", "", ""};
 const Option kQuantizeType{kOutputGroup, "type", 0, Kind::kChoice, "hf|i2_s|tq1_0|tq2_0|extended", "type to write; hf is a Hugging Face directory, extended one of our own that holds linears of any kind (docs/formats/extended.md), the others are GGUF files", "i2_s", ""};
 const Option kDenseType{kOutputGroup, "dense-type", 0, Kind::kChoice, "f16|bf16|f32", "type of embeddings and of the output head", "f16", ""};

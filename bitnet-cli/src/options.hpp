@@ -49,8 +49,8 @@ extern const Option kDraft, kDraftNgram;                             // sampling
 extern const Option kInput, kOutput, kResume, kTruncate, kReplicas;  // batch
 extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel, kTokenizeFile, kIds, kNoBos,
     kDecode, kStats;
-extern const Option kJson, kType, kConvertType, kQuantizeType, kDenseType, kConvertDenseType, kMethod,
-    kScaleForm, kTrainResume, kDryRun, kPlot;
+extern const Option kJson, kConvertType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
+    kTrainResume, kDryRun, kPlot;
 extern const Option kScales, kPlan, kCalibrate, kCalibrationTokens, kThroughQuantised, kSaveCalibration,
     kCalibration, kEvaluate, kWork, kQuantReport, kShardSize, kTuningAfter, kTuningText;  // quantize
 extern const Option kOriginal, kTuningFile, kTuningTokens, kTuningSteps, kTuningRate, kTuningBatch,

@@ -1,4 +1,5 @@
 // --lora and `bitnet merge` on tiny models with an adapter made here.
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -103,6 +104,44 @@ TEST_F(AdaptersTest, MergedIntoATernaryModelItSaysWhatIsLost) {
   EXPECT_THAT(none.err, HasSubstr("kept 0.00 %"));
   EXPECT_THAT(none.err, HasSubstr("note: ternary weights keep only"));
   EXPECT_EQ(generate({}, file("same.gguf")).out, generate({}, model()).out);
+}
+
+TEST_F(AdaptersTest, MergedIntoEveryKindOfLinearItComesNearToTheAdapter) {
+  const auto quantise = [&](const std::string& out, const std::string& plan, const std::string& type) {
+    const auto o = call({"quantize", dense_model(), out, "--plan", file("p.yaml", plan), "--type", type});
+    ASSERT_EQ(o.code, kOk) << o.err;
+  };
+  const std::string mixed = "scheme: mixed_precision\nweights: ";
+  quantise(file("int8"), mixed + "{method: int8}\n", "extended");
+  quantise(file("planes"), mixed + "{method: two-plane, scales: group32}\n", "extended");
+  quantise(file("groups"), mixed + "{method: ls, scales: group32}\n", "extended");
+  quantise(file("rows.gguf"), "weights: {method: ls, scales: row}\n", "tq2_0");
+  quantise(file("fours"), mixed + "{method: ls}\nlayers: [{match: '*', activation_bits: 4}]\n", "extended");
+  const std::string lora = adapter(dense_model(), "lora", 0.3f);
+  for (const std::string name : {"int8", "planes", "groups", "rows.gguf", "fours"}) {
+    SCOPED_TRACE(name);
+    const std::string in = file(name), out = file("merged-" + name);
+    const Outcome o = call({"merge", in, out, "--lora", lora, "--json"});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    const json report = json::parse(o.out)["linears"];
+    ASSERT_EQ(report.size(), 4u);
+    const std::int64_t planes = name == "int8" ? 0 : name == "planes" ? 2 : 1;
+    for (const json& linear : report) {
+      EXPECT_EQ(linear["trits"].get<std::int64_t>(), planes * linear["weights"].get<std::int64_t>());
+      EXPECT_GT(linear["kept"].get<double>(), name == "int8" ? 0.99 : 0.1);
+    }
+    const auto before = quant::ModelReader::open(in), after = quant::ModelReader::open(out);
+    for (const TensorId id : before->tensors()) EXPECT_EQ(before->stored_type(id), after->stored_type(id));
+    // What runs is nearer to the adapter beside the weights than the model without it is.
+    const double with = perplexity({"--lora", lora}, in), merged = perplexity({}, out);
+    EXPECT_LT(std::fabs(merged - with), std::fabs(perplexity({}, in) - with));
+  }
+  EXPECT_FAILS(call({"merge", file("rows.gguf"), file("x.gguf"), "--lora", lora, "--type", "i2_s"}), kFailure,
+               "i2_s holds one scale a matrix, got 256; types that would do: tq1_0, tq2_0, extended");
+  EXPECT_FAILS(call({"merge", file("int8"), file("x.gguf"), "--lora", lora}), kFailure,
+               "i2_s holds no int8 linears; types that would do: extended");
+  EXPECT_FAILS(call({"merge", file("rows.gguf"), file("int8"), "--lora", lora}), kFailure, "is not empty");
+  EXPECT_FALSE(fs::exists(file("x.gguf")));
 }
 
 TEST_F(AdaptersTest, WrongOnesAreNamed) {

@@ -2,7 +2,10 @@
 // run.
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
 
 #include "bitnet/core/dtype.hpp"
 #include "bitnet/core/io/gguf.hpp"
@@ -108,6 +111,34 @@ TEST_F(QuantizeTest, InSeveralWaysAndRun) {
   EXPECT_EQ(nll_of(file("a.gguf")), nll_of(file("b.gguf")));
   EXPECT_FAILS(call({"quantize", dense_model(), file("m.gguf"), "--plan", plan}), kFailure,
                "i2_s cannot hold the plan of blk.0.attn_q: scales by group32; types that would do: extended");
+}
+
+TEST_F(QuantizeTest, WithoutATypeTheModelGoesWhereItsLinearsFit) {
+  const auto type_of = [&](const std::string& path) {
+    return json::parse(call({"inspect", "--json", path}).out)["tensors"][2]["type"].get<std::string>();
+  };
+  const auto convert = [&](const char* in, const char* out) {
+    const auto o = call({"convert", file(in), file(out)});
+    EXPECT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(nll_of(file(out)), nll_of(file(in)));
+  };
+  // One plane with one scale is what a GGUF holds, however it is stored.
+  ASSERT_EQ(call({"quantize", dense_model(), file("plain"), "--method", "ls", "--type", "extended"}).code,
+            kOk);
+  convert("plain", "plain.gguf");
+  EXPECT_EQ(type_of(file("plain.gguf")), "I2_S");
+  // Scales by row in a directory.
+  ASSERT_EQ(call({"quantize", dense_model(), file("rows.gguf"), "--method", "ls", "--scales", "row", "--type",
+                  "tq1_0"})
+                .code,
+            kOk);
+  convert("rows.gguf", "rows");
+  convert("rows.gguf", "again.gguf");
+  EXPECT_EQ(type_of(file("again.gguf")), "TQ1_0");
+  EXPECT_FAILS(call({"convert", file("rows"), file("m.gguf")}), kFailure,
+               "--type, for a name that ends in .gguf: tensor 'blk.0.attn_q.weight': i2_s holds one scale a "
+               "matrix, got 256; types that would do: tq1_0, tq2_0, extended");
+  EXPECT_FALSE(fs::exists(file("m.gguf")));
 }
 
 TEST_F(QuantizeTest, ScalesByRowTravelBetweenTheTypesThatHoldThem) {
@@ -342,6 +373,90 @@ TEST_F(QuantizeTest, RefusesBeforeItWorks) {
   file("used/a.txt", "something");
   EXPECT_FAILS(call({"quantize", dense_model(), file("used"), "--type", "extended"}), kFailure,
                "is not empty");
+  fs::create_directory(file("other"));
+  file("other/model-00001-of-00002.safetensors", "");
+  EXPECT_FAILS(
+      call({"quantize", dense_model(), file("other"), "--type", "hf", "--calibrate", file("missing.txt")}),
+      kFailure, "the directory holds another model's 'model-00001-of-00002.safetensors'");
+}
+
+TEST_F(QuantizeTest, NothingIsWrittenOverAPlanOrACalibration) {
+  std::string story;
+  for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ". ";
+  const std::string text = file("story.txt", story), calibration = file("c.safetensors"),
+                    plan = file("p.yaml", "weights: {method: ls}\n");
+  ASSERT_EQ(call({"quantize", dense_model(), file("q.gguf"), "--method", "ls", "--calibrate", text,
+                  "--save-calibration", calibration})
+                .code,
+            kOk);
+  const std::string saved = read_file(calibration);
+  for (const auto& [option, path] : {std::pair{"--plan", plan}, {"--calibration", calibration}}) {
+    const std::string message = std::string("would replace the file of ") + option;
+    EXPECT_FAILS(call({"quantize", dense_model(), path, option, path}), kFailure, message);
+    EXPECT_FAILS(call({"quantize", dense_model(), file("r.gguf"), option, path, "--report", path}), kFailure,
+                 message);
+    EXPECT_FALSE(fs::exists(file("r.gguf")));
+  }
+  EXPECT_FAILS(call({"quantize", dense_model(), file("r.gguf"), "--plan", plan, "--calibrate", text,
+                     "--save-calibration", plan}),
+               kFailure, "would replace the file of --plan");
+  EXPECT_FAILS(call({"plan", dense_model(), calibration, "--calibration", calibration, "--evaluate", text,
+                     "--budget-size", "1MiB"}),
+               kFailure, "would replace the file of --calibration");
+  EXPECT_FAILS(
+      call({"plan", dense_model(), plan, "--plan", plan, "--calibrate", text, "--budget-size", "1MiB"}),
+      kFailure, "would replace the file of --plan");
+  EXPECT_TRUE(read_file(calibration) == saved);
+  EXPECT_EQ(read_file(plan), "weights: {method: ls}\n");
+}
+
+/// Standard error that does something once when some words pass.
+class Tripwire : public std::stringbuf {
+ public:
+  Tripwire(std::string words, std::function<void()> act) : words_(std::move(words)), act_(std::move(act)) {}
+
+ protected:
+  std::streamsize xsputn(const char* text, std::streamsize n) override {
+    const std::streamsize written = std::stringbuf::xsputn(text, n);
+    if (act_ && str().find(words_) != std::string::npos) std::exchange(act_, nullptr)();
+    return written;
+  }
+
+ private:
+  std::string words_;
+  std::function<void()> act_;
+};
+
+TEST_F(QuantizeTest, AnEvaluationThatFailsLeavesTheReport) {
+  std::string story;
+  for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ". ";
+  const std::string text = file("story.txt", story), out = file("q.gguf");
+  // The model is gone between its writing and the evaluation.
+  Tripwire wire("wrote '", [&] { fs::remove(out); });
+  std::ostream err(&wire);
+  const auto o = call(
+      {"quantize", dense_model(), out, "--method", "ls", "--evaluate", text, "--report", file("lost.html")},
+      {.err = &err});
+  EXPECT_EQ(o.code, kFailure) << wire.str();
+  EXPECT_THAT(wire.str(), HasSubstr("q.gguf"));
+  const json lost = json::parse(read_file(file("lost.json")));
+  EXPECT_EQ(lost["linears"].size(), 14u);
+  EXPECT_TRUE(lost["logits"].is_null());
+  EXPECT_THAT(read_file(file("lost.html")), HasSubstr("Linears, the worst first"));
+}
+
+TEST_F(QuantizeTest, BitsAWeightAreThoseOfTheFile) {
+  for (const auto& [type, bits] : {std::pair{"tq1_0", 1.6875}, {"tq2_0", 2.0625}}) {
+    const auto o = call({"quantize", dense_model(), file("q.gguf"), "--method", "ls", "--type", type,
+                         "--report", file("lost.json")});
+    ASSERT_EQ(o.code, kOk) << o.err;
+    EXPECT_EQ(json::parse(read_file(file("lost.json")))["total"]["bits_per_weight"], bits);
+    const auto tensors = json::parse(call({"inspect", "--json", file("q.gguf")}).out)["tensors"];
+    for (const json& t : tensors)
+      if (t["name"] == "blk.0.ffn_up.weight") {
+        EXPECT_EQ(t["bytes"].get<double>(), 256 * 256 * bits / 8);
+      }
+  }
 }
 
 TEST_F(QuantizeTest, WritesAPageAndItsJson) {

@@ -134,6 +134,23 @@ TEST_F(ScaleTuningTest, WhatCannotBeTunedIsSaidBeforeAnythingIsWritten) {
   EXPECT_FAILS(tune(in, file("used"), {"--type", "extended"}), kFailure, "is not empty");
   EXPECT_FAILS(tune(in, in), kFailure, "input and output are the same");
   EXPECT_FAILS(tune(in, dense_model()), kFailure, "input and output are the same");
+  // What the output cannot hold, before the text is read.
+  const std::string rows = file("rows.gguf"), missing = file("missing.txt");
+  quantise(rows, {"--method", "ls", "--scales", "row", "--type", "tq2_0"});
+  for (const char* type : {"i2_s", "hf"})
+    expect(call({"tune-scales", rows, type == std::string("hf") ? file("hf") : out, "--original",
+                 dense_model(), "-f", missing, "--type", type}),
+           kFailure, "holds one scale a matrix, got 256; types that would do: tq1_0, tq2_0, extended");
+  fs::create_directory(file("other"));
+  file("other/model.safetensors.index.json", "{}");
+  EXPECT_FAILS(
+      call({"tune-scales", in, file("other"), "--original", dense_model(), "-f", missing, "--type", "hf"}),
+      kFailure, "the directory holds another model's");
+  // Nothing is written into the original.
+  ASSERT_EQ(call({"convert", dense_model(), file("original")}).code, kOk);
+  EXPECT_FAILS(call({"tune-scales", in, file("original/model.safetensors"), "--original", file("original"),
+                     "-f", text_, "--type", "i2_s"}),
+               kFailure, "is a file of the input, which it would replace");
   // An original whose ids stand for other words, and one of another size.
   std::string other = tiny_llama_config();
   other.replace(other.find("\"vocab_size\": 300"), 17, "\"vocab_size\": 340");

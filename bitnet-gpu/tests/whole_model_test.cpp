@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 #include "bitnet/core/execution.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/profiler.hpp"
+#include "bitnet/core/rng.hpp"
 #include "bitnet/gpu/register.hpp"
 #include "bitnet/inference/batch_scheduler.hpp"
 #include "bitnet/inference/engine.hpp"
@@ -21,6 +23,7 @@
 #include "bitnet/inference/session.hpp"
 #include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/opencl.hpp"
+#include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/testing.hpp"
 
 namespace bitnet {
@@ -343,37 +346,20 @@ TEST(ZonesOfAProfiler, TellKernelsFromOpsOfTheirName) {
   EXPECT_EQ(token.kernels.at("attention"), 6u);
 }
 
-// Linears of every kind, on the device; and where it lacks what they take, on the CPU, the rest of the step
-// on the device: to the CPU's bits.
-TEST(ExtendedModel, LogitsEqualTheCpus) {
+// A model whose linears are not one plane with a scale a row, on the device; and where it lacks what they
+// take, on the CPU, the rest of the step on the device: to the CPU's bits.
+void expect_the_cpus_logits(const std::filesystem::path& model,
+                            const std::shared_ptr<const ExecutionContext>& context) {
   BackendRegistry registry, without_doubles;
   gpu::register_backends(registry);
   BITNET_REQUIRE_OPENCL_DEVICE(!registry.devices().empty());
   gpu::Options few;
   few.kernels.doubles = false;
   gpu::register_backends(without_doubles, few);
-  const auto context =
-      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
-  const auto reader = quant::ModelReader::open(testing::source_path("tests/data/models/llama-dense"));
-  const quant::QuantConfig config = quant::QuantConfig::from_yaml(
-      "scheme: mixed_precision\n"
-      "weights: {method: ls, scales: row}\n"
-      "layers:\n"
-      "  - {match: ['*attn_k', '*ffn_up'], method: two-plane}\n"
-      "  - {match: '*attn_v', method: int8}\n"
-      "  - {match: '*ffn_gate', scales: group32}\n"
-      "keep: ['*attn_output']\n",
-      "plan");
-  const testing::TempDir dir;
-  quant::WriteOptions as;
-  as.type = quant::LinearType::kExtended;
-  quant::Quantizer quantizer(*context, *reader, config);
-  quant::write_model(
-      dir.path() / "mixed", reader->config(), nullptr, [&](TensorId id) { return quantizer.read(id); }, as);
   std::int64_t on_the_cpu = 0;
   const auto logits = [&](const BackendRegistry& devices, const std::string& device, bool alone) {
     inference::EngineOptions options;
-    options.model = dir.path() / "mixed";
+    options.model = model;
     options.device = device;
     options.device_only = alone;
     options.context = context;
@@ -400,6 +386,53 @@ TEST(ExtendedModel, LogitsEqualTheCpus) {
     GTEST_SKIP() << "this device has no numbers of 64 bits";
   EXPECT_EQ(logits(registry, name, true), want);
   EXPECT_EQ(on_the_cpu, 0);
+}
+
+TEST(ExtendedModel, LogitsEqualTheCpus) {
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  const auto reader = quant::ModelReader::open(testing::source_path("tests/data/models/llama-dense"));
+  const quant::QuantConfig config = quant::QuantConfig::from_yaml(
+      "scheme: mixed_precision\n"
+      "weights: {method: ls, scales: row}\n"
+      "layers:\n"
+      "  - {match: ['*attn_k', '*ffn_up'], method: two-plane}\n"
+      "  - {match: '*attn_v', method: int8}\n"
+      "  - {match: '*ffn_gate', scales: group32}\n"
+      "keep: ['*attn_output']\n",
+      "plan");
+  const testing::TempDir dir;
+  quant::WriteOptions as;
+  as.type = quant::LinearType::kExtended;
+  quant::Quantizer quantizer(*context, *reader, config);
+  quant::write_model(
+      dir.path() / "mixed", reader->config(), nullptr, [&](TensorId id) { return quantizer.read(id); }, as);
+  expect_the_cpus_logits(dir.path() / "mixed", context);
+}
+
+/// Blocks of TQ1_0 and TQ2_0 whose scales differ within a row.
+TEST(TqBlocks, LogitsEqualTheCpus) {
+  const auto context =
+      std::make_shared<const ExecutionContext>(ExecutionContext::Options{.threads = 2, .isa = {}});
+  ModelConfig config = testing::tiny_config();
+  config.hidden_size = config.intermediate_size = 512;
+  config.head_dim = 128;
+  testing::TensorModel model = testing::random_model(config, 4);
+  Rng rng(1);
+  for (auto& [name, t] : model.tensors) {
+    if (!t.ternary) continue;
+    t.weights.rows_per_scale = 1;
+    t.weights.cols_per_scale = 256;
+    t.weights.scales.resize(static_cast<std::size_t>(t.weights.out * 2));
+    for (float& s : t.weights.scales) s = static_cast<float>(0.02 + 0.05 * rng.uniform());
+  }
+  const testing::TempDir dir;
+  for (const auto type : {quant::LinearType::kTQ1_0, quant::LinearType::kTQ2_0}) {
+    const auto path = dir.path() / (type == quant::LinearType::kTQ1_0 ? "tq1.gguf" : "tq2.gguf");
+    quant::write_model(path, config, nullptr, model, {.type = type});
+    EXPECT_EQ(quant::ModelReader::open(path)->read({TensorRole::kFfnUp, 0}).weights.cols_per_scale, 256);
+    expect_the_cpus_logits(path, context);
+  }
 }
 
 TEST(DeviceOnly, LacksNothing) {

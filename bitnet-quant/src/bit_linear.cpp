@@ -153,6 +153,8 @@ std::size_t BitLinear::bytes() const noexcept {
   return impl_->tile_bytes + impl_->scales.size() * sizeof(float);
 }
 
+std::span<const float> BitLinear::row_scales() const noexcept { return impl_->scales; }
+
 void BitLinear::assign(std::span<const std::int8_t> trits, std::span<const float> scales) {
   Impl& m = *impl_;
   const auto rows = static_cast<std::size_t>(m.out), in = static_cast<std::size_t>(m.in);

@@ -9,9 +9,12 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/io/safetensors.hpp"
+#include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/mutate.hpp"
 #include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/testing.hpp"
+#include "contexts.hpp"
+#include "quant_support.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -300,6 +303,117 @@ TEST(Merge, TernaryWeightsBecomeTernaryAgainByTheirOwnScale) {
   }
 }
 
+/// W + Δ in double, as the definition says.
+std::vector<double> sum_of(const LogicalTensor& t, const LoraAdapter& adapter) {
+  const auto in = static_cast<std::size_t>(t.shape[1]);
+  const std::vector<float> w = t.to_f32();
+  std::vector<double> sum;
+  for (std::size_t i = 0; i < w.size(); ++i)
+    sum.push_back(static_cast<double>(w[i]) + delta(*find(adapter, t.id), in, i / in, i % in));
+  return sum;
+}
+
+double squared_error(const LogicalTensor& t, const std::vector<double>& of) {
+  const std::vector<float> w = t.to_f32();
+  double sum = 0;
+  for (std::size_t i = 0; i < w.size(); ++i)
+    sum += (static_cast<double>(w[i]) - of[i]) * (static_cast<double>(w[i]) - of[i]);
+  return sum;
+}
+
+/// A linear of random floats made what a method makes of it.
+LogicalTensor made(TensorId id, const ModelConfig& config, LinearPlan plan) {
+  const Shape shape = tensor_shape(id, config);
+  const std::vector<float> w = test::random_floats(shape.numel(), 5);
+  return quantize_linear(test::context(), id, w, shape[0], shape[1], plan, {}).tensor;
+}
+
+ModelConfig wide_config() {
+  ModelConfig c = bitnet::testing::tiny_config();
+  c.intermediate_size = 96;
+  return c;
+}
+
+TEST(Merge, EveryKindOfLinearStaysWhatItIsAndNoOtherScalesAreBetter) {
+  const ModelConfig config = wide_config();
+  const TensorId id{TensorRole::kFfnDown, 1};
+  const LoraAdapter adapter = random_adapter(config, kAll, 4, 7, 1.5f);
+  const WeightedAdapter weighted{&adapter, 1.0f};
+  for (const WeightMethod method : {WeightMethod::kLeastSquares, WeightMethod::kTwoPlane}) {
+    for (const ScaleUnit scales : {ScaleUnit::kTensor, ScaleUnit::kRow, ScaleUnit::kGroup32}) {
+      SCOPED_TRACE(std::string(to_string(method)) + " " + std::string(to_string(scales)));
+      LogicalTensor before = made(id, config, {method, scales});
+      before.activations = ActivationForm::kInt4Absmean;
+      std::vector<MergeReport> reports;
+      const LogicalTensor after = merge(before, {&weighted, 1}, reports);
+      EXPECT_EQ(after.ternary, before.ternary);
+      EXPECT_EQ(after.planes.has_value(), before.planes.has_value());
+      EXPECT_EQ(after.activations, before.activations);
+      const std::vector<double> target = sum_of(before, adapter);
+      const double error = squared_error(after, target);
+      EXPECT_LT(error, squared_error(before, target));
+      EXPECT_GT(reports.at(0).flips, 0);
+      EXPECT_EQ(reports[0].trits, (method == WeightMethod::kTwoPlane ? 2 : 1) * before.shape.numel());
+      double all = 0;
+      for (const double v : target) all += v * v;
+      EXPECT_NEAR(reports[0].error, std::sqrt(error / all), 1e-5);
+      // Each scale a little up or down is worse, with these trits.
+      for (const float factor : {0.99f, 1.01f}) {
+        LogicalTensor other = after;
+        auto& planes = other.planes ? other.planes->first : other.weights;
+        planes.scales.back() *= factor;
+        EXPECT_GT(squared_error(other, target), error);
+      }
+    }
+  }
+}
+
+TEST(Merge, OfTwoPlanesThePairNearestToTheSumIsTaken) {
+  const ModelConfig config = wide_config();
+  const TensorId id{TensorRole::kFfnDown, 1};
+  const LoraAdapter adapter = random_adapter(config, kAll, 4, 7, 0.3f);
+  const WeightedAdapter weighted{&adapter, 1.0f};
+  const LogicalTensor before = made(id, config, {WeightMethod::kTwoPlane, ScaleUnit::kRow});
+  std::vector<MergeReport> reports;
+  const LogicalTensor after = merge(before, {&weighted, 1}, reports);
+  const std::vector<double> target = sum_of(before, adapter);
+  const TwoPlanes &old = *before.planes, &now = *after.planes;
+  const auto in = static_cast<std::size_t>(before.shape[1]);
+  for (std::size_t i = 0; i < target.size(); ++i) {
+    const auto a = static_cast<double>(old.first.scales[i / in]),
+               b = static_cast<double>(old.second.scales[i / in]);
+    const auto off = [&](int t, int u) { return std::fabs(target[i] - a * t - b * u); };
+    const double got = off(now.first.trits[i], now.second.trits[i]);
+    for (int t = -1; t <= 1; ++t)
+      for (int u = -1; u <= 1; ++u) ASSERT_LE(got, off(t, u) * (1 + 1e-6) + 1e-9);
+  }
+}
+
+TEST(Merge, RowsOfInt8AreRoundedAnewWhereTheyChange) {
+  const ModelConfig config = wide_config();
+  const TensorId id{TensorRole::kFfnDown, 1};
+  LoraAdapter adapter = random_adapter(config, kAll, 4, 7, 0.3f);
+  for (LoraLinear& l : adapter.linears)
+    for (std::int64_t r = 0; r < l.rank; ++r) l.b[static_cast<std::size_t>(2 * l.rank + r)] = 0;  // row 2
+  const WeightedAdapter weighted{&adapter, 1.0f};
+  const LogicalTensor before = made(id, config, {WeightMethod::kInt8, {}});
+  std::vector<MergeReport> reports;
+  const LogicalTensor after = merge(before, {&weighted, 1}, reports);
+  const std::vector<double> target = sum_of(before, adapter);
+  const std::vector<float> now = after.to_f32(), was = before.to_f32();
+  const auto in = static_cast<std::size_t>(before.shape[1]);
+  for (std::size_t i = 0; i < target.size(); ++i) {
+    const double half = 0.5 * static_cast<double>(after.int8.value().scales[i / in]);
+    ASSERT_NEAR(now[i], target[i], half * (1 + 1e-5));
+    if (i / in == 2) {
+      ASSERT_EQ(now[i], was[i]);
+    }
+  }
+  EXPECT_NEAR(reports.at(0).kept, 1, 0.01);
+  EXPECT_EQ(reports[0].trits, 0);
+  EXPECT_EQ(reports[0].flips, 0);
+}
+
 TEST(Merge, NothingChangesWithoutAnUpdate) {
   const ModelConfig config = bitnet::testing::tiny_config();
   const auto model = bitnet::testing::random_model(config, 1);
@@ -314,6 +428,11 @@ TEST(Merge, NothingChangesWithoutAnUpdate) {
     EXPECT_EQ(before.weights.scales, after.weights.scales);
   }
   ASSERT_EQ(reports.size(), 2u);  // of q in two layers
+  const TensorId q{TensorRole::kAttnQ, 0};
+  for (const WeightMethod method : {WeightMethod::kTwoPlane, WeightMethod::kInt8}) {
+    const LogicalTensor before = made(q, config, {method, ScaleUnit::kRow});
+    EXPECT_EQ(merge(before, {&weighted, 1}, reports).to_f32(), before.to_f32());
+  }
   EXPECT_EQ(reports[0].update, 0);
   EXPECT_EQ(reports[0].flips, 0);
 }
@@ -325,12 +444,13 @@ TEST(Merge, WhatDoesNotFitIsRefused) {
   const WeightedAdapter weighted{&adapter, 1.0f};
   std::vector<MergeReport> reports;
   const LogicalTensor q = model({TensorRole::kAttnQ, 0});
-  LogicalTensor groups = q;
-  groups.weights.rows_per_scale = 1;
-  groups.weights.cols_per_scale = groups.weights.in / 2;
-  groups.weights.scales.assign(static_cast<std::size_t>(2 * groups.weights.out), 0.5f);
-  BITNET_EXPECT_ERROR(merge(groups, {&weighted, 1}, reports), ErrorCode::kUnsupported,
-                      "cannot be merged into weights with scales by groups of");
+  LogicalTensor odd = q;
+  odd.ternary = false;
+  odd.planes = TwoPlanes{q.weights, q.weights};
+  odd.planes->second.rows_per_scale = 1;
+  odd.planes->second.scales.assign(static_cast<std::size_t>(q.weights.out), 0.5f);
+  BITNET_EXPECT_ERROR(merge(odd, {&weighted, 1}, reports), ErrorCode::kUnsupported,
+                      "two planes whose scales have other groups");
   adapter.linears[0].b[0] = 1e38f;
   adapter.linears[0].a[0] = 1e38f;
   BITNET_EXPECT_ERROR(merge(q, {&weighted, 1}, reports), ErrorCode::kInvalidArgument,

@@ -155,7 +155,7 @@ TEST(QuantReportTest, HintsNameTheOptionToTry) {
   EXPECT_TRUE(some_hint(report, "match: [blk.3.attn_q], method: two-plane"));
   EXPECT_FALSE(some_hint(report, "calibration tokens"));
   report.linears[1].warnings = {"calibrated on 3 tokens for 8 inputs"};
-  EXPECT_TRUE(some_hint(report, "calibration tokens"));
+  EXPECT_TRUE(some_hint(report, "--calibration-tokens"));
   EXPECT_FALSE(some_hint(report, "bitnet train"));
   report.logits = LogitMetrics{1, 0, 0, 1, std::log(3.0), std::log(4.0)};
   EXPECT_TRUE(some_hint(report, "bitnet train"));

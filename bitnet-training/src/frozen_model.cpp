@@ -69,9 +69,13 @@ void FrozenModel::take(const ExecutionContext& context, const quant::LogicalTens
   if (t.shape != tensor_shape(t.id, config_))
     throw Error(ErrorCode::kInvalidArgument,
                 "shape " + t.shape.to_string() + ", expected " + tensor_shape(t.id, config_).to_string());
-  hash_ = t.ternary ? fnv1a(fnv1a(hash_, std::as_bytes(std::span(t.weights.trits))),
-                            std::as_bytes(std::span(t.weights.scales)))
-                    : fnv1a(hash_, t.dense);
+  if (t.ternary)
+    hash_ = fnv1a(fnv1a(hash_, std::as_bytes(std::span(t.weights.trits))),
+                  std::as_bytes(std::span(t.weights.scales)));
+  else if (t.dense.empty())  // of two planes or int8, which need not come with the floats that they stand for
+    hash_ = fnv1a(hash_, std::as_bytes(std::span<const float>(t.to_f32())));
+  else
+    hash_ = fnv1a(hash_, t.dense);
   if (t.activations !=
       ActivationForm::kInt8)  // what older checkpoints could not have changes no hash of theirs
     hash_ = fnv1a(hash_, std::as_bytes(std::span(&t.activations, 1)));
@@ -105,7 +109,7 @@ struct FrozenModel::Parts {
     std::optional<ActivationForm> quantised;  // as which rows_ holds x
     for (std::size_t i = 0; i < N; ++i) {
       const FrozenLinear& linear = at(roles[i]);
-      if (linear.ternary() && quantised != linear.activations()) {
+      if (linear.quantised() && quantised != linear.activations()) {
         quantised = linear.activations();
         quant::quantize_rows(tape.context(), x.value(), x.rows(), x.cols(), model->rows_, *quantised);
       }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
+#include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "bitnet/training/fake_quant.hpp"
@@ -95,6 +96,94 @@ TEST(FrozenLinear, HasTheBitsOfBitLinearForwardAndBackward) {
       EXPECT_EQ(our_gradient, std::vector<float>(x.grad().begin(), x.grad().end()));
     }
   }
+}
+
+/// A linear of every kind of quantised weights against sums in double, and the same bits of any number of
+/// threads.
+TEST(FrozenLinear, MultipliesByEveryKindOfLinear) {
+  constexpr std::int64_t kRows = 5, kIn = 96, kOut = 73;
+  const auto in = static_cast<std::size_t>(kIn), out = static_cast<std::size_t>(kOut);
+  Rng rng(1);
+  std::vector<float> latent(out * in);
+  for (float& w : latent) w = static_cast<float>(rng.normal());
+  using quant::ScaleUnit;
+  using quant::WeightMethod;
+  for (const quant::LinearPlan& plan : {quant::LinearPlan{WeightMethod::kLeastSquares, ScaleUnit::kRow},
+                                        {WeightMethod::kLeastSquares, ScaleUnit::kGroup32},
+                                        {WeightMethod::kTwoPlane, ScaleUnit::kTensor},
+                                        {WeightMethod::kTwoPlane, ScaleUnit::kRow},
+                                        {WeightMethod::kTwoPlane, ScaleUnit::kGroup32},
+                                        {WeightMethod::kInt8, ScaleUnit::kRow},
+                                        {WeightMethod::kInt8, ScaleUnit::kRow, 4},
+                                        {WeightMethod::kTwoPlane, ScaleUnit::kGroup32, 4}}) {
+    SCOPED_TRACE(std::string(to_string(plan.method)) + " " + std::string(to_string(plan.scales)));
+    std::vector<float> first_y, first_dx;
+    for (const std::size_t threads : {1u, 2u, 3u}) {
+      const ExecutionContext context(ExecutionContext::Options{threads, {}});
+      const quant::LogicalTensor t = quant::quantize_linear(context, {}, latent, kOut, kIn, plan, {}).tensor;
+      const FrozenLinear linear(context, t);
+      EXPECT_TRUE(linear.quantised());
+      EXPECT_EQ(linear.activations(), t.activations);
+      BITNET_EXPECT_ERROR(linear.constant(), ErrorCode::kInvalidArgument, "are no variable");
+      Parameter x(context, "x", kRows, kIn, false);
+      Rng inputs(2);
+      reference::fill(x, reference::random(inputs, kRows, kIn));
+      quant::QuantizedRows rows;
+      quant::quantize_rows(context, x.value(), kRows, kIn, rows, t.activations);
+      Tape tape(context);
+      x.zero_grad();
+      const Variable y = linear.forward(tape, x.variable(), rows);
+      const std::vector<float> ours(y.value().begin(), y.value().end());
+      tape.backward(reference::weighted_sum(tape, y));
+      const std::vector<float> dy(y.grad().begin(), y.grad().end()), dx(x.grad().begin(), x.grad().end());
+      if (first_y.empty()) {
+        first_y = ours;
+        first_dx = dx;
+      }
+      EXPECT_EQ(ours, first_y);
+      EXPECT_EQ(dx, first_dx);
+      const std::vector<float> w = t.to_f32();
+      // Parts: two planes of three groups at most. Each product is rounded four times (the sum of integers to
+      // a float, the scales', and their product), its weight once where to_f32() rounds it, and each sum
+      // once.
+      const double unit = (5 + 6) * 0x1p-23;
+      for (std::size_t r = 0; r < static_cast<std::size_t>(kRows); ++r) {
+        for (std::size_t o = 0; o < out; ++o) {
+          double sum = 0, size = 0;
+          for (std::size_t i = 0; i < in; ++i) {
+            const double q = rows.values[r * static_cast<std::size_t>(rows.stride) + i] *
+                             static_cast<double>(rows.inv_scales[r]) * static_cast<double>(w[o * in + i]);
+            sum += q;
+            size += std::abs(q);
+          }
+          ASSERT_NEAR(ours[r * out + o], sum, 2 * unit * size);  // a plane may be larger than the sum of both
+        }
+        for (std::size_t i = 0; i < in; ++i) {
+          double sum = 0, size = 0;
+          for (std::size_t o = 0; o < out; ++o) {
+            const double d = static_cast<double>(dy[r * out + o]) * static_cast<double>(w[o * in + i]);
+            sum += d;
+            size += std::abs(d);
+          }
+          ASSERT_NEAR(dx[r * in + i], sum, static_cast<double>(kOut + 4) * 0x1p-24 * size);
+        }
+      }
+    }
+  }
+}
+
+TEST(FrozenModel, AnotherSecondPlaneIsAnotherBase) {
+  const ExecutionContext context;
+  TensorModel tensors = testing::random_model(dense_config(), 2);
+  quant::LogicalTensor& t = tensors.tensors.at(gguf_name({TensorRole::kFfnUp, 1}));
+  t = quant::quantize_linear(context, t.id, t.to_f32(), t.shape[0], t.shape[1],
+                             {quant::WeightMethod::kTwoPlane, quant::ScaleUnit::kRow}, {})
+          .tensor;
+  const auto before = frozen(context, tensors)->identity();
+  EXPECT_EQ(frozen(context, tensors)->identity(), before);
+  std::int8_t& trit = t.planes.value().second.trits[5];
+  trit = static_cast<std::int8_t>(trit == 0 ? 1 : -trit);
+  EXPECT_NE(frozen(context, tensors)->identity(), before);
 }
 
 TEST(BitLinearRows, AreUnpackedFromWholeTilesOnly) {
@@ -362,12 +451,6 @@ TEST(LoraModel, WhatCannotBeTunedIsRefused) {
   TensorModel normed = tensors;
   normed.config.input_norms = true;
   BITNET_EXPECT_ERROR(frozen(context, normed), ErrorCode::kUnsupported, "use_rms_norm");
-  TensorModel grouped = tensors;
-  quant::TernaryWeights& groups = grouped.tensors.at(gguf_name({TensorRole::kAttnQ, 0})).weights;
-  groups.rows_per_scale = 1;
-  groups.cols_per_scale = groups.in / 2;
-  groups.scales.assign(static_cast<std::size_t>(2 * groups.out), 0.1f);
-  BITNET_EXPECT_ERROR(frozen(context, grouped), ErrorCode::kUnsupported, "scales by group of columns");
   LoraModel model(context, frozen(context, tensors), options_of(2), 1);
   BITNET_EXPECT_ERROR(model.set_adapter(testing::random_adapter(tensors.config, kAll, 3, 1)),
                       ErrorCode::kInvalidArgument, "of rank 3");

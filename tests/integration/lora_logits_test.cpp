@@ -13,6 +13,7 @@
 #include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/register.hpp"
 #include "bitnet/inference/session.hpp"
+#include "bitnet/quant/quantizer.hpp"
 #include "bitnet/testing/reference_forward.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "bitnet/training/lora.hpp"
@@ -92,7 +93,8 @@ void expect_same_logits(const testing::TensorModel& tensors) {
     const auto theirs = logits_of(served, adapters, ids);
     ASSERT_EQ(ours.value().size(), theirs.size());
     // Both are within a multiple of logit_bound() of the exact value: inference within 2 (its adapters'
-    // products beside the linears'), training within 8 (sums over one lane instead of 16 as well).
+    // products beside the linears'), training within 8 (sums over one lane instead of 16 as well). The
+    // quantised linears have the same bits in both, of whatever kind they are.
     const double bound = 10 * testing::logit_bound(tensors.config, largest);
     double change = 0;
     const auto plain = logits_of(served, nullptr, ids);
@@ -116,6 +118,37 @@ TEST(LoraLogits, OfABaseWithActivationsOf4Bits) {
     if (tensor.id.role == TensorRole::kAttnK || tensor.id.role == TensorRole::kFfnDown)
       tensor.activations = ActivationForm::kInt4Absmax;
   expect_same_logits(tensors);
+}
+
+/// A float model whose linears are made what a plan says.
+testing::TensorModel quantised(const char* plan) {
+  ModelConfig config = testing::tiny_config();
+  config.weights = WeightKind::kDense;
+  config.hidden_size = 64;
+  config.intermediate_size = 96;
+  config.head_dim = 16;
+  testing::TensorModel model = testing::random_model(config, 2);
+  const ExecutionContext context;
+  const quant::QuantConfig how = quant::QuantConfig::from_yaml(plan, "plan");
+  for (const quant::PlannedLinear& l : quant::plan_linears(how, config)) {
+    quant::LogicalTensor& t = model.tensors.at(gguf_name(l.id));
+    const std::vector<float> w = t.to_f32();
+    t = quant::quantize_linear(context, l.id, w, t.shape[0], t.shape[1], l.plan, how).tensor;
+  }
+  return model;
+}
+
+TEST(LoraLogits, OfABaseOfEveryKindOfLinear) {
+  expect_same_logits(
+      quantised("scheme: mixed_precision\n"
+                "weights: {method: ls, scales: group32}\n"
+                "layers:\n"
+                "  - {match: ['blk.0.attn_k', 'blk.1.ffn_up'], method: int8}\n"
+                "  - {match: ['blk.0.attn_v', 'blk.*.ffn_down'], method: two-plane, scales: row}\n"
+                "  - {match: 'blk.1.attn_v', method: two-plane, scales: group32}\n"
+                "  - {match: 'blk.1.attn_output', method: ls, scales: tensor, activation_bits: 4}\n"
+                "  - {match: 'blk.0.ffn_gate', method: int8, activation_bits: 4}\n"
+                "keep: [blk.1.attn_q]\n"));
 }
 
 }  // namespace

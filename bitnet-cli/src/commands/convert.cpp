@@ -3,6 +3,7 @@
 #include <optional>
 #include <ostream>
 
+#include "bitnet/quant/linear_types.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
@@ -11,17 +12,6 @@ namespace bitnet::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-TensorId first_linear() { return {TensorRole::kAttnQ, 0}; }
-
-/// Without --type: what the input has, in the container that the output's name says.
-std::string default_type(const quant::ModelReader& model, DType dense_type, const fs::path& out) {
-  if (out.extension() != ".gguf") return has_quantised_linears(model) ? "extended" : "hf";
-  if (model.config().weights == WeightKind::kDense) return std::string(to_string(dense_type));
-  const std::string stored = model.stored_type(first_linear());
-  if (stored.starts_with("TQ1_0")) return "tq1_0";
-  return stored.starts_with("TQ2_0") ? "tq2_0" : "i2_s";
-}
 
 /// Calls f(id, type) for the tensors that the file written has in its one dense type; norms are f32.
 template <class F>
@@ -101,6 +91,8 @@ int convert(const Values& values, Io& io) {
   set_shard_size(values, options);
   check_output_path(out, in, options);
   const auto tokenizer = model->tokenizer();
+  quant::check_linears(*model, options.type);
+  quant::check_write(out, config, tokenizer.get(), options);
   if (tokenizer == nullptr) io.err << "note: '" << in.string() << "' carries no tokenizer\n";
   write_with_progress(
       out, config, tokenizer.get(), [&](TensorId id) { return model->read(id); }, options, io);

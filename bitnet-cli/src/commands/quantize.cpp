@@ -213,6 +213,8 @@ int quantize(const Values& values, Io& io) {
                                                  "); `bitnet convert` changes how they are packed");
   const auto plans = quant::plan_linears(report.config, model->config());
   quant::check_target(plans, model->config(), options.type);
+  const auto tokenizer = model->tokenizer();
+  quant::check_write(out, model->config(), tokenizer.get(), options);
   if ((model->config().weights == WeightKind::kDense || !report.config.protect) &&
       report.config.linears.method == quant::WeightMethod::kAbsmean)
     io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
@@ -233,6 +235,7 @@ int quantize(const Values& values, Io& io) {
   Calibration calibration = calibration_of(values, in, *model, context, io);
   quant::QuantizerOptions how;
   how.calibration = calibration.source.get();
+  how.output = options;
   if (calibration.through_quantised) how.activations = calibration.activations.get();
   if (values.has(opt::kWork)) {
     how.work = values.text(opt::kWork);
@@ -248,7 +251,6 @@ int quantize(const Values& values, Io& io) {
   running = &quantizer;
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
-  const auto tokenizer = model->tokenizer();
   const auto floats = report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
   std::function<quant::LogicalTensor(TensorId)> source = [&](TensorId id) { return quantizer.read(id); };
 #ifdef BITNET_WITH_TRAINING

@@ -2,6 +2,7 @@
 // trits as they are. `bitnet quantize --tune-steps` does it in the same call; trits move in `bitnet train`.
 #include <ostream>
 
+#include "bitnet/quant/linear_types.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
@@ -17,15 +18,6 @@ namespace {
 #ifdef BITNET_WITH_TRAINING
 
 namespace fs = std::filesystem;
-
-/// Without --type: what the input has, in the container that the output's name says.
-std::string type_of(const quant::ModelReader& model, const fs::path& out) {
-  const std::string stored = model.stored_type({TensorRole::kAttnQ, 0});
-  if (has_quantised_linears(model)) return "extended";
-  if (out.extension() != ".gguf") return "hf";
-  if (stored.starts_with("TQ1_0")) return "tq1_0";
-  return stored.starts_with("TQ2_0") ? "tq2_0" : "i2_s";
-}
 
 training::TunedParts parts_of(const std::string& word) {
   return {word != "norms", word != "scales", word == "all"};
@@ -47,11 +39,11 @@ int tune(const Values& values, Io& io) {
   const fs::path original = require(values, opt::kOriginal);
   static_cast<void>(require(values, opt::kTuningFile));
   const auto model = quant::ModelReader::open(in);
+  const DType widest = default_dense_type(*model);
   const std::string type =
-      values.given(opt::kTuningType) ? values.text(opt::kTuningType) : type_of(*model, out);
-  const std::string dense_type = values.given(opt::kConvertDenseType)
-                                     ? values.text(opt::kConvertDenseType)
-                                     : std::string(to_string(default_dense_type(*model)));
+      values.given(opt::kTuningType) ? values.text(opt::kTuningType) : default_type(*model, widest, out);
+  const std::string dense_type = values.given(opt::kConvertDenseType) ? values.text(opt::kConvertDenseType)
+                                                                      : std::string(to_string(widest));
   auto options = write_options(type, dense_type, false);
   if (values.text(opt::kScaleForm) == "divide") options.scale_form = WeightScaleForm::kDivide;
   set_shard_size(values, options);
@@ -59,6 +51,9 @@ int tune(const Values& values, Io& io) {
   check_output_path(out, original, options);
   check_replaces_no_input(values, out, "'" + out.string() + "': the model");
   const auto tokenizer = model->tokenizer();
+  if (has_quantised_linears(*model) || !model->float_linears())
+    quant::check_linears(*model, options.type, quant::ScaleValues::kChange);
+  quant::check_write(out, model->config(), tokenizer.get(), options);
   if (tokenizer) training::check_vocabulary("the original", original, *tokenizer, true);
   const auto context = make_context(values);
   TuneInputs inputs{model->config(), [&](TensorId id) { return model->read(id); }, original,

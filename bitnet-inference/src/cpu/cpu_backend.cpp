@@ -14,9 +14,9 @@
 #include "bitnet/core/f32_kernels.hpp"
 #include "bitnet/inference/register.hpp"
 #include "bitnet/quant/bit_linear.hpp"
+#include "bitnet/quant/extended_linear.hpp"
 #include "cpu/attention.hpp"
 #include "cpu/dense.hpp"
-#include "cpu/extended_linear.hpp"
 #include "cpu/int8_weights.hpp"
 #include "cpu/memory.hpp"
 #include "cpu/work.hpp"
@@ -37,6 +37,21 @@ class TernaryLinear final : public PreparedWeights {
 
  private:
   quant::BitLinear linear_;
+  ActivationForm activations_;
+};
+
+/// Of two planes, or of groups of columns.
+class ExtendedWeights final : public PreparedWeights {
+ public:
+  ExtendedWeights(quant::ExtendedLinear linear, ActivationForm activations)
+      : PreparedWeights(linear.out(), linear.in(), true, linear.bytes()),
+        linear_(std::move(linear)),
+        activations_(activations) {}
+  const quant::ExtendedLinear& linear() const noexcept { return linear_; }
+  ActivationForm activations() const noexcept { return activations_; }
+
+ private:
+  quant::ExtendedLinear linear_;
   ActivationForm activations_;
 };
 
@@ -112,7 +127,8 @@ class CpuBackend final : public Backend {
   PreparedPtr do_prepare(const LinearWeights& w) override {
     if (!w.ternary() && w.dense_form == DenseForm::kInt8) return Int8Weights::make(*context_, kernels_, w);
     if (!w.ternary()) return std::make_shared<DenseWeights>(*context_, w);
-    if (w.cols_per_scale != 0 || w.second != nullptr) return std::make_shared<ExtendedLinear>(*context_, w);
+    if (w.cols_per_scale != 0 || w.second != nullptr)
+      return std::make_shared<ExtendedWeights>(quant::ExtendedLinear(*context_, w), w.activations);
     return std::make_shared<TernaryLinear>(
         w.trit_rows != nullptr
             ? quant::BitLinear(*context_, w.out, w.in, w.trit_rows, w.scales, w.rows_per_scale)
@@ -159,7 +175,7 @@ class CpuBackend final : public Backend {
   }
 
   static ActivationForm activations_of(const PreparedWeights& w) {
-    if (const auto* const linear = dynamic_cast<const ExtendedLinear*>(&w)) return linear->activations();
+    if (const auto* const linear = dynamic_cast<const ExtendedWeights*>(&w)) return linear->activations();
     return own<TernaryLinear>(w, "linear").activations();
   }
 
@@ -170,7 +186,7 @@ class CpuBackend final : public Backend {
     bool extended = false;
     for (std::size_t i = 0; i < weights.size(); ++i) {
       if (activations_of(*weights[i]) != form) continue;
-      if (dynamic_cast<const ExtendedLinear*>(weights[i]) != nullptr) {
+      if (dynamic_cast<const ExtendedWeights*>(weights[i]) != nullptr) {
         extended = true;
         continue;
       }
@@ -179,9 +195,10 @@ class CpuBackend final : public Backend {
     }
     if (!products_.empty()) quant::BitLinear::forward_each(*context_, quantized_, products_);
     for (std::size_t i = 0; extended && i < weights.size(); ++i) {
-      const auto* const linear = dynamic_cast<const ExtendedLinear*>(weights[i]);
+      const auto* const linear = dynamic_cast<const ExtendedWeights*>(weights[i]);
       if (linear != nullptr && linear->activations() == form)
-        linear->forward(*context_, quantized_, extended_scratch_, {floats(outs[i], "linear"), size(outs[i])});
+        linear->linear().forward(*context_, quantized_, extended_scratch_,
+                                 {floats(outs[i], "linear"), size(outs[i])});
     }
   }
 
@@ -316,7 +333,7 @@ class CpuBackend final : public Backend {
   PmrResource scratch_{*memory_, "activations"};
   quant::QuantizedRows quantized_ = quant::QuantizedRows::in(&scratch_);
   std::vector<quant::BitLinear::Product> products_;
-  ExtendedScratch extended_scratch_{&scratch_};
+  quant::ExtendedScratch extended_scratch_{&scratch_};
   AttentionScratch attention_scratch_{&scratch_};
 };
 

@@ -11,6 +11,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/text/suggest.hpp"
+#include "bitnet/quant/linear_types.hpp"
 #include "short_name.hpp"
 
 namespace bitnet::quant {
@@ -180,12 +181,6 @@ std::string why_not(const PlannedLinear& l, std::int64_t in, LinearType type) {
   return "";
 }
 
-constexpr std::pair<LinearType, const char*> kTypes[] = {{LinearType::kHf, "hf"},
-                                                         {LinearType::kI2_S, "i2_s"},
-                                                         {LinearType::kTQ1_0, "tq1_0"},
-                                                         {LinearType::kTQ2_0, "tq2_0"},
-                                                         {LinearType::kExtended, "extended"}};
-
 bool holds_all(const std::vector<PlannedLinear>& plans, const ModelConfig& model, LinearType type) {
   return std::all_of(plans.begin(), plans.end(), [&](const PlannedLinear& l) {
     return why_not(l, tensor_shape(l.id, model)[1], type).empty();
@@ -322,15 +317,13 @@ void check_target(const std::vector<PlannedLinear>& plans, const ModelConfig& mo
   for (const PlannedLinear& l : plans) {
     const std::string why = why_not(l, tensor_shape(l.id, model)[1], type);
     if (why.empty()) continue;
-    const char* name = "dense";
     std::string others;
-    for (const auto& [other, word] : kTypes) {
-      if (other == type) name = word;
-      if (holds_all(plans, model, other)) others += (others.empty() ? "" : ", ") + std::string(word);
-    }
+    for (const LinearType other : kQuantisedTypes)
+      if (holds_all(plans, model, other))
+        others += (others.empty() ? "" : ", ") + std::string(to_string(other));
     throw Error(
         ErrorCode::kUnsupported,
-        fmt::format("{} cannot hold the plan of {}: {}; {}", name, short_name(l.id), why,
+        fmt::format("{} cannot hold the plan of {}: {}; {}", to_string(type), short_name(l.id), why,
                     others.empty() ? "no type holds this configuration" : "types that would do: " + others));
   }
 }

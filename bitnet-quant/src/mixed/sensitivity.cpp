@@ -8,25 +8,10 @@
 #include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "model_io/writer_base.hpp"
 
 namespace bitnet::quant {
 namespace {
-
-/// Of trits packed four rows a byte with f32 scales (docs/formats/extended.md).
-std::uint64_t plane_bytes(const TernaryWeights& w) {
-  const std::int64_t scales = w.cols_per_scale != 0       ? w.out * (w.in / w.cols_per_scale)
-                              : w.rows_per_scale >= w.out ? 1
-                                                          : w.out;
-  return static_cast<std::uint64_t>((w.out + 3) / 4 * w.in + 4 * scales);
-}
-
-std::uint64_t stored_bytes(const LogicalTensor& t, DType float_type) {
-  if (t.ternary) return plane_bytes(t.weights);
-  if (t.planes) return plane_bytes(t.planes->first) + plane_bytes(t.planes->second);
-  const auto cells = static_cast<std::uint64_t>(t.shape.numel());
-  if (t.int8) return cells + 4 * static_cast<std::uint64_t>(t.shape[0]);
-  return cells * bits_of(float_type) / 8;
-}
 
 /// The original's logits, kept from the first run on where there is room.
 class OriginalLogits {
@@ -131,7 +116,7 @@ class Trials {
   Candidate judge(const LogicalTensor& tensor, const LinearReport& report) {
     Candidate c;
     c.plan = report.plan;
-    c.bytes = stored_bytes(tensor, options_.float_type);
+    c.bytes = model_io::linear_bytes(tensor, LinearType::kExtended, options_.float_type);
     if (report.metrics.output_signal > 0) c.output_error = report.metrics.output_error();
     if (options_.trials != nullptr && !report.kept) {
       if (!original_) original_.emplace(*options_.trials, options_.logit_memory);

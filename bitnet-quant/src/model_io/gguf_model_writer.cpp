@@ -3,6 +3,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/io/gguf.hpp"
+#include "bitnet/quant/linear_types.hpp"
 #include "model_io/stored_tensor.hpp"
 #include "model_io/writer_base.hpp"
 
@@ -12,13 +13,12 @@ namespace {
 struct TypeRow {
   LinearType type;
   GgmlType ggml;
-  TernaryLayout layout;
   std::uint32_t file_type;  // general.file_type
 };
 constexpr TypeRow kTypes[] = {
-    {LinearType::kI2_S, GgmlType::kI2_S, TernaryLayout::kI2_S, 40},
-    {LinearType::kTQ1_0, GgmlType::kTQ1_0, TernaryLayout::kTQ1_0, 36},
-    {LinearType::kTQ2_0, GgmlType::kTQ2_0, TernaryLayout::kTQ2_0, 37},
+    {LinearType::kI2_S, GgmlType::kI2_S, 40},
+    {LinearType::kTQ1_0, GgmlType::kTQ1_0, 36},
+    {LinearType::kTQ2_0, GgmlType::kTQ2_0, 37},
 };
 
 const TypeRow* row_of(LinearType type) {
@@ -79,7 +79,7 @@ std::vector<std::byte> bytes_of_tensor(LogicalTensor t, const ModelConfig& confi
   const bool interleave = rotary && config.family == ModelFamily::kLlama;
   if (t.ternary) {
     if (interleave) reorder_rows(t.weights, config.head_dim, RowOrder::kToInterleaved);
-    return pack(row_of(options.type)->layout, t.weights);
+    return pack(layout_of(options.type).value(), t.weights);
   }
   const DType dtype = dense_dtype(t.id, options);
   const auto columns = static_cast<std::size_t>(t.shape.dims().back());

@@ -262,26 +262,51 @@ void replace_model(const fs::path& aside, const fs::path& target) {
   sync_directory(target);
 }
 
+bool in_several_files(const ModelConfig& config, const WriteOptions& options) {
+  return options.type == LinearType::kExtended || shards_of(config, options).size() > 1;
+}
+
+/// Whether nothing is in a directory but what is written aside, of which what was abandoned goes.
+bool is_free(const fs::path& directory) {
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error))
+    if (!is_written_aside(it->path().filename().string())) return false;
+  return true;
+}
+
+[[noreturn]] void refuse_used(const fs::path& directory, SourceLocation where = SourceLocation::current()) {
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("'{}' is not empty; expected a new directory for a model in several files",
+                          directory.string()),
+              where);
+}
+
+/// "out/" names the same directory as "out".
+fs::path without_slash(const fs::path& directory) {
+  return directory.has_filename() ? directory : directory.parent_path();
+}
+
 }  // namespace
+
+void check_hf_place(const fs::path& directory, const ModelConfig& config, const WriteOptions& options) {
+  const fs::path target = without_slash(directory);
+  std::error_code error;
+  if (!fs::exists(target, error)) return;
+  if (!fs::is_directory(target, error))
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
+  refuse_other_model(target);
+  if (in_several_files(config, options) && !is_free(target)) refuse_used(target);
+}
 
 void write_hf(const fs::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
               const Source& source, const WriteOptions& options) {
-  // "out/" names the same directory as "out"
-  const fs::path target = directory.has_filename() ? directory : directory.parent_path();
-  const bool several = options.type == LinearType::kExtended || shards_of(config, options).size() > 1;
+  const fs::path target = without_slash(directory);
+  const bool several = in_several_files(config, options);
   std::error_code error;
   const auto [parent, stem] = place_aside(target);
   remove_abandoned(parent, stem);
   const bool exists = fs::exists(target, error);
-  if (exists) {
-    if (!fs::is_directory(target, error))
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("'{}' is not a directory", target.string()));
-    refuse_other_model(target);
-    if (several && !fs::is_empty(target, error))
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("'{}' is not empty; expected a new directory for a model in several files",
-                              target.string()));
-  }
+  if (exists && several && !fs::is_empty(target, error)) refuse_used(target);  // another one writes there
   const Aside held(parent, stem);
   const fs::path& aside = held.path();
   try {

@@ -20,6 +20,16 @@ std::vector<std::byte> as_dtype(LogicalTensor&& t, DType dtype);
 /// The dtype in which a tensor that is not packed is written.
 DType dense_dtype(TensorId id, const WriteOptions& options);
 
+/// Bytes of a linear in files of `type`, scales included, floats as `floats`. Throws Error(kInvalidArgument)
+/// on columns that the type cannot hold.
+std::uint64_t linear_bytes(const LogicalTensor& t, LinearType type, DType floats);
+
+/// Refuses a place for a directory's files where another model's are, or no directory. Throws
+/// Error(kInvalidArgument | kIo).
+void check_hf_place(const std::filesystem::path& directory, const ModelConfig& config,
+                    const WriteOptions& options);
+
+/// The place was checked.
 void write_hf(const std::filesystem::path& directory, const ModelConfig& config, const Tokenizer* tokenizer,
               const Source& source, const WriteOptions& options);
 void write_gguf(const std::filesystem::path& path, const ModelConfig& config, const Tokenizer* tokenizer,

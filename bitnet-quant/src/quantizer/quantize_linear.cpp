@@ -8,27 +8,20 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/quantizer.hpp"
+#include "int8_rows.hpp"
+#include "quantizer/stored_form.hpp"
 #include "quantizer/weight_checks.hpp"
 
 namespace bitnet::quant {
 namespace {
 
-/// int8 with a scale a row, as Int8Linear rounds (docs/numerics.md).
 Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t in) {
-  constexpr float kSmallest = 1e-30f;
   Int8Rows to;
   to.values.resize(w.size());
   to.scales.resize(static_cast<std::size_t>(out));
   const auto n = static_cast<std::size_t>(in);
-  for (std::size_t r = 0; r < to.scales.size(); ++r) {
-    const auto row = w.subspan(r * n, n);
-    float peak = kSmallest;
-    for (const float v : row) peak = std::max(peak, std::fabs(v));
-    const float a = 127.0f / peak;
-    to.scales[r] = peak / 127.0f;
-    for (std::size_t c = 0; c < n; ++c)
-      to.values[r * n + c] = static_cast<std::int8_t>(std::nearbyint(row[c] * a));
-  }
+  for (std::size_t r = 0; r < to.scales.size(); ++r)
+    to.scales[r] = round_int8_row(w.subspan(r * n, n), std::span(to.values).subspan(r * n, n));
   return to;
 }
 
@@ -95,7 +88,7 @@ double LinearReport::bits_per_weight() const noexcept {
 QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, std::span<const float> w,
                                 std::int64_t out, std::int64_t in, const LinearPlan& plan,
                                 const QuantConfig& config, const InputCalibration* input,
-                                const GptqFactor* factor) {
+                                const GptqFactor* factor, const WriteOptions* output) {
   if (out < 1 || in < 1 || w.size() != static_cast<std::size_t>(out * in))
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} weights for a matrix [{}, {}]", w.size(), out, in));
@@ -108,25 +101,19 @@ QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, st
   r.in = in;
   r.plan = plan;
   warn_of_weights(w, r.warnings);
-  const std::uint64_t cells = w.size();
   if (plan.method != WeightMethod::kKeep) to.tensor.activations = activation_form(plan);
   if (plan.method == WeightMethod::kKeep) {
     r.kept = true;
     to.tensor.dense.resize(w.size_bytes());
     std::memcpy(to.tensor.dense.data(), w.data(), w.size_bytes());
-    r.bytes = 4 * cells;
   } else if (plan.method == WeightMethod::kInt8) {
     to.tensor.int8 = round_to_int8(w, out, in);
-    r.bytes = cells + 4 * static_cast<std::uint64_t>(out);
   } else {
     if (needs_calibration(plan.method)) warn_of_calibration(required(input, plan.method), plan, r.warnings);
     to.tensor.ternary = plan.method != WeightMethod::kTwoPlane;
     make_ternary(context, w, config, input, factor, to);
-    const TernaryWeights& plane = to.tensor.planes ? to.tensor.planes->first : to.tensor.weights;
-    r.bytes = (to.tensor.planes ? 2 : 1) * ((cells + 3) / 4 + 4 * plane.scales.size());
   }
-  r.metrics = measure(context, w, to.tensor, input != nullptr ? &input->hessian : nullptr);
-  r.histogram = histogram_of(w, to.tensor);
+  finish_linear(context, w, input != nullptr ? &input->hessian : nullptr, output, to);
   return to;
 }
 

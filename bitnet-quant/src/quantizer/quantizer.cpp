@@ -10,6 +10,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "quantizer/layer_store.hpp"
+#include "quantizer/stored_form.hpp"
 #include "quantizer/weight_checks.hpp"
 
 namespace bitnet::quant {
@@ -60,6 +61,18 @@ struct ExactTrits {
   ScaleUnit unit;
 };
 
+/// What the output makes of the linears beside the plan: layers that were done for one output do for another
+/// that rounds alike.
+std::string rounding_of(const std::optional<WriteOptions>& output, const std::vector<PlannedLinear>& plans) {
+  if (!output) return "";
+  const bool blocks = output->type == LinearType::kTQ1_0 || output->type == LinearType::kTQ2_0;
+  const bool floats = std::any_of(plans.begin(), plans.end(), [](const PlannedLinear& l) {
+    return l.plan.method == WeightMethod::kKeep;
+  });
+  return fmt::format("{}{}", blocks ? " f16 scales" : "",
+                     floats ? fmt::format(" {} floats", to_string(output->dense_type)) : "");
+}
+
 std::optional<ExactTrits> find_trits(std::span<const float> w, std::int64_t out, std::int64_t in,
                                      float unit) {
   for (const ScaleUnit u : kUnits) {
@@ -93,11 +106,13 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
       config_(std::move(config)),
       options_(std::move(options)),
       plans_(plan_linears(config_, reader.config())) {
+  if (options_.output) check_target(plans_, reader.config(), options_.output->type);
   if (!options_.work.empty()) {
     const ModelConfig& m = reader.config();
     store_ = std::make_unique<LayerStore>(
-        options_.work, fmt::format("{}\n{} {} {} {} {}\n{}", config_.to_yaml(), m.n_layers, m.hidden_size,
-                                   m.intermediate_size, m.q_dim(), m.kv_dim(), options_.identity));
+        options_.work, fmt::format("{}\n{} {} {} {} {}{}\n{}", config_.to_yaml(), m.n_layers, m.hidden_size,
+                                   m.intermediate_size, m.q_dim(), m.kv_dim(),
+                                   rounding_of(options_.output, plans_), options_.identity));
   }
   if (options_.calibration != nullptr) return;
   for (const PlannedLinear& l : plans_)
@@ -169,6 +184,7 @@ void Quantizer::do_layer(std::int64_t layer) {
     if (options_.activations != nullptr) options_.activations->replace(q.tensor);
     q.report.master_weights = config_.protect && reader_.config().weights == WeightKind::kTernary &&
                               !q.report.kept && q.report.plan.method == WeightMethod::kAbsmean;
+    q.report.bytes = stored_bytes(q.tensor, output());
     reports_.push_back(std::move(q.report));
     done_[key(reports_.back().id)] = std::move(q.tensor);
     if (options_.on_linear) options_.on_linear(reports_.back());
@@ -267,13 +283,9 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     q.report.plan = linear.plan;
     q.report.kept = true;
     if (q.tensor.ternary) q.tensor.activations = activation_form(linear.plan);
-    const std::uint64_t cells = w.size();
-    q.report.bytes = q.tensor.ternary ? (cells + 3) / 4 + 4 * q.tensor.weights.scales.size()
-                                      : cells * bits_of(q.tensor.dtype) / 8;
     warn_of_weights(w, q.report.warnings);
     if (!why.empty()) q.report.warnings.push_back(std::move(why));
-    q.report.metrics = measure(context_, w, q.tensor, hessian);
-    q.report.histogram = histogram_of(w, q.tensor);
+    finish_linear(context_, w, hessian, output(), q);
     return q;
   };
   const std::vector<float> w = t.to_f32();
@@ -307,7 +319,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     plan.scales = ScaleUnit::kTensor;
   }
   QuantizedLinear q = quantize_linear(context_, linear.id, w, out, in, plan, config_, group.calibration.get(),
-                                      group.factor ? &*group.factor : nullptr);
+                                      group.factor ? &*group.factor : nullptr, output());
   if (!note.empty()) q.report.warnings.push_back(std::move(note));
   return q;
 }

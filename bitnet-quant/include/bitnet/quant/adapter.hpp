@@ -54,16 +54,19 @@ struct MergeReport {
   double update = 0;  ///< ‖Δ‖ / ‖W‖ (Frobenius), 0 for W = 0
   double kept = 0;  ///< ⟨M − W, Δ⟩ / ⟨Δ, Δ⟩: 1 when M = W + Δ, 0 when nothing of Δ came through
   double error = 0;          ///< ‖M − (W + Δ)‖ / ‖W + Δ‖
-  std::int64_t flips = 0;    ///< trits that changed (ternary)
+  std::int64_t trits = 0;    ///< that there are, in both planes; 0 for int8 and floats
+  std::int64_t flips = 0;    ///< of those changed
   std::int64_t weights = 0;  ///< out · in
 };
 
-/// `tensor` with Δ of its id added. A ternary one is made ternary again: trit = clamp(round_half_even((W + Δ)
-/// / s), −1, 1) with the scale s that it had (absmean of W + Δ would shrink it by the zeros), then s by least
-/// squares for these trits; only what moves a weight past s / 2 comes through. A dense one is rounded to its
-/// type. A tensor that no adapter touches is left as it is, without a report. Sums are in double, in the
-/// order of the adapters: bits do not depend on threads. Throws Error(kInvalidArgument) on sizes that do not
-/// fit or a sum that is not finite, Error(kUnsupported) for scales by groups of columns.
+/// `tensor` with Δ of its id added, of the kind that it was. A ternary one: trit = clamp(round_half_even((W +
+/// Δ) / s), −1, 1) with the scale s that it had (absmean of W + Δ would shrink it by the zeros), then s by
+/// least squares for these trits, whatever groups scales have; only what moves a weight past s / 2 comes
+/// through. Of two planes the pair of trits nearest to W + Δ, then both scales. Rows of int8 that Δ touches
+/// get the scale of their largest weight. A dense one is rounded to its type. A tensor that no adapter
+/// touches is left as it is, without a report. Sums are in double, in the order of the adapters: bits do not
+/// depend on threads. Throws Error(kInvalidArgument) on sizes that do not fit or a sum that is not finite,
+/// Error(kUnsupported) for two planes with different groups of scales.
 LogicalTensor merge(const LogicalTensor& tensor, std::span<const WeightedAdapter> adapters,
                     std::vector<MergeReport>& reports);
 

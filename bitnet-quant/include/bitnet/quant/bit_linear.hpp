@@ -144,6 +144,8 @@ class BitLinear {
   /// transposed matrix goes through. Allocates nothing. Throws Error(kInvalidArgument) for other rows or
   /// another size.
   void unpack_rows(std::int64_t begin, std::int64_t end, std::span<std::int8_t> to) const;
+  /// Of each row. [out]
+  std::span<const float> row_scales() const noexcept;
   /// The trits again, for export and tests. [out, in]
   std::vector<std::int8_t> trits() const;
 

@@ -134,6 +134,12 @@ struct WriteOptions {
   std::uint64_t shard_bytes = 0;
 };
 
+/// What write_model() finds wrong before it asks for a tensor, for callers whose work comes before: the
+/// configuration, types, the tokenizer's size, linears whose columns `options.type` cannot hold, and, of a
+/// directory, what is at `path` already. Throws Error(kInvalidArgument | kUnsupported | kIo).
+void check_write(const std::filesystem::path& path, const ModelConfig& config, const Tokenizer* tokenizer,
+                 const WriteOptions& options);
+
 /// Writes a model tensor by tensor, atomically per file. `source(id)` is called once for each of
 /// model_tensors(config), in that order. Throws Error(kUnsupported) before anything is written when a tensor
 /// cannot be held by the type (K, or several scales), naming the types that would do; Error(kIo).

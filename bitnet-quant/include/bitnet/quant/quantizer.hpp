@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,9 +34,9 @@ struct LinearReport {
   /// Floats of a BitNet model with the absmean that they were trained with: they are rounded whenever it
   /// runs, so that their error is no loss.
   bool master_weights = false;
-  std::uint64_t bytes = 0;  ///< two bits a trit, a byte an int8, the stored type of floats; 4 bytes a scale
+  std::uint64_t bytes = 0;  ///< in the files, scales included (QuantizerOptions::output)
   double damping = 0;       ///< of gptq, as much as it took
-  WeightMetrics metrics;    ///< against the weights that were there
+  WeightMetrics metrics;    ///< of what the files hold against the weights that were there
   WeightHistogram histogram;
   std::vector<std::string> warnings;
 
@@ -49,12 +50,13 @@ struct QuantizedLinear {
 
 /// One linear, f32 weights [out, in] of a model that was not trained ternary. `input`: of its input, null
 /// where there is none; `factor`: of that input's Hessian with the configuration's damping and order, null:
-/// made here if it is needed. Throws Error(kInvalidArgument) on a method that needs calibration without one,
-/// on weights that are not finite, and what the methods throw.
+/// made here if it is needed; `output`: as QuantizerOptions::output, null for none. Throws
+/// Error(kInvalidArgument) on a method that needs calibration without one, on weights that are not finite,
+/// Error(kUnsupported) on floats that the output's type cannot hold, and what the methods throw.
 QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, std::span<const float> w,
                                 std::int64_t out, std::int64_t in, const LinearPlan& plan,
                                 const QuantConfig& config, const InputCalibration* input = nullptr,
-                                const GptqFactor* factor = nullptr);
+                                const GptqFactor* factor = nullptr, const WriteOptions* output = nullptr);
 
 class LayerStore;
 
@@ -65,6 +67,10 @@ struct QuantizerOptions {
   /// Of a calibration through what was quantised already: told of each linear when its layer is done. Not
   /// owned.
   ActivationSource* activations = nullptr;
+  /// How the result will be written, which reports count bytes and errors by: floats that are kept are
+  /// rounded to its dense_type, scales in blocks of TQ1_0 and TQ2_0 to f16. None: kExtended with floats as
+  /// they are.
+  std::optional<WriteOptions> output = {};
   /// Linears are worked on at the same time as far as what they need fits this; one at least.
   std::uint64_t memory = std::uint64_t{1} << 30;
   /// Directory that keeps finished layers, so that a Quantizer of the same configuration and `identity` goes
@@ -82,7 +88,8 @@ struct QuantizerOptions {
 class Quantizer {
  public:
   /// `reader`: opened with FloatLinears::kKeep; must outlive this. Throws Error(kInvalidArgument) as
-  /// plan_linears() does, and for methods without the calibration that they need.
+  /// plan_linears() does, and for methods without the calibration that they need; Error(kUnsupported) as
+  /// check_target() does for `output`.
   Quantizer(const ExecutionContext& context, const ModelReader& reader, QuantConfig config,
             QuantizerOptions options = {});
   ~Quantizer();
@@ -103,6 +110,7 @@ class Quantizer {
 
  private:
   struct Group;
+  const WriteOptions* output() const noexcept { return options_.output ? &*options_.output : nullptr; }
   void do_layer(std::int64_t layer);
   std::vector<QuantizedLinear> quantize_layer(std::int64_t layer);
   void run(std::vector<Group>& groups);

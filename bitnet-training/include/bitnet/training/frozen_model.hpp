@@ -16,46 +16,49 @@
 #include "bitnet/core/memory/memory_handle.hpp"
 #include "bitnet/core/model/tensor_names.hpp"
 #include "bitnet/quant/bit_linear.hpp"
+#include "bitnet/quant/extended_linear.hpp"
+#include "bitnet/quant/int8_linear.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "bitnet/training/text_model.hpp"
 
 namespace bitnet::training {
 
-/// One matrix, ternary in the tiles of quant::BitLinear or dense in f32 (tag "frozen weights"). Immutable; a
-/// tape is one thread's.
+/// One matrix: quantised, in the tiles that the engine multiplies by (quant::BitLinear, ExtendedLinear,
+/// Int8Linear), or dense in f32 (tag "frozen weights"). Immutable; a tape is one thread's.
 class FrozenLinear {
  public:
-  /// `tensor` is a matrix. Throws what quant::BitLinear throws, Error(kUnsupported) for scales by group of
-  /// columns, Error(kOutOfMemory).
+  /// `tensor` is a matrix. Throws what those throw, Error(kOutOfMemory).
   FrozenLinear(const ExecutionContext& context, const quant::LogicalTensor& tensor);
   FrozenLinear(const FrozenLinear&) = delete;
   FrozenLinear& operator=(const FrozenLinear&) = delete;
 
-  /// y = W·q(x) of quant::BitLinear, of rows that were quantised from x, or W·x. Backward: dx += dy·(s · T)
-  /// straight through the quantiser, 64 rows of T unpacked at a time: the same bits as bit_linear(). `rows`
-  /// is read now only. Throws Error(kInvalidArgument) on sizes that disagree.
+  /// y = W·q(x) of rows that were quantised from x, with the engine's bits, or W·x. Backward: dx += dy·W with
+  /// the weights as they are stored, straight through the quantiser, 64 rows at a time as floats; of one
+  /// plane without groups of columns the same bits as bit_linear(). `rows` is read now only. Throws
+  /// Error(kInvalidArgument) on sizes that disagree.
   Variable forward(Tape& tape, Variable x, const quant::QuantizedRows& rows) const;
-  /// Dense weights as a variable without gradient, of any tape. Throws Error(kInvalidArgument) for ternary
+  /// Dense weights as a variable without gradient, of any tape. Throws Error(kInvalidArgument) for quantised
   /// ones.
   Variable constant() const;
   /// Whether it wants quantised rows.
-  bool ternary() const noexcept { return trits_.has_value(); }
+  bool quantised() const noexcept { return trits_ || extended_ || int8_; }
   std::int64_t out() const noexcept { return out_; }
   std::int64_t in() const noexcept { return in_; }
   std::size_t bytes() const noexcept;  ///< of the weights as they lie in memory
-  /// How the rows are to be quantised that a ternary one multiplies.
+  /// How the rows are to be quantised that a quantised one multiplies.
   ActivationForm activations() const noexcept { return activations_; }
-  /// The packed matrix, or null.
+  /// The packed matrix of one plane with scales of whole rows, or null.
   const quant::BitLinear* trits() const noexcept { return trits_ ? &*trits_ : nullptr; }
 
  private:
+  void expand(std::int64_t begin, std::int64_t end, std::span<std::int8_t> trits, std::span<float> to) const;
   void multiply_transposed(Tape& tape, Variable x, const float* d) const;
   std::int64_t out_, in_;
   ActivationForm activations_;
   std::shared_ptr<HybridMemoryPool> memory_;
   std::optional<quant::BitLinear> trits_;
-  std::vector<float> scales_;
-  std::int64_t rows_per_scale_ = 1;
+  std::optional<quant::ExtendedLinear> extended_;
+  std::optional<quant::Int8Linear> int8_;
   MemoryArray<float> dense_;
   mutable Node node_;  ///< dense weights as a constant of any tape
 };
@@ -68,10 +71,9 @@ class LinearAddition {
   virtual Variable add(Tape& tape, TensorId id, Variable x, Variable y) = 0;
 };
 
-/// A decoder of any shape that model_io reads but for norms before each linear (`input_norms`): ternary
-/// linears with the activations that their file asks for, or dense ones, which those of int8 and of two
-/// planes are here, too, and multiply rows as they are; with or without sub-norms, squared ReLU or SiLU, head
-/// tied or not. parameters() is empty. Not thread-safe.
+/// A decoder of any shape that model_io reads but for norms before each linear (`input_norms`): linears of
+/// any kind, quantised ones with the activations that their file asks for; with or without sub-norms, squared
+/// ReLU or SiLU, head tied or not. parameters() is empty. Not thread-safe.
 class FrozenModel final : public TextModel {
  public:
   /// `source(id)` is called once for each of model_tensors(config). Sequences may have `positions` tokens (0:

@@ -204,7 +204,7 @@ class ReferenceForward {
 
   Row base_linear(const Row& x, TensorId id) {
     const quant::LogicalTensor& t = model_.at(id.role, id.layer);
-    if (!t.ternary) return product(x, values_.at(gguf_name(id)));
+    if (!t.ternary && !t.planes && !t.int8) return product(x, values_.at(gguf_name(id)));
     double largest = 1e-5;
     for (const double v : x) largest = std::max(largest, std::abs(v));
     if (t.activations == ActivationForm::kInt4Absmean)
