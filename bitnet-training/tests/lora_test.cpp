@@ -146,29 +146,34 @@ TEST(FrozenLinear, MultipliesByEveryKindOfLinear) {
       EXPECT_EQ(ours, first_y);
       EXPECT_EQ(dx, first_dx);
       const std::vector<float> w = t.to_f32();
-      // Parts: two planes of three groups at most. Each product is rounded four times (the sum of integers to
-      // a float, the scales', and their product), its weight once where to_f32() rounds it, and each sum
-      // once.
-      const double unit = (5 + 6) * 0x1p-23;
+      std::vector<double> sizes(w.begin(), w.end());  // of what a weight is the sum of
+      if (t.planes) {
+        const auto first = quant::dequantise(t.planes->first), second = quant::dequantise(t.planes->second);
+        for (std::size_t i = 0; i < w.size(); ++i)
+          sizes[i] = std::abs(static_cast<double>(first[i])) + std::abs(static_cast<double>(second[i]));
+      }
+      // In units of 2^-24: a part's product is rounded for its scales and itself, the sums of six parts at
+      // most five times; weights here for two products and their sum, and int8 rows anew from such (three).
+      constexpr double kForward = (2 + 5 + 3 + 3) * 0x1p-24, kBack = (kOut + 3 + 3) * 0x1p-24;
       for (std::size_t r = 0; r < static_cast<std::size_t>(kRows); ++r) {
         for (std::size_t o = 0; o < out; ++o) {
           double sum = 0, size = 0;
           for (std::size_t i = 0; i < in; ++i) {
-            const double q = rows.values[r * static_cast<std::size_t>(rows.stride) + i] *
-                             static_cast<double>(rows.inv_scales[r]) * static_cast<double>(w[o * in + i]);
-            sum += q;
-            size += std::abs(q);
+            const double x_i = rows.values[r * static_cast<std::size_t>(rows.stride) + i] *
+                               static_cast<double>(rows.inv_scales[r]);
+            sum += x_i * static_cast<double>(w[o * in + i]);
+            size += std::abs(x_i * sizes[o * in + i]);
           }
-          ASSERT_NEAR(ours[r * out + o], sum, 2 * unit * size);  // a plane may be larger than the sum of both
+          ASSERT_NEAR(ours[r * out + o], sum, kForward * size);
         }
         for (std::size_t i = 0; i < in; ++i) {
           double sum = 0, size = 0;
           for (std::size_t o = 0; o < out; ++o) {
-            const double d = static_cast<double>(dy[r * out + o]) * static_cast<double>(w[o * in + i]);
-            sum += d;
-            size += std::abs(d);
+            const auto d = static_cast<double>(dy[r * out + o]);
+            sum += d * static_cast<double>(w[o * in + i]);
+            size += std::abs(d * sizes[o * in + i]);
           }
-          ASSERT_NEAR(dx[r * in + i], sum, static_cast<double>(kOut + 4) * 0x1p-24 * size);
+          ASSERT_NEAR(dx[r * in + i], sum, kBack * size);
         }
       }
     }
