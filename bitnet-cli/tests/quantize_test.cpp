@@ -405,7 +405,7 @@ TEST_F(QuantizeTest, NothingIsWrittenOverAPlanOrACalibration) {
                kFailure, "would replace the file of --calibration");
   EXPECT_FAILS(
       call({"plan", dense_model(), plan, "--plan", plan, "--calibrate", text, "--budget-size", "1MiB"}),
-      kFailure, "would replace the file of --plan");
+      kUsage, "is a file of the input");
   EXPECT_TRUE(read_file(calibration) == saved);
   EXPECT_EQ(read_file(plan), "weights: {method: ls}\n");
 }
