@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
-#include "bitnet/gpu/peaks.hpp"
 #include "bitnet/gpu/register.hpp"
 #include "bitnet/inference/engine.hpp"
 #include "bitnet/inference/register.hpp"
@@ -313,23 +312,6 @@ TEST(SubDevices, DivideTheLayersAmongThem) {
   InferenceEngine three(options_for(parts[0] + "," + parts[1], all - 1), registry);
   EXPECT_EQ(three.stages().size(), 3u);
   EXPECT_EQ(text_of(three), text_of_cpu());
-}
-
-TEST(Peaks, AreMeasuredOnTheDevice) {
-  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
-  const std::string name = registry_of().devices()[0].name;
-  for (const bool wide : {true, false}) {
-    gpu::Options options;
-    options.kernels.wide = wide;
-    const gpu::DevicePeaks peaks = gpu::measure_peaks(name, options);
-    for (const double figure :
-         {peaks.copy_gbps, peaks.int8_gops, peaks.enqueue_seconds, peaks.launch_seconds})
-      EXPECT_GT(figure, 0);
-    EXPECT_LT(peaks.copy_gbps, 1e6);  // more than any memory: nothing was copied
-    EXPECT_LT(peaks.int8_gops, 1e8);  // the compiler has left the work out
-    EXPECT_LE(peaks.enqueue_seconds, peaks.launch_seconds);
-  }
-  BITNET_EXPECT_ERROR(gpu::measure_peaks("opencl:99:0"), ErrorCode::kNotFound, "'opencl:99:0'");
 }
 
 }  // namespace
