@@ -191,7 +191,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
         w_most = p[h][t] > w_most ? p[h][t] : w_most;
       }
       const float units = w_most > 0.0f ? bn_divide(255.0f, w_most) : 0.0f;
-      for (uint t = 0; t < n; ++t) p[h][t] = as_float(bn_round(p[h][t] * units) & 255);  // integers from here on
+      for (uint t = 0; t < n; ++t) p[h][t] = (float)(bn_round(p[h][t] * units) & 255);  // integers from here on
       unit[h] = w_most * (1.0f / 255.0f);
 #endif
     }
@@ -216,7 +216,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
         for (uint i = 0; i < 16u; ++i) part[i] = i < columns ? value[i] : (char)0;
         const int16 v = convert_int16(vload16(0, part));
 #endif
-        BN_UNROLL for (uint h = 0; h < BN_HEADS; ++h) total[h] += v * (int16)(as_int(p[h][t]));
+        BN_UNROLL for (uint h = 0; h < BN_HEADS; ++h) total[h] += v * (int16)((int)p[h][t]);
 #else
         __global const BN_CACHE* const value = BN_HEAD_OF(values, tile + t) + (tile + t) % BN_P * BN_D + d;
 #if BN_HEAD_DIM % 16 == 0
@@ -385,7 +385,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
     const float most = bn_largest(lanes);
     const float units = most > 0.0f ? bn_divide(255.0f, most) : 0.0f;
     if (item == 0u) shared[4] = most * (1.0f / 255.0f);
-    for (uint t = item; t < n; t += BN_ATTENTION_WG) p[t] = as_float(bn_round(p[t] * units) & 255);  // integers from here on
+    for (uint t = item; t < n; t += BN_ATTENTION_WG) p[t] = (float)(bn_round(p[t] * units) & 255);  // integers from here on
 #endif
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint c = 0; c < BN_COLUMNS; ++c) {
@@ -396,7 +396,7 @@ void attention(__global const float* restrict q, ulong q_offset, __global const 
       for (uint t = 0; t < n; ++t) {
         const uint at = tile + t;
         const uint word = values[(ulong)pages[at / BN_P] * BN_PAGE_WORDS(heads) + (g * BN_P + at % BN_P) * BN_W + d / 4u];
-        total += as_int(p[t]) * (int)(char)((word >> (8u * (d % 4u))) & 255u);
+        total += (int)p[t] * (int)(char)((word >> (8u * (d % 4u))) & 255u);
       }
       const float sum = (float)total * shared[4];
 #else

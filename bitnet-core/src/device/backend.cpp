@@ -383,7 +383,7 @@ void Backend::prepare_steps(const ModelConfig& config, DType kv_type, std::int64
   kv_page_bytes(kv_type, page_size, config.n_kv_heads, config.head_dim);
   require(config.n_heads > 0 && config.n_heads % config.n_kv_heads == 0, kOp,
           "n_heads is {}, n_kv_heads {}: n_kv_heads must divide n_heads", config.n_heads, config.n_kv_heads);
-  const ProfileZone measured(profiler_, kOp);
+  const ProfileZone measured(of_ops_, kOp);
   named(*this, [&] { do_prepare_steps(config, kv_type, page_size); });
 }
 
