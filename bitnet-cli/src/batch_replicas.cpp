@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bitnet/core/device/registry.hpp"
+#include "bitnet/inference/device_names.hpp"
 #include "bitnet/inference/layered_backend.hpp"
 #include "common.hpp"
 #include "loading.hpp"
@@ -34,13 +35,7 @@ constexpr std::chrono::milliseconds kIdle{50};
 std::vector<std::string> devices_of(const Values& values) {
   if (!values.flag(opt::kReplicas)) return {""};
   return checked(values, opt::kDevice, [](const std::string& text) {
-    std::vector<std::string> names(1);
-    for (const char c : text) {
-      if (c == ',')
-        names.emplace_back();
-      else
-        names.back() += c;
-    }
+    const std::vector<std::string> names = inference::split_device_names(text);
     for (const std::string& name : names)
       if (name.empty() || name == "auto")
         throw Error(ErrorCode::kInvalidArgument,
@@ -51,6 +46,11 @@ std::vector<std::string> devices_of(const Values& values) {
     if (twice != sorted.end())
       throw Error(ErrorCode::kInvalidArgument, "with --replicas a device has one of them: '" + *twice +
                                                    "' is named twice in '" + text + "'");
+    for (const std::string& whole : names)
+      for (const std::string& part : names)
+        if (part.size() > whole.size() && inference::share_memory(part, whole))
+          throw Error(ErrorCode::kInvalidArgument, "with --replicas a device has one of them: '" + part +
+                                                       "' is a part of '" + whole + "'");
     return names;
   });
 }

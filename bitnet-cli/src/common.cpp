@@ -206,9 +206,7 @@ std::size_t parse_bytes(const std::string& text) {
   return static_cast<std::size_t>(std::ldexp(*value, shift));
 }
 
-namespace {
-
-/// Of --memory-limit. The least is a pool's (MemoryPoolOptions::limit).
+// The least is a pool's (MemoryPoolOptions::limit).
 std::size_t parse_limit(const std::string& text) {
   constexpr std::size_t kLeast = std::size_t{64} << 10;
   const std::size_t limit = parse_bytes(text);
@@ -216,8 +214,6 @@ std::size_t parse_limit(const std::string& text) {
     throw Error(ErrorCode::kInvalidArgument, "expected at least 64 KiB, got '" + text + "'");
   return limit;
 }
-
-}  // namespace
 
 MemoryPoolOptions pool_options(const Values& values) {
   MemoryPoolOptions options = host_pool_options();

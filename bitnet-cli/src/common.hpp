@@ -90,6 +90,9 @@ void check_out(Io& io);
 std::size_t thread_count(std::int64_t asked);
 /// "1000000", "512MiB", "1.5 GiB" in bytes. Throws Error(kInvalidArgument).
 std::size_t parse_bytes(const std::string& text);
+/// Of a value of --memory-limit or --device-memory-limit: bytes, from a pool's least limit on. Throws
+/// Error(kInvalidArgument).
+std::size_t parse_limit(const std::string& text);
 /// Of --memory-limit: the options of a host's pool with that limit, or without one.
 MemoryPoolOptions pool_options(const Values& values);
 /// A pool with the limit of --memory-limit; null where there is none: contexts then share the default pool.

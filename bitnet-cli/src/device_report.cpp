@@ -44,8 +44,8 @@ Json pool_json(const MemoryStats& s) {
 }
 
 std::string copies(std::uint64_t n, std::uint64_t bytes, double seconds, std::uint64_t timed_bytes) {
-  std::string text = number(n) + " copies of " + human_bytes(bytes);
-  if (seconds > 0) text += " at " + fixed(static_cast<double>(timed_bytes) / seconds / 1e9, 2) + " GB/s";
+  std::string text = number(n) + " copies, " + human_bytes(bytes) + " in all";
+  if (seconds > 0) text += ", at " + fixed(static_cast<double>(timed_bytes) / seconds / 1e9, 2) + " GB/s";
   return text;
 }
 

@@ -94,17 +94,23 @@ void say_stages(const InferenceEngine& engine, Io& io) {
 
 }  // namespace
 
-BackendRegistry make_registry(bool with_gpu, [[maybe_unused]] std::int64_t sub_devices) {
+BackendRegistry make_registry(bool with_gpu, [[maybe_unused]] std::int64_t sub_devices,
+                              [[maybe_unused]] std::size_t device_memory) {
   BackendRegistry registry;
   inference::register_cpu_backend(registry);
 #ifdef BITNET_WITH_GPU
   gpu::Options options;
   options.sub_devices = sub_devices;
+  options.memory_limit = device_memory;
   if (with_gpu) gpu::register_backends(registry, options);
 #else
   if (with_gpu) registry.add_note("this build has no GPU support (BITNET_BUILD_GPU)");
 #endif
   return registry;
+}
+
+std::size_t device_memory_limit(const Values& values) {
+  return values.has(opt::kDeviceMemoryLimit) ? checked(values, opt::kDeviceMemoryLimit, parse_limit) : 0;
 }
 
 std::int64_t sub_devices(const Values& values, std::string_view device) {
@@ -150,6 +156,7 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
   if (values.has(opt::kKvType)) options.kv_type = kv_type(values);
   if (values.has(opt::kBatchSize)) options.max_sequences = values.integer(opt::kBatchSize);
   if (!values.flag(opt::kReplicas)) check_sub_devices(values);  // there, of all of them together
+  const std::size_t device_memory = device_memory_limit(values);
   warn_about_rounding(values, io);
   std::unique_ptr<InferenceEngine> engine;
   {
@@ -162,10 +169,13 @@ std::unique_ptr<InferenceEngine> load_engine(const Values& values, Io& io,
     engine = io.devices != nullptr
                  ? std::make_unique<InferenceEngine>(options, *io.devices)
                  : std::make_unique<InferenceEngine>(
-                       options, make_registry(options.device != "cpu", sub_devices(values, options.device)));
+                       options, make_registry(options.device != "cpu", sub_devices(values, options.device),
+                                              device_memory));
   }
   say_fallbacks(*engine, io);
   say_stages(*engine, io);
+  if (device_memory != 0 && engine->stages().size() == 1 && engine->stages().front().device == "cpu")
+    io.err << "note: --device-memory-limit bounds nothing: the model is on the CPU (--memory-limit)\n";
   if (values.flag(opt::kVerbose)) say_details(*engine, *options.context, values.given(opt::kDevice), io);
   return engine;
 }
@@ -252,10 +262,11 @@ std::vector<const Option*> concat(std::vector<std::vector<const Option*>> parts)
 }
 
 const std::vector<const Option*>& engine_options() {
-  static const std::vector<const Option*> list{&opt::kModel,        &opt::kDevice,      &opt::kSubDevices,
-                                               &opt::kDevicePolicy, &opt::kDeviceOnly,  &opt::kGpuLayers,
-                                               &opt::kThreads,      &opt::kIsa,         &opt::kQuantize,
-                                               &opt::kHeadType,     &opt::kMemoryLimit, &opt::kLora};
+  static const std::vector<const Option*> list{
+      &opt::kModel,      &opt::kDevice,    &opt::kSubDevices,  &opt::kDevicePolicy,
+      &opt::kDeviceOnly, &opt::kGpuLayers, &opt::kThreads,     &opt::kIsa,
+      &opt::kQuantize,   &opt::kHeadType,  &opt::kMemoryLimit, &opt::kDeviceMemoryLimit,
+      &opt::kLora};
   return list;
 }
 

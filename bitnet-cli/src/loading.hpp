@@ -1,6 +1,7 @@
 #pragma once
 // From option values to a loaded model and to the settings of a generation; what run, chat, batch and
 // perplexity share.
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -16,8 +17,12 @@
 namespace bitnet::cli {
 
 /// The devices of this build. Graphics drivers are only woken when `with_gpu`; then devices that can be
-/// divided into `sub_devices` parts, if that is 2 or more, are followed by them.
-BackendRegistry make_registry(bool with_gpu, std::int64_t sub_devices = 0);
+/// divided into `sub_devices` parts, if that is 2 or more, are followed by them. `device_memory`: bytes that
+/// each may take of its memory; 0: all.
+BackendRegistry make_registry(bool with_gpu, std::int64_t sub_devices = 0, std::size_t device_memory = 0);
+
+/// Of --device-memory-limit, 0 without it.
+std::size_t device_memory_limit(const Values& values);
 
 /// Into how many parts devices are to be divided: --sub-devices, or 2 where `device` names a part; else 0.
 std::int64_t sub_devices(const Values& values, std::string_view device);
@@ -33,10 +38,9 @@ struct ModelFile {
   quant::FloatLinears floats = quant::FloatLinears::kAsConfigured;
 };
 
-/// Loads the model of --model on --device with --threads, --isa, --memory-limit, --ctx-size, --kv-type,
-/// --quantize and
-/// --device-only. Says on io.err which operations run on the CPU instead of the device and, with --verbose,
-/// what is used and why.
+/// Loads the model of --model on --device with --threads, --isa, --memory-limit, --device-memory-limit,
+/// --ctx-size, --kv-type, --quantize and --device-only. Says on io.err which operations run on the CPU
+/// instead of the device and, with --verbose, what is used and why.
 std::unique_ptr<inference::InferenceEngine> load_engine(const Values& values, Io& io);
 /// The same on a machine of the caller's, with a profiler (may be null) that outlives the engine, of another
 /// file where one is given, with the device's times in its statistics.

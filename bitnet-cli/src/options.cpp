@@ -28,7 +28,8 @@ const Option kDeviceOnly{kModelGroup, "device-only", 0, Kind::kFlag, "", "fail w
 const Option kGpuLayers{kModelGroup, "gpu-layers", 0, Kind::kText, "N|auto|all", "how many of the model's layers, the last ones, run on the device, the others on the CPU; auto: as many as the device has memory for", "all", "gpu_layers"};
 const Option kThreads{kModelGroup, "threads", 't', Kind::kInteger, "N", "worker threads; 0: as many as this process may use", "0", "threads", "BITNET_THREADS", 0, 1024};
 const Option kIsa{kModelGroup, "isa", 0, Kind::kText, "NAME", "instruction set to use instead of the best one", "", "isa", "BITNET_ISA"};
-const Option kMemoryLimit{kModelGroup, "memory-limit", 0, Kind::kText, "SIZE", "most memory for weights, caches and buffers, e.g. 4GiB", "", "memory_limit", "BITNET_MEMORY_LIMIT"};
+const Option kMemoryLimit{kModelGroup, "memory-limit", 0, Kind::kText, "SIZE", "most memory of the host for weights, caches and buffers, e.g. 4GiB; of a device: --device-memory-limit", "", "memory_limit", "BITNET_MEMORY_LIMIT"};
+const Option kDeviceMemoryLimit{kModelGroup, "device-memory-limit", 0, Kind::kText, "SIZE", "most memory for weights, caches and buffers on each device of --device, e.g. 4GiB; without it: all that the device has, though others may use it", "", "device_memory_limit"};
 const Option kKvType{kModelGroup, "kv-type", 0, Kind::kChoice, "f16|i8|f32", "type of the KV cache: i8 takes half the memory of f16 and costs a little accuracy", "f16", "kv_type"};
 
 const Option kPrompt{kInputGroup, "prompt", 'p', Kind::kText, "TEXT", "the prompt", "", "prompt"};

@@ -43,7 +43,7 @@ namespace opt {
 extern const Option kModel, kQuantize, kHeadType, kLora, kDevice, kSubDevices, kDeviceOnly, kGpuLayers,
     kThreads, kIsa, kKvType;                                                                        // model
 extern const Option kPrompt, kFile, kSystem, kChatTemplate, kSpecial, kEcho, kCtxSize, kBatchSize;  // input
-extern const Option kProfile, kStatistics, kDevicePolicy, kMeasure, kMemoryLimit;
+extern const Option kProfile, kStatistics, kDevicePolicy, kMeasure, kMemoryLimit, kDeviceMemoryLimit;
 extern const Option kMaxTokens, kTemperature, kTopK, kTopP, kMinP, kRepeatPenalty, kRepeatLastN, kSeed, kStop;
 extern const Option kDraft, kDraftNgram;                             // sampling, not for items of a batch
 extern const Option kInput, kOutput, kResume, kTruncate, kReplicas;  // batch

@@ -341,6 +341,8 @@ TEST_F(DeviceTest, ReplicasNeedNamesOfDevices) {
   EXPECT_FAILS(with({"--device", "cpu,nosuch"}), kFailure, "there is no device 'nosuch'");
   EXPECT_FALSE(std::filesystem::exists(file("out.jsonl")));
   EXPECT_FAILS(with({"--device", "cpu,cpu", "-n", "2"}), kUsage, "'cpu' is named twice in 'cpu,cpu'");
+  EXPECT_FAILS(with({"--device", "opencl:0:0/1,opencl:0:0"}), kUsage,
+               "'opencl:0:0/1' is a part of 'opencl:0:0'");
   EXPECT_EQ(with({"--device", "cpu", "-n", "2"}).code, kOk);
 }
 

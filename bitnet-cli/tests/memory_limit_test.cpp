@@ -77,6 +77,39 @@ TEST_F(MemoryLimitTest, EveryCommandThatHasItKeepsToIt) {
   }
 }
 
+TEST_F(MemoryLimitTest, EveryCommandWithADeviceKeepsToThatOfTheDevice) {
+  const bool has_device = call({"devices"}).out.find("opencl:0:0") != std::string::npos;
+  auto all = calls();
+  all["tune"] = {"tune", "-o", "-", "-r", "1"};
+  for (const Command& command : commands()) {
+    const auto has = [&](const Option& o) {
+      return std::find(command.options.begin(), command.options.end(), &o) != command.options.end();
+    };
+    SCOPED_TRACE(command.name);
+    EXPECT_EQ(has(opt::kDeviceMemoryLimit), has(opt::kDevice) || has(opt::kTuneDevice));
+    if (!has(opt::kDeviceMemoryLimit) || !has_device) continue;
+    ASSERT_TRUE(all.contains(command.name)) << "has --device-memory-limit and no call here";
+    auto words = all.at(command.name);
+    words.insert(words.end(), {"--device", "opencl:0:0", "--device-memory-limit", "64KiB"});
+    EXPECT_FAILS(call(words, {.input = "hello\n"}), kFailure, "limit 65536 bytes");
+    words.back() = "lots";
+    EXPECT_FAILS(call(words), kUsage, "--device-memory-limit: expected a number of bytes");
+  }
+}
+
+TEST_F(MemoryLimitTest, OfADeviceDividesTheLayersAndSaysWhereItBoundsNothing) {
+  const auto o = run_model({"--device-memory-limit", "1MiB"});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  EXPECT_THAT(o.err, HasSubstr("note: --device-memory-limit bounds nothing: the model is on the CPU"));
+  if (call({"devices"}).out.find("opencl:0:0") == std::string::npos) GTEST_SKIP() << "no OpenCL device";
+  const auto divided = run_model(
+      {"--device", "opencl:0:0", "--gpu-layers", "auto", "-c", "128", "--device-memory-limit", "5MiB"});
+  ASSERT_EQ(divided.code, kOk) << divided.err;
+  EXPECT_EQ(divided.out, o.out);
+  EXPECT_THAT(divided.err, HasSubstr(" on cpu; layer"));
+  EXPECT_THAT(divided.err, Not(HasSubstr("bounds nothing")));
+}
+
 TEST_F(MemoryLimitTest, AModelRunsWithinLittleMoreThanItNeeds) {
   const auto free = run_model({});
   ASSERT_EQ(free.code, kOk) << free.err;

@@ -14,14 +14,10 @@
 namespace bitnet::gpu {
 namespace {
 
-constexpr std::int64_t kTileKeys = 128;     // BN_TILE
-constexpr std::int64_t kTilesThatPay = 4;   // for which the second launch does
-constexpr std::int64_t kGroupsOfAUnit = 4;  // that keep a unit of the device busy
-constexpr std::int64_t kMostPartFloats = 1 << 24;
-
-std::size_t groups(std::int64_t items, std::size_t local) {
-  return (static_cast<std::size_t>(items) + local - 1) / local;
-}
+constexpr std::int64_t kTileKeys = 128;            // BN_TILE
+constexpr std::int64_t kTilesThatPay = 4;          // for which the second launch does
+constexpr std::int64_t kGroupsOfAUnit = 4;         // that keep a unit of the device busy
+constexpr std::int64_t kMostPartFloats = 1 << 24;  // 64 MiB, where a device has them to spare
 
 /// The kernels know places in the cache as 32-bit token numbers.
 void check_places(const KvLayer& cache) {
@@ -71,7 +67,7 @@ void AttentionOp::issue() {
   for (std::size_t i = 0; i < n; ++i) {
     const Rope r = std::exchange(ropes_[i], {});
     const Kernel& k = kernels_.rows_op("rope");
-    queue_.launch(k, {groups(r.x.cols / 2, k.local[0]), static_cast<std::size_t>(r.x.rows)}, r.x.mem,
+    queue_.launch(k, {n_groups(r.x.cols / 2, k.local[0]), static_cast<std::size_t>(r.x.rows)}, r.x.mem,
                   r.x.offset, r.positions, r.table, static_cast<cl_uint>(r.x.cols),
                   static_cast<cl_uint>(r.head_dim / 2));
   }
@@ -93,8 +89,8 @@ void AttentionOp::store(const AttentionArgs& args, const AttentionMemory& m, con
   if (!ropes_of(args, m)) {
     issue();
     const std::int64_t items = rows_of_bytes ? args.n_kv_heads : args.k.cols;
-    queue_.launch(kernels.store, {groups(items, kernels.store.local[0]), rows}, m.k.mem, m.k.offset, m.v.mem,
-                  m.v.offset, plan, tokens_at, heads, m.keys, m.values);
+    queue_.launch(kernels.store, {n_groups(items, kernels.store.local[0]), rows}, m.k.mem, m.k.offset,
+                  m.v.mem, m.v.offset, plan, tokens_at, heads, m.keys, m.values);
     return;
   }
   const Rope q = std::exchange(ropes_[0], {}), k = std::exchange(ropes_[1], {});
@@ -102,7 +98,7 @@ void AttentionOp::store(const AttentionArgs& args, const AttentionMemory& m, con
   const std::int64_t all_heads = args.n_heads + args.n_kv_heads;
   const std::int64_t items = rows_of_bytes ? all_heads : all_heads * args.head_dim / 2;
   // A row of vectors is done before a second thread is awake.
-  const std::size_t along = kernels_.wide() ? 1 : groups(items, kernels.rope_and_store.local[0]);
+  const std::size_t along = kernels_.wide() ? 1 : n_groups(items, kernels.rope_and_store.local[0]);
   queue_.launch(kernels.rope_and_store, {along, rows}, m.q.mem, m.q.offset, static_cast<cl_uint>(m.q.rows),
                 q.positions, m.k.mem, m.k.offset, k.positions, q.table, m.v.mem, m.v.offset, plan, tokens_at,
                 heads, m.keys, m.values);
@@ -125,11 +121,9 @@ cl_mem AttentionOp::parts(const AttentionArgs& args, std::int64_t n_tiles) {
   const auto bytes =
       static_cast<std::size_t>(args.q.rows * args.n_heads * n_tiles * (args.head_dim + 2)) * sizeof(float);
   if (parts_.bytes() < bytes) {
-    try {
-      parts_ = PooledMem(memory_, std::bit_ceil(bytes), "activations");
-    } catch (const Error& e) {  // an op may throw nothing else
-      throw Error(ErrorCode::kDevice, e.what());
-    }
+    parts_ = PooledMem();
+    parts_ = PooledMem::try_make(memory_, std::bit_ceil(bytes), "activations");
+    if (parts_.get() == nullptr) parts_ = PooledMem::try_make(memory_, bytes, "activations");
   }
   return parts_.get();
 }
@@ -145,7 +139,9 @@ void AttentionOp::run(const AttentionArgs& args, const AttentionMemory& memory) 
   if (args.q.rows == 0) return;
   const auto heads = static_cast<cl_uint>(args.n_kv_heads);
   const auto scale = static_cast<cl_float>(1.0 / std::sqrt(static_cast<double>(args.head_dim)));
-  const std::int64_t tiles = tiles_of(args, kernels.heads);
+  std::int64_t tiles = tiles_of(args, kernels.heads);
+  const cl_mem scratch = tiles == 1 ? nullptr : parts(args, tiles);
+  if (scratch == nullptr) tiles = 1;
   const auto n_tiles = static_cast<cl_uint>(tiles);
   const auto rows = static_cast<std::size_t>(args.q.rows);
   const auto head_groups = static_cast<std::size_t>(args.n_heads / kernels.heads * tiles);
@@ -155,7 +151,6 @@ void AttentionOp::run(const AttentionArgs& args, const AttentionMemory& memory) 
   };
   if (tiles == 1) return attend(kernels.attend, memory.out.mem, memory.out.offset);
   const AttentionKernels& in_parts = kernels_.attention_in_parts(shape);
-  const cl_mem scratch = parts(args, tiles);
   attend(in_parts.parts, scratch, 0);
   queue_.launch(in_parts.merge, {static_cast<std::size_t>(args.n_heads), rows}, scratch, plan, queries_at,
                 n_tiles, memory.out.mem, memory.out.offset);

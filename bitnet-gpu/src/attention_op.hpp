@@ -50,6 +50,8 @@ class AttentionOp {
   bool ropes_of(const AttentionArgs& args, const AttentionMemory& memory) const;
   /// Into how many tiles the keys of these rows are divided, each an own work-group; 1: they are not.
   std::int64_t tiles_of(const AttentionArgs& args, std::int64_t heads_of_a_group) const;
+  /// Scratch for them; none where the device has no memory left: then the keys are not divided, which gives
+  /// the same bits.
   cl_mem parts(const AttentionArgs& args, std::int64_t n_tiles);
   void store(const AttentionArgs& args, const AttentionMemory& memory, const AttentionKernels& kernels,
              cl_mem plan);

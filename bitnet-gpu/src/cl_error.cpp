@@ -85,11 +85,6 @@ constexpr StatusName kStatusNames[] = {
 };
 #undef BITNET_CL_STATUS
 
-bool means_memory(cl_int status) {
-  return status == CL_MEM_OBJECT_ALLOCATION_FAILURE || status == CL_OUT_OF_HOST_MEMORY ||
-         status == CL_OUT_OF_RESOURCES || status == CL_INVALID_BUFFER_SIZE;
-}
-
 }  // namespace
 
 std::string error_name(cl_int status) {
@@ -103,6 +98,11 @@ cl_int state_of(cl_event event) noexcept {
   const cl_int status =
       clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof state, &state, nullptr);
   return status == CL_SUCCESS ? state : status;
+}
+
+bool means_memory(cl_int status) {
+  return status == CL_MEM_OBJECT_ALLOCATION_FAILURE || status == CL_OUT_OF_HOST_MEMORY ||
+         status == CL_OUT_OF_RESOURCES || status == CL_INVALID_BUFFER_SIZE;
 }
 
 void check(cl_int status, std::string_view call, SourceLocation where) {

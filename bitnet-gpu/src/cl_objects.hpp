@@ -46,11 +46,25 @@ std::string error_name(cl_int status);
 /// CL_COMPLETE (0), more while it is not done, or what it failed with.
 cl_int state_of(cl_event event) noexcept;
 
+/// Of a call that takes memory: whether there was none for it.
+bool means_memory(cl_int status);
+
 /// Throws on a status that is not CL_SUCCESS: Error(kOutOfMemory) for the codes that mean memory, else
 /// Error(kDevice), with the call and the code's name.
 void check(cl_int status, std::string_view call, SourceLocation where = SourceLocation::current());
 
 /// As check(), but always Error(kDevice): an op may throw nothing else.
 void check_op(cl_int status, std::string_view call, SourceLocation where = SourceLocation::current());
+
+/// What body() gives, for the ops of a backend: whatever the driver lacks, they throw Error(kDevice) alone.
+template <class Body>
+decltype(auto) in_op(Body&& body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kDevice) throw;
+    throw Error(ErrorCode::kDevice, e.what(), e.where());
+  }
+}
 
 }  // namespace bitnet::gpu

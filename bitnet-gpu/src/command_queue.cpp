@@ -76,6 +76,15 @@ void CommandQueue::checked(cl_int status, std::string_view call) {
   check_op(status, call);
 }
 
+/// Of a copy to the device, which need not be an op's.
+void CommandQueue::checked_upload(cl_int status) {
+  constexpr std::string_view kCall = "clEnqueueWriteBuffer";
+  const bool no_memory = status == CL_MEM_OBJECT_ALLOCATION_FAILURE || status == CL_OUT_OF_HOST_MEMORY;
+  if (!no_memory) return checked(status, kCall);
+  ++failures_;
+  check(status, kCall);
+}
+
 void CommandQueue::choose_queue() {
   if (wants_times_ == takes_times_) return;
   drain();
@@ -236,7 +245,7 @@ cl_int CommandQueue::write(cl_mem to, std::size_t offset, std::span<const std::b
 void CommandQueue::upload(cl_mem to, std::size_t offset, std::span<const std::byte> from, bool in_use) {
   choose_queue();
   cl_event* const event = event_for(kUpload, from.size());
-  checked(write(to, offset, from, in_use, true, event), "clEnqueueWriteBuffer");
+  checked_upload(write(to, offset, from, in_use, true, event));
   ++counts_.uploads;
   ++counts_.waits;
   counts_.upload_bytes += from.size();
@@ -250,7 +259,7 @@ ClEvent CommandQueue::upload_later(cl_mem to, std::size_t offset, std::span<cons
   if (uploads_.size() >= kMostUploads) forget_done();
   uploads_.reserve(uploads_.size() + 1);
   cl_event done = nullptr;
-  checked(write(to, offset, from, in_use, false, &done), "clEnqueueWriteBuffer");
+  checked_upload(write(to, offset, from, in_use, false, &done));
   ClEvent event(done);
   if (timed != nullptr && clRetainEvent(done) == CL_SUCCESS) *timed = done;
   if (own_transfers_) {

@@ -69,7 +69,7 @@ class CommandQueue {
   void issue(const Launch& launch);
 
   /// Copies to the device. `in_use`: false where it is known that nothing issued before has to do with `to`.
-  /// Throws Error(kDevice).
+  /// Throws Error(kDevice), and Error(kOutOfMemory) where the driver has no memory for it.
   void upload(cl_mem to, std::size_t offset, std::span<const std::byte> from, bool in_use = true);
   /// The same without waiting: `from` has to stay as it is until the event has come. An upload that fails
   /// later is an Error(kDevice) of the next download() or finish().
@@ -90,6 +90,7 @@ class CommandQueue {
 
  private:
   void checked(cl_int status, std::string_view call);
+  void checked_upload(cl_int status);
   /// The queues for what comes now: those that take times where they are wanted.
   void choose_queue();
   /// Where the driver is to put the event of a command, or null where no times are taken.

@@ -21,18 +21,34 @@ std::size_t size_of(std::size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-bool is_memory(cl_int status) {
-  return status == CL_MEM_OBJECT_ALLOCATION_FAILURE || status == CL_OUT_OF_RESOURCES ||
-         status == CL_OUT_OF_HOST_MEMORY || status == CL_INVALID_BUFFER_SIZE;
+/// Weights stay as long as their model: nothing of another size takes their place.
+bool stays(MemoryTag tag) { return std::string_view(tag) == "weights"; }
+
+/// Of a buffer where there is room.
+std::size_t roomy_size_of(std::size_t bytes, MemoryTag tag) {
+  return stays(tag) ? (bytes + kUnit - 1) / kUnit * kUnit : size_of(bytes);
+}
+
+ClQueue make_queue(cl_context context) {
+  cl_device_id device = nullptr;
+  check(clGetContextInfo(context, CL_CONTEXT_DEVICES, sizeof device, &device, nullptr), "clGetContextInfo");
+  cl_int status = CL_SUCCESS;
+  ClQueue queue(clCreateCommandQueue(context, device, 0, &status));
+  check(status, "clCreateCommandQueue");
+  return queue;
 }
 
 }  // namespace
 
 DeviceMemoryPool::DeviceMemoryPool(std::string name, cl_context context, std::size_t limit,
-                                   std::size_t largest)
-    : name_(std::move(name)), limit_(limit), largest_(std::min(limit, largest)) {
+                                   std::size_t largest, bool shares_host_memory)
+    : name_(std::move(name)),
+      limit_(limit),
+      largest_(std::min(limit, largest)),
+      flags_(CL_MEM_READ_WRITE | (shares_host_memory ? CL_MEM_ALLOC_HOST_PTR : 0)) {
   check(clRetainContext(context), "clRetainContext");
   context_ = ClContext(context);
+  queue_ = make_queue(context);
 }
 
 DeviceMemoryPool::~DeviceMemoryPool() {
@@ -63,17 +79,36 @@ void DeviceMemoryPool::tell(std::span<const cl_mem> leaving) const {
   if (leaving_ && !leaving.empty()) leaving_(leaving);
 }
 
+/// Uses a buffer: from here on it has its memory, or the driver has said that there is none.
+cl_int DeviceMemoryPool::commit(cl_mem buffer) {
+  const cl_uchar zero = 0;
+  cl_event filled = nullptr;
+  cl_int status =
+      clEnqueueFillBuffer(queue_.get(), buffer, &zero, sizeof zero, 0, sizeof zero, 0, nullptr, &filled);
+  if (status != CL_SUCCESS) return status;
+  const ClEvent event(filled);
+  status = clWaitForEvents(1, &filled);
+  if (status == CL_SUCCESS) return status;
+  const cl_int of_the_fill = state_of(filled);
+  return of_the_fill < 0 ? of_the_fill : status;
+}
+
+ClMem DeviceMemoryPool::create(std::size_t bytes, cl_int& status) {
+  ClMem buffer(clCreateBuffer(context_.get(), flags_, bytes, nullptr, &status));
+  if (status == CL_SUCCESS) status = commit(buffer.get());
+  return status == CL_SUCCESS ? std::move(buffer) : ClMem();
+}
+
 ClMem DeviceMemoryPool::make(std::size_t bytes, cl_int& status) {
   if (held_ + bytes > limit_) release_spare();
-  status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  status = CL_SUCCESS;
   if (held_ + bytes > limit_) return {};
-  cl_mem buffer = clCreateBuffer(context_.get(), CL_MEM_READ_WRITE, bytes, nullptr, &status);
-  if (status != CL_SUCCESS && is_memory(status) && release_spare() != 0)
-    buffer = clCreateBuffer(context_.get(), CL_MEM_READ_WRITE, bytes, nullptr, &status);
-  if (status != CL_SUCCESS) return {};
+  ClMem buffer = create(bytes, status);
+  if (means_memory(status) && release_spare() != 0) buffer = create(bytes, status);
+  if (!buffer) return {};
   held_ += bytes;
   peak_held_ = std::max(peak_held_, held_);
-  return ClMem(buffer);
+  return buffer;
 }
 
 void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag tag, cl_int& status) {
@@ -85,25 +120,29 @@ void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag
         ErrorCode::kInvalidArgument,
         fmt::format("memory pool '{}': asked for an alignment of {}: expected a power of two up to {}", name_,
                     alignment, kMaxAlignment));
-  status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  status = CL_SUCCESS;
   if (bytes > largest_) {
     ++refusals_;
     return nullptr;
   }
-  const std::size_t size = std::min(size_of(bytes), largest_);
+  std::size_t size = std::min(roomy_size_of(bytes, tag), largest_);
   TagStats& use = tags_.try_emplace(tag).first->second;
+  OfASize& of_a_size = sizes_[size_of(bytes)];
   ClMem buffer;
-  const auto spare = spare_.find(size);
-  const bool used_before = spare != spare_.end();
+  const auto spare = spare_.lower_bound(bytes);
+  const bool used_before = spare != spare_.end() && spare->first <= size;
   if (used_before) {
+    size = spare->first;
     buffer = std::move(spare->second);
     spare_.erase(spare);
     ++reused_;
   } else {
     buffer = make(size, status);
+    if (!buffer && size > bytes && (status == CL_SUCCESS || means_memory(status)))
+      buffer = make(size = bytes, status);
   }
   if (!buffer) {
-    if (is_memory(status)) ++refusals_;
+    if (status == CL_SUCCESS || means_memory(status)) ++refusals_;
     return nullptr;
   }
   try {
@@ -117,6 +156,8 @@ void* DeviceMemoryPool::take(std::size_t bytes, std::size_t alignment, MemoryTag
   ++allocations_;
   asked_ += bytes;
   given_ += size;
+  ++of_a_size.allocations;
+  ++of_a_size.live;
   ++use.allocations;
   use.used += bytes;
   use.peak = std::max(use.peak, use.used);
@@ -128,22 +169,41 @@ void* DeviceMemoryPool::allocate(std::size_t bytes, std::size_t alignment, Memor
   cl_int status = CL_SUCCESS;
   void* buffer = with_context(name_, [&] { return take(bytes, alignment, tag, status); });
   if (buffer != nullptr) return buffer;
-  if (!is_memory(status)) check(status, fmt::format("{}: clCreateBuffer of {} bytes", name_, bytes));
-  throw Error(
-      ErrorCode::kOutOfMemory,
-      fmt::format("memory pool '{}': asked for {} bytes ({}), {} used ({} held), limit {} bytes, {} of "
-                  "one buffer; at most {} fit: {}",
-                  name_, bytes, tag, used_, held_, limit_, largest_,
-                  std::min(largest_, limit_ - std::min(limit_, used_)), error_name(status)));
+  if (status == CL_SUCCESS)
+    throw Error(ErrorCode::kOutOfMemory, fmt::format("{}; at most {} fit", story(bytes, tag), left()));
+  if (means_memory(status)) throw_refusal(bytes, tag, error_name(status));
+  check(status, fmt::format("{}: a buffer of {} bytes", name_, bytes));
+  return nullptr;
 }
 
 void* DeviceMemoryPool::try_allocate(std::size_t bytes, std::size_t alignment, MemoryTag tag) {
   const std::lock_guard lock(mutex_);
   cl_int status = CL_SUCCESS;
   void* buffer = with_context(name_, [&] { return take(bytes, alignment, tag, status); });
-  if (buffer == nullptr && !is_memory(status))
-    check(status, fmt::format("{}: clCreateBuffer of {} bytes", name_, bytes));
+  if (buffer == nullptr && !means_memory(status))
+    check(status, fmt::format("{}: a buffer of {} bytes", name_, bytes));
   return buffer;
+}
+
+void DeviceMemoryPool::refuse(std::size_t bytes, MemoryTag tag, std::string_view why) const {
+  const std::lock_guard lock(mutex_);
+  throw_refusal(bytes, tag, why);
+}
+
+void DeviceMemoryPool::throw_refusal(std::size_t bytes, MemoryTag tag, std::string_view why) const {
+  throw Error(ErrorCode::kOutOfMemory,
+              fmt::format("{}; the limit leaves {}, but the driver has not {} bytes (others may use the "
+                          "device): {}",
+                          story(bytes, tag), left(), bytes, why));
+}
+
+/// Bytes that the limit leaves for one buffer.
+std::size_t DeviceMemoryPool::left() const { return std::min(largest_, limit_ - std::min(limit_, used_)); }
+
+std::string DeviceMemoryPool::story(std::size_t bytes, MemoryTag tag) const {
+  return fmt::format(
+      "memory pool '{}': asked for {} bytes ({}), {} used ({} held), limit {} bytes, {} of one buffer", name_,
+      bytes, tag, used_, held_, limit_, largest_);
 }
 
 void DeviceMemoryPool::deallocate(void* buffer) {
@@ -166,6 +226,7 @@ void DeviceMemoryPool::deallocate(void* buffer) {
   }
   used_ -= live.bytes;
   ++frees_;
+  --sizes_.at(size_of(live.asked)).live;
   tags_.at(live.tag).used -= live.asked;
 }
 
@@ -206,7 +267,8 @@ MemoryStats DeviceMemoryPool::stats() const {
   out.large_given = given_;
   out.free_bytes = held_ - used_;
   out.largest_free = spare_.empty() ? 0 : spare_.rbegin()->first;
-  if (allocations_ != 0) out.size_classes.push_back({0, allocations_, allocations_ - frees_});
+  for (const auto& [bytes, use] : sizes_)
+    if (use.allocations != 0) out.size_classes.push_back({bytes, use.allocations, use.live});
   return out;
 }
 

@@ -44,17 +44,6 @@ std::int64_t largest_divisor(std::int64_t n, std::int64_t most) {
   return most;
 }
 
-/// An op may throw nothing but Error(kDevice), whatever the driver lacks.
-template <class Body>
-auto as_device_error(Body&& body) {
-  try {
-    return body();
-  } catch (const Error& e) {
-    if (e.code() == ErrorCode::kDevice) throw;
-    throw Error(ErrorCode::kDevice, e.what());
-  }
-}
-
 }  // namespace
 
 KernelSet::KernelSet(ProgramCache& programs, const DeviceTraits& traits, Tuning tuning, cl_device_id device)
@@ -70,7 +59,7 @@ KernelSet::KernelSet(ProgramCache& programs, const DeviceTraits& traits, Tuning 
 }
 
 Kernel KernelSet::build(std::string_view source, const std::string& options, const char* name) {
-  return as_device_error([&] {
+  return in_op([&] {
     Kernel k{programs_.kernel(with_common(source), options, name), name, {}};
     std::size_t local[3] = {};
     check(clGetKernelWorkGroupInfo(k.object.get(), device_, CL_KERNEL_COMPILE_WORK_GROUP_SIZE, sizeof local,

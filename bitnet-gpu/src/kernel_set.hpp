@@ -3,6 +3,7 @@
 // and steps are prepared. What they compute and how their data lies is said in kernels/*.cl; who launches
 // them is opencl_backend.cpp, linear_op.cpp, attention_op.cpp and top_op.cpp.
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -18,6 +19,11 @@
 #include "tuning_table.hpp"
 
 namespace bitnet::gpu {
+
+/// Work-groups of `size` that cover so many items.
+constexpr std::size_t n_groups(std::int64_t items, std::size_t size) {
+  return (static_cast<std::size_t>(items) + size - 1) / size;
+}
 
 /// A kernel whose work-groups compute `rows` rows.
 struct RowsKernel {

@@ -18,10 +18,6 @@ constexpr std::size_t kAddedAt = 5;
 constexpr std::int64_t kWorkOfOne = 1 << 20;
 constexpr std::int64_t kBytesAsTrits = 4;  // products of bytes take as long as so many of trits
 
-std::size_t parts(std::int64_t items, std::size_t of) {
-  return (static_cast<std::size_t>(items) + of - 1) / of;
-}
-
 std::int64_t tiles_of(std::int64_t out) { return round_up(out, kTileColumns) / kTileColumns; }
 
 template <class T>
@@ -119,9 +115,9 @@ void LinearOp::multiply_form(std::span<const PreparedWeights* const> weights,
 
 std::array<std::size_t, 2> LinearOp::groups_of(const RowsKernel& k, std::int64_t rows,
                                                std::int64_t out) const {
-  const std::size_t row_groups = parts(rows, static_cast<std::size_t>(k.rows));
+  const std::size_t row_groups = n_groups(rows, static_cast<std::size_t>(k.rows));
   if (kernels_.wide()) return {row_groups, static_cast<std::size_t>(tiles_of(out))};
-  return {parts(out, k.kernel.local[0]), row_groups};
+  return {n_groups(out, k.kernel.local[0]), row_groups};
 }
 
 /// One launch for all, whose rows are the same.
@@ -184,7 +180,7 @@ void LinearOp::multiply(const OpenClExtended& w, const DeviceMatrix& out) {
   const RowsKernel& k = kernels_.groups(out.rows);
   cl_uint added = 0;
   for (const OpenClExtended::Plane& p : w.planes) {
-    queue_.launch(sums, {parts(p.groups, sums.local[0]), static_cast<std::size_t>(out.rows)}, rows_.get(),
+    queue_.launch(sums, {n_groups(p.groups, sums.local[0]), static_cast<std::size_t>(out.rows)}, rows_.get(),
                   stride, p.group_cols, p.group_words, p.groups, group_sums_.get());
     queue_.launch(k.kernel, groups_of(k, out.rows, w.out()), p.codes.get(), rows_.get(), stride, p.group_cols,
                   p.group_words, p.groups, group_sums_.get(), inv_scales_.get(), p.scales.get(),

@@ -46,10 +46,6 @@ ClContext make_context(const ClDevice& device) {
 // An element offset for the kernels, which know floats, not bytes; the seam checks that it is whole.
 cl_ulong float_offset(const Matrix& m) { return m.offset / sizeof(float); }
 
-std::size_t groups(std::int64_t items, std::size_t local) {
-  return (static_cast<std::size_t>(items) + local - 1) / local;
-}
-
 /// Rows first … first + n − 1 of m.
 Matrix part(Matrix m, std::int64_t first, std::int64_t n) {
   m.offset += static_cast<std::size_t>(first * m.cols) * sizeof(float);
@@ -72,12 +68,12 @@ class OpenClBackend final : public Backend {
   OpenClBackend(const ClDevice& device, const Options& options,
                 std::shared_ptr<const ExecutionContext> context, const TuningRow* tuning)
       : device_(device),
+        traits_(traits_of(device, options.kernels)),
         builds_ahead_(tuning == nullptr),
         context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                    device.memory_within(options.memory_limit),
-                                                   device.max_allocation)),
-        traits_(traits_of(device, options.kernels)),
+                                                   device.max_allocation, traits_.zero_copy)),
         queue_(context_.get(), device.id, traits_.own_transfers),
         programs_(context_.get(), device.id, traits_.build_flags(options.build_options),
                   options.program_folder.value_or(default_program_folder())),
@@ -110,6 +106,7 @@ class OpenClBackend final : public Backend {
     DeviceStatistics s = queue_.statistics();
     s.buffers = memory_->stats().allocations;
     s.reused_buffers = memory_->reused();
+    s.waits += s.buffers - s.reused_buffers;  // the pool's, for the memory of each
     s.programs = programs_.programs();
     s.compiled_programs = programs_.compiled();
     return s;
@@ -151,7 +148,7 @@ class OpenClBackend final : public Backend {
 
   void do_upload(Buffer& to, std::size_t offset, std::span<const std::byte> from) override {
     issue_held();
-    queue_.upload(mem_of(to), offset, from);
+    in_op([&] { queue_.upload(mem_of(to), offset, from); });
   }
   void do_download(const Buffer& from, std::size_t offset, std::span<std::byte> to) override {
     issue_held();
@@ -230,9 +227,8 @@ class OpenClBackend final : public Backend {
   void do_logits(const PreparedWeights& head, Matrix hidden, std::span<const std::int32_t> rows,
                  Matrix out) override;
   void do_top(Matrix x, std::int64_t k, std::span<TopValue> out) override {
-    if (k > TopOp::kMost) return top_of_download(x, k, out);
     issue_held();
-    top_.run(x, mem_of(x), k, out);
+    if (k > TopOp::kMost || !top_.run(x, mem_of(x), k, out)) top_of_download(x, k, out);
   }
   void do_sync() override {
     issue_held();
@@ -244,14 +240,14 @@ class OpenClBackend final : public Backend {
   template <class... Args>
   void launch_rows(const char* kernel, std::int64_t items, std::int64_t rows, const Args&... args) {
     const Kernel& k = kernels_.rows_op(kernel);
-    queue_.launch(k, {groups(items, k.local[0]), static_cast<std::size_t>(rows)}, args...);
+    queue_.launch(k, {n_groups(items, k.local[0]), static_cast<std::size_t>(rows)}, args...);
   }
 
   const ClDevice device_;
+  const DeviceTraits traits_;
   const bool builds_ahead_;  // not where candidates are measured, of whose programs some are run
   ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
-  const DeviceTraits traits_;
   CommandQueue queue_;
   ProgramCache programs_;
   KernelSet kernels_;
@@ -264,12 +260,14 @@ class OpenClBackend final : public Backend {
 
 BufferPtr OpenClBackend::do_allocate(std::size_t bytes, MemoryTag tag) {
   issue_held();
+  queue_.finish();  // what fails of earlier work is no want of memory
   PooledMem mem = create(bytes, tag);
   const cl_uchar zero = 0;
-  check(clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr),
-        "clEnqueueFillBuffer");
-  // Drivers allocate lazily: let it fail here, not in an op.
-  check(clFinish(queue_.get()), "clFinish");
+  const cl_int status =
+      clEnqueueFillBuffer(queue_.get(), mem.get(), &zero, sizeof zero, 0, mem.bytes(), 0, nullptr, nullptr);
+  if (means_memory(status)) memory_->refuse(bytes, tag, error_name(status));
+  check_op(status, "clEnqueueFillBuffer");
+  queue_.finish();
   return std::make_shared<OpenClBuffer>(std::move(mem), bytes);
 }
 
@@ -288,7 +286,7 @@ void OpenClBackend::multiply(const RowsToQuantize& rows, std::span<const Prepare
 void OpenClBackend::multiply(const OpenClDense& w, Matrix x, Matrix out) {
   const RowsKernel& k = kernels_.dense(w.type, out.rows);
   queue_.launch(
-      k.kernel, {groups(w.out(), k.kernel.local[0]), groups(out.rows, static_cast<std::size_t>(k.rows))},
+      k.kernel, {n_groups(w.out(), k.kernel.local[0]), n_groups(out.rows, static_cast<std::size_t>(k.rows))},
       w.values.get(), mem_of(x), float_offset(x), static_cast<cl_uint>(w.in()), static_cast<cl_uint>(w.out()),
       static_cast<cl_uint>(out.rows), mem_of(out), float_offset(out));
 }

@@ -1,6 +1,6 @@
 #pragma once
 // Weights in device memory, in the layouts of kernels/*.cl, and how they get there. Who multiplies with them
-// is opencl_backend.cpp.
+// is linear_op.cpp, with dense ones opencl_backend.cpp.
 #include <cstdint>
 #include <memory>
 #include <vector>

@@ -51,20 +51,31 @@ ProgramCache::ProgramCache(cl_context context, cl_device_id device, std::string 
                               text_of(device, CL_DRIVER_VERSION))),
       store_(std::move(folder)) {}
 
-cl_program ProgramCache::program(std::string_view source, const std::string& options,
-                                 const std::string& name) {
+// Ours come last, so that they win: the launch sizes are derived from them.
+std::string ProgramCache::all_options(const std::string& options) const {
+  return fmt::format("{} {}", extra_options_, options);
+}
+
+std::string ProgramCache::key_of(std::string_view source, const std::string& all_options) const {
+  return fmt::format("{}{}\n{}", device_key_, all_options, source);
+}
+
+ProgramCache::Program& ProgramCache::program(std::string_view source, const std::string& options,
+                                             const std::string& name) {
   auto own = std::make_pair(std::string(source), options);
-  if (const auto found = programs_.find(own); found != programs_.end()) return found->second.get();
-  // Ours come last, so that they win: the launch sizes are derived from them.
-  const std::string all = fmt::format("{} {}", extra_options_, options);
-  const std::string key = fmt::format("{}{}\n{}", device_key_, all, source);
-  ClProgram built = from_store(key, all);
-  if (!built) {
-    built = compile(source, all, name);
-    ++compiled_;
-    keep(key, built.get());
-  }
-  return programs_.emplace(std::move(own), std::move(built)).first->second.get();
+  if (const auto found = programs_.find(own); found != programs_.end()) return found->second;
+  const std::string all = all_options(options), key = key_of(source, all);
+  Program built{from_store(key, all), true};
+  if (!built.object) built = {compile_and_keep(key, source, all, name), false};
+  return programs_.emplace(std::move(own), std::move(built)).first->second;
+}
+
+ClProgram ProgramCache::compile_and_keep(const std::string& key, std::string_view source,
+                                         const std::string& options, const std::string& name) {
+  ClProgram built = compile(source, options, name);
+  ++compiled_;
+  keep(key, built.get());
+  return built;
 }
 
 ClProgram ProgramCache::compile(std::string_view source, const std::string& options,
@@ -101,8 +112,14 @@ void ProgramCache::keep(const std::string& key, cl_program program) const {
 }
 
 ClKernel ProgramCache::kernel(std::string_view source, const std::string& options, const std::string& name) {
+  Program& from = program(source, options, name);
   cl_int status = CL_SUCCESS;
-  ClKernel kernel(clCreateKernel(program(source, options, name), name.c_str(), &status));
+  ClKernel kernel(clCreateKernel(from.object.get(), name.c_str(), &status));
+  if (status != CL_SUCCESS && from.stored) {  // a program, but not the one that it should be
+    const std::string all = all_options(options);
+    from = {compile_and_keep(key_of(source, all), source, all, name), false};
+    kernel = ClKernel(clCreateKernel(from.object.get(), name.c_str(), &status));
+  }
   check(status, fmt::format("clCreateKernel({})", name));
   return kernel;
 }

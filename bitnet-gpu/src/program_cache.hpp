@@ -29,7 +29,15 @@ class ProgramCache {
   std::size_t compiled() const noexcept { return compiled_; }
 
  private:
-  cl_program program(std::string_view source, const std::string& options, const std::string& name);
+  struct Program {
+    ClProgram object;
+    bool stored = false;  ///< in a folder, by whoever can write there
+  };
+  Program& program(std::string_view source, const std::string& options, const std::string& name);
+  ClProgram compile_and_keep(const std::string& key, std::string_view source, const std::string& options,
+                             const std::string& name);
+  std::string all_options(const std::string& options) const;
+  std::string key_of(std::string_view source, const std::string& all_options) const;
   ClProgram compile(std::string_view source, const std::string& options, const std::string& name);
   /// None where the folder has no binary that the driver takes.
   ClProgram from_store(const std::string& key, const std::string& options) const;
@@ -41,7 +49,7 @@ class ProgramCache {
   std::string device_key_;  // device and driver
   ProgramStore store_;
   std::size_t compiled_ = 0;
-  std::map<std::pair<std::string, std::string>, ClProgram> programs_;  // (source, options)
+  std::map<std::pair<std::string, std::string>, Program> programs_;  // (source, options)
 };
 
 }  // namespace bitnet::gpu

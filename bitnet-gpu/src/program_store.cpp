@@ -4,10 +4,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <system_error>
 
 #include "bitnet/core/env.hpp"
 #include "bitnet/core/error.hpp"
@@ -17,7 +19,7 @@ namespace bitnet::gpu {
 namespace {
 
 constexpr std::string_view kMagic = "BNPROG1\n";
-constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 28;  // of a file: no program is nearly as large
+constexpr std::uint64_t kMostOfAFile = std::uint64_t{1} << 28;  // no program is nearly as large
 
 struct Sizes {
   std::uint64_t key, binary, hash;
@@ -27,6 +29,12 @@ struct Sizes {
 std::uint64_t hash(std::string_view bytes, std::uint64_t h = 0xcbf29ce484222325u) noexcept {
   for (const char c : bytes) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
   return h;
+}
+
+/// A file of a key, or one on its way to become that.
+bool is_ours(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  return name.find_first_not_of("0123456789abcdef") == 32 && name.compare(32, 4, ".bin") == 0;
 }
 
 std::string_view text_of(const ProgramStore::Binary& binary) {
@@ -50,7 +58,7 @@ std::optional<ProgramStore::Binary> ProgramStore::load(std::string_view key) con
   if (folder_.empty()) return std::nullopt;
   std::string file;
   try {
-    file = read_file(path_of(key), kMostBytes);
+    file = read_file(path_of(key), kMostOfAFile);
   } catch (const Error&) {
     return std::nullopt;
   }
@@ -62,6 +70,8 @@ std::optional<ProgramStore::Binary> ProgramStore::load(std::string_view key) con
   if (sizes.key != key.size() || sizes.binary == 0 || sizes.binary > rest.size() ||
       rest.size() - sizes.binary != sizes.key || !rest.starts_with(key) || hash(rest) != sizes.hash)
     return std::nullopt;
+  std::error_code ignored;
+  std::filesystem::last_write_time(path_of(key), std::filesystem::file_time_type::clock::now(), ignored);
   const std::string_view binary = rest.substr(key.size());
   return Binary(binary.begin(), binary.end());
 }
@@ -78,7 +88,38 @@ void ProgramStore::store(std::string_view key, const Binary& binary) const {
     file.write(key);
     file.write(text_of(binary));
     file.commit();
+    forget_oldest(path_of(key));
   } catch (const Error&) {  // a folder that cannot be written costs time, nothing else
+  }
+}
+
+void ProgramStore::forget_oldest(const std::filesystem::path& but) const {
+  struct File {
+    std::filesystem::file_time_type used;
+    std::filesystem::path path;
+    std::uintmax_t bytes;
+    bool operator<(const File& other) const { return used < other.used; }
+  };
+  std::vector<File> files;
+  std::uintmax_t all = 0;
+  std::error_code error;
+  // What goes meanwhile by another process's hand has no size or no time.
+  for (std::filesystem::directory_iterator at(folder_, error), end; !error && at != end;
+       at.increment(error)) {
+    if (!is_ours(at->path())) continue;
+    std::error_code gone;
+    const std::uintmax_t bytes = at->file_size(gone);
+    if (gone) continue;
+    const auto used = at->last_write_time(gone);
+    if (gone) continue;
+    all += bytes;
+    if (at->path() != but) files.push_back({used, at->path(), bytes});
+  }
+  std::sort(files.begin(), files.end());
+  for (const File& file : files) {
+    if (all <= most_bytes_) return;
+    std::filesystem::remove(file.path, error);
+    all -= file.bytes;
   }
 }
 

@@ -48,16 +48,14 @@ void StepInputs::fill(Array& a, std::span<const std::int32_t> values, bool in_us
   a.filled = false;
   a.values.assign(values.begin(), values.end());
   const std::size_t bytes = std::max(values.size(), kLeastValues) * sizeof(std::int32_t);
-  if (a.mem.bytes() < bytes) {
-    try {
+  in_op([&] {
+    if (a.mem.bytes() < bytes) {
       a.mem = PooledMem(memory_, bytes + bytes / 2, "step inputs");
       in_use = a.mem.used_before();
-    } catch (const Error& e) {  // an op may throw nothing else
-      throw Error(ErrorCode::kDevice, e.what());
     }
-  }
-  a.uploaded =
-      queue_.upload_later(a.mem.get(), 0, std::as_bytes(std::span<const std::int32_t>(a.values)), in_use);
+    a.uploaded =
+        queue_.upload_later(a.mem.get(), 0, std::as_bytes(std::span<const std::int32_t>(a.values)), in_use);
+  });
   a.failures = queue_.failures();
   a.filled = true;
 }

@@ -22,33 +22,34 @@ TopValue value_of(cl_ulong key) {
 
 }  // namespace
 
-cl_mem TopOp::scratch(std::size_t which, std::size_t keys) {
-  if (scratch_[which].bytes() < keys * sizeof(cl_ulong)) {
-    try {
-      scratch_[which] = PooledMem(memory_, keys * sizeof(cl_ulong), "activations");
-    } catch (const Error& e) {  // an op may throw nothing else
-      throw Error(ErrorCode::kDevice, e.what());
-    }
-  }
-  return scratch_[which].get();
+bool TopOp::reserve(std::size_t which, std::size_t keys) {
+  PooledMem& mem = scratch_[which];
+  const std::size_t bytes = keys * sizeof(cl_ulong);
+  if (mem.bytes() >= bytes) return true;
+  mem = PooledMem();
+  mem = PooledMem::try_make(memory_, bytes, "activations");
+  return mem.get() != nullptr;
 }
 
-void TopOp::run(const Matrix& x, cl_mem mem, std::int64_t k, std::span<TopValue> out) {
+bool TopOp::run(const Matrix& x, cl_mem mem, std::int64_t k, std::span<TopValue> out) {
   const auto rows = static_cast<std::size_t>(x.rows), most = static_cast<std::size_t>(k);
   const auto number = static_cast<cl_uint>(k);
-  std::size_t chunks = chunks_of(static_cast<std::size_t>(x.cols)), which = 0;
-  cl_mem to = scratch(which, rows * chunks * most);
+  std::size_t chunks = chunks_of(static_cast<std::size_t>(x.cols));
+  const std::size_t merged = chunks_of(chunks * most);  // fewer, since k is at most half a chunk
+  if (!reserve(0, rows * chunks * most) || (chunks > 1 && !reserve(1, rows * merged * most))) return false;
+  cl_mem to = scratch_[0].get(), other = scratch_[1].get();
   queue_.launch(kernels_.top(false), {chunks, rows}, mem, static_cast<cl_ulong>(x.offset / sizeof(float)),
                 static_cast<cl_uint>(x.cols), number, to);
   while (chunks > 1) {
     const std::size_t n = chunks * most;
-    chunks = chunks_of(n);  // fewer, since k is at most half a chunk
-    const cl_mem from = std::exchange(to, scratch(which ^= 1, rows * chunks * most));
-    queue_.launch(kernels_.top(true), {chunks, rows}, from, static_cast<cl_uint>(n), number, to);
+    chunks = chunks_of(n);
+    std::swap(to, other);
+    queue_.launch(kernels_.top(true), {chunks, rows}, other, static_cast<cl_uint>(n), number, to);
   }
   keys_.resize(rows * most);
   queue_.download(to, 0, std::as_writable_bytes(std::span(keys_)));
   for (std::size_t i = 0; i < keys_.size(); ++i) out[i] = value_of(keys_[i]);
+  return true;
 }
 
 }  // namespace bitnet::gpu

@@ -20,11 +20,12 @@ class TopOp {
   TopOp(CommandQueue& queue, KernelSet& kernels, std::shared_ptr<DeviceMemoryPool> memory)
       : queue_(queue), kernels_(kernels), memory_(std::move(memory)) {}
 
-  /// out: [rows of x, k], k ≤ kMost. Waits for the device. Throws Error(kDevice).
-  void run(const Matrix& x, cl_mem mem, std::int64_t k, std::span<TopValue> out);
+  /// out: [rows of x, k], k ≤ kMost. Waits for the device. False where it has no memory left for the scratch
+  /// of some k values a thousand: nothing was done. Throws Error(kDevice).
+  bool run(const Matrix& x, cl_mem mem, std::int64_t k, std::span<TopValue> out);
 
  private:
-  cl_mem scratch(std::size_t which, std::size_t keys);
+  bool reserve(std::size_t which, std::size_t keys);
 
   CommandQueue& queue_;
   KernelSet& kernels_;

@@ -9,7 +9,8 @@
 namespace bitnet::gpu {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{8} << 20;   // of a staging buffer: some ms of a bus
+constexpr std::size_t kPieceBytes = std::size_t{8} << 20;  // of a staging buffer: some ms of a bus
+constexpr MemoryTag kTag = "weights";
 constexpr std::size_t kGrainBytes = std::size_t{64} << 10;  // of a thread's share
 
 std::byte* map(cl_command_queue queue, cl_mem mem, std::size_t bytes) {
@@ -44,6 +45,17 @@ class Mapping {
 
 }  // namespace
 
+/// Calls of the driver alone: it may find only now that it has no memory.
+template <class Body>
+decltype(auto) WeightWriter::driving(std::size_t bytes, Body&& body) const {
+  try {
+    return body();
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kOutOfMemory) throw;
+    memory_->refuse(bytes, kTag, e.what());
+  }
+}
+
 void WeightWriter::fill_on_threads(std::size_t begin, std::size_t end, std::size_t unit_bytes, std::byte* to,
                                    const Fill& fill) const {
   const std::size_t grain = std::max<std::size_t>(kGrainBytes / unit_bytes, 1);
@@ -53,7 +65,8 @@ void WeightWriter::fill_on_threads(std::size_t begin, std::size_t end, std::size
 }
 
 void WeightWriter::write_in_place(cl_mem to, std::size_t units, std::size_t unit_bytes, const Fill& fill) {
-  Mapping mapping(queue_.get(), to, units * unit_bytes);
+  Mapping mapping =
+      driving(units * unit_bytes, [&] { return Mapping(queue_.get(), to, units * unit_bytes); });
   fill_on_threads(0, units, unit_bytes, mapping.host(), fill);
   mapping.end();
 }
@@ -73,14 +86,17 @@ void WeightWriter::write_staged(const PooledMem& to, std::size_t units, std::siz
     std::size_t at = 0;
     for (std::size_t begin = 0; begin < units; begin += per_piece, at ^= 1) {
       const std::size_t end = std::min(begin + per_piece, units);
-      if (!host[at]) {
-        mem[at] = make_staging(per_piece * unit_bytes);
-        host[at].emplace(queue_.transfers(), mem[at].get(), per_piece * unit_bytes);
-      }
+      if (!host[at])
+        driving(per_piece * unit_bytes, [&] {
+          mem[at] = make_staging(per_piece * unit_bytes);
+          host[at].emplace(queue_.transfers(), mem[at].get(), per_piece * unit_bytes);
+        });
       wait_for(travelled[at]);  // the other one travels meanwhile
       fill_on_threads(begin, end, unit_bytes, host[at]->host(), fill);
-      travelled[at] = queue_.upload_later(to.get(), begin * unit_bytes,
-                                          {host[at]->host(), (end - begin) * unit_bytes}, in_use);
+      travelled[at] = driving(units * unit_bytes, [&] {
+        return queue_.upload_later(to.get(), begin * unit_bytes,
+                                   {host[at]->host(), (end - begin) * unit_bytes}, in_use);
+      });
       queue_.flush();
     }
     for (const ClEvent& e : travelled) wait_for(e);
@@ -99,7 +115,7 @@ ClMem WeightWriter::make_staging(std::size_t bytes) const {
 }
 
 PooledMem WeightWriter::write(std::size_t units, std::size_t unit_bytes, const Fill& fill) {
-  PooledMem to(memory_, units * unit_bytes, "weights");
+  PooledMem to(memory_, units * unit_bytes, kTag);
   if (in_place_) {
     write_in_place(to.get(), units, unit_bytes, fill);
   } else {
@@ -109,8 +125,13 @@ PooledMem WeightWriter::write(std::size_t units, std::size_t unit_bytes, const F
 }
 
 PooledMem WeightWriter::copy(std::span<const std::byte> from) {
-  PooledMem to(memory_, from.size(), "weights");
-  if (!from.empty()) queue_.upload(to.get(), 0, from, to.used_before());
+  if (in_place_ && !from.empty())
+    return write(from.size(), 1, [from](std::size_t begin, std::size_t end, std::byte* to) {
+      std::copy(from.begin() + static_cast<std::ptrdiff_t>(begin),
+                from.begin() + static_cast<std::ptrdiff_t>(end), to);
+    });
+  PooledMem to(memory_, from.size(), kTag);
+  if (!from.empty()) driving(from.size(), [&] { queue_.upload(to.get(), 0, from, to.used_before()); });
   return to;
 }
 

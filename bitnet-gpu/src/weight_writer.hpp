@@ -30,6 +30,9 @@ class WeightWriter {
   PooledMem copy(std::span<const std::byte> from);
 
  private:
+  /// body(), whose Error(kOutOfMemory) becomes the pool's.
+  template <class Body>
+  decltype(auto) driving(std::size_t bytes, Body&& body) const;
   void fill_on_threads(std::size_t begin, std::size_t end, std::size_t unit_bytes, std::byte* to,
                        const Fill& fill) const;
   void write_in_place(cl_mem to, std::size_t units, std::size_t unit_bytes, const Fill& fill);

@@ -7,7 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -161,6 +163,15 @@ TEST_F(ProgramCacheTest, DamagedAndForeignFilesAreBuiltAgain) {
   }
 }
 
+/// What a file of the store is of, and its binary.
+std::pair<std::string, ProgramStore::Binary> parts_of(const std::filesystem::path& path) {
+  const std::string file = read_file(path);
+  std::uint64_t key_bytes = 0;
+  std::memcpy(&key_bytes, file.data() + 8, sizeof key_bytes);
+  return {file.substr(32, key_bytes),
+          ProgramStore::Binary(file.begin() + static_cast<std::ptrdiff_t>(32 + key_bytes), file.end())};
+}
+
 // Whole and with its right hash, but nothing that the driver can use.
 TEST_F(ProgramCacheTest, BinariesThatTheDriverRefusesAreBuiltAgain) {
   const testing::TempDir dir;
@@ -169,15 +180,66 @@ TEST_F(ProgramCacheTest, BinariesThatTheDriverRefusesAreBuiltAgain) {
     ProgramCache cache(context_.get(), device_, "", dir.path());
     static_cast<void>(cache.kernel(kSource, "-DFACTOR=2", "twice"));
   }
-  const std::string file = read_file(files_in(dir.path()).at(0));
-  std::uint64_t key_bytes = 0;
-  std::memcpy(&key_bytes, file.data() + 8, sizeof key_bytes);
-  const std::string key = file.substr(32, key_bytes);
+  const std::string key = parts_of(files_in(dir.path()).at(0)).first;
   ASSERT_TRUE(store.load(key).has_value());
   store.store(key, {'n', 'o', ' ', 'p', 'r', 'o', 'g', 'r', 'a', 'm'});
   ProgramCache cache(context_.get(), device_, "", dir.path());
   EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
   EXPECT_EQ(cache.compiled(), 1u);
+}
+
+// A program of this driver, but another one.
+TEST_F(ProgramCacheTest, BinariesThatLackTheKernelAreBuiltAgain) {
+  const testing::TempDir dir;
+  {
+    ProgramCache other(context_.get(), device_, "", dir / "other");
+    static_cast<void>(other.kernel("__kernel void another(__global int* x) { x[0] = 1; }", "", "another"));
+    ProgramCache cache(context_.get(), device_, "", dir / "own");
+    static_cast<void>(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+  }
+  const auto own = files_in(dir / "own").at(0);
+  const std::string whole = read_file(own);
+  ProgramStore(dir / "own").store(parts_of(own).first, parts_of(files_in(dir / "other").at(0)).second);
+  ASSERT_NE(read_file(own), whole);
+  ProgramCache cache(context_.get(), device_, "", dir / "own");
+  EXPECT_TRUE(cache.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(cache.compiled(), 1u);
+  EXPECT_EQ(cache.programs(), 1u);
+  ProgramCache later(context_.get(), device_, "", dir / "own");
+  EXPECT_TRUE(later.kernel(kSource, "-DFACTOR=2", "twice"));
+  EXPECT_EQ(later.compiled(), 0u);  // mended
+  // What the source itself lacks is no matter of the folder.
+  BITNET_EXPECT_ERROR(later.kernel(kSource, "-DFACTOR=2", "thrice"), ErrorCode::kDevice, "thrice");
+}
+
+TEST(ProgramStore, ForgetsWhatWasNotAskedForForTheLongestTime) {
+  const testing::TempDir dir;
+  const ProgramStore store(dir.path(), 3500);
+  const ProgramStore::Binary binary(1000, 7);
+  const auto back_by = [&](const std::filesystem::path& file, int hours) {
+    std::filesystem::last_write_time(file,
+                                     std::filesystem::last_write_time(file) - std::chrono::hours(hours));
+  };
+  write_file(dir / "notes.bin", std::string(5000, 'x'));
+  std::vector<std::filesystem::path> known{dir / "notes.bin"};
+  for (const char* key : {"a", "b", "c"}) {
+    store.store(key, binary);
+    for (const auto& file : files_in(dir.path()))
+      if (std::find(known.begin(), known.end(), file) == known.end()) known.push_back(file);
+  }
+  ASSERT_EQ(known.size(), 4u);
+  for (std::size_t i = 1; i < 4; ++i) back_by(known[i], static_cast<int>(10 - i));
+  EXPECT_TRUE(store.load("a").has_value());  // the oldest, until now
+  store.store("d", binary);
+  EXPECT_TRUE(store.load("a").has_value());
+  EXPECT_FALSE(store.load("b").has_value());
+  EXPECT_TRUE(store.load("c").has_value());
+  EXPECT_TRUE(store.load("d").has_value());
+  store.store("large", ProgramStore::Binary(9000, 7));
+  EXPECT_TRUE(store.load("large").has_value());
+  EXPECT_FALSE(store.load("a").has_value());
+  EXPECT_EQ(files_in(dir.path()).size(), 2u);
+  EXPECT_TRUE(std::filesystem::exists(dir / "notes.bin"));  // nobody's here
 }
 
 TEST_F(ProgramCacheTest, AFolderThatCannotBeWrittenCostsTimeOnly) {

@@ -234,6 +234,27 @@ TEST(GpuLayers, AutoKeepsWithinTheDevicesMemoryWithLinearsOfEveryKind) {
   }
 }
 
+TEST(GpuLayers, AutoCountsMemoryOnceHoweverOftenItIsNamed) {
+  BITNET_REQUIRE_OPENCL_DEVICE(has_device());
+  bool on_both = false;
+  for (const std::size_t mib : {8, 10, 12, 14, 16}) {
+    SCOPED_TRACE(mib);
+    const BackendRegistry registry = registry_of(mib << 20);
+    const std::string name = registry.devices()[0].name;
+    InferenceEngine engine(options_for(name + "," + name, kAutoLayers), registry);
+    EXPECT_EQ(text_of(engine), text_of_cpu());
+    std::size_t held = 0, pools = 0;
+    for (const MemoryResource* pool : engine.model()->backend().memories()) {
+      if (pool->name() != name) continue;
+      held += pool->stats().peak_held;
+      ++pools;
+    }
+    EXPECT_LE(held, mib << 20);
+    on_both = on_both || pools == 2;
+  }
+  EXPECT_TRUE(on_both);
+}
+
 TEST(GpuLayers, TooManyForTheMemoryAreAnError) {
   BITNET_REQUIRE_OPENCL_DEVICE(has_device());
   const BackendRegistry registry = registry_of(std::size_t{2} << 20);

@@ -9,6 +9,7 @@
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/core/log.hpp"
+#include "bitnet/inference/device_names.hpp"
 #include "bitnet/inference/fallback_backend.hpp"
 #include "bitnet/inference/layered_backend.hpp"
 #include "bitnet/inference/register.hpp"
@@ -33,13 +34,7 @@ void check_precision(const EngineOptions& options) {
 
 /// EngineOptions::device as a list, checked with what depends on it.
 std::vector<std::string> names_of(const EngineOptions& options) {
-  std::vector<std::string> names(1);
-  for (const char c : options.device) {
-    if (c == ',')
-      names.emplace_back();
-    else
-      names.back() += c;
-  }
+  std::vector<std::string> names = split_device_names(options.device);
   for (const std::string& name : names)
     if (names.size() > 1 && (name.empty() || name == "cpu" || name == "auto"))
       throw Error(ErrorCode::kInvalidArgument,
@@ -141,8 +136,10 @@ std::unique_ptr<Backend> InferenceEngine::divide(Backends devices, const ModelFi
   const LayerCosts costs = layer_costs(files, {.n_ctx = resolve_context(config, options_.n_ctx),
                                                .chunk_rows = options_.chunk_rows,
                                                .kv_type = options_.kv_type.value_or(stored)});
-  std::vector<std::size_t> free;
-  for (const auto& device : devices) free.push_back(device->available_memory());
+  std::vector<std::string> names;
+  for (const auto& device : devices) names.emplace_back(device->name());
+  std::vector<std::size_t> free = sharers(names);
+  for (std::size_t d = 0; d < devices.size(); ++d) free[d] = devices[d]->available_memory() / free[d];
   const LayerSplit split = split_layers(costs, free, options_.device_layers);
   if (options_.device_only && split.on_cpu > 0)
     throw Error(ErrorCode::kOutOfMemory,

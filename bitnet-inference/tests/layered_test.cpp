@@ -7,6 +7,7 @@
 #include "bitnet/core/memory/hybrid_memory_pool.hpp"
 #include "bitnet/inference/adapter_set.hpp"
 #include "bitnet/inference/batch_scheduler.hpp"
+#include "bitnet/inference/device_names.hpp"
 #include "bitnet/inference/engine.hpp"
 #include "bitnet/inference/layer_split.hpp"
 #include "support.hpp"
@@ -50,6 +51,16 @@ std::vector<float> logits_of(const std::shared_ptr<const Model>& model,
 
 const std::vector<std::vector<std::int64_t>> kDivisions{{5},    {2, 3},       {0, 5},
                                                         {5, 0}, {1, 0, 3, 1}, {1, 1, 1, 1, 1}};
+
+TEST(DeviceNames, AreOfOneMemoryOrOfSeveral) {
+  EXPECT_EQ(split_device_names("opencl:0:0"), std::vector<std::string>{"opencl:0:0"});
+  EXPECT_EQ(split_device_names("a,,b"), (std::vector<std::string>{"a", "", "b"}));
+  EXPECT_TRUE(share_memory("opencl:0:1", "opencl:0:1/0"));
+  EXPECT_FALSE(share_memory("opencl:0:1", "opencl:0:10"));
+  EXPECT_FALSE(share_memory("opencl:0:0/0", "opencl:0:0/1"));
+  const std::vector<std::string> names{"opencl:0:0", "opencl:0:0/1", "opencl:1:0", "opencl:0:0"};
+  EXPECT_EQ(sharers(names), (std::vector<std::size_t>{3, 3, 1, 3}));
+}
 
 TEST(Layered, TheBitsOfOneBackendHoweverTheLayersLie) {
   for (const bool tied : {true, false}) {

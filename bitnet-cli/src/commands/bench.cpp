@@ -132,6 +132,7 @@ std::optional<BenchPeaks> peaks_of([[maybe_unused]] const inference::InferenceEn
   if (engine.stages().size() != 1 || !name.starts_with("opencl:")) return std::nullopt;
   gpu::Options options;
   options.sub_devices = sub_devices(values, name);
+  options.memory_limit = device_memory_limit(values);
   const gpu::DevicePeaks p = gpu::measure_peaks(name, options);
   return BenchPeaks{p.copy_gbps, p.int8_gops, p.enqueue_seconds, p.launch_seconds};
 #else

@@ -96,6 +96,7 @@ int tune(const Values& values, Io& io) {
   ProgressBar bar(io, "candidates");
   gpu::TuneOptions options = options_of(values, bar, io);
   options.device.sub_devices = sub_devices(values, device);
+  options.device.memory_limit = device_memory_limit(values);
   if (values.flag(opt::kVerbose)) {
     io.err << "shapes:";
     for (const gpu::TuneShape& s : options.shapes)
@@ -141,7 +142,7 @@ const Command kTuneCommand{
         "bitnet tune --device opencl:0:0 -m model.gguf -o - > table.yaml",
     .arguments = {},
     .options = {&opt::kTuneDevice, &opt::kTuneModel, &opt::kSubDevices, &opt::kTuneRounds, &opt::kThreads,
-                &opt::kIsa, &opt::kTuneOutput, &opt::kVerbose},
+                &opt::kIsa, &opt::kDeviceMemoryLimit, &opt::kTuneOutput, &opt::kVerbose},
     .body = tune,
 };
 

@@ -17,13 +17,14 @@ enum class ClCall : std::size_t {
   kRead,    ///< clEnqueueReadBuffer
   kWrite,   ///< clEnqueueWriteBuffer
   kBuffer,  ///< clCreateBuffer
+  kFill,    ///< clEnqueueFillBuffer, the first use of a buffer
 };
 
-/// Calls of each kind are numbered from 1; those from `first` to `last` fail: clCreateBuffer with
-/// CL_MEM_OBJECT_ALLOCATION_FAILURE, the others with CL_OUT_OF_RESOURCES.
+/// Calls of each kind are numbered from 1; those from `first` to `last` fail: clCreateBuffer and
+/// clEnqueueFillBuffer with CL_MEM_OBJECT_ALLOCATION_FAILURE, the others with CL_OUT_OF_RESOURCES.
 struct FailingQueue {
   static constexpr int kNever = 1 << 30;
-  static constexpr std::size_t kCalls = 6;
+  static constexpr std::size_t kCalls = 7;
   struct Range {
     int calls = 0, first = kNever, last = kNever;
     bool holds() {
@@ -36,6 +37,8 @@ struct FailingQueue {
   bool dead = false;       //
   bool swallowed = false;  // an asynchronous failure waits to be told
   int failures = 0, queues = 0;
+  cl_int write_status = CL_OUT_OF_RESOURCES;  ///< of kWrite
+  cl_mem_flags last_flags = 0;                ///< of clCreateBuffer
 
   Range& of(ClCall call) { return ranges[static_cast<std::size_t>(call)]; }
   void fail_from(ClCall call, int calls_from_now, int n = kNever) {
@@ -52,6 +55,7 @@ struct FailingQueue {
     for (Range& r : ranges) r.first = r.last = kNever;
     dies = dead = swallowed = false;
     failures = queues = 0;
+    write_status = CL_OUT_OF_RESOURCES;
   }
   /// Whether this call on a queue is to fail.
   bool fails(ClCall call) {
@@ -114,14 +118,29 @@ BITNET_CL_STANDS_BEFORE cl_int CL_API_CALL clEnqueueWriteBuffer(cl_command_queue
                                                                 cl_bool blocking, size_t offset, size_t size,
                                                                 const void* from, cl_uint n_events,
                                                                 const cl_event* events, cl_event* event) {
-  if (bitnet::testing::failing_queue.fails(bitnet::testing::ClCall::kWrite)) return CL_OUT_OF_RESOURCES;
+  auto& state = bitnet::testing::failing_queue;
+  if (state.fails(bitnet::testing::ClCall::kWrite)) return state.write_status;
   static const auto real = bitnet::testing::driver(&clEnqueueWriteBuffer, "clEnqueueWriteBuffer");
   return real(queue, buffer, blocking, offset, size, from, n_events, events, event);
+}
+
+BITNET_CL_STANDS_BEFORE cl_int CL_API_CALL clEnqueueFillBuffer(cl_command_queue queue, cl_mem buffer,
+                                                               const void* pattern, size_t pattern_size,
+                                                               size_t offset, size_t size, cl_uint n_events,
+                                                               const cl_event* events, cl_event* event) {
+  auto& state = bitnet::testing::failing_queue;
+  if (state.of(bitnet::testing::ClCall::kFill).holds()) {
+    ++state.failures;
+    return CL_MEM_OBJECT_ALLOCATION_FAILURE;
+  }
+  static const auto real = bitnet::testing::driver(&clEnqueueFillBuffer, "clEnqueueFillBuffer");
+  return real(queue, buffer, pattern, pattern_size, offset, size, n_events, events, event);
 }
 
 BITNET_CL_STANDS_BEFORE cl_mem CL_API_CALL clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size,
                                                           void* host, cl_int* status) {
   auto& state = bitnet::testing::failing_queue;
+  state.last_flags = flags;
   if (state.of(bitnet::testing::ClCall::kBuffer).holds()) {
     ++state.failures;
     if (status != nullptr) *status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
