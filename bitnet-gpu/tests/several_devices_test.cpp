@@ -281,8 +281,7 @@ void expect_upper_bounds(const EngineOptions& options, const BackendRegistry& re
   const auto own =
       std::find_if(pools.begin(), pools.end(), [&](auto* p) { return p->name() == options.device; });
   ASSERT_NE(own, pools.end());
-  // Each of the many small buffers has 256 bytes at least, which real models do not notice.
-  EXPECT_LE((*own)->stats().used, sum + 256 * (*own)->stats().allocations);
+  EXPECT_LE((*own)->stats().used, sum);
   if (sum > (std::size_t{4} << 20)) {
     EXPECT_GE((*own)->stats().used, sum / 2);
   }

@@ -16,9 +16,10 @@ namespace {
 
 using Wide = unsigned __int128;
 
-constexpr std::int64_t kTile = 16;         // what packed rows and columns are padded to
-constexpr Wide kQuantisedRows = 256;       // that a device quantises at once
-constexpr Wide kWhileItGrows = 2;          // a buffer that is replaced by a larger one is there twice
+constexpr std::int64_t kTile = 16;    // what packed rows and columns are padded to
+constexpr Wide kQuantisedRows = 256;  // that a device quantises at once
+constexpr Wide kWhileItGrows = 2;     // a buffer that is replaced by a larger one is there twice
+constexpr Wide kAlignment = 4 * 256;  // a tensor is four buffers at most, each of a multiple of 256 bytes
 constexpr Wide kSmallBuffers = 256 << 10;  // positions, page tables, scales of rows
 
 Wide padded(std::int64_t n) { return static_cast<Wide>((n + kTile - 1) / kTile) * kTile; }
@@ -78,8 +79,10 @@ Wide matrix_bytes(const ModelFiles& files, TensorId id, ExtendedLinears& extende
   return elements * bits_of(type.value_or(DType::kF32)) / 8;
 }
 
-std::size_t rounded_up(Wide bytes) {
-  bytes += bytes / 8;
+/// What pools of devices round up to where there is room.
+Wide rounded_up(Wide bytes) { return bytes + bytes / 8; }
+
+std::size_t checked(Wide bytes) {
   if (bytes > std::numeric_limits<std::size_t>::max() / 4)
     throw Error(ErrorCode::kInvalidArgument, "the sizes of the model's layers overflow");
   return static_cast<std::size_t>(bytes);
@@ -133,11 +136,11 @@ LayerCosts layer_costs(const ModelFiles& files, const SplitNeeds& needs) {
       static_cast<Wide>((needs.n_ctx + KvPool::kDefaultPageSize - 1) / KvPool::kDefaultPageSize);
   const Wide cache =
       2 * 2 * pages * kv_page_bytes(needs.kv_type, KvPool::kDefaultPageSize, c.n_kv_heads, c.head_dim);
-  std::vector<Wide> layers(static_cast<std::size_t>(c.n_layers), cache);
+  std::vector<Wide> layers(static_cast<std::size_t>(c.n_layers), rounded_up(cache));
   Wide embedding = 0, head = 0;
   ExtendedLinears extended(files);
   for (const TensorId id : model_tensors(c)) {
-    const Wide bytes = matrix_bytes(files, id, extended);
+    const Wide bytes = matrix_bytes(files, id, extended) + kAlignment;
     if (id.layer >= 0) {
       layers[static_cast<std::size_t>(id.layer)] += bytes;
     } else if (id.role == TensorRole::kTokenEmbedding) {
@@ -153,14 +156,14 @@ LayerCosts layer_costs(const ModelFiles& files, const SplitNeeds& needs) {
   const Wide floats = rows * row + static_cast<Wide>(Session::kMaxLogits) * static_cast<Wide>(c.vocab_size) +
                       static_cast<Wide>(needs.n_ctx) * static_cast<Wide>(c.head_dim);
   LayerCosts costs;
-  for (const Wide bytes : layers) costs.layers.push_back(rounded_up(bytes));
-  costs.embedding = rounded_up(embedding);
-  costs.head = rounded_up(head);
+  for (const Wide bytes : layers) costs.layers.push_back(checked(bytes));
+  costs.embedding = checked(embedding);
+  costs.head = checked(head);
   const Wide widest = padded(std::max({c.hidden_size, c.q_dim(), c.intermediate_size}));
   // Of the rows: their bytes, and the sum of each group of columns.
   const Wide quantised = widest + static_cast<Wide>(extended.most_groups()) * sizeof(std::int32_t);
-  costs.workspace =
-      rounded_up(floats * sizeof(float) + quantised * kQuantisedRows * kWhileItGrows + kSmallBuffers);
+  costs.workspace = checked(
+      rounded_up(floats * sizeof(float) + quantised * kQuantisedRows * kWhileItGrows + kSmallBuffers));
   return costs;
 }
 

@@ -23,8 +23,9 @@ struct SplitNeeds {
   DType kv_type = DType::kF16;
 };
 
-/// Bytes that a model takes on a device, each with the eighth that pools of devices round up by. Upper bounds
-/// for layouts of 2 bits a trit, of as many planes and scales as the files have, and of a byte an int8.
+/// Bytes that a model takes on a device, caches and scratch with the eighth that pools of devices round up
+/// by. Upper bounds for layouts of 2 bits a trit, of as many planes and scales as the files have, and of a
+/// byte an int8.
 struct LayerCosts {
   std::vector<std::size_t> layers;  ///< weights and cache of each
   std::size_t embedding = 0;        ///< of the first stage
