@@ -68,9 +68,9 @@ class OpenClBackend final : public Backend {
   OpenClBackend(const ClDevice& device, const Options& options,
                 std::shared_ptr<const ExecutionContext> context, const TuningRow* tuning)
       : device_(device),
+        context_(make_context(device)),
         traits_(traits_of(device, options.kernels)),
         builds_ahead_(tuning == nullptr),
-        context_(make_context(device)),
         memory_(std::make_shared<DeviceMemoryPool>(device.device.name, context_.get(),
                                                    device.memory_within(options.memory_limit),
                                                    device.max_allocation, traits_.zero_copy)),
@@ -244,9 +244,9 @@ class OpenClBackend final : public Backend {
   }
 
   const ClDevice device_;
+  ClContext context_;
   const DeviceTraits traits_;
   const bool builds_ahead_;  // not where candidates are measured, of whose programs some are run
-  ClContext context_;
   std::shared_ptr<DeviceMemoryPool> memory_;  // its users issue to queue_ alone
   CommandQueue queue_;
   ProgramCache programs_;
