@@ -56,9 +56,9 @@ TEST_F(DeviceTest, VerboseAloneTellsTheTimesOfTheDevice) {
   };
   const auto [nothing, plain] = run({});
   const auto [lines, timed] = run({"-v"});
-  EXPECT_THAT(lines,
-              ::testing::ContainsRegex("device: to it [0-9,]+ copies of [^\n]* at [0-9.]+ GB/s, from it "
-                                       "[0-9,]+ copies of [^\n]* at [0-9.]+ GB/s\n"));
+  EXPECT_THAT(
+      lines, ::testing::ContainsRegex("device: to it [0-9,]+ copies, [^\n]* in all, at [0-9.]+ GB/s, from it "
+                                      "[0-9,]+ copies, [^\n]* in all, at [0-9.]+ GB/s\n"));
   for (const char* kernel : {"attention", "rope_and_store", "ternary_matmul", "normalize_quantize"})
     EXPECT_THAT(lines, HasSubstr("device: " + std::string(kernel) + ": "));
   EXPECT_EQ(timed["launches"], plain["launches"]);
