@@ -205,6 +205,64 @@ TEST(QuantiserProperties, ZerosAndConstantsAreKeptAndWarnedOf) {
   }
 }
 
+/// `distinct` rows, one after the other again and again; 0: zeros.
+InputCalibration repeated_input(std::int64_t rows, std::int64_t distinct, std::uint64_t seed) {
+  std::vector<float> x(static_cast<std::size_t>(rows * kIn));
+  const std::vector<float> once = random_weights(seed, std::max<std::int64_t>(distinct, 1));
+  for (std::size_t i = 0; distinct > 0 && i < x.size(); ++i) x[i] = once[i % once.size()];
+  InputCalibration input{{}, Hessian(kIn), {}};
+  input.hessian.add(context(), x);
+  input.statistics.add(context(), x, kIn);
+  return input;
+}
+
+TEST(QuantiserProperties, TheRankIsThatOfTheRows) {
+  for (const std::int64_t distinct : {0, 1, 20, 63, 64, 400}) {
+    const HessianRank r = rank_of(repeated_input(400, distinct, 3).hessian);
+    EXPECT_EQ(r.columns, kIn);
+    EXPECT_EQ(r.rank, std::min(distinct, kIn));
+    EXPECT_EQ(r.unseen, distinct == 0 ? kIn : 0);
+  }
+  // Columns that are 0, and columns that are copies, however large.
+  std::vector<float> x = random_weights(4, 500);
+  for (std::size_t i = 0; i < x.size(); i += kIn) {
+    x[i + 3] = x[i + 9] = 0;
+    x[i + 20] = 1e4f * x[i + 1];
+  }
+  Hessian h(kIn);
+  h.add(context(), x);
+  EXPECT_EQ(rank_of(h).unseen, 2);
+  EXPECT_EQ(rank_of(h).rank, kIn - 3);
+  // More columns than are looked at.
+  const std::int64_t wide = 2 * HessianRank::kMostColumns;
+  Hessian few(wide);
+  few.add(context(), random_weights(5, 30, wide));
+  EXPECT_EQ(rank_of(few).columns, HessianRank::kMostColumns);
+  EXPECT_EQ(rank_of(few).rank, 30);
+}
+
+TEST(QuantiserProperties, TextsThatRepeatThemselvesAreWarnedOf) {
+  const std::vector<float> w = random_weights(11);
+  for (const WeightMethod method : {WeightMethod::kLeastSquaresRefit, WeightMethod::kGptq}) {
+    const auto warnings = [&](const InputCalibration& input) {
+      return quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &input)
+          .report.warnings;  // with the default damping
+    };
+    const std::string name(to_string(method));
+    EXPECT_EQ(
+        warnings(repeated_input(2000, 20, 3)),
+        std::vector<std::string>{"the inputs' second moments have rank 20 of 64: the 2000 tokens of the "
+                                 "calibration text are too much alike for " +
+                                 name + "; expected a text that says more than one thing"});
+    EXPECT_EQ(
+        warnings(repeated_input(100, 0, 3)),
+        std::vector<std::string>{"the inputs are 0 for each of the 100 tokens of the calibration text: " +
+                                 name + " has nothing to go by"});
+    EXPECT_TRUE(warnings(random_input(300, 2)).empty());
+    EXPECT_TRUE(warnings(repeated_input(2000, 60, 3)).empty());
+  }
+}
+
 TEST(QuantiserProperties, LittleDataAndHessiansWithoutFullRank) {
   const std::vector<float> w = random_weights(11);
   const InputCalibration little = random_input(20, 12);

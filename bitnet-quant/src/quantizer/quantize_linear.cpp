@@ -25,14 +25,29 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
   return to;
 }
 
+/// Fewer rows than columns, or rows that are alike: what a method then fits is decided by the damping, or by
+/// nothing. Of texts for people at least 3 / 4 of the columns stand for themselves, of a sentence that is
+/// repeated a third and less.
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
                          std::vector<std::string>& warnings) {
   const std::int64_t rows = input.hessian.n_rows(), in = input.hessian.in();
-  if (rows < in)
+  if (rows < in) {
     warnings.push_back(fmt::format(
         "calibrated on {} tokens for {} inputs, whose second moments they do not determine: at least {} are "
         "needed for {}, better {}",
         rows, in, in, to_string(plan.method), 4 * in));
+    return;
+  }
+  const HessianRank r = rank_of(input.hessian);
+  if (r.unseen == r.columns)
+    warnings.push_back(fmt::format(
+        "the inputs are 0 for each of the {} tokens of the calibration text: {} has nothing to go by", rows,
+        to_string(plan.method)));
+  else if (2 * r.rank < r.columns)
+    warnings.push_back(fmt::format(
+        "the inputs' second moments have rank {} of {}: the {} tokens of the calibration text are too much "
+        "alike for {}; expected a text that says more than one thing",
+        r.rank, r.columns, rows, to_string(plan.method)));
 }
 
 const InputCalibration& required(const InputCalibration* input, WeightMethod method) {

@@ -38,6 +38,20 @@ class Hessian {
   std::vector<double> values_;
 };
 
+/// How many directions of an input its rows reach. A plain value.
+struct HessianRank {
+  /// Columns that are looked at, evenly spread: the cost is that of their matrix, 8 MiB at most.
+  static constexpr std::int64_t kMostColumns = 1024;
+  std::int64_t columns = 0;  ///< that were looked at: all, or kMostColumns
+  std::int64_t unseen = 0;   ///< of those, inputs that are 0 in every row
+  std::int64_t rank = 0;     ///< of those, that do not follow from the ones before them
+};
+
+/// By the pivots of a Cholesky factor of H with a diagonal of ones and a ridge above its roundings: a column
+/// follows from those before it when these leave less than 1e-4 of its square. Without any damping of
+/// a method. Throws Error(kOutOfMemory).
+HessianRank rank_of(const Hessian& hessian);
+
 /// tr(M·H·Mᵀ) of M [out, in]: n_rows() times the mean squared output of a linear with these weights, or of an
 /// error of them. Products in f32, summed in double. Throws Error(kInvalidArgument) on a size that does not
 /// fit.
