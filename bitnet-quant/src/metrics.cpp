@@ -58,7 +58,8 @@ void WeightMetrics::add(const WeightMetrics& other) noexcept {
 }
 
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w,
-                      std::span<const float> stored, std::int64_t in, const Hessian* hessian) {
+                      std::span<const float> stored, std::int64_t in, const Hessian* hessian,
+                      CancelFlag cancelled) {
   if (w.size() != stored.size() || in < 1 || w.size() % static_cast<std::size_t>(in) != 0 ||
       (hessian != nullptr && hessian->in() != in))
     throw Error(
@@ -80,24 +81,24 @@ WeightMetrics measure(const ExecutionContext& context, std::span<const float> w,
     if (hessian != nullptr) error[i] = static_cast<float>(x - q);
   }
   if (hessian != nullptr) {
-    m.output_signal = quadratic_form(context, w, *hessian);
-    m.output_noise = quadratic_form(context, error, *hessian);
+    m.output_signal = quadratic_form(context, w, *hessian, cancelled);
+    m.output_noise = quadratic_form(context, error, *hessian, cancelled);
   }
   return m;
 }
 
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const TernaryWeights& stored,
-                      const Hessian* hessian) {
-  WeightMetrics m = measure(context, w, dequantise(stored), stored.in, hessian);
+                      const Hessian* hessian, CancelFlag cancelled) {
+  WeightMetrics m = measure(context, w, dequantise(stored), stored.in, hessian, cancelled);
   for (const std::int8_t t : stored.trits) ++m.trits[static_cast<std::size_t>(t + 1)];
   return m;
 }
 
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const LogicalTensor& stored,
-                      const Hessian* hessian) {
+                      const Hessian* hessian, CancelFlag cancelled) {
   if (stored.shape.rank() != 2)
     throw Error(ErrorCode::kInvalidArgument, "the metrics of a tensor that is no matrix");
-  WeightMetrics m = measure(context, w, stored.to_f32(), stored.shape[1], hessian);
+  WeightMetrics m = measure(context, w, stored.to_f32(), stored.shape[1], hessian, cancelled);
   const auto count = [&](const TernaryWeights& plane) {
     for (const std::int8_t t : plane.trits) ++m.trits[static_cast<std::size_t>(t + 1)];
   };

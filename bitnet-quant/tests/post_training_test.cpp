@@ -3,6 +3,7 @@
 #include "bitnet/quant/post_training.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -18,16 +19,10 @@ using test::context;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-float normal(Rng& rng) {
-  double sum = -6;
-  for (int i = 0; i < 12; ++i) sum += rng.uniform();
-  return static_cast<float>(sum);
-}
-
 std::vector<float> random_values(std::size_t n, std::uint64_t seed) {
   Rng rng(seed);
   std::vector<float> v(n);
-  for (float& x : v) x = normal(rng);
+  for (float& x : v) x = static_cast<float>(rng.normal());
   return v;
 }
 
@@ -38,7 +33,7 @@ std::vector<float> random_inputs(std::int64_t rows, std::int64_t in, std::uint64
   for (std::int64_t r = 0; r < rows; ++r) {
     float last = 0;
     for (std::int64_t c = 0; c < in; ++c) {
-      last = 0.8f * last + normal(rng);
+      last = 0.8f * last + static_cast<float>(rng.normal());
       x[static_cast<std::size_t>(r * in + c)] = last * (c % 7 == 0 ? 3.0f : 1.0f);
     }
   }
@@ -294,6 +289,47 @@ TEST(Refit, GroupsWithoutAnEquationKeepTheirScale) {
   BITNET_EXPECT_ERROR(refit_scales(context(), l.w, Hessian(31), t), ErrorCode::kInvalidArgument, "31 inputs");
 }
 
+TEST(Refit, RowsTogetherAreRowsAlone) {
+  // So many groups that the systems are made for a part of the rows at a time.
+  const Layer l(40, 512, 600, 4);
+  TernaryWeights t = least_squares(context(), l.w, l.out, l.in, ScaleGroups::columns(16));
+  const TernaryWeights before = t;
+  refit_scales(context(), l.w, l.hessian, t);
+  EXPECT_NE(t.scales, before.scales);
+  for (std::int64_t r = 0; r < l.out; ++r) {
+    TernaryWeights row = before;
+    row.out = 1;
+    row.trits = {before.trits.begin() + r * l.in, before.trits.begin() + (r + 1) * l.in};
+    row.scales = {before.scales.begin() + r * 32, before.scales.begin() + (r + 1) * 32};
+    refit_scales(context(), std::span(l.w).subspan(static_cast<std::size_t>(r * l.in), 512), l.hessian, row);
+    ASSERT_TRUE(std::equal(row.scales.begin(), row.scales.end(), t.scales.begin() + r * 32)) << r;
+  }
+}
+
+TEST(Cancelling, EndsEveryMethod) {
+  const Layer l(8, 64, 200, 4);
+  std::atomic<bool> flag{true};
+  TernaryWeights t = least_squares(context(), l.w, l.out, l.in, ScaleGroups::row()),
+                 g = least_squares(context(), l.w, l.out, l.in, ScaleGroups::columns(32));
+  const std::vector<float> scales = t.scales;
+  const GptqFactor factor(l.hessian, 0.01, false);
+  const auto ends = [&](auto&& work) {
+    BITNET_EXPECT_ERROR(work(&flag), ErrorCode::kCancelled, "cancelled");
+    flag = false;
+    work(&flag);
+    flag = true;
+  };
+  ends([&](CancelFlag f) { quadratic_form(context(), l.w, l.hessian, f); });
+  ends([&](CancelFlag f) { GptqFactor(l.hessian, 0.01, false, f); });
+  ends([&](CancelFlag f) { gptq(context(), l.w, l.out, l.in, l.hessian, factor, {}, f); });
+  ends([&](CancelFlag f) { gptq(context(), l.w, l.out, l.in, l.hessian, {}, f); });
+  ends([&](CancelFlag f) { two_planes(context(), l.w, l.out, l.in, ScaleGroups::row(), 50, f); });
+  BITNET_EXPECT_ERROR(refit_scales(context(), l.w, l.hessian, t, &flag), ErrorCode::kCancelled, "cancelled");
+  EXPECT_EQ(t.scales, scales);
+  ends([&](CancelFlag f) { refit_scales(context(), l.w, l.hessian, t, f); });
+  ends([&](CancelFlag f) { refit_scales(context(), l.w, l.hessian, g, f); });
+}
+
 /// Optimal brain quantisation in a fixed order, in double: the inverse of what is left of H is made anew by
 /// eliminating each column (Frantar et al. 2022, equations 1 to 3).
 std::vector<std::int8_t> textbook(const Layer& l, const std::vector<float>& row_scales, double damping) {
@@ -346,6 +382,94 @@ TEST(Gptq, RoundsAsTheTextbookDoes) {
     const TernaryWeights got = gptq(context(), l.w, l.out, l.in, l.hessian, options);
     EXPECT_EQ(got.scales, start.scales);
     EXPECT_EQ(got.trits, textbook(l, start.scales, options.damping)) << in;
+  }
+}
+
+TEST(Gptq, ActivationOrderIsTheTextbookOnOrderedColumns) {
+  const Layer l(8, 150, 600, 5);
+  GptqOptions options;
+  options.groups = ScaleGroups::row();
+  options.multipliers = {1.0};
+  options.refit = false;
+  options.activation_order = true;
+  const TernaryWeights got = gptq(context(), l.w, l.out, l.in, l.hessian, options);
+  std::vector<std::int64_t> order(static_cast<std::size_t>(l.in));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return l.h(a, a) > l.h(b, b); });
+  EXPECT_FALSE(std::is_sorted(order.begin(), order.end()));
+  const auto at = [&](std::int64_t r, std::int64_t c) {
+    return static_cast<std::size_t>(r * l.in + order[static_cast<std::size_t>(c)]);
+  };
+  Layer ordered = l;
+  std::vector<double> h(l.hessian.values().size());
+  for (std::int64_t i = 0; i < l.in; ++i)
+    for (std::int64_t j = 0; j < l.in; ++j)
+      h[static_cast<std::size_t>(i * l.in + j)] =
+          l.h(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(j)]);
+  ordered.hessian = Hessian(l.in, l.hessian.n_rows(), h);
+  for (std::int64_t r = 0; r < l.out; ++r)
+    for (std::int64_t c = 0; c < l.in; ++c) ordered.w[static_cast<std::size_t>(r * l.in + c)] = l.w[at(r, c)];
+  const std::vector<std::int8_t> expected = textbook(ordered, got.scales, options.damping);
+  for (std::int64_t r = 0; r < l.out; ++r)
+    for (std::int64_t c = 0; c < l.in; ++c)
+      ASSERT_EQ(got.trits[at(r, c)], expected[static_cast<std::size_t>(r * l.in + c)]) << r << ", " << c;
+  options.activation_order = false;
+  EXPECT_NE(gptq(context(), l.w, l.out, l.in, l.hessian, options).trits, got.trits);
+}
+
+TEST(Gptq, KeepsTheBestOfTheMultipliers) {
+  const std::vector<double> multipliers = {0.7, 1.0, 1.3, 1.6, 2.5};
+  for (const ScaleGroups groups : {ScaleGroups::tensor(), ScaleGroups::row(), ScaleGroups::columns(32)}) {
+    const Layer l(16, 96, 400, 6);
+    GptqOptions options;
+    options.groups = groups;
+    options.damping = 1e-6;  // so that the error by which they are compared is that of H
+    options.refit = false;
+    std::vector<TernaryWeights> alone;
+    std::vector<double> errors;
+    for (const double m : multipliers) {
+      options.multipliers = {m};
+      alone.push_back(gptq(context(), l.w, l.out, l.in, l.hessian, options));
+      errors.push_back(l.error(dequantise(alone.back())));
+    }
+    const auto best =
+        static_cast<std::size_t>(std::min_element(errors.begin(), errors.end()) - errors.begin());
+    EXPECT_TRUE(best > 0 && best + 1 < multipliers.size());  // neither the first nor the last that is tried
+    options.multipliers = multipliers;
+    const TernaryWeights got = gptq(context(), l.w, l.out, l.in, l.hessian, options);
+    EXPECT_EQ(got.trits, alone[best].trits);
+    EXPECT_EQ(got.scales, alone[best].scales);
+    std::reverse(options.multipliers.begin(), options.multipliers.end());
+    EXPECT_EQ(gptq(context(), l.w, l.out, l.in, l.hessian, options).trits, got.trits);
+  }
+}
+
+TEST(Gptq, TheFactorIsThatOfTheDampedInverse) {
+  for (const std::int64_t in : {std::int64_t{7}, std::int64_t{64}, std::int64_t{150}}) {  // panels with rests
+    const Layer l(1, in, 4 * in, 9);
+    const GptqFactor factor(l.hessian, 0.01, false);
+    double mean = 0;
+    for (std::int64_t i = 0; i < in; ++i) mean += l.h(i, i) / static_cast<double>(in);
+    const auto r = [&](std::int64_t i, std::int64_t j) {
+      return static_cast<double>(factor.values()[static_cast<std::size_t>(i * in + j)]);
+    };
+    // RᵀR·(H + damping) is the identity, to the roundings of R times the size of the sums.
+    for (std::int64_t i = 0; i < in; ++i)
+      for (std::int64_t j = 0; j < in; ++j) {
+        double sum = 0, size = 0;
+        for (std::int64_t k = 0; k < in; ++k) {
+          double inverse = 0;
+          for (std::int64_t m = 0; m <= std::min(i, k); ++m) inverse += r(m, i) * r(m, k);
+          const double term = inverse * (l.h(k, j) + (k == j ? 0.01 * mean : 0));
+          sum += term;
+          size += std::abs(term);
+        }
+        ASSERT_NEAR(sum, i == j ? 1 : 0, 1e-6 * (1 + size)) << i << ", " << j << " of " << in;
+        if (j < i) {
+          ASSERT_EQ(r(i, j), 0);
+        }
+      }
   }
 }
 

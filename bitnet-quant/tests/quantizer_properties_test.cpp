@@ -121,54 +121,110 @@ Product product(const std::vector<float>& w, const std::vector<float>& x, std::i
   return p;
 }
 
+/// Adds the products of a plane, its groups of columns one after the other, to y.
+void add_plane(const TernaryWeights& t, const QuantizedRows& q, std::vector<float>& y) {
+  const std::int64_t width = t.cols_per_scale > 0 ? t.cols_per_scale : t.in, groups = t.in / width;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    TernaryWeights part{.out = t.out, .in = width, .trits = {}, .scales = {}};
+    part.rows_per_scale = t.cols_per_scale > 0 ? 1 : t.rows_per_scale;
+    QuantizedRows x;
+    x.rows = q.rows;
+    x.cols = width;
+    x.stride = quantized_stride(width);
+    x.values.resize(static_cast<std::size_t>(x.rows * x.stride));
+    x.inv_scales = q.inv_scales;
+    for (std::int64_t r = 0; r < q.rows; ++r) {
+      const auto from = q.values.begin() + r * q.stride + g * width;
+      std::copy(from, from + width, x.values.begin() + r * x.stride);
+      x.sums.push_back(std::accumulate(from, from + width, std::int32_t{0}));
+    }
+    for (std::int64_t r = 0; r < t.out; ++r)
+      part.trits.insert(part.trits.end(), t.trits.begin() + r * t.in + g * width,
+                        t.trits.begin() + r * t.in + (g + 1) * width);
+    for (std::size_t i = static_cast<std::size_t>(g); i < t.scales.size();
+         i += static_cast<std::size_t>(groups))
+      part.scales.push_back(t.scales[i]);
+    std::vector<float> more(y.size());
+    BitLinear(context(), part).forward(context(), x, more);
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] += more[i];
+  }
+}
+
+/// A layer as it runs: the stored integers on quantised rows.
+std::vector<float> run_layer(const LogicalTensor& t, const QuantizedRows& q) {
+  std::vector<float> y(static_cast<std::size_t>(q.rows * kOut));
+  if (t.int8) {
+    const Int8Linear linear(context(), kOut, kIn, t.to_f32());
+    for (std::int64_t r = 0; r < kOut; ++r) {  // it is what is stored that runs
+      const auto from = t.int8->values.begin() + r * kIn;
+      EXPECT_EQ(linear.values(r), std::vector<std::int8_t>(from, from + kIn)) << r;
+    }
+    linear.forward(context(), q, y);
+  } else if (t.planes) {
+    add_plane(t.planes->first, q, y);
+    add_plane(t.planes->second, q, y);
+  } else {
+    add_plane(t.weights, q, y);
+  }
+  return y;
+}
+
+/// The next of −1, 0, 1, in place of a weight.
+void change_one_weight(LogicalTensor& t, std::size_t at) {
+  const auto next = [](std::int8_t v) { return static_cast<std::int8_t>(v == 1 ? -1 : v + 1); };
+  if (t.int8)
+    t.int8->values[at] = static_cast<std::int8_t>(t.int8->values[at] + (t.int8->values[at] > 0 ? -1 : 1));
+  else if (t.planes)
+    t.planes->second.trits[at] = next(t.planes->second.trits[at]);
+  else
+    t.weights.trits[at] = next(t.weights.trits[at]);
+}
+
 TEST(QuantiserProperties, AQuantisedLayerComputesWhatItsDequantisedWeightsSay) {
   constexpr std::int64_t kRows = 9;
   const InputCalibration input = random_input(300, 5);
   const std::vector<float> w = random_weights(6), x = random_weights(7, kRows, kIn);
   QuantizedRows q;
   quantize_rows(context(), x, kRows, kIn, q);
-  // Activations: |x − q/a| ≤ 1 / (2a) a value, so Σ|w| / (2a) an output; then one rounding of the product of
-  // the scales, one of the integer's and one of the result, each 2^-24 of at most Σ|w| · 127 / a, and those
-  // of a and its inverse, which are as large.
-  const auto check = [&](const std::vector<float>& dequantised, const std::vector<float>& y) {
-    const Product exact = product(dequantised, x, kRows);
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      const double unit = static_cast<double>(q.inv_scales[i / kOut]);  // 1 / a
-      const double bound = exact.sizes[i] * unit * (0.5 + 5 * 0x1p-24 * 127);
-      ASSERT_NEAR(static_cast<double>(y[i]), exact.y[i], bound) << i;
-      EXPECT_GT(bound, 0);
-    }
-    // The bound is no formality: an error of one trit's size is beyond it.
-    double largest = 0;
-    for (std::size_t i = 0; i < y.size(); ++i)
-      largest = std::max(largest, std::fabs(static_cast<double>(y[i]) - exact.y[i]));
-    EXPECT_GT(largest, 0);
-  };
+  std::vector<float> rounded(x.size());  // the rows that the integers stand for
+  for (std::size_t r = 0; r < kRows; ++r)
+    for (std::size_t c = 0; c < kIn; ++c)
+      rounded[r * kIn + c] =
+          static_cast<float>(q.values[r * static_cast<std::size_t>(q.stride) + c]) * q.inv_scales[r];
   for (const WeightMethod method : kMethods) {
-    SCOPED_TRACE(to_string(method));
-    const LogicalTensor t =
-        quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, ScaleUnit::kRow), {}, &input).tensor;
-    std::vector<float> y(kRows * kOut), more(y.size());
-    if (t.int8) {
-      Int8Linear(context(), kOut, kIn, w).forward(context(), q, y);
-    } else if (t.planes) {
-      BitLinear(context(), t.planes->first).forward(context(), q, y);
-      BitLinear(context(), t.planes->second).forward(context(), q, more);
-      for (std::size_t i = 0; i < y.size(); ++i) y[i] += more[i];
-    } else {
-      BitLinear(context(), t.weights).forward(context(), q, y);
-    }
-    // Two planes: the sizes of both add up, which their sum's may not show where signs differ.
-    if (t.planes) {
-      Product exact = product(t.to_f32(), x, kRows);
-      const Product first = product(dequantise(t.planes->first), x, kRows),
-                    second = product(dequantise(t.planes->second), x, kRows);
-      for (std::size_t i = 0; i < y.size(); ++i)
-        ASSERT_NEAR(static_cast<double>(y[i]), exact.y[i],
-                    (first.sizes[i] + second.sizes[i]) * static_cast<double>(q.inv_scales[i / kOut]) *
-                        (0.5 + 6 * 0x1p-24 * 127));
-    } else {
-      check(t.to_f32(), y);
+    for (const ScaleUnit scales : {ScaleUnit::kTensor, ScaleUnit::kRow, ScaleUnit::kGroup32}) {
+      SCOPED_TRACE(std::string(to_string(method)) + ", " + std::string(to_string(scales)));
+      const LogicalTensor t =
+          quantize_linear(context(), {}, w, kOut, kIn, plan_of(method, scales), {}, &input).tensor;
+      Product sizes = product(t.to_f32(), rounded, kRows);
+      if (t.planes) {  // those of both add up, which their sum's may not show where signs differ
+        sizes.sizes = product(dequantise(t.planes->first), rounded, kRows).sizes;
+        const Product second = product(dequantise(t.planes->second), rounded, kRows);
+        for (std::size_t i = 0; i < sizes.sizes.size(); ++i) sizes.sizes[i] += second.sizes[i];
+      }
+      // A sum of integers is exact. Rounded are: it, its product with two scales and theirs, for each of two
+      // planes of two groups, three additions of those; and here a row's values: 2^-24 each of at most
+      // Σ|w| · 127 / a. Those rows differ from x by at most 1 / (2a) a value.
+      const auto largest_miss = [&](const LogicalTensor& as, const std::vector<float>& y,
+                                    const std::vector<float>& of, double slack) {
+        const Product exact = product(as.to_f32(), of, kRows);
+        double most = 0;  // in units of the bound
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const double unit = static_cast<double>(q.inv_scales[i / kOut]);  // 1 / a
+          most = std::max(most, std::fabs(static_cast<double>(y[i]) - exact.y[i]) /
+                                    (sizes.sizes[i] * unit * (slack + 8 * 0x1p-24 * 127)));
+        }
+        return most;
+      };
+      const std::vector<float> y = run_layer(t, q);
+      EXPECT_LE(largest_miss(t, y, rounded, 0), 1);
+      EXPECT_LE(largest_miss(t, y, x, 0.5), 1);
+      // The bound is no formality: one weight that is another is beyond it.
+      for (const std::size_t at : {std::size_t{0}, std::size_t{3 * kIn + 40}, std::size_t{kOut * kIn - 1}}) {
+        LogicalTensor other = t;
+        change_one_weight(other, at);
+        EXPECT_GT(largest_miss(t, run_layer(other, q), rounded, 0), 1) << at;
+      }
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -12,6 +13,7 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/int8_linear.hpp"
+#include "bitnet/quant/model_check.hpp"
 #include "bitnet/testing/testing.hpp"
 #include "contexts.hpp"
 #include "memory_reader.hpp"
@@ -296,8 +298,15 @@ TEST(QuantizerTest, TernaryWithFinerScalesThanAskedForIsNotDestroyed) {
     w[i] = (w[i] > 0.5f ? 1.0f : w[i] < -0.5f ? -1.0f : 0.0f) * (0.1f + 0.01f * static_cast<float>(i / 64));
   set_values(reader.model()[up], w);
   Quantizer coarse(context(), reader, mixed(WeightMethod::kLeastSquares));
-  BITNET_EXPECT_ERROR(coarse.read(up), ErrorCode::kInvalidArgument,
-                      "tensor 'blk.0.ffn_up.weight': the weights are ternary already, with scales by row");
+  BITNET_EXPECT_ERROR(
+      coarse.read(up), ErrorCode::kInvalidArgument,
+      "tensor 'blk.0.ffn_up.weight': the weights are ternary already, with scales by row, "
+      "which ls with scales by tensor would destroy: expected 'method: ls' with 'scales: row'");
+  // absmean, the default, has no scales by row: the advice names a method that does.
+  Quantizer absmean(context(), reader, QuantConfig{});
+  BITNET_EXPECT_ERROR(
+      absmean.read(up), ErrorCode::kInvalidArgument,
+      "which absmean with scales by tensor would destroy: expected 'method: ls' with 'scales: row'");
   Quantizer fine(context(), reader, mixed(WeightMethod::kLeastSquares, ScaleUnit::kRow));
   EXPECT_EQ(fine.read(up).to_f32(), w);
 }
@@ -480,6 +489,109 @@ TEST(QuantizerTest, TellsARunningModelWhatWasQuantised) {
   EXPECT_EQ(calibration.passes(), 2);
   ASSERT_EQ(source.replaced.size(), 14u);
   EXPECT_TRUE((source.replaced[7] == TensorId{TensorRole::kAttnQ, 1}));
+}
+
+/// Sets a flag when inputs are asked for: in the middle of a layer.
+class Interrupting final : public CalibrationSource {
+ public:
+  Interrupting(CalibrationSource& from, std::atomic<bool>& flag, int after)
+      : from_(from), flag_(flag), left_(after) {}
+  std::shared_ptr<const InputCalibration> find(TensorId input) override {
+    if (left_-- == 0) flag_ = true;
+    return from_.find(input);
+  }
+
+ private:
+  CalibrationSource& from_;
+  std::atomic<bool>& flag_;
+  int left_;
+};
+
+TEST(QuantizerTest, IsCancelledWithinALayer) {
+  const MemoryReader reader = dense_reader();
+  RandomActivations source(reader.config(), 400);
+  StreamedCalibration streamed(context(), source, reader.config());
+  for (const WeightMethod method : {WeightMethod::kKeep, WeightMethod::kLeastSquares, WeightMethod::kTwoPlane,
+                                    WeightMethod::kLeastSquaresRefit, WeightMethod::kGptq}) {
+    SCOPED_TRACE(to_string(method));
+    const bitnet::testing::TempDir dir;
+    std::atomic<bool> flag{false};
+    Interrupting calibration(streamed, flag, 5);  // the second input of the second layer
+    int reported = 0;
+    QuantizerOptions options;
+    options.calibration = &calibration;
+    options.memory = 0;
+    options.work = dir.path() / "work";
+    options.cancelled = &flag;
+    options.on_linear = [&](const LinearReport&) { ++reported; };
+    Quantizer q(context(), reader, mixed(method), options);
+    BITNET_EXPECT_ERROR(all(q, reader.config()), ErrorCode::kCancelled, "cancelled");
+    EXPECT_EQ(reported, 7);  // the first layer
+    EXPECT_TRUE(std::filesystem::exists(options.work / "layer-00000.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(options.work / "layer-00001.safetensors"));
+  }
+}
+
+TEST(ModelCheck, NamesWhatIsNotFinite) {
+  for (const TensorId id : {TensorId{TensorRole::kTokenEmbedding}, TensorId{TensorRole::kFfnNorm, 1},
+                            TensorId{TensorRole::kFfnDown, 1}}) {
+    MemoryReader reader = dense_reader();
+    EXPECT_TRUE(check_model(reader).warnings.empty());
+    LogicalTensor& t = reader.model()[id];
+    std::vector<float> w = t.to_f32();
+    w[3] = std::numeric_limits<float>::quiet_NaN();
+    t.dtype = DType::kF32;
+    set_values(t, w);
+    BITNET_EXPECT_ERROR(
+        check_model(reader), ErrorCode::kInvalidArgument,
+        fmt::format("tensor '{}': the weight in row 0, column 3 is nan, not finite", gguf_name(id)));
+  }
+  const std::atomic<bool> flag{true};
+  const MemoryReader reader = dense_reader();
+  BITNET_EXPECT_ERROR(check_model(reader, {}, &flag), ErrorCode::kCancelled, "cancelled");
+}
+
+TEST(ModelCheck, WarnsOfTablesThatCannotHaveBeenTrained) {
+  MemoryReader reader = dense_reader();
+  const auto fill = [&](TensorId id, float v) {
+    LogicalTensor& t = reader.model()[id];
+    t.dtype = DType::kF32;
+    set_values(t, std::vector<float>(static_cast<std::size_t>(t.shape.numel()), v));
+  };
+  fill({TensorRole::kTokenEmbedding}, 0.25f);
+  fill({TensorRole::kAttnNorm, 0}, 0);
+  fill({TensorRole::kFfnNorm, 0}, 0.5f);
+  fill({TensorRole::kFfnNorm, 1}, 1);  // as one may be made
+  EXPECT_EQ(check_model(reader).warnings,
+            (std::vector<std::string>{
+                "tensor 'token_embd.weight': every value is 0.25: it cannot have been trained",
+                "tensor 'blk.0.attn_norm.weight': every value is 0: nothing comes through it",
+                "tensor 'blk.0.ffn_norm.weight': every value is 0.5: it cannot have been trained"}));
+}
+
+TEST(ModelCheck, FindsWhatIsTernaryAlready) {
+  MemoryReader reader = dense_reader();
+  EXPECT_TRUE(check_model(reader).ternary.empty());
+  const TensorId up{TensorRole::kFfnUp, 0}, down{TensorRole::kFfnDown, 1};
+  for (const TensorId id : {up, down}) {  // scales by row, and by tensor
+    std::vector<float> w = reader.model()[id].to_f32();
+    const std::size_t in = id == up ? 64 : w.size();
+    for (std::size_t i = 0; i < w.size(); ++i)
+      w[i] = (w[i] > 0.5f ? 1.0f : w[i] < -0.5f ? -1.0f : 0.0f) * (0.1f + 0.01f * static_cast<float>(i / in));
+    set_values(reader.model()[id], w);
+  }
+  const ModelFindings found = check_model(reader);
+  EXPECT_TRUE(found.is_ternary(up) && found.is_ternary(down));
+  EXPECT_EQ(found.ternary.size(), 2u);
+  const auto plans = [&](WeightMethod method, ScaleUnit scales) {
+    return plan_linears(mixed(method, scales), reader.config());
+  };
+  BITNET_EXPECT_ERROR(
+      check_model(reader, plans(WeightMethod::kGptq, ScaleUnit::kTensor)), ErrorCode::kInvalidArgument,
+      "tensor 'blk.0.ffn_up.weight': the weights are ternary already, with scales by row, which "
+      "gptq with scales by tensor would destroy: expected 'method: gptq' with 'scales: row'");
+  EXPECT_NO_THROW(check_model(reader, plans(WeightMethod::kGptq, ScaleUnit::kRow)));
+  EXPECT_NO_THROW(check_model(reader, plans(WeightMethod::kInt8, ScaleUnit::kTensor)));
 }
 
 TEST(QuantizerTest, GoesOnWhereItWasStopped) {

@@ -21,6 +21,7 @@ using post_training::Grid;
 using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 constexpr std::int64_t kBlock = 128;  // columns whose errors are spread at once
+constexpr std::int64_t kPanel = 64;   // columns of a factor between two looks at whether to stop
 
 std::vector<std::int64_t> column_order(const Hessian& hessian, bool by_activation) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(hessian.in()));
@@ -47,12 +48,48 @@ Square damped(const Hessian& hessian, const std::vector<std::int64_t>& order, do
   return turned;
 }
 
+/// Its lower triangle becomes L with M = L·Lᵀ, a panel of columns at a time; false where M is not positive
+/// definite.
+bool cholesky(Square& m, CancelFlag cancelled) {
+  const Eigen::Index n = m.rows();
+  for (Eigen::Index k = 0; k < n; k += kPanel) {
+    throw_if_cancelled(cancelled);
+    const Eigen::Index width = std::min<Eigen::Index>(kPanel, n - k), below = n - k - width;
+    auto panel = m.block(k, k, n - k, width);
+    if (k > 0) panel.noalias() -= m.block(k, 0, n - k, k) * m.block(k, 0, width, k).transpose();
+    const Eigen::LLT<Square> corner(m.block(k, k, width, width));
+    if (corner.info() != Eigen::Success) return false;
+    m.block(k, k, width, width) = corner.matrixLLT();
+    if (below > 0) {
+      auto rest = m.block(k + width, k, below, width);
+      corner.matrixU().solveInPlace<Eigen::OnTheRight>(rest);
+    }
+  }
+  return true;
+}
+
+/// R, turned back: R[n − 1 − i, n − 1 − j] = L⁻¹[i, j], a panel of columns j at a time.
+std::vector<float> turned_inverse(const Square& l, CancelFlag cancelled) {
+  const Eigen::Index n = l.rows();
+  std::vector<float> to(static_cast<std::size_t>(n * n));
+  for (Eigen::Index k = 0; k < n; k += kPanel) {
+    throw_if_cancelled(cancelled);
+    const Eigen::Index width = std::min<Eigen::Index>(kPanel, n - k);
+    Square columns = Square::Identity(n - k, width);
+    l.block(k, k, n - k, n - k).triangularView<Eigen::Lower>().solveInPlace(columns);
+    for (Eigen::Index i = k; i < n; ++i)
+      for (Eigen::Index j = k; j < std::min(k + width, i + 1); ++j)
+        to[static_cast<std::size_t>((n - 1 - i) * n + n - 1 - j)] = static_cast<float>(columns(i - k, j - k));
+  }
+  return to;
+}
+
 /// One pass over the columns with fixed scales.
 class Pass {
  public:
   Pass(const ExecutionContext& context, const Grid& grid, const std::vector<std::int64_t>& order,
-       const std::vector<float>& factor)
-      : context_(context), grid_(grid), order_(order), factor_(factor) {}
+       const std::vector<float>& factor, CancelFlag cancelled)
+      : context_(context), grid_(grid), order_(order), factor_(factor), cancelled_(cancelled) {}
 
   /// Trits for to.scales; returns Σ e², the damped H's error.
   double operator()(std::span<const float> w, TernaryWeights& to) const {
@@ -64,6 +101,7 @@ class Pass {
             w[static_cast<std::size_t>(r * in + order_[static_cast<std::size_t>(c)])];
     std::vector<double> sums(static_cast<std::size_t>(out));
     for (std::int64_t begin = 0; begin < in; begin += kBlock) {
+      throw_if_cancelled(cancelled_);
       const std::int64_t n = std::min(kBlock, in - begin), behind = in - begin - n;
       context_.parallel_for(static_cast<std::size_t>(out), 4, [&](std::size_t first, std::size_t last) {
         for (std::size_t r = first; r < last; ++r)
@@ -105,6 +143,7 @@ class Pass {
   const Grid& grid_;
   const std::vector<std::int64_t>& order_;
   const std::vector<float>& factor_;
+  CancelFlag cancelled_;
 };
 
 void check(const Hessian& hessian, const Grid& grid, const GptqOptions& options) {
@@ -121,7 +160,8 @@ void check(const Hessian& hessian, const Grid& grid, const GptqOptions& options)
 
 }  // namespace
 
-GptqFactor::GptqFactor(const Hessian& hessian, double damping, bool activation_order) try
+GptqFactor::GptqFactor(const Hessian& hessian, double damping, bool activation_order,
+                       CancelFlag cancelled) try
     : order_(column_order(hessian, activation_order)), damping_(damping) {
   const std::int64_t n = hessian.in();
   if (hessian.n_rows() < 1 || !(damping >= 0) || !std::isfinite(damping))
@@ -135,14 +175,8 @@ GptqFactor::GptqFactor(const Hessian& hessian, double damping, bool activation_o
     mean += hessian.values()[static_cast<std::size_t>(i * n + i)] / static_cast<double>(n);
   for (;; damping_ = std::max(10 * damping_, 1e-6)) {
     Square turned = damped(hessian, order_, mean, damping_);
-    const Eigen::LLT<Eigen::Ref<Square>> factor(turned);  // in place
-    if (factor.info() == Eigen::Success) {
-      Square inverse = Square::Identity(n, n);
-      factor.matrixL().solveInPlace(inverse);
-      values_.resize(static_cast<std::size_t>(n * n));
-      for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = i; j < n; ++j)
-          values_[static_cast<std::size_t>(i * n + j)] = static_cast<float>(inverse(n - 1 - i, n - 1 - j));
+    if (cholesky(turned, cancelled)) {
+      values_ = turned_inverse(turned, cancelled);
       return;
     }
     if (damping_ >= 1)
@@ -158,22 +192,23 @@ GptqFactor::GptqFactor(const Hessian& hessian, double damping, bool activation_o
 }
 
 TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                    std::int64_t in, const Hessian& hessian, const GptqOptions& options) {
+                    std::int64_t in, const Hessian& hessian, const GptqOptions& options,
+                    CancelFlag cancelled) {
   check(hessian, post_training::make_grid(w.size(), out, in, options.groups), options);
-  return gptq(context, w, out, in, hessian, GptqFactor(hessian, options.damping, options.activation_order),
-              options);
+  return gptq(context, w, out, in, hessian,
+              GptqFactor(hessian, options.damping, options.activation_order, cancelled), options, cancelled);
 }
 
 TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
                     std::int64_t in, const Hessian& hessian, const GptqFactor& factor,
-                    const GptqOptions& options) try {
+                    const GptqOptions& options, CancelFlag cancelled) try {
   const Grid grid = post_training::make_grid(w.size(), out, in, options.groups);
   check(hessian, grid, options);
   if (factor.in() != in)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("gptq: the factor of a Hessian of {} inputs for {} columns", factor.in(), in));
   const TernaryWeights start = least_squares(context, w, out, in, options.groups);
-  const Pass pass(context, grid, factor.order(), factor.values());
+  const Pass pass(context, grid, factor.order(), factor.values(), cancelled);
   TernaryWeights best, tried = start;
   double least = std::numeric_limits<double>::infinity();
   for (const double m : options.multipliers) {
@@ -184,7 +219,8 @@ TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, s
       best = tried;
     }
   }
-  if (options.refit && (grid.cols == grid.in || grid.rows == 1)) refit_scales(context, w, hessian, best);
+  if (options.refit && (grid.cols == grid.in || grid.rows == 1))
+    refit_scales(context, w, hessian, best, cancelled);
   return best;
 } catch (const std::bad_alloc&) {
   throw_out_of_memory(fmt::format("gptq of a matrix [{}, {}]", out, in));

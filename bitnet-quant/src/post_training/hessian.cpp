@@ -65,12 +65,13 @@ void Hessian::add(const ExecutionContext& context, std::span<const float> x) {
   n_rows_ += rows;
 }
 
-double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian) {
+double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian,
+                      CancelFlag cancelled) {
   if (m.size() % static_cast<std::size_t>(hessian.in()) != 0)
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} weights for a Hessian of {} inputs", m.size(), hessian.in()));
   const auto out = static_cast<std::int64_t>(m.size()) / hessian.in();
-  const std::vector<float> product = post_training::times_hessian(context, m, out, hessian);
+  const std::vector<float> product = post_training::times_hessian(context, m, out, hessian, cancelled);
   double sum = 0;
   for (std::size_t i = 0; i < m.size(); ++i)
     sum += static_cast<double>(product[i]) * static_cast<double>(m[i]);
@@ -89,10 +90,11 @@ std::vector<float> rows_of(const Hessian& hessian, std::int64_t first, std::int6
 }
 
 std::vector<float> times_hessian(const ExecutionContext& context, std::span<const float> m, std::int64_t out,
-                                 const Hessian& hessian) {
+                                 const Hessian& hessian, CancelFlag cancelled) {
   const std::int64_t in = hessian.in();
   std::vector<float> to(static_cast<std::size_t>(out * in));
   for (std::int64_t k = 0; k < in; k += kStrip) {
+    throw_if_cancelled(cancelled);
     const std::int64_t n = std::min(kStrip, in - k);
     const std::vector<float> rows = rows_of(hessian, k, n);
     gemm(context, out, in, n, m.data() + k, in, 1, rows.data(), in, 1, to.data(), in, k > 0);

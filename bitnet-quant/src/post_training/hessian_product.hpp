@@ -11,8 +11,8 @@ namespace bitnet::quant::post_training {
 /// Rows [first, first + n) of H as f32.
 std::vector<float> rows_of(const Hessian& hessian, std::int64_t first, std::int64_t n);
 
-/// M · H for M [out, in], sums in f32.
+/// M · H for M [out, in], sums in f32; a strip of H of 1 KiB · in at a time.
 std::vector<float> times_hessian(const ExecutionContext& context, std::span<const float> m, std::int64_t out,
-                                 const Hessian& hessian);
+                                 const Hessian& hessian, CancelFlag cancelled = nullptr);
 
 }  // namespace bitnet::quant::post_training

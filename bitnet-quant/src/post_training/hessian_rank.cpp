@@ -15,10 +15,9 @@ namespace {
 
 using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// Sums in f32 over Hessian::kBlockRows rows leave 128 · 2^-24 < 1e-5 of a diagonal of ones at most. The ridge
-// is above that and makes the matrix positive definite; the pivot of a column that follows from others with
-// coefficients a is then (1 + |a|²) times the ridge.
-constexpr double kRidge = 1e-5, kLeastPivot = 10 * kRidge;
+// Sums in f32 over Hessian::kBlockRows rows leave 128 · 2^-24 < 1e-5 of a diagonal of ones at most: what is
+// less than some of those may be nothing but roundings.
+constexpr double kLeastPivot = 1e-4;
 
 /// H at these columns, scaled to a diagonal of ones.
 Square correlations(const Hessian& hessian, const std::vector<std::int64_t>& columns) {
@@ -49,15 +48,11 @@ HessianRank rank_of(const Hessian& hessian) try {
       ++r.unseen;
   }
   if (seen.empty()) return r;
-  for (double ridge = kRidge; ridge < 1; ridge *= 10) {
-    Square m = correlations(hessian, seen);
-    m.diagonal().array() += ridge;
-    const Eigen::LLT<Eigen::Ref<Square>> factor(m);  // in place
-    if (factor.info() != Eigen::Success) continue;
-    for (Eigen::Index i = 0; i < m.rows(); ++i) r.rank += m(i, i) * m(i, i) > ridge / kRidge * kLeastPivot;
-    return r;
-  }
-  return r;  // no second moments: not positive semidefinite
+  Square m = correlations(hessian, seen);
+  const Eigen::LDLT<Eigen::Ref<Square>> factor(m);  // in place; the largest pivot that is left comes next
+  // Behind the first small one come quotients of roundings.
+  while (r.rank < m.rows() && m(r.rank, r.rank) > kLeastPivot) ++r.rank;
+  return r;
 } catch (const std::bad_alloc&) {
   throw_out_of_memory(fmt::format("the rank of a Hessian of {} inputs", hessian.in()));
 }

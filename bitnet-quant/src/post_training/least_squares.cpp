@@ -112,8 +112,9 @@ bool choose(std::span<const float> w, double a, double b, std::span<std::int8_t>
 }
 
 void fit_pair(std::span<const float> w, std::span<std::int8_t> t, std::span<std::int8_t> u, double& a,
-              double& b, int rounds) {
+              double& b, int rounds, CancelFlag cancelled) {
   for (int round = 0; round < rounds; ++round) {
+    throw_if_cancelled(cancelled);
     PairSums sums;
     for (std::size_t i = 0; i < w.size(); ++i) {
       const double x = static_cast<double>(w[i]), p = t[i], q = u[i];
@@ -220,7 +221,7 @@ TernaryWeights least_squares(const ExecutionContext& context, std::span<const fl
 }
 
 TwoPlanes two_planes(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                     std::int64_t in, ScaleGroups groups, int rounds) {
+                     std::int64_t in, ScaleGroups groups, int rounds, CancelFlag cancelled) {
   const Grid grid = post_training::make_grid(w.size(), out, in, groups);
   post_training::require_finite(w, "two planes");
   TwoPlanes to{post_training::make_ternary(grid), post_training::make_ternary(grid)};
@@ -237,7 +238,7 @@ TwoPlanes two_planes(const ExecutionContext& context, std::span<const float> w, 
       for (std::size_t i = 0; i < values.size(); ++i)
         rest[i] = static_cast<float>(static_cast<double>(values[i]) - a * t[i]);
       double b = static_cast<double>(least_squares(rest, u));
-      post_training::fit_pair(values, t, u, a, b, rounds);
+      post_training::fit_pair(values, t, u, a, b, rounds, cancelled);
       post_training::make_positive(a, t);
       post_training::make_positive(b, u);
       to.first.scales[g] = static_cast<float>(a);

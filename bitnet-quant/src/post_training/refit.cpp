@@ -3,6 +3,7 @@
 
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 
 #include "bitnet/core/error.hpp"
@@ -25,10 +26,10 @@ double dot(std::span<const float> a, std::span<const float> b) {
 
 /// One scale a group of whole rows: α = ⟨WH, T⟩ / ⟨TH, T⟩.
 void refit_rows(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
-                const Grid& grid, TernaryWeights& ternary) {
+                const Grid& grid, TernaryWeights& ternary, CancelFlag cancelled) {
   const std::vector<float> trits(ternary.trits.begin(), ternary.trits.end());
-  const std::vector<float> wh = times_hessian(context, w, grid.out, hessian),
-                           th = times_hessian(context, trits, grid.out, hessian);
+  const std::vector<float> wh = times_hessian(context, w, grid.out, hessian, cancelled),
+                           th = times_hessian(context, trits, grid.out, hessian, cancelled);
   context.parallel_for(static_cast<std::size_t>(grid.count()), 1, [&](std::size_t begin, std::size_t end) {
     for (std::size_t g = begin; g < end; ++g) {
       const auto group = static_cast<std::int64_t>(g);
@@ -44,53 +45,92 @@ void refit_rows(const ExecutionContext& context, std::span<const float> w, const
 }
 
 /// Groups of columns: the scales a of a row solve M·a = v with M[g, h] = T_g·H·T_hᵀ and v[g] = W·H·T_gᵀ,
-/// where T_g is the row with the trits of group g only.
-void refit_columns(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
-                   const Grid& grid, TernaryWeights& ternary) {
-  const std::int64_t groups = grid.across();
-  const std::vector<float> trits(ternary.trits.begin(), ternary.trits.end());
-  const std::vector<float> wh = times_hessian(context, w, grid.out, hessian);
-  std::vector<double> systems(static_cast<std::size_t>(grid.out * groups * groups));
-  std::vector<float> product(static_cast<std::size_t>(grid.out * grid.in));  // T_g · H of every row
-  const auto of_group = [&](const std::vector<float>& m, std::size_t row, std::int64_t g) {
-    return std::span(m).subspan(
-        row * static_cast<std::size_t>(grid.in) + static_cast<std::size_t>(g * grid.cols),
-        static_cast<std::size_t>(grid.cols));
-  };
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::vector<float> rows = rows_of(hessian, g * grid.cols, grid.cols);
-    gemm(context, grid.out, grid.in, grid.cols, trits.data() + g * grid.cols, grid.in, 1, rows.data(),
-         grid.in, 1, product.data(), grid.in, false);
-    context.parallel_for(static_cast<std::size_t>(grid.out), 8, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t r = begin; r < end; ++r)
-        for (std::int64_t h = 0; h < groups; ++h)
-          systems[(r * static_cast<std::size_t>(groups) + static_cast<std::size_t>(g)) *
-                      static_cast<std::size_t>(groups) +
-                  static_cast<std::size_t>(h)] = dot(of_group(product, r, h), of_group(trits, r, h));
-    });
-  }
-  context.parallel_for(static_cast<std::size_t>(grid.out), 8, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t r = begin; r < end; ++r) {
-      using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-      Square m = Eigen::Map<const Square>(systems.data() + r * static_cast<std::size_t>(groups * groups),
-                                          groups, groups);
-      Eigen::VectorXd v(groups);
-      for (std::int64_t g = 0; g < groups; ++g) {
-        v[g] = dot(of_group(wh, r, g), of_group(trits, r, g));
-        // An empty group, or one that no input reaches, has no equation: its scale stays 0 here and is kept.
-        if (!(m(g, g) > 0)) m(g, g) = 1;
-      }
-      const Eigen::LDLT<Square> solver(m);
-      const Eigen::VectorXd a = solver.solve(v);
-      const bool sane = solver.info() == Eigen::Success && a.allFinite() && a.minCoeff() >= 0;
-      for (std::int64_t g = 0; sane && g < groups; ++g) {
-        const auto scale = static_cast<float>(a[g]);
-        if (scale > 0 && std::isfinite(scale))
-          ternary.scales[r * static_cast<std::size_t>(groups) + static_cast<std::size_t>(g)] = scale;
-      }
+/// where T_g is the row with the trits of group g only. The systems of as many rows at a time as take, with
+/// their products, four bytes a weight; one row's whatever they take.
+class ColumnRefit {
+ public:
+  ColumnRefit(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
+              const Grid& grid, TernaryWeights& ternary, CancelFlag cancelled)
+      : context_(context),
+        hessian_(hessian),
+        grid_(grid),
+        groups_(static_cast<std::size_t>(grid.across())),
+        ternary_(ternary),
+        cancelled_(cancelled),
+        trits_(ternary.trits.begin(), ternary.trits.end()),
+        wh_(times_hessian(context, w, grid.out, hessian, cancelled)) {}
+
+  void run() {
+    const std::int64_t g = grid_.across();
+    const std::int64_t rows =
+        std::clamp<std::int64_t>(grid_.out * grid_.in / (grid_.in + 2 * g * g), 1, grid_.out);
+    products_.resize(static_cast<std::size_t>(rows * grid_.in));
+    systems_.resize(static_cast<std::size_t>(rows) * groups_ * groups_);
+    for (std::int64_t first = 0; first < grid_.out; first += rows) {
+      const std::int64_t n = std::min(rows, grid_.out - first);
+      make_systems(first, n);
+      context_.parallel_for(static_cast<std::size_t>(n), 8, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t r = begin; r < end; ++r) solve(static_cast<std::size_t>(first) + r, r);
+      });
     }
-  });
-}
+  }
+
+ private:
+  using Square = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+  std::span<const float> of_group(const std::vector<float>& m, std::size_t row, std::size_t g) const {
+    const auto cols = static_cast<std::size_t>(grid_.cols);
+    return std::span(m).subspan(row * static_cast<std::size_t>(grid_.in) + g * cols, cols);
+  }
+
+  /// M of rows [first, first + n).
+  void make_systems(std::int64_t first, std::int64_t n) {
+    for (std::size_t g = 0; g < groups_; ++g) {
+      throw_if_cancelled(cancelled_);
+      const std::int64_t column = static_cast<std::int64_t>(g) * grid_.cols;
+      const std::vector<float> rows = rows_of(hessian_, column, grid_.cols);
+      // T_g · H of every row.
+      gemm(context_, n, grid_.in, grid_.cols, trits_.data() + first * grid_.in + column, grid_.in, 1,
+           rows.data(), grid_.in, 1, products_.data(), grid_.in, false);
+      context_.parallel_for(static_cast<std::size_t>(n), 8, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t r = begin; r < end; ++r)
+          for (std::size_t h = 0; h < groups_; ++h)
+            systems_[(r * groups_ + g) * groups_ + h] =
+                dot(of_group(products_, r, h), of_group(trits_, static_cast<std::size_t>(first) + r, h));
+      });
+    }
+  }
+
+  /// Scales of a row, whose system is the one at `place`.
+  void solve(std::size_t row, std::size_t place) {
+    const auto n = static_cast<Eigen::Index>(groups_);
+    Eigen::Map<Square> m(systems_.data() + place * groups_ * groups_, n, n);
+    Eigen::VectorXd v(n);
+    for (std::size_t g = 0; g < groups_; ++g) {
+      const auto i = static_cast<Eigen::Index>(g);
+      v[i] = dot(of_group(wh_, row, g), of_group(trits_, row, g));
+      // An empty group, or one that no input reaches, has no equation: its scale stays 0 here and is kept.
+      if (!(m(i, i) > 0)) m(i, i) = 1;
+    }
+    const Eigen::LDLT<Eigen::Ref<Square>> solver(m);  // in place
+    const Eigen::VectorXd a = solver.solve(v);
+    if (solver.info() != Eigen::Success || !a.allFinite() || a.minCoeff() < 0) return;
+    for (std::size_t g = 0; g < groups_; ++g) {
+      const auto scale = static_cast<float>(a[static_cast<Eigen::Index>(g)]);
+      if (scale > 0 && std::isfinite(scale)) ternary_.scales[row * groups_ + g] = scale;
+    }
+  }
+
+  const ExecutionContext& context_;
+  const Hessian& hessian_;
+  const Grid& grid_;
+  const std::size_t groups_;  // of a row
+  TernaryWeights& ternary_;
+  const CancelFlag cancelled_;
+  const std::vector<float> trits_, wh_;  // [out, in]
+  std::vector<float> products_;          // [rows at a time, in]
+  std::vector<double> systems_;          // [rows at a time, groups, groups]
+};
 
 void check(std::size_t n_weights, const Hessian& hessian, std::int64_t in) {
   if (hessian.in() != in || hessian.n_rows() < 1)
@@ -102,7 +142,7 @@ void check(std::size_t n_weights, const Hessian& hessian, std::int64_t in) {
 }  // namespace
 
 void refit_scales(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
-                  TernaryWeights& ternary) {
+                  TernaryWeights& ternary, CancelFlag cancelled) {
   const Grid grid = post_training::grid_of(ternary);
   check(w.size(), hessian, grid.in);
   if (w.size() != ternary.trits.size() || ternary.scales.size() != static_cast<std::size_t>(grid.count()))
@@ -114,9 +154,9 @@ void refit_scales(const ExecutionContext& context, std::span<const float> w, con
         ErrorCode::kInvalidArgument,
         fmt::format("scales of {} rows × {} columns cannot be fitted row by row", grid.rows, grid.cols));
   if (grid.cols == grid.in) {
-    refit_rows(context, w, hessian, grid, ternary);
+    refit_rows(context, w, hessian, grid, ternary, cancelled);
   } else {
-    refit_columns(context, w, hessian, grid, ternary);
+    ColumnRefit(context, w, hessian, grid, ternary, cancelled).run();
   }
 }
 

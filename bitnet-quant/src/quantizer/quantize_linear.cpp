@@ -26,8 +26,8 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
 }
 
 /// Fewer rows than columns, or rows that are alike: what a method then fits is decided by the damping, or by
-/// nothing. Of texts for people at least 3 / 4 of the columns stand for themselves, of a sentence that is
-/// repeated a third and less.
+/// nothing. Texts for people have 4 / 5 of the full rank and more, a sentence that is repeated 2 / 5 and
+/// less.
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
                          std::vector<std::string>& warnings) {
   const std::int64_t rows = input.hessian.n_rows(), in = input.hessian.in();
@@ -59,7 +59,8 @@ const InputCalibration& required(const InputCalibration* input, WeightMethod met
 }
 
 void make_ternary(const ExecutionContext& context, std::span<const float> w, const QuantConfig& config,
-                  const InputCalibration* input, const GptqFactor* factor, QuantizedLinear& to) {
+                  const InputCalibration* input, const GptqFactor* factor, CancelFlag cancelled,
+                  QuantizedLinear& to) {
   LinearReport& r = to.report;
   const ScaleGroups groups = scale_groups(r.plan.scales);
   TernaryWeights& t = to.tensor.weights;
@@ -72,15 +73,16 @@ void make_ternary(const ExecutionContext& context, std::span<const float> w, con
       break;
     case WeightMethod::kLeastSquaresRefit:
       t = least_squares(context, w, r.out, r.in, groups);
-      refit_scales(context, w, required(input, r.plan.method).hessian, t);
+      refit_scales(context, w, required(input, r.plan.method).hessian, t, cancelled);
       break;
     case WeightMethod::kGptq: {
       const Hessian& hessian = required(input, r.plan.method).hessian;
       GptqOptions options = config.gptq;
       options.groups = groups;
       std::optional<GptqFactor> own;
-      if (factor == nullptr) factor = &own.emplace(hessian, options.damping, options.activation_order);
-      t = gptq(context, w, r.out, r.in, hessian, *factor, options);
+      if (factor == nullptr)
+        factor = &own.emplace(hessian, options.damping, options.activation_order, cancelled);
+      t = gptq(context, w, r.out, r.in, hessian, *factor, options, cancelled);
       r.damping = factor->damping();
       if (r.damping > options.damping)
         r.warnings.push_back(
@@ -89,7 +91,7 @@ void make_ternary(const ExecutionContext& context, std::span<const float> w, con
       break;
     }
     default:
-      to.tensor.planes = two_planes(context, w, r.out, r.in, groups, config.two_plane_rounds);
+      to.tensor.planes = two_planes(context, w, r.out, r.in, groups, config.two_plane_rounds, cancelled);
   }
 }
 
@@ -103,10 +105,11 @@ double LinearReport::bits_per_weight() const noexcept {
 QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, std::span<const float> w,
                                 std::int64_t out, std::int64_t in, const LinearPlan& plan,
                                 const QuantConfig& config, const InputCalibration* input,
-                                const GptqFactor* factor, const WriteOptions* output) {
+                                const GptqFactor* factor, const WriteOptions* output, CancelFlag cancelled) {
   if (out < 1 || in < 1 || w.size() != static_cast<std::size_t>(out * in))
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} weights for a matrix [{}, {}]", w.size(), out, in));
+  throw_if_cancelled(cancelled);
   require_finite(w, in);
   QuantizedLinear to;
   to.tensor.id = to.report.id = id;
@@ -126,9 +129,9 @@ QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, st
   } else {
     if (needs_calibration(plan.method)) warn_of_calibration(required(input, plan.method), plan, r.warnings);
     to.tensor.ternary = plan.method != WeightMethod::kTwoPlane;
-    make_ternary(context, w, config, input, factor, to);
+    make_ternary(context, w, config, input, factor, cancelled, to);
   }
-  finish_linear(context, w, input != nullptr ? &input->hessian : nullptr, output, to);
+  finish_linear(context, w, input != nullptr ? &input->hessian : nullptr, output, cancelled, to);
   return to;
 }
 

@@ -5,11 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
 #include "quantizer/layer_store.hpp"
+#include "quantizer/memory_need.hpp"
 #include "quantizer/stored_form.hpp"
 #include "quantizer/weight_checks.hpp"
 
@@ -18,36 +20,6 @@ namespace {
 
 std::pair<TensorRole, std::int64_t> key(TensorId id) { return {id.role, id.layer}; }
 
-/// One in the last place of a float type.
-float unit_of(DType type) noexcept {
-  return type == DType::kF16 ? 0x1p-10f : type == DType::kBF16 ? 0x1p-7f : 0x1p-23f;
-}
-
-/// Bytes for one linear, about: f32 weights, the stored ones, the result, and copies that the method makes.
-std::uint64_t bytes_of(const LinearPlan& plan, std::int64_t out, std::int64_t in) {
-  const auto cells = static_cast<std::uint64_t>(out * in);
-  switch (plan.method) {
-    case WeightMethod::kKeep:
-      return 12 * cells;
-    case WeightMethod::kAbsmean:
-      return 13 * cells;
-    case WeightMethod::kLeastSquares:
-    case WeightMethod::kInt8:
-      return 17 * cells;
-    case WeightMethod::kTwoPlane:
-      return 24 * cells;
-    default:
-      return 30 * cells;
-  }
-}
-
-/// Beside the Hessian: a factor while it is made.
-std::uint64_t factor_bytes(std::int64_t in) { return 20 * static_cast<std::uint64_t>(in * in); }
-
-/// Which groups of scales weights may have come with, the coarsest first.
-constexpr ScaleUnit kUnits[] = {ScaleUnit::kTensor,   ScaleUnit::kRow,     ScaleUnit::kGroup256,
-                                ScaleUnit::kGroup128, ScaleUnit::kGroup64, ScaleUnit::kGroup32};
-
 /// The bits and the rule for activations that look like this.
 void adapt(const InputStatistics& seen, double tolerance, LinearPlan& plan) {
   const double absmax = seen.relative_noise(1), absmean = seen.relative_noise(2);
@@ -55,11 +27,6 @@ void adapt(const InputStatistics& seen, double tolerance, LinearPlan& plan) {
   plan.activation_bits = four ? 4 : 8;
   plan.activation_rule = four && absmean < absmax ? ActivationRule::kAbsmean : ActivationRule::kAbsmax;
 }
-
-struct ExactTrits {
-  TernaryWeights weights;
-  ScaleUnit unit;
-};
 
 /// What the output makes of the linears beside the plan: layers that were done for one output do for another
 /// that rounds alike.
@@ -73,16 +40,6 @@ std::string rounding_of(const std::optional<WriteOptions>& output, const std::ve
                      floats ? fmt::format(" {} floats", to_string(output->dense_type)) : "");
 }
 
-std::optional<ExactTrits> find_trits(std::span<const float> w, std::int64_t out, std::int64_t in,
-                                     float unit) {
-  for (const ScaleUnit u : kUnits) {
-    const ScaleGroups groups = scale_groups(u);
-    if (groups.cols > 0 && in % groups.cols != 0) continue;
-    if (auto t = exactly_ternary(w, out, in, groups, unit)) return ExactTrits{std::move(*t), u};
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 /// Linears with one input.
@@ -90,14 +47,69 @@ struct Quantizer::Group {
   TensorId input;
   std::vector<PlannedLinear> linears;
   std::vector<std::uint64_t> linear_bytes;  ///< that each takes while it is worked on
-  std::uint64_t shared_bytes = 0;           ///< of the factor
-  std::uint64_t bytes = 0;                  ///< of all
   bool calibrated = false;                  ///< one of them needs it
   bool factored = false;                    ///< one of them is gptq's
+  std::int64_t in = 0;
   std::shared_ptr<const InputCalibration> calibration;
   std::optional<GptqFactor> factor;
   std::vector<QuantizedLinear> results;
+
+  std::uint64_t shared_bytes() const { return factored ? factor_bytes(in) : 0; }
+  std::uint64_t making_bytes() const { return factored ? making_factor_bytes(in) : 0; }
+  /// With all linears at the same time.
+  std::uint64_t bytes() const {
+    return std::max(making_bytes(),
+                    std::accumulate(linear_bytes.begin(), linear_bytes.end(), shared_bytes()));
+  }
+  /// With one at a time.
+  std::uint64_t least_bytes() const {
+    return std::max(making_bytes(),
+                    shared_bytes() + *std::max_element(linear_bytes.begin(), linear_bytes.end()));
+  }
+
+  /// Those of a layer, in the order of their first linears.
+  static std::vector<Group> of_layer(std::int64_t layer, const std::vector<PlannedLinear>& plans,
+                                     const ModelConfig& model, bool calibrated, std::size_t threads) {
+    std::vector<Group> groups;
+    for (const PlannedLinear& l : plans) {
+      if (l.id.layer != layer) continue;
+      const TensorId input{input_role(l.id.role), layer};
+      auto at = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.input == input; });
+      if (at == groups.end()) {
+        groups.emplace_back();
+        at = groups.end() - 1;
+        at->input = input;
+      }
+      const Shape shape = tensor_shape(l.id, model);
+      at->in = shape[1];
+      at->linear_bytes.push_back(need_of(l.plan, shape[0], shape[1], calibrated, threads).peak);
+      at->calibrated = at->calibrated || needs_calibration(l.plan.method);
+      at->factored = at->factored || l.plan.method == WeightMethod::kGptq;
+      at->linears.push_back(l);
+    }
+    return groups;
+  }
 };
+
+std::uint64_t working_bytes(const std::vector<PlannedLinear>& plans, const ModelConfig& model,
+                            std::uint64_t memory, bool calibrated, std::size_t threads) {
+  std::uint64_t most = 0;
+  for (std::int64_t layer = 0; layer < model.n_layers; ++layer) {
+    // Groups at the same time as far as `memory` goes; one with as many of its linears, one at least.
+    std::uint64_t all = 0, least = 0, results = 0;
+    for (const auto& g : Quantizer::Group::of_layer(layer, plans, model, calibrated, threads)) {
+      all += g.bytes();
+      least = std::max(least, g.least_bytes());
+    }
+    for (const PlannedLinear& l : plans)
+      if (l.id.layer == layer) {
+        const Shape shape = tensor_shape(l.id, model);
+        results += need_of(l.plan, shape[0], shape[1], calibrated, threads).result;
+      }
+    most = std::max(most, results + std::max(least, std::min(all, memory)));
+  }
+  return most;
+}
 
 Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader, QuantConfig config,
                      QuantizerOptions options)
@@ -131,21 +143,6 @@ Quantizer::Quantizer(const ExecutionContext& context, const ModelReader& reader,
 }
 
 Quantizer::~Quantizer() = default;
-
-std::uint64_t Quantizer::working_bytes() const {
-  std::uint64_t most = 0;  // of one linear
-  std::map<std::int64_t, std::uint64_t> layers;
-  for (const PlannedLinear& l : plans_) {
-    const Shape shape = tensor_shape(l.id, reader_.config());
-    std::uint64_t bytes = bytes_of(l.plan, shape[0], shape[1]);
-    if (l.plan.method == WeightMethod::kGptq) bytes += factor_bytes(shape[1]);
-    most = std::max(most, bytes);
-    layers[l.id.layer] += bytes;
-  }
-  std::uint64_t layer = 0;
-  for (const auto& [unused, bytes] : layers) layer = std::max(layer, bytes);
-  return std::max(most, std::min(layer, options_.memory));
-}
 
 LogicalTensor Quantizer::read(TensorId id) {
   if (!is_linear(id.role)) {
@@ -193,27 +190,8 @@ void Quantizer::do_layer(std::int64_t layer) {
 
 /// In file order.
 std::vector<QuantizedLinear> Quantizer::quantize_layer(std::int64_t layer) {
-  std::vector<Group> groups;
-  for (const PlannedLinear& l : plans_) {
-    if (l.id.layer != layer) continue;
-    const TensorId input{input_role(l.id.role), layer};
-    auto at = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.input == input; });
-    if (at == groups.end()) {
-      groups.emplace_back();
-      at = groups.end() - 1;
-      at->input = input;
-    }
-    const Shape shape = tensor_shape(l.id, reader_.config());
-    at->linear_bytes.push_back(bytes_of(l.plan, shape[0], shape[1]));
-    at->bytes += at->linear_bytes.back();
-    at->calibrated = at->calibrated || needs_calibration(l.plan.method);
-    if (l.plan.method == WeightMethod::kGptq && !at->factored) {
-      at->factored = true;
-      at->shared_bytes = factor_bytes(shape[1]);
-      at->bytes += at->shared_bytes;
-    }
-    at->linears.push_back(l);
-  }
+  std::vector<Group> groups =
+      Group::of_layer(layer, plans_, reader_.config(), options_.calibration != nullptr, context_.threads());
   std::vector<Group> now;
   std::vector<QuantizedLinear> results;
   const auto finish = [&] {
@@ -224,11 +202,11 @@ std::vector<QuantizedLinear> Quantizer::quantize_layer(std::int64_t layer) {
   };
   std::uint64_t bytes = 0;
   for (Group& g : groups) {
-    if (!now.empty() && bytes + g.bytes > options_.memory) {
+    if (!now.empty() && bytes + g.bytes() > options_.memory) {
       finish();
       bytes = 0;
     }
-    bytes += g.bytes;
+    bytes += g.bytes();
     now.push_back(std::move(g));
   }
   finish();
@@ -247,12 +225,13 @@ void Quantizer::run(std::vector<Group>& groups) {
       Group& g = groups[i];
       if (g.factored && g.calibration != nullptr)
         with_context(fmt::format("input of '{}'", gguf_name(g.input)), [&] {
-          g.factor.emplace(g.calibration->hessian, config_.gptq.damping, config_.gptq.activation_order);
+          g.factor.emplace(g.calibration->hessian, config_.gptq.damping, config_.gptq.activation_order,
+                           options_.cancelled);
         });
       g.results.resize(g.linears.size());
       for (std::size_t from = 0, until; from < g.linears.size(); from = until) {
         // As many at a time as fit; one whatever it takes.
-        std::uint64_t bytes = g.shared_bytes + g.linear_bytes[from];
+        std::uint64_t bytes = g.shared_bytes() + g.linear_bytes[from];
         for (until = from + 1; until < g.linears.size(); ++until)
           if ((bytes += g.linear_bytes[until]) > options_.memory) break;
         context_.parallel_for(until - from, 1, [&](std::size_t first, std::size_t last) {
@@ -268,6 +247,7 @@ void Quantizer::run(std::vector<Group>& groups) {
 }
 
 QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& group) const {
+  throw_if_cancelled(options_.cancelled);
   PlannedLinear linear = planned;
   if (linear.adaptive) adapt(group.calibration->statistics, config_.activation_tolerance, linear.plan);
   LogicalTensor t = reader_.read(linear.id);
@@ -285,23 +265,18 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     if (q.tensor.ternary) q.tensor.activations = activation_form(linear.plan);
     warn_of_weights(w, q.report.warnings);
     if (!why.empty()) q.report.warnings.push_back(std::move(why));
-    finish_linear(context_, w, hessian, output(), q);
+    finish_linear(context_, w, hessian, output(), options_.cancelled, q);
     return q;
   };
   const std::vector<float> w = t.to_f32();
   require_finite(w, in);
   if (t.ternary) return keep(std::move(t), w, std::string(kAlreadyTernary));
   if (linear.plan.method == WeightMethod::kKeep) return keep(std::move(t), w, "");
-  t.dense = {};
+  t.dense = std::vector<std::byte>();  // its memory, too
   LinearPlan plan = linear.plan;
   std::string note;
-  if (auto exact = find_trits(w, out, in, unit_of(type)); exact && is_ternary(plan.method)) {
-    if (exact->unit != ScaleUnit::kTensor && exact->unit != plan.scales)
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("the weights are ternary already, with scales by {}, which scales by {} would destroy: "
-                      "expected 'scales: {}' for it",
-                      to_string(exact->unit), to_string(plan.scales), to_string(exact->unit)));
+  if (auto exact = find_trits(w, out, in, type); exact && is_ternary(plan.method)) {
+    require_same_scales(exact->unit, plan);
     LogicalTensor as;
     as.id = linear.id;
     as.shape = t.shape;
@@ -319,7 +294,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     plan.scales = ScaleUnit::kTensor;
   }
   QuantizedLinear q = quantize_linear(context_, linear.id, w, out, in, plan, config_, group.calibration.get(),
-                                      group.factor ? &*group.factor : nullptr, output());
+                                      group.factor ? &*group.factor : nullptr, output(), options_.cancelled);
   if (!note.empty()) q.report.warnings.push_back(std::move(note));
   return q;
 }

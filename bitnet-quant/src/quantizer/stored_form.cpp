@@ -35,10 +35,10 @@ std::uint64_t stored_bytes(const LogicalTensor& tensor, const WriteOptions* outp
 }
 
 void finish_linear(const ExecutionContext& context, std::span<const float> w, const Hessian* hessian,
-                   const WriteOptions* output, QuantizedLinear& q) {
+                   const WriteOptions* output, CancelFlag cancelled, QuantizedLinear& q) {
   if (output != nullptr) round_to_files(*output, q.tensor);
   q.report.bytes = stored_bytes(q.tensor, output);
-  q.report.metrics = measure(context, w, q.tensor, hessian);
+  q.report.metrics = measure(context, w, q.tensor, hessian, cancelled);
   q.report.histogram = histogram_of(w, q.tensor);
 }
 

@@ -13,8 +13,8 @@ std::uint64_t stored_bytes(const LogicalTensor& tensor, const WriteOptions* outp
 
 /// Rounds q.tensor as its files will, and fills the report's bytes, metrics and histogram of it. `w`: the
 /// weights that were there, [out, in]; `hessian`: of the linear's inputs, or null. Throws
-/// Error(kUnsupported) on floats that the type cannot hold.
+/// Error(kUnsupported) on floats that the type cannot hold, Error(kCancelled).
 void finish_linear(const ExecutionContext& context, std::span<const float> w, const Hessian* hessian,
-                   const WriteOptions* output, QuantizedLinear& q);
+                   const WriteOptions* output, CancelFlag cancelled, QuantizedLinear& q);
 
 }  // namespace bitnet::quant

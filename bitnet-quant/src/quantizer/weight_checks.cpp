@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "bitnet/core/error.hpp"
+#include "bitnet/quant/post_training.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -17,6 +19,15 @@ namespace {
   throw Error(ErrorCode::kInvalidArgument,
               fmt::format("the weight in row {}, column {} is {}, not finite", at / n, at % n, value));
 }
+
+/// One in the last place of a float type.
+float unit_of(DType type) noexcept {
+  return type == DType::kF16 ? 0x1p-10f : type == DType::kBF16 ? 0x1p-7f : 0x1p-23f;
+}
+
+/// Which groups of scales weights may have come with, the coarsest first.
+constexpr ScaleUnit kUnits[] = {ScaleUnit::kTensor,   ScaleUnit::kRow,     ScaleUnit::kGroup256,
+                                ScaleUnit::kGroup128, ScaleUnit::kGroup64, ScaleUnit::kGroup32};
 
 /// `widen`: an element as it is stored to f32.
 template <class Stored, class Widen>
@@ -45,6 +56,27 @@ void require_finite(const LogicalTensor& tensor) {
     else
       check<float>(tensor.dense, in, [](float v) { return v; });
   });
+}
+
+std::optional<ExactTrits> find_trits(std::span<const float> w, std::int64_t out, std::int64_t in,
+                                     DType type) {
+  for (const ScaleUnit u : kUnits) {
+    const ScaleGroups groups = scale_groups(u);
+    if (groups.cols > 0 && in % groups.cols != 0) continue;
+    if (auto t = exactly_ternary(w, out, in, groups, unit_of(type))) return ExactTrits{std::move(*t), u};
+  }
+  return std::nullopt;
+}
+
+void require_same_scales(ScaleUnit found, const LinearPlan& plan) {
+  if (!is_ternary(plan.method) || found == ScaleUnit::kTensor || found == plan.scales) return;
+  const auto instead = plan.method == WeightMethod::kAbsmean ? WeightMethod::kLeastSquares : plan.method;
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("the weights are ternary already, with scales by {}, which {} with scales by {} would "
+                  "destroy: expected 'method: {}' with 'scales: {}' for it, which keeps it as it is",
+                  to_string(found), to_string(plan.method), to_string(plan.scales), to_string(instead),
+                  to_string(found)));
 }
 
 void warn_of_weights(std::span<const float> w, std::vector<std::string>& warnings) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
+#include "bitnet/quant/cancellation.hpp"
 
 namespace bitnet::quant {
 
@@ -44,17 +45,17 @@ struct HessianRank {
   static constexpr std::int64_t kMostColumns = 1024;
   std::int64_t columns = 0;  ///< that were looked at: all, or kMostColumns
   std::int64_t unseen = 0;   ///< of those, inputs that are 0 in every row
-  std::int64_t rank = 0;     ///< of those, that do not follow from the ones before them
+  std::int64_t rank = 0;     ///< of those, that do not follow from others
 };
 
-/// By the pivots of a Cholesky factor of H with a diagonal of ones and a ridge above its roundings: a column
-/// follows from those before it when these leave less than 1e-4 of its square. Without any damping of
-/// a method. Throws Error(kOutOfMemory).
+/// By the pivots, the largest first, of H scaled to a diagonal of ones: a column follows from others when
+/// these leave less than 1e-4 of its square. Without any damping of a method. Throws Error(kOutOfMemory).
 HessianRank rank_of(const Hessian& hessian);
 
 /// tr(M·H·Mᵀ) of M [out, in]: n_rows() times the mean squared output of a linear with these weights, or of an
 /// error of them. Products in f32, summed in double. Throws Error(kInvalidArgument) on a size that does not
-/// fit.
-double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian);
+/// fit, Error(kCancelled).
+double quadratic_form(const ExecutionContext& context, std::span<const float> m, const Hessian& hessian,
+                      CancelFlag cancelled = nullptr);
 
 }  // namespace bitnet::quant

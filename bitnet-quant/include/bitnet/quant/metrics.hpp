@@ -36,14 +36,15 @@ struct WeightMetrics {
 };
 
 /// Sums in double, in index order. `hessian`: of the linear's inputs, or null. Throws Error(kInvalidArgument)
-/// on sizes that disagree or a weight that is not finite.
+/// on sizes that disagree or a weight that is not finite, Error(kCancelled).
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const TernaryWeights& stored,
-                      const Hessian* hessian = nullptr);
+                      const Hessian* hessian = nullptr, CancelFlag cancelled = nullptr);
 /// Of any tensor that stands for w: the trits of both planes are counted.
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w, const LogicalTensor& stored,
-                      const Hessian* hessian = nullptr);
+                      const Hessian* hessian = nullptr, CancelFlag cancelled = nullptr);
 /// Of weights stored in any other way.
 WeightMetrics measure(const ExecutionContext& context, std::span<const float> w,
-                      std::span<const float> stored, std::int64_t in, const Hessian* hessian = nullptr);
+                      std::span<const float> stored, std::int64_t in, const Hessian* hessian = nullptr,
+                      CancelFlag cancelled = nullptr);
 
 }  // namespace bitnet::quant

@@ -46,10 +46,11 @@ TernaryWeights least_squares(const ExecutionContext& context, std::span<const fl
 /// New scales for fixed trits that minimise Σ over the rows of (W − Ŵ)·H·(W − Ŵ)ᵀ: for one scale a group of
 /// whole rows α = ⟨WH, T⟩ / ⟨TH, T⟩, for groups of columns the solution of one small linear system a row.
 /// Groups whose trits are all zero, or which the inputs never reach, keep their scale; a scale that would be
-/// negative keeps its old value, too. Throws Error(kInvalidArgument) on sizes that disagree or columns that
-/// are shared by several rows.
+/// negative keeps its old value, too. Takes 12 bytes a weight, for groups of columns 4 · in + 8 · (in /
+/// cols)² if that is more, beside a strip of the Hessian. Throws Error(kInvalidArgument) on sizes that
+/// disagree or columns that are shared by several rows, Error(kCancelled).
 void refit_scales(const ExecutionContext& context, std::span<const float> w, const Hessian& hessian,
-                  TernaryWeights& ternary);
+                  TernaryWeights& ternary, CancelFlag cancelled = nullptr);
 
 struct GptqOptions {
   ScaleGroups groups;
@@ -63,13 +64,13 @@ struct GptqOptions {
   bool refit = true;              ///< refit_scales() at the end
 };
 
-/// What gptq() makes of a Hessian first, and linears with the same inputs share. Takes 4 · in² bytes, and 16
-/// · in² more while it is made. Immutable.
+/// What gptq() makes of a Hessian first, and linears with the same inputs share. Takes 4 · in² bytes, and 8 ·
+/// in² more while it is made. Immutable.
 class GptqFactor {
  public:
   /// Throws Error(kInvalidArgument) on a Hessian without rows, or that no damping up to the mean of its
-  /// diagonal makes positive definite, Error(kOutOfMemory).
-  GptqFactor(const Hessian& hessian, double damping, bool activation_order);
+  /// diagonal makes positive definite, Error(kOutOfMemory), Error(kCancelled).
+  GptqFactor(const Hessian& hessian, double damping, bool activation_order, CancelFlag cancelled = nullptr);
 
   std::int64_t in() const noexcept { return static_cast<std::int64_t>(order_.size()); }
   /// As asked for, or as much as it took: ten times as much each time it was too little.
@@ -86,22 +87,23 @@ class GptqFactor {
 };
 
 /// Weights rounded column by column, the error of each spread over the columns after it (Frantar et al. 2022,
-/// algorithm 1). Inputs that are always zero leave their columns to plain rounding. Takes 20 · in² bytes
-/// beside the Hessian. Throws Error(kInvalidArgument) as least_squares() and GptqFactor do, and on a Hessian
-/// of another size.
+/// algorithm 1). Inputs that are always zero leave their columns to plain rounding. Takes 12 · in² bytes
+/// beside the Hessian, then 4 · in² and 15 a weight. Throws Error(kInvalidArgument) as least_squares() and
+/// GptqFactor do, and on a Hessian of another size, Error(kCancelled).
 TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                    std::int64_t in, const Hessian& hessian, const GptqOptions& options = {});
+                    std::int64_t in, const Hessian& hessian, const GptqOptions& options = {},
+                    CancelFlag cancelled = nullptr);
 /// The same with a factor of `hessian` that is there; the options' damping and order are the factor's.
 TernaryWeights gptq(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
                     std::int64_t in, const Hessian& hessian, const GptqFactor& factor,
-                    const GptqOptions& options = {});
+                    const GptqOptions& options = {}, CancelFlag cancelled = nullptr);
 
 /// Two planes (PTQTP: Xiao et al. 2025, arXiv:2509.16989): alternates between the best trits for fixed
 /// scales, one of nine pairs for each weight, and the best two scales for fixed trits (a 2 × 2 system a
 /// group), from least_squares() of W and of what it leaves, until nothing changes or `rounds` are over; the
-/// squared error never grows. Throws as least_squares().
+/// squared error never grows. Throws as least_squares(), Error(kCancelled).
 TwoPlanes two_planes(const ExecutionContext& context, std::span<const float> w, std::int64_t out,
-                     std::int64_t in, ScaleGroups groups, int rounds = 50);
+                     std::int64_t in, ScaleGroups groups, int rounds = 50, CancelFlag cancelled = nullptr);
 
 /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ) / tr(W·H·Wᵀ): the output's relative mean squared error on the calibration inputs.
 double output_error(const ExecutionContext& context, std::span<const float> w,

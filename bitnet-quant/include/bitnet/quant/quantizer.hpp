@@ -15,6 +15,7 @@
 
 #include "bitnet/core/execution.hpp"
 #include "bitnet/quant/calibration.hpp"
+#include "bitnet/quant/cancellation.hpp"
 #include "bitnet/quant/metrics.hpp"
 #include "bitnet/quant/model_io.hpp"
 #include "bitnet/quant/quant_config.hpp"
@@ -52,11 +53,21 @@ struct QuantizedLinear {
 /// where there is none; `factor`: of that input's Hessian with the configuration's damping and order, null:
 /// made here if it is needed; `output`: as QuantizerOptions::output, null for none. Throws
 /// Error(kInvalidArgument) on a method that needs calibration without one, on weights that are not finite,
-/// Error(kUnsupported) on floats that the output's type cannot hold, and what the methods throw.
+/// Error(kUnsupported) on floats that the output's type cannot hold, Error(kCancelled), and what the methods
+/// throw.
 QuantizedLinear quantize_linear(const ExecutionContext& context, TensorId id, std::span<const float> w,
                                 std::int64_t out, std::int64_t in, const LinearPlan& plan,
                                 const QuantConfig& config, const InputCalibration* input = nullptr,
-                                const GptqFactor* factor = nullptr, const WriteOptions* output = nullptr);
+                                const GptqFactor* factor = nullptr, const WriteOptions* output = nullptr,
+                                CancelFlag cancelled = nullptr);
+
+/// Bytes that the largest step of a Quantizer takes, results that wait for the rest of their layer with it,
+/// beside the files, the model that calibration runs and its second moments. `memory`:
+/// QuantizerOptions::memory, 0 for the least that there is to be had; `calibrated`: it has a calibration.
+/// Derived from what the methods hold (src/quantizer/memory_need.cpp); buffers of the context's pool and
+/// what the allocator wastes come on top.
+std::uint64_t working_bytes(const std::vector<PlannedLinear>& plans, const ModelConfig& model,
+                            std::uint64_t memory, bool calibrated, std::size_t threads);
 
 class LayerStore;
 
@@ -78,6 +89,8 @@ struct QuantizerOptions {
   std::filesystem::path work = {};
   /// Of model and calibration: whatever the results depend on beside the configuration.
   std::string identity = {};
+  /// Looked at between the steps of a linear, some seconds apart at most for any size of it.
+  CancelFlag cancelled = nullptr;
   /// Called on the caller's thread after each linear, in file order within its layer.
   std::function<void(const LinearReport&)> on_linear = {};
 };
@@ -96,12 +109,10 @@ class Quantizer {
 
   const QuantConfig& config() const noexcept { return config_; }
   const std::vector<PlannedLinear>& plans() const noexcept { return plans_; }
-  /// Bytes that the largest step takes beside the files and the calibration's own memory, about.
-  std::uint64_t working_bytes() const;
 
   /// The tensor as it is to be stored, as write_model() asks: a linear of a new layer makes the whole layer
   /// be worked on, and each is given out once. Throws Error with the tensor's name, kInvalidArgument where a
-  /// value of it is not finite.
+  /// value of it is not finite; Error(kCancelled), and then nothing of the layer is kept.
   LogicalTensor read(TensorId id);
   /// Layers that were taken from the work directory.
   std::int64_t resumed_layers() const noexcept { return resumed_; }
@@ -111,6 +122,8 @@ class Quantizer {
  private:
   struct Group;
   const WriteOptions* output() const noexcept { return options_.output ? &*options_.output : nullptr; }
+  friend std::uint64_t working_bytes(const std::vector<PlannedLinear>& plans, const ModelConfig& model,
+                                     std::uint64_t memory, bool calibrated, std::size_t threads);
   void do_layer(std::int64_t layer);
   std::vector<QuantizedLinear> quantize_layer(std::int64_t layer);
   void run(std::vector<Group>& groups);
