@@ -47,7 +47,8 @@ std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option&
 }
 
 Calibration calibration_of(const Values& values, const fs::path& in, const quant::ModelReader& model,
-                           const std::shared_ptr<const ExecutionContext>& context, Io& io) {
+                           const std::shared_ptr<const ExecutionContext>& context, std::uint64_t memory,
+                           Io& io) {
   Calibration c;
   c.through_quantised = values.flag(opt::kThroughQuantised);
   if (values.has(opt::kCalibration) && values.has(opt::kCalibrate))
@@ -64,7 +65,7 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
         std::make_unique<ModelActivations>(in, context, windows_of(values, opt::kCalibrate, model, io), io);
     c.source = std::make_unique<quant::StreamedCalibration>(
         *context, *c.activations, model.config(),
-        quant::StreamOptions{.through_quantised = c.through_quantised});
+        quant::StreamOptions{.memory = memory, .through_quantised = c.through_quantised});
   }
   return c;
 }

@@ -1,5 +1,6 @@
 #pragma once
 // What `quantize` and `plan` read beside the model: the configuration, texts, calibration.
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -38,11 +39,12 @@ struct Calibration {
   }
 };
 
-/// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files. Nothing
-/// is run yet.
+/// Of --calibrate or --calibration, with what goes with them; empty without. `in`: the model's files;
+/// `memory`: of quant::StreamOptions. Nothing is run yet.
 Calibration calibration_of(const Values& values, const std::filesystem::path& in,
                            const quant::ModelReader& model,
-                           const std::shared_ptr<const ExecutionContext>& context, Io& io);
+                           const std::shared_ptr<const ExecutionContext>& context, std::uint64_t memory,
+                           Io& io);
 
 /// What is done with a calibration before anything else: --save-calibration. Then `seen` is there.
 void use_calibration(const Values& values, const ModelConfig& model, Calibration& calibration, Io& io);

@@ -5,6 +5,7 @@
 
 #include "bitnet/core/hash64.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/quant/model_check.hpp"
 #include "bitnet/quant/sensitivity.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -76,7 +77,9 @@ class Planner {
     beside_ = quant::bytes_beside_linears(model_->config(), options_);
     const std::uint64_t budget = linear_budget();
     if (can_run()) trial_windows_ = windows_of(values_, trial_text(), *model_, io_);  // before the work
-    calibration_ = calibration_of(values_, in_, *model_, context_, io_);
+    calibration_ = calibration_of(values_, in_, *model_, context_, quant::StreamOptions{}.memory, io_);
+    found_ = quant::check_model(*model_, quant::plan_linears(config_, model_->config()), io_.cancelled);
+    for (const std::string& warning : found_.warnings) io_.err << "warning: " << warning << '\n';
     use_calibration(values_, model_->config(), calibration_, io_);
     linears_ = sensitivity();
     quant::BitAssignment assignment;
@@ -166,6 +169,10 @@ class Planner {
     std::map<std::string, int> ways;
     for (std::size_t i = 0; i < linears_.size(); ++i) {
       const quant::LinearPlan& p = linears_[i].candidates[a.chosen[i]].plan;
+      if (found_.is_ternary(linears_[i].id)) {
+        ++ways["ternary already"];
+        continue;
+      }
       const bool scaled = quant::is_ternary(p.method);
       ++ways[std::string(to_string(p.method)) + (scaled ? " " + std::string(to_string(p.scales)) : "")];
     }
@@ -188,7 +195,8 @@ class Planner {
       for (const quant::Candidate& c : linears_[i].candidates) {
         const bool taken = &c == &linears_[i].candidates[a.chosen[i]];
         io_.err << (&c == linears_[i].candidates.data() ? " " : ", ") << (taken ? "[" : "")
-                << to_string(c.plan.method) << ' ' << fixed(c.cost, 5) << (taken ? "]" : "");
+                << (found_.is_ternary(linears_[i].id) ? "ternary already" : to_string(c.plan.method)) << ' '
+                << fixed(c.cost, 5) << (taken ? "]" : "");
       }
       io_.err << '\n';
     }
@@ -202,6 +210,7 @@ class Planner {
   std::unique_ptr<quant::ModelReader> model_;
   std::shared_ptr<const ExecutionContext> context_;
   std::uint64_t beside_ = 0;  // bytes of tensors that are no linears
+  quant::ModelFindings found_;
   Calibration calibration_;
   std::vector<std::vector<TokenId>> trial_windows_;
   std::optional<ModelTrials> trials_;

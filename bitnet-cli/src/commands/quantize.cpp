@@ -3,11 +3,13 @@
 #include <ostream>
 
 #include "bitnet/core/io/atomic_file.hpp"
+#include "bitnet/quant/model_check.hpp"
 #include "bitnet/quant/quant_report.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
 #include "quantize_inputs.hpp"
+#include "quantize_memory.hpp"
 #include "quantize_progress.hpp"
 #ifdef BITNET_WITH_TRAINING
 #include "scale_tuning.hpp"
@@ -17,21 +19,6 @@ namespace bitnet::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Before methods that take much memory: how much, about.
-void say_need(const quant::Quantizer& quantizer, const ModelConfig& model, const Calibration& calibration,
-              Io& io) {
-  if (calibration.source == nullptr) return;
-  std::uint64_t hessians = 0, largest = 0;
-  for (const TensorId input : quant::linear_inputs(model)) {
-    const auto in = static_cast<std::uint64_t>(quant::input_width(input, model));
-    hessians += 8 * in * in;
-    largest = std::max(largest, 8 * in * in);
-  }
-  const std::uint64_t at_once = std::max(largest, std::min(hessians, quant::StreamOptions{}.memory));
-  io.err << "needs up to " << human_bytes(at_once) << " for second moments and "
-         << human_bytes(quantizer.working_bytes()) << " for the linears that are worked on at a time\n";
-}
 
 std::string line_of(const quant::LinearReport& r) {
   std::string out =
@@ -192,6 +179,21 @@ const Option* tuning_text(const Values& values) {
   return text;
 }
 
+/// Before the work: what cannot be quantised, and what will hardly be worth anything.
+void check_tensors(const quant::QuantConfig& config, const std::vector<quant::PlannedLinear>& plans,
+                   const quant::ModelReader& model, Io& io) {
+  const quant::ModelFindings found = quant::check_model(model, plans, io.cancelled);
+  for (const std::string& warning : found.warnings) io.err << "warning: " << warning << '\n';
+  const auto destroyed = [&](const quant::PlannedLinear& l) {
+    return l.plan.method == quant::WeightMethod::kAbsmean && !found.is_ternary(l.id);
+  };
+  if ((model.config().weights == WeightKind::kDense || !config.protect) &&
+      std::any_of(plans.begin(), plans.end(), destroyed))
+    io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
+              "run, but "
+              "expect nonsense unless it is trained further; --method gptq loses less\n";
+}
+
 int quantize(const Values& values, Io& io) {
   const fs::path in = values.positionals.at(0), out = values.positionals.at(1);
   auto options = write_options(values.text(opt::kQuantizeType), values.text(opt::kDenseType), false);
@@ -215,12 +217,8 @@ int quantize(const Values& values, Io& io) {
   quant::check_target(plans, model->config(), options.type);
   const auto tokenizer = model->tokenizer();
   quant::check_write(out, model->config(), tokenizer.get(), options);
-  if ((model->config().weights == WeightKind::kDense || !report.config.protect) &&
-      report.config.linears.method == quant::WeightMethod::kAbsmean)
-    io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
-              "run, but "
-              "expect nonsense unless it is trained further; --method gptq loses less\n";
   const auto context = make_context(values);
+  const QuantizeMemory memory = plan_memory(values, *model, plans, context->threads());
   std::vector<std::vector<TokenId>> evaluated;
   if (values.has(opt::kEvaluate)) evaluated = windows_of(values, opt::kEvaluate, *model, io);
 #ifdef BITNET_WITH_TRAINING
@@ -232,16 +230,18 @@ int quantize(const Values& values, Io& io) {
     check_enough(tuning_windows, tuning);
   }
 #endif
-  Calibration calibration = calibration_of(values, in, *model, context, io);
+  Calibration calibration = calibration_of(values, in, *model, context, memory.stream_limit, io);
+  check_tensors(report.config, plans, *model, io);
   quant::QuantizerOptions how;
-  how.calibration = calibration.source.get();
   how.output = options;
+  how.memory = memory.quantizer_limit;
+  how.cancelled = io.cancelled;
   if (calibration.through_quantised) how.activations = calibration.activations.get();
   if (values.has(opt::kWork)) {
     how.work = values.text(opt::kWork);
     how.identity = identity_of(values, in);
   }
-  say_need(quant::Quantizer(*context, *model, report.config, how), model->config(), calibration, io);
+  if (calibration.source != nullptr) say_need(memory, io.err);
   use_calibration(values, model->config(), calibration, io);
   how.calibration = calibration.seen.get();
   QuantizeProgress progress(io, plans, model->config());
@@ -269,6 +269,8 @@ int quantize(const Values& values, Io& io) {
     io.err << "note: " << quantizer.resumed_layers() << " layers were done before (--work)\n";
   if (values.has(opt::kEvaluate)) {
     write_report(files, report);  // should the evaluation fail
+    calibration.source.reset();   // the memory of two models is enough
+    calibration.activations.reset();
     ModelLogits before(in, floats, context, evaluated),
         after(out, quant::FloatLinears::kAsConfigured, context, evaluated);
     report.logits = quant::compare_logits(before, after);

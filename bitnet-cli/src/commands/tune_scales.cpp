@@ -3,6 +3,7 @@
 #include <ostream>
 
 #include "bitnet/quant/linear_types.hpp"
+#include "bitnet/quant/model_check.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "model_writing.hpp"
@@ -61,6 +62,10 @@ int tune(const Values& values, Io& io) {
                     windows_of(values, opt::kTuningFile, opt::kTuningTokens, *model, io)};
   const training::TuningOptions tuning = options_of(values);
   check_enough(inputs.windows, tuning);
+  with_context("'" + in.string() + "'", [&] { quant::check_model(*model, {}, io.cancelled); });
+  with_context("'" + original.string() + "'", [&] {
+    quant::check_model(*quant::ModelReader::open(original, inputs.floats), {}, io.cancelled);
+  });
   const Tuned tuned = tune_model(*context, inputs, tuning, parts_of(values.text(opt::kTuningParts)), io);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
