@@ -110,9 +110,12 @@ QuantizeMemory plan_memory(const Values& values, const quant::ModelReader& model
 }
 
 void say_need(const QuantizeMemory& m, std::ostream& to) {
-  to << "needs up to " << human_bytes(m.all()) << ": " << human_bytes(m.model)
-     << " for the model that reads the text, " << human_bytes(m.moments) << " for second moments, "
-     << human_bytes(m.linears) << " for the linears that are worked on at a time\n";
+  to << "needs up to " << human_bytes(m.all()) << ": ";
+  if (m.model > 0) to << human_bytes(m.model) << " for the model that reads the text, ";
+  to << human_bytes(m.moments) << " for second moments, " << human_bytes(m.linears)
+     << " for the linears that are worked on at a time";
+  if (m.trials > 0) to << "; then " << human_bytes(m.trials) << " for the models that --evaluate runs";
+  to << '\n';
 }
 
 }  // namespace bitnet::cli

@@ -186,12 +186,12 @@ TEST_F(QuantizeChecksTest, TakesNoMoreMemoryThanItSays) {
   const std::string config =
       file("c.json",
            "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": 300, "
-           "\"hidden_size\": 768, \"intermediate_size\": 2048, \"num_hidden_layers\": 8, "
+           "\"hidden_size\": 768, \"intermediate_size\": 2048, \"num_hidden_layers\": 3, "
            "\"num_attention_heads\": 8, "
            "\"num_key_value_heads\": 4, \"hidden_act\": \"silu\", \"max_position_embeddings\": 128, "
            "\"rms_norm_eps\": "
            "1e-05, \"rope_theta\": 10000.0, \"tie_word_embeddings\": false}");
-  ASSERT_EQ(call({"synth", "--config", config, "--type", "f16", "-o", file("m.gguf")}).code, kOk);
+  ASSERT_EQ(call({"synth", "--config", config, "--type", "f32", "-o", file("m.gguf")}).code, kOk);
   const auto peak = [&](const std::vector<std::string>& words) {
     MeasuredProcess p(words, file("log"));
     EXPECT_EQ(p.wait(), 0) << read_file(file("log"));
@@ -207,9 +207,9 @@ TEST_F(QuantizeChecksTest, TakesNoMoreMemoryThanItSays) {
     // Beside it: activations of a window, panels of products, pages of the files.
     EXPECT_LT(taken, said + program + (std::uint64_t{24} << 20)) << scales << ": said " << said;
     EXPECT_GT(taken, said / 2) << scales;
-    // The model is a part of it that shows: 8 layers of 6.5 million weights.
+    // The model is a part of it that shows: 3 layers of 6.5 million weights.
     const std::string log = read_file(file("log"));
-    EXPECT_GT(said_bytes(log.substr(log.find("needs up to ")), ": "), std::uint64_t{90} << 20);
+    EXPECT_GT(said_bytes(log.substr(log.find("needs up to ")), ": "), std::uint64_t{70} << 20);
     fs::remove_all(file("q"));
   }
 }

@@ -17,10 +17,11 @@ struct LinearNeed {
 LinearNeed need_of(const LinearPlan& plan, std::int64_t out, std::int64_t in, bool calibrated,
                    std::size_t threads);
 
-/// Of gptq's factor while it is made (GptqFactor), and afterwards.
+/// Of gptq's factor while it is made: H as doubles, the factor as f32, a panel of 64 columns of doubles.
 constexpr std::uint64_t making_factor_bytes(std::int64_t in) {
-  return 12 * static_cast<std::uint64_t>(in * in);
+  return static_cast<std::uint64_t>(12 * in * in + 512 * in);
 }
+/// And afterwards.
 constexpr std::uint64_t factor_bytes(std::int64_t in) { return 4 * static_cast<std::uint64_t>(in * in); }
 
 }  // namespace bitnet::quant
