@@ -63,8 +63,8 @@ TEST(InputStatisticsTest, NoiseIsThatOfEachRule) {
     }
   }
   for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(s.noise[i], expected[i], 1e-3 * expected[i]) << i;
-  EXPECT_LT(s.relative_noise(0), 1e-3);
-  EXPECT_GT(s.relative_noise(1), 10 * s.relative_noise(0));
+  EXPECT_LT(s.relative_noise(ActivationForm::kInt8), 1e-3);
+  EXPECT_GT(s.relative_noise(ActivationForm::kInt4Absmax), 10 * s.relative_noise(ActivationForm::kInt8));
   BITNET_EXPECT_ERROR(s.add(context(), x, 60), ErrorCode::kInvalidArgument, "for 60 inputs");
 }
 

@@ -350,12 +350,12 @@ TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
   c.linears = {WeightMethod::kLeastSquares, ScaleUnit::kRow};
   BITNET_EXPECT_ERROR(Quantizer(context(), reader, c), ErrorCode::kInvalidArgument,
                       "blk.0.attn_q.weight: the scheme adaptive needs calibration data");
-  const auto noise = [&](TensorId id, std::size_t rule) {
-    return calibration.find({input_role(id.role), id.layer})->statistics.relative_noise(rule);
+  const auto noise = [&](TensorId id, ActivationForm form) {
+    return calibration.find({input_role(id.role), id.layer})->statistics.relative_noise(form);
   };
   std::vector<double> best;  // of each input
   for (const TensorId id : linear_inputs(reader.config()))
-    best.push_back(std::min(noise(id, 1), noise(id, 2)));
+    best.push_back(std::min(noise(id, ActivationForm::kInt4Absmax), noise(id, ActivationForm::kInt4Absmean)));
   std::sort(best.begin(), best.end());
   const double middle = (best[best.size() / 2 - 1] + best[best.size() / 2]) / 2;
   for (const double tolerance : {0.0, middle, 1.0}) {
@@ -363,7 +363,8 @@ TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
     Quantizer q(context(), reader, c, {.calibration = &calibration});
     std::size_t four = 0;
     for (const LogicalTensor& t : all(q, reader.config())) {
-      const double absmax = noise(t.id, 1), absmean = noise(t.id, 2);
+      const double absmax = noise(t.id, ActivationForm::kInt4Absmax),
+                   absmean = noise(t.id, ActivationForm::kInt4Absmean);
       const ActivationForm expected = std::min(absmax, absmean) > tolerance ? ActivationForm::kInt8
                                       : absmean < absmax                    ? ActivationForm::kInt4Absmean
                                                                             : ActivationForm::kInt4Absmax;

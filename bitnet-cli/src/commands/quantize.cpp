@@ -231,7 +231,10 @@ int quantize(const Values& values, Io& io) {
   }
 #endif
   Calibration calibration = calibration_of(values, in, *model, context, memory.stream_limit, io);
-  check_tensors(report.config, plans, *model, io);
+  if (calibration.source != nullptr) {
+    check_tensors(report.config, plans, *model, io);
+    say_need(memory, io.err);
+  }
   quant::QuantizerOptions how;
   how.output = options;
   how.memory = memory.quantizer_limit;
@@ -241,7 +244,6 @@ int quantize(const Values& values, Io& io) {
     how.work = values.text(opt::kWork);
     how.identity = identity_of(values, in);
   }
-  if (calibration.source != nullptr) say_need(memory, io.err);
   use_calibration(values, model->config(), calibration, io);
   how.calibration = calibration.seen.get();
   QuantizeProgress progress(io, plans, model->config());
@@ -249,6 +251,7 @@ int quantize(const Values& values, Io& io) {
   how.on_linear = [&](const quant::LinearReport& r) { progress.done(r, running->resumed_layers()); };
   quant::Quantizer quantizer(*context, *model, report.config, how);
   running = &quantizer;
+  if (calibration.source == nullptr) check_tensors(report.config, plans, *model, io);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto floats = report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;

@@ -88,7 +88,8 @@ std::string describe_inputs(std::span<const InputReport> inputs) {
     out +=
         fmt::format("{:<18}{:>8}{:>8}{:>11.4g}{:>11.4g}{:>10.4g}{:>10.3g}{:>11.2e}{:>11.2e}{:>11.2e}  {}\n",
                     short_name(r.id), s.channel_peaks.size(), s.rows, s.least, s.most, s.rms(), s.most_peak,
-                    s.relative_noise(0), s.relative_noise(1), s.relative_noise(2), columns_that_stand_out(s));
+                    s.relative_noise(ActivationForm::kInt8), s.relative_noise(ActivationForm::kInt4Absmax),
+                    s.relative_noise(ActivationForm::kInt4Absmean), columns_that_stand_out(s));
   }
   return out;
 }
@@ -106,9 +107,9 @@ nlohmann::ordered_json json_of(std::span<const InputReport> inputs) {
                              {"mean", s.mean()},
                              {"rms", s.rms()},
                              {"peak_to_rms", s.most_peak},
-                             {"error_int8", s.relative_noise(0)},
-                             {"error_int4_absmax", s.relative_noise(1)},
-                             {"error_int4_absmean", s.relative_noise(2)},
+                             {"error_int8", s.relative_noise(ActivationForm::kInt8)},
+                             {"error_int4_absmax", s.relative_noise(ActivationForm::kInt4Absmax)},
+                             {"error_int4_absmean", s.relative_noise(ActivationForm::kInt4Absmean)},
                              {"half_octaves", s.histogram},
                              {"outlier_columns", nlohmann::ordered_json::array()}};
     for (const ChannelPeak& c : outlier_columns(s))

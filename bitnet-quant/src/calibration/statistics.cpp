@@ -54,8 +54,10 @@ Row look_at(std::span<const float> x) {
   constexpr float kSmallest = 1e-5f;
   const float peak = std::max(static_cast<float>(r.peak), kSmallest);
   const float mean = std::max(static_cast<float>(r.sum_abs / static_cast<double>(x.size())), kSmallest);
-  r.noise = {noise_of(x, 127.0f / peak, -128, 127), noise_of(x, 7.0f / peak, -8, 7),
-             noise_of(x, std::sqrt(7.0f) / mean, -8, 7)};
+  const auto noise = [&](ActivationForm form) -> double& { return r.noise[static_cast<std::size_t>(form)]; };
+  noise(ActivationForm::kInt8) = noise_of(x, 127.0f / peak, -128, 127);
+  noise(ActivationForm::kInt4Absmax) = noise_of(x, 7.0f / peak, -8, 7);
+  noise(ActivationForm::kInt4Absmean) = noise_of(x, std::sqrt(7.0f) / mean, -8, 7);
   return r;
 }
 
@@ -106,8 +108,8 @@ double InputStatistics::rms() const noexcept {
   return n > 0 ? std::sqrt(squares / n) : 0;
 }
 
-double InputStatistics::relative_noise(std::size_t rule) const noexcept {
-  return squares > 0 ? noise[rule] / squares : 0;
+double InputStatistics::relative_noise(ActivationForm form) const noexcept {
+  return squares > 0 ? noise[static_cast<std::size_t>(form)] / squares : 0;
 }
 
 }  // namespace bitnet::quant

@@ -292,10 +292,11 @@ void put_inputs(const QuantReport& report, Page& page) {
     std::string columns;
     for (const ChannelPeak& c : outlier_columns(s))
       columns += fmt::format("{}{} ({}×)", columns.empty() ? "" : ", ", c.column, number(c.times, 3));
-    rows.push_back({short_name(r.id), fmt::format("{}", s.rows), number(s.least), number(s.most),
-                    number(s.rms()), number(s.most_peak, 3), number(s.relative_noise(0), 3),
-                    number(s.relative_noise(1), 3), number(s.relative_noise(2), 3),
-                    columns.empty() ? "–" : columns});
+    rows.push_back(
+        {short_name(r.id), fmt::format("{}", s.rows), number(s.least), number(s.most), number(s.rms()),
+         number(s.most_peak, 3), number(s.relative_noise(ActivationForm::kInt8), 3),
+         number(s.relative_noise(ActivationForm::kInt4Absmax), 3),
+         number(s.relative_noise(ActivationForm::kInt4Absmean), 3), columns.empty() ? "–" : columns});
   }
   page.begin_details(fmt::format("all {}", rows.size()));
   page.table({"input of", "rows", "least", "most", "rms", "largest/rms", "8 bits", "4 bits absmax",

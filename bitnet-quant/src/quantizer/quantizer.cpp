@@ -22,7 +22,8 @@ std::pair<TensorRole, std::int64_t> key(TensorId id) { return {id.role, id.layer
 
 /// The bits and the rule for activations that look like this.
 void adapt(const InputStatistics& seen, double tolerance, LinearPlan& plan) {
-  const double absmax = seen.relative_noise(1), absmean = seen.relative_noise(2);
+  const double absmax = seen.relative_noise(ActivationForm::kInt4Absmax),
+               absmean = seen.relative_noise(ActivationForm::kInt4Absmean);
   const bool four = std::min(absmax, absmean) <= tolerance;
   plan.activation_bits = four ? 4 : 8;
   plan.activation_rule = four && absmean < absmax ? ActivationRule::kAbsmean : ActivationRule::kAbsmax;

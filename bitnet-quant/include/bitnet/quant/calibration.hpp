@@ -43,7 +43,7 @@ struct InputStatistics {
   double least = 0, most = 0, sum = 0, sum_abs = 0, squares = 0;
   double peaks = 0;      ///< Σ over rows of max|x|
   double most_peak = 0;  ///< largest max|x| / rms of a row: how much outliers stand out
-  /// Σ (x − Q(x))² for 8 bits absmax, 4 bits absmax, 4 bits absmean (docs/numerics.md).
+  /// Σ (x − Q(x))² for each ActivationForm, in their order (docs/numerics.md).
   std::array<double, 3> noise{};
   std::array<std::int64_t, kBins> histogram{};
   std::vector<float> channel_peaks;  // [in], max|x| of each column
@@ -52,8 +52,8 @@ struct InputStatistics {
   void add(const ExecutionContext& context, std::span<const float> x, std::int64_t in);
   double mean() const noexcept;
   double rms() const noexcept;
-  /// Relative squared error that quantising the rows makes, with noise[rule].
-  double relative_noise(std::size_t rule) const noexcept;
+  /// Relative squared error that quantising the rows so makes.
+  double relative_noise(ActivationForm form) const noexcept;
 };
 
 /// What is known of one input.
