@@ -1,6 +1,7 @@
 #pragma once
 // A ModelReader of a model in memory, and inputs of its linears, for the tests of quantisers and calibration.
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -47,6 +48,16 @@ inline ModelConfig dense_config() {
   c.n_kv_heads = 2;
   c.head_dim = 16;
   return c;
+}
+
+inline MemoryReader dense_reader() {
+  return {dense_config(), MemoryModel(dense_config(), Linears::kFloat, 3)};
+}
+
+/// Of a dense tensor of f32.
+inline void set_values(LogicalTensor& t, const std::vector<float>& values) {
+  t.dense.resize(values.size() * sizeof(float));
+  std::memcpy(t.dense.data(), values.data(), t.dense.size());
 }
 
 /// Rows from a seed that differ by input; neighbouring columns are alike, every seventh is large. Counts what
