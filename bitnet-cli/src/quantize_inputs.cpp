@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <ostream>
 #include <system_error>
+#include <utility>
 
 #include "common.hpp"
 
@@ -61,8 +62,14 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
   if (values.has(opt::kCalibration)) {
     c.source = quant::open_calibration(values.text(opt::kCalibration), model.config());
   } else if (values.has(opt::kCalibrate)) {
-    c.activations =
-        std::make_unique<ModelActivations>(in, context, windows_of(values, opt::kCalibrate, model, io), io);
+    std::int64_t widest = 0;
+    for (const TensorId input : quant::linear_inputs(model.config()))
+      widest = std::max(widest, quant::input_width(input, model.config()));
+    auto windows =
+        with_context("--calibrate, which takes at least " + grouped(widest) + " tokens for this model",
+                     [&] { return windows_of(values, opt::kCalibrate, model, io); });
+    for (const auto& w : windows) c.tokens += static_cast<std::int64_t>(w.size());
+    c.activations = std::make_unique<ModelActivations>(in, context, std::move(windows), io);
     c.source = std::make_unique<quant::StreamedCalibration>(
         *context, *c.activations, model.config(),
         quant::StreamOptions{.memory = memory, .through_quantised = c.through_quantised});

@@ -32,6 +32,7 @@ struct Calibration {
   std::unique_ptr<quant::CalibrationSource> source;
   std::unique_ptr<quant::SeenInputs> seen;  ///< `source` for whoever quantises, so that it can be reported
   bool through_quantised = false;
+  std::int64_t tokens = 0;  ///< of the text; 0: it comes from a file
 
   /// What was seen of the inputs so far.
   std::vector<quant::InputReport> inputs() const {

@@ -144,6 +144,22 @@ TEST_F(QuantizeChecksTest, TextsThatRepeatThemselvesAreWarnedOf) {
   }
 }
 
+TEST_F(QuantizeChecksTest, LittleTextIsSaidBeforeTheWork) {
+  const std::string little = file("little.txt", "only a few words, which are not enough of them");
+  const auto o = call({"quantize", dense_model(), file("q.gguf"), "--method", "gptq", "--calibrate", little});
+  ASSERT_EQ(o.code, kOk) << o.err;
+  const std::size_t warned = o.err.find(" tokens: gptq needs at least 256 for this model, better 1,024\n");
+  ASSERT_NE(warned, std::string::npos) << o.err;
+  EXPECT_LT(warned, o.err.find("needs up to "));
+  EXPECT_LT(warned, o.err.find("wrote '"));
+  EXPECT_THAT(call({"quantize", dense_model(), file("q.gguf"), "--method", "gptq", "--calibrate", text}).err,
+              Not(HasSubstr("needs at least")));
+  EXPECT_THAT(call({"quantize", dense_model(), file("q.gguf"), "--method", "ls", "--calibrate", little}).err,
+              Not(HasSubstr("needs at least")));
+  EXPECT_FAILS(call({"quantize", dense_model(), file("n.gguf"), "--calibrate", file("none.txt", "")}),
+               kFailure, "--calibrate, which takes at least 256 tokens for this model: ");
+}
+
 /// The bytes of "needs … 3.1 MiB" in what a call said, rounded up by its last digit.
 std::uint64_t said_bytes(const std::string& err, const std::string& before) {
   const std::size_t at = err.find(before);

@@ -179,16 +179,34 @@ const Option* tuning_text(const Values& values) {
   return text;
 }
 
-/// Before the work: what cannot be quantised, and what will hardly be worth anything.
+/// Of a text whose tokens are fewer than the columns of inputs that methods fit something to.
+void warn_of_few_tokens(std::int64_t tokens, const std::vector<quant::PlannedLinear>& plans,
+                        const quant::ModelFindings& found, const ModelConfig& model, Io& io) {
+  const quant::PlannedLinear* widest = nullptr;
+  const auto columns = [&](const quant::PlannedLinear& l) { return tensor_shape(l.id, model)[1]; };
+  for (const quant::PlannedLinear& l : plans)
+    if (needs_calibration(l.plan.method) && !found.is_ternary(l.id) &&
+        (widest == nullptr || columns(l) > columns(*widest)))
+      widest = &l;
+  if (tokens == 0 || widest == nullptr || tokens >= columns(*widest)) return;
+  io.err << "warning: --calibrate has " << grouped(tokens) << " tokens: " << to_string(widest->plan.method)
+         << " needs at least " << grouped(columns(*widest)) << " for this model, better "
+         << grouped(4 * columns(*widest)) << '\n';
+}
+
+/// Before the work: what cannot be quantised, and what will hardly be worth anything. `tokens`: of the text
+/// of
+/// --calibrate, or 0.
 void check_tensors(const quant::QuantConfig& config, const std::vector<quant::PlannedLinear>& plans,
-                   const quant::ModelReader& model, Io& io) {
+                   const quant::ModelReader& model, std::int64_t tokens, Io& io) {
   const quant::ModelFindings found = quant::check_model(model, plans, io.cancelled);
   for (const std::string& warning : found.warnings) io.err << "warning: " << warning << '\n';
   const auto destroyed = [&](const quant::PlannedLinear& l) {
     return l.plan.method == quant::WeightMethod::kAbsmean && !found.is_ternary(l.id);
   };
-  if ((model.config().weights == WeightKind::kDense || !config.protect) &&
-      std::any_of(plans.begin(), plans.end(), destroyed))
+  if (model.config().weights == WeightKind::kTernary && config.protect) return;
+  warn_of_few_tokens(tokens, plans, found, model.config(), io);
+  if (std::any_of(plans.begin(), plans.end(), destroyed))
     io.err << "warning: this model was not trained for ternary weights: rounding it destroys it. It will "
               "run, but "
               "expect nonsense unless it is trained further; --method gptq loses less\n";
@@ -232,7 +250,7 @@ int quantize(const Values& values, Io& io) {
 #endif
   Calibration calibration = calibration_of(values, in, *model, context, memory.stream_limit, io);
   if (calibration.source != nullptr) {
-    check_tensors(report.config, plans, *model, io);
+    check_tensors(report.config, plans, *model, calibration.tokens, io);
     say_need(memory, io.err);
   }
   quant::QuantizerOptions how;
@@ -251,7 +269,7 @@ int quantize(const Values& values, Io& io) {
   how.on_linear = [&](const quant::LinearReport& r) { progress.done(r, running->resumed_layers()); };
   quant::Quantizer quantizer(*context, *model, report.config, how);
   running = &quantizer;
-  if (calibration.source == nullptr) check_tensors(report.config, plans, *model, io);
+  if (calibration.source == nullptr) check_tensors(report.config, plans, *model, 0, io);
   ModelConfig config = model->config();
   config.weights = WeightKind::kTernary;
   const auto floats = report.config.protect ? quant::FloatLinears::kAsConfigured : quant::FloatLinears::kKeep;
