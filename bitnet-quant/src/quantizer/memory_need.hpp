@@ -17,9 +17,10 @@ struct LinearNeed {
 LinearNeed need_of(const LinearPlan& plan, std::int64_t out, std::int64_t in, bool calibrated,
                    std::size_t threads);
 
-/// Of gptq's factor while it is made: H as doubles, the factor as f32, a panel of 64 columns of doubles.
+/// Of gptq's factor while it is made: H as doubles, the factor as f32, a panel of 64 columns of doubles, and
+/// Eigen's copies of blocks for products, which it makes as large as caches.
 constexpr std::uint64_t making_factor_bytes(std::int64_t in) {
-  return static_cast<std::uint64_t>(12 * in * in + 512 * in);
+  return static_cast<std::uint64_t>(12 * in * in + 512 * in + (4 << 20));
 }
 /// And afterwards.
 constexpr std::uint64_t factor_bytes(std::int64_t in) { return 4 * static_cast<std::uint64_t>(in * in); }

@@ -26,7 +26,7 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
 }
 
 /// Fewer rows than columns, or rows that are alike: what a method then fits is decided by the damping, or by
-/// nothing. Texts for people have 4 / 5 of the full rank and more, a sentence that is repeated 2 / 5 and
+/// nothing. Texts for people have 3 / 5 of the full rank and more, a sentence that is repeated 3 / 10 and
 /// less.
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
                          std::vector<std::string>& warnings) {
