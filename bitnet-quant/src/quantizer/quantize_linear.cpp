@@ -26,8 +26,8 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
 }
 
 /// Fewer rows than columns, or rows that are alike: what a method then fits is decided by the damping, or by
-/// nothing. Texts for people have 3 / 5 of the full rank and more, a sentence that is repeated 3 / 10 and
-/// less.
+/// nothing. Books had 0.6 of the full rank and more with a small model, a sentence that is repeated a third
+/// and less.
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
                          std::vector<std::string>& warnings) {
   const std::int64_t rows = input.hessian.n_rows(), in = input.hessian.in();

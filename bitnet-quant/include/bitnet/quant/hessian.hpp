@@ -41,8 +41,8 @@ class Hessian {
 
 /// How many directions of an input its rows reach. A plain value.
 struct HessianRank {
-  /// Columns that are looked at, evenly spread: the cost is that of their matrix, 8 MiB at most.
-  static constexpr std::int64_t kMostColumns = 1024;
+  /// Columns that are looked at, evenly spread: the cost is that of their matrix, 2 MiB at most.
+  static constexpr std::int64_t kMostColumns = 512;
   std::int64_t columns = 0;  ///< that were looked at: all, or kMostColumns
   std::int64_t unseen = 0;   ///< of those, inputs that are 0 in every row
   std::int64_t rank = 0;     ///< of those, that do not follow from others
