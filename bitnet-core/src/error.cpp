@@ -2,7 +2,10 @@
 // whole story.
 #include "bitnet/core/error.hpp"
 
+#include <algorithm>
 #include <utility>
+
+#include "bitnet/core/text/utf8.hpp"
 
 namespace bitnet {
 
@@ -44,12 +47,45 @@ std::string_view to_string(Severity severity) noexcept {
   return "?";
 }
 
+namespace {
+
+bool is_control(char c) noexcept {
+  const auto u = static_cast<unsigned char>(c);
+  return (u < 0x20 && c != '\n' && c != '\t') || u == 0x7F;
+}
+
+/// The text with what is no UTF-8, and what would command a terminal, as "\xHH": messages quote names from
+/// files, whatever is in them. Without such bytes it is the same string, and no memory is asked for.
+std::string printable(std::string text) {
+  constexpr char kDigits[] = "0123456789ABCDEF";
+  const auto first_bad = [&](std::size_t from) {
+    const std::string_view rest = std::string_view(text).substr(from);
+    const std::size_t invalid = std::min(text::find_invalid_utf8(rest), rest.size());
+    const auto control =
+        std::find_if(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(invalid), is_control);
+    return from + static_cast<std::size_t>(control - rest.begin());
+  };
+  std::size_t at = first_bad(0);
+  if (at == text.size()) return text;
+  std::string out;
+  for (std::size_t from = 0; from < text.size(); from = at + 1, at = first_bad(from)) {
+    out.append(text, from, at - from);
+    if (at == text.size()) break;
+    const auto u = static_cast<unsigned char>(text[at]);
+    out.append("\\x").append(1, kDigits[u >> 4]).append(1, kDigits[u & 15]);
+  }
+  return out;
+}
+
+}  // namespace
+
 Error::Error(ErrorCode code, std::string message, SourceLocation where)
-    : code_(code), text_(std::move(message)), where_(where) {}
+    : code_(code), text_(printable(std::move(message))), where_(where) {}
 
 Error& Error::add_context(std::string_view context) {
-  text_.insert(0, std::string(context) + ": ");
-  message_ += context.size() + 2;
+  const std::string prefix = printable(std::string(context)) + ": ";
+  text_.insert(0, prefix);
+  message_ += prefix.size();
   return *this;
 }
 

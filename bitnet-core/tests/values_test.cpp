@@ -47,6 +47,16 @@ TEST(Error, CarriesCodePlaceAndContext) {
   EXPECT_EQ(Error(ErrorCode::kInternal, "").severity(), Severity::kFatal);
 }
 
+TEST(Error, SaysBytesThatAreNoTextAsEscapes) {
+  Error e(ErrorCode::kCorruptFile, "tensor '\xFF\xC3(\x1B[31m\x7F': 世界, é\tand\nmore\xE4\xB8");
+  const std::string message = "tensor '\\xFF\\xC3(\\x1B[31m\\x7F': 世界, é\tand\nmore\\xE4\\xB8";
+  EXPECT_EQ(e.message(), message);
+  e.add_context("loading '\xC0\xAF'");
+  EXPECT_EQ(e.context(), "loading '\\xC0\\xAF'");
+  EXPECT_EQ(e.message(), message);
+  EXPECT_EQ(e.what(), "loading '\\xC0\\xAF': " + message);
+}
+
 TEST(Error, MemoryThatIsRefusedHasThePlaceOfWhoAskedForIt) {
   const auto place_of = [](auto&& call) {
     try {

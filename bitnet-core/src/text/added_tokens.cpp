@@ -39,6 +39,7 @@ AddedTokens::AddedTokens(const TokenizerSpec& spec, bool special) : nodes_{{0, 0
     add(text, static_cast<std::int32_t>(tokens_.size()));
     tokens_.push_back(token);
     lengths_.push_back(text.size());
+    longest_ = std::max(longest_, text.size());
   }
   link();
 }

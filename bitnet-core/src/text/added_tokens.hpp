@@ -23,6 +23,8 @@ class AddedTokens {
   };
   /// Cuts `text` into added tokens and what is between them (no empty parts).
   std::vector<Part> split(std::string_view text) const;
+  /// Bytes of the longest one; 0 without any.
+  std::size_t longest() const noexcept { return longest_; }
 
  private:
   struct Match {
@@ -42,6 +44,7 @@ class AddedTokens {
   };
   std::vector<AddedToken> tokens_;
   std::vector<std::size_t> lengths_;
+  std::size_t longest_ = 0;
   std::vector<Node> nodes_;
   PairTable edges_;  // (node, byte) → next node as `result`
   std::array<bool, 256> last_ = {};

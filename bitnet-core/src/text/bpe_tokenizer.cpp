@@ -10,6 +10,7 @@
 #include "text/byte_symbols.hpp"
 #include "text/pre_tokenizer.hpp"
 #include "text/spec.hpp"
+#include "text/text_cuts.hpp"
 #include "text/utf8.hpp"
 
 namespace bitnet::text {
@@ -58,7 +59,7 @@ bool may_split_at_lines(const TokenizerSpec& spec) {
   });
 }
 
-class BpeTokenizer final : public Tokenizer {
+class BpeTokenizer final : public Tokenizer, public PieceEncoder {
  public:
   explicit BpeTokenizer(TokenizerSpec spec)
       : spec_((check(spec), std::move(spec))),
@@ -66,7 +67,8 @@ class BpeTokenizer final : public Tokenizer {
         pre_tokenizer_(spec_.normalizer, spec_.pre_tokenizer),
         plain_tokens_(spec_, false),
         all_tokens_(spec_, true),
-        splits_at_lines_(may_split_at_lines(spec_)) {
+        splits_at_lines_(may_split_at_lines(spec_)),
+        cuts_(cut_rules(spec_)) {
     bos_ = spec_.bos;
     eos_ = spec_.eos;
     adds_bos_ = spec_.adds_bos;
@@ -79,17 +81,40 @@ class BpeTokenizer final : public Tokenizer {
       throw Error(ErrorCode::kInvalidArgument, "text of more than 2147483647 bytes");
     require_utf8(text, "text");
     std::vector<TokenId> ids;
-    std::size_t room = PreTokenizer::room_for(text);
     if (options.add_bos && spec_.adds_bos) ids.push_back(*spec_.bos);
-    for (const AddedTokens::Part& part : (options.parse_special ? all_tokens_ : plain_tokens_).split(text)) {
-      if (part.id >= 0) {
-        ids.push_back(part.id);
-      } else {
-        encode_plain(part.text, part.text.data() == text.data(), room, ids);
-      }
-    }
+    encode_piece(text, options.parse_special, false, ids);
     if (options.add_eos && spec_.adds_eos) ids.push_back(spec_.eos.front());
     return ids;
+  }
+
+  void encode_piece(std::string_view text, bool special, bool continues,
+                    std::vector<TokenId>& ids) const override {
+    std::size_t room = PreTokenizer::room_for(text);
+    for (const AddedTokens::Part& part : added(special).split(text)) {
+      if (part.id >= 0) {
+        ids.push_back(part.id);
+        continue;
+      }
+      const TextPlace first = continues ? TextPlace::kContinues : TextPlace::kStart;
+      encode_plain(part.text, part.text.data() == text.data() ? first : TextPlace::kPart, room, ids);
+    }
+  }
+
+  // Inside a part between added tokens that what follows cannot change: a token that lies across such a place
+  // would end within the longest token's length of it, and be seen.
+  std::size_t last_cut(std::string_view text, bool special) const override {
+    const std::size_t longest = added(special).longest();
+    if (!cuts_.any() || text.size() <= longest) return std::string_view::npos;
+    const std::vector<AddedTokens::Part> parts = added(special).split(text);
+    const std::size_t most = text.size() - longest;
+    for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+      if (part->id >= 0) continue;
+      const auto begin = static_cast<std::size_t>(part->text.data() - text.data());
+      const std::size_t end = std::min(begin + part->text.size(), most);
+      if (const std::size_t cut = text::last_cut(cuts_, text, begin + 1, end); cut != std::string_view::npos)
+        return cut;
+    }
+    return std::string_view::npos;
   }
 
   std::int64_t vocab_size() const noexcept override { return static_cast<std::int64_t>(spec_.tokens.size()); }
@@ -125,6 +150,8 @@ class BpeTokenizer final : public Tokenizer {
   }
 
  private:
+  const AddedTokens& added(bool special) const { return special ? all_tokens_ : plain_tokens_; }
+
   std::size_t index(TokenId id) const {
     if (id < 0 || static_cast<std::size_t>(id) >= spec_.tokens.size())
       throw Error(ErrorCode::kInvalidArgument, "token id " + std::to_string(id) +
@@ -144,12 +171,12 @@ class BpeTokenizer final : public Tokenizer {
   }
 
   // Text between added tokens. Most pieces of a long text have come before: their ids are copied.
-  void encode_plain(std::string_view text, bool at_start, std::size_t& room,
+  void encode_plain(std::string_view text, TextPlace place, std::size_t& room,
                     std::vector<TokenId>& ids) const {
     constexpr std::size_t kLongestCached = 64;  // bytes; longer pieces hardly come twice
     std::deque<std::string> storage;
     std::vector<std::string_view> pieces;
-    pre_tokenizer_.split(text, at_start, room, storage, pieces);
+    pre_tokenizer_.split(text, place, room, storage, pieces);
     struct Seen {
       std::size_t begin, count;  // in ids
     };
@@ -175,6 +202,7 @@ class BpeTokenizer final : public Tokenizer {
   PreTokenizer pre_tokenizer_;
   AddedTokens plain_tokens_, all_tokens_;
   bool splits_at_lines_;
+  CutRules cuts_;
 };
 
 }  // namespace

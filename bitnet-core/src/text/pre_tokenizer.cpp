@@ -128,12 +128,10 @@ void split_piece(const PreTokenizerStep& step, std::string_view text, RegexMatch
 }
 
 // One piece of the Metaspace step.
-std::string metaspace(const PreTokenizerStep& step, std::string_view piece, bool first) {
-  using Prepend = PreTokenizerStep::Prepend;
+std::string metaspace(std::string_view piece, bool prepend) {
   std::string text(piece);
   replace_all(text, " ", kVisibleSpace);
-  const bool wanted = step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && first);
-  if (wanted && std::string_view(text).substr(0, kVisibleSpace.size()) != kVisibleSpace)
+  if (prepend && std::string_view(text).substr(0, kVisibleSpace.size()) != kVisibleSpace)
     text.insert(0, kVisibleSpace);
   return text;
 }
@@ -162,12 +160,13 @@ PreTokenizer::PreTokenizer(const std::vector<NormalizerStep>& normalizer,
   }
 }
 
-void PreTokenizer::split(std::string_view text, bool at_start, std::size_t& room,
+void PreTokenizer::split(std::string_view text, TextPlace place, std::size_t& room,
                          std::deque<std::string>& storage, std::vector<std::string_view>& pieces) const {
   if (text.empty()) return;
   if (!normalizer_.empty()) {
     std::string& normal = storage.emplace_back(text);
     for (std::size_t i = 0; i < normalizer_.size(); ++i) {
+      if (place == TextPlace::kContinues && normalizer_[i].kind == NormalizerStep::Kind::kPrepend) continue;
       // Each step may multiply the length; a few of them in a small file would fill any memory.
       if (normalized_size(normalizer_[i], normal) > room)
         throw Error(ErrorCode::kUnsupported, "normalizer step " + std::to_string(i + 1) + " of " +
@@ -179,13 +178,18 @@ void PreTokenizer::split(std::string_view text, bool at_start, std::size_t& room
     if (normal.empty()) return;
     text = normal;
   }
+  using Kind = PreTokenizerStep::Kind;
+  using Prepend = PreTokenizerStep::Prepend;
   std::vector<std::string_view> current = {text}, next;
   for (const Step& step : steps_) {
-    const bool byte_level = step.spec.kind == PreTokenizerStep::Kind::kByteLevel;
+    const bool goes_on =
+        place == TextPlace::kContinues && &step == &steps_.front();  // `current` is one piece
     for (std::string_view& piece : current) {
-      if (step.spec.kind == PreTokenizerStep::Kind::kMetaspace)
-        piece = storage.emplace_back(metaspace(step.spec, piece, at_start && &piece == &current.front()));
-      if (byte_level && step.spec.prepend == PreTokenizerStep::Prepend::kAlways && piece.front() != ' ')
+      const bool first = place == TextPlace::kStart && &piece == &current.front();
+      const bool prepend = !goes_on && (step.spec.prepend == Prepend::kAlways ||
+                                        (step.spec.prepend == Prepend::kFirst && first));
+      if (step.spec.kind == Kind::kMetaspace) piece = storage.emplace_back(metaspace(piece, prepend));
+      if (step.spec.kind == Kind::kByteLevel && prepend && piece.front() != ' ')
         piece = storage.emplace_back(" " + std::string(piece));
     }
     if (step.regex.empty()) continue;

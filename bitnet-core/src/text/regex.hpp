@@ -14,9 +14,10 @@ struct pcre2_real_jit_stack_8;
 
 namespace bitnet::text {
 
-/// GPT-2's splitter, which ByteLevel with use_regex means, and Llama-3's.
+/// GPT-2's splitter, which ByteLevel with use_regex means, Llama-3's, Qwen-2's.
 extern const std::string_view kGpt2Pattern;
 extern const std::string_view kLlama3Pattern;
+extern const std::string_view kQwen2Pattern;
 
 /// A compiled pattern. Immutable, thread-safe.
 class Regex {

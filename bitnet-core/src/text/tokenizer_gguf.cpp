@@ -20,9 +20,6 @@ struct Splitter {
   bool ignore_merges, adds_bos;
 };
 
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
 const std::vector<Splitter>& splitters() {
   static const std::vector<Splitter> table = {
       {"llama-bpe", kLlama3Pattern, true, true}, {"llama3", kLlama3Pattern, true, true},
