@@ -188,6 +188,49 @@ TEST_F(CalibrationFiles, WhatIsReadIsWhatWasCollected) {
   EXPECT_EQ(read_file(copy), bytes());
 }
 
+TEST(CalibrationRows, AreTooFewBelowWhatIsNeeded) {
+  EXPECT_EQ(rows_needed(CalibrationUse::kSecondMoments, 96), 96);
+  EXPECT_EQ(too_few_rows(CalibrationUse::kSecondMoments, 96, 96, "gptq"), "");
+  EXPECT_EQ(
+      too_few_rows(CalibrationUse::kSecondMoments, 95, 96, "gptq"),
+      "calibrated on 95 tokens for 96 inputs, whose second moments they do not determine: at least 96 are "
+      "needed for gptq, better 384");
+  EXPECT_EQ(too_few_rows(CalibrationUse::kRanges, 512, 4096, "activation bits"), "");
+  EXPECT_EQ(too_few_rows(CalibrationUse::kRanges, 511, 4096, "activation bits"),
+            "calibrated on 511 tokens: at least 512 are needed for activation bits, better 2048");
+}
+
+TEST_F(CalibrationFiles, AreBoundToTheirModel) {
+  EXPECT_EQ(open_calibration(path_, model_)->fingerprint(), "");  // saved without one
+  EXPECT_NO_THROW(open_calibration(path_, model_, "0123456789abcdef"));
+  const auto file = open_calibration(path_, model_);
+  const std::filesystem::path bound = dir_.path() / "bound.safetensors";
+  save_calibration(bound, *file, model_, "0123456789abcdef");
+  EXPECT_EQ(open_calibration(bound, model_, "0123456789abcdef")->fingerprint(), "0123456789abcdef");
+  EXPECT_EQ(open_calibration(bound, model_)->fingerprint(), "0123456789abcdef");
+  BITNET_EXPECT_ERROR(
+      open_calibration(bound, model_, "0123456789abcdee"), ErrorCode::kInvalidArgument,
+      "made with another model of the same sizes (fingerprint 0123456789abcdef, this one's is "
+      "0123456789abcdee), whose inputs say little of this one's: calibrate with this model");
+  const auto a = open_calibration(bound, model_, "0123456789abcdef")->find({TensorRole::kFfnDown, 1});
+  const auto b = file->find({TensorRole::kFfnDown, 1});
+  EXPECT_TRUE(
+      std::equal(a->hessian.values().begin(), a->hessian.values().end(), b->hessian.values().begin()));
+}
+
+TEST_F(CalibrationFiles, OfVersionOneAreRead) {
+  std::string text = bytes();
+  const std::string now = "\"fingerprint\":\"\",\"format\":\"bitnet-calibration\",\"format_version\":\"2\"";
+  const std::size_t at = text.find(now);
+  ASSERT_NE(at, std::string::npos) << text.substr(0, 300);
+  const std::string then = "\"format\":\"bitnet-calibration\",\"format_version\":\"1\"";
+  text.replace(at, now.size(), std::string(now.size() - then.size(), ' ') + then);
+  write_file(path_, text);
+  const auto file = open_calibration(path_, model_, "0123456789abcdef");
+  EXPECT_EQ(file->fingerprint(), "");
+  for (const TensorId id : linear_inputs(model_)) EXPECT_EQ(file->find(id)->statistics.rows, 70);
+}
+
 TEST_F(CalibrationFiles, DamageIsFound) {
   std::string text = bytes();
   ASSERT_GT(text.size(), 100000u);
@@ -199,8 +242,10 @@ TEST_F(CalibrationFiles, DamageIsFound) {
     t.replace(t.find(from), from.size(), to);
     return t;
   };
-  expect_damage(replaced("\"format_version\":\"1\"", "\"format_version\":\"7\""), ErrorCode::kUnsupported,
-                "version '7', expected 1");
+  expect_damage(replaced("\"format_version\":\"2\"", "\"format_version\":\"7\""), ErrorCode::kUnsupported,
+                "version '7', expected 1 or 2");
+  expect_damage(replaced("\"fingerprint\"", "\"fingerprinT\""), ErrorCode::kCorruptFile,
+                "expected the metadata 'fingerprint'");
   expect_damage(replaced("bitnet-calibration", "bitnet-calibratioN"), ErrorCode::kCorruptFile, "'format'");
   expect_damage(replaced("layers 2", "layers 3"), ErrorCode::kInvalidArgument, "made for another model");
   expect_damage(replaced("blk.1.ffn_down.weight.hessian", "blk.1.ffn_dowm.weight.hessian"),

@@ -378,6 +378,29 @@ TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
     EXPECT_EQ(t.activations == ActivationForm::kInt8, t.id.role == TensorRole::kFfnDown);
 }
 
+TEST(QuantizerTest, ActivationBitsFromFewTokensAreWarnedOf) {
+  const MemoryReader reader = dense_reader();
+  QuantConfig c;
+  c.scheme = QuantScheme::kAdaptive;
+  c.linears = {WeightMethod::kLeastSquares, ScaleUnit::kRow};
+  c.layers = {{{"*ffn_down"}, {}, {}, 8, {}}};
+  for (const std::int64_t rows : {std::int64_t{511}, std::int64_t{512}}) {
+    RandomActivations source(reader.config(), rows);
+    StreamedCalibration calibration(context(), source, reader.config());
+    Quantizer q(context(), reader, c, {.calibration = &calibration});
+    all(q, reader.config());
+    for (const LinearReport& r : q.reports()) {
+      if (rows == 512 || r.id.role == TensorRole::kFfnDown) {
+        EXPECT_THAT(r.warnings, ::testing::IsEmpty()) << gguf_name(r.id);
+      } else {
+        EXPECT_THAT(r.warnings,
+                    ::testing::ElementsAre("calibrated on 511 tokens: at least 512 are needed for "
+                                           "activation bits, better 2048"));
+      }
+    }
+  }
+}
+
 TEST(QuantizerTest, OddWeightsAndLittleData) {
   MemoryReader reader = dense_reader();
   const TensorId up{TensorRole::kFfnUp, 0}, gate{TensorRole::kFfnGate, 0};

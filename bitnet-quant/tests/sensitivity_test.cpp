@@ -244,6 +244,77 @@ TEST(Sensitivity, WhatIsKeptHasNoChoice) {
   }
 }
 
+TEST(Sensitivity, APlanThatKeepsAllLeavesEachTheOtherWays) {
+  MemoryReader reader = dense_reader();
+  const TensorId up{TensorRole::kFfnUp, 0};
+  std::vector<float> w = reader.model()[up].to_f32();
+  for (float& v : w) v = v > 0.5f ? 0.37f : v < -0.5f ? -0.37f : 0.0f;
+  std::memcpy(reader.model()[up].dense.data(), w.data(), w.size() * sizeof(float));
+  MadeUpModel model(reader);
+  QuantConfig c = base();
+  c.linears.method = WeightMethod::kKeep;
+  c.layers = {{{"blk.1.attn_q"}, WeightMethod::kKeep, {}, {}, {}},
+              {{"blk.1.ffn_gate"}, WeightMethod::kLeastSquares, {}, {}, {}}};
+  c.keep = {"blk.0.attn_k"};
+  SensitivityOptions o = by(model);
+  o.ways = {{WeightMethod::kInt8}, {WeightMethod::kLeastSquares, ScaleUnit::kRow}};
+  const auto all = measure_sensitivity(context(), reader, c, o);
+  std::uint64_t kept_bytes = 0;
+  for (const LinearSensitivity& l : all) {
+    SCOPED_TRACE(gguf_name(l.id));
+    kept_bytes += l.candidates[0].bytes;
+    if (l.id == TensorId{TensorRole::kAttnQ, 1} || l.id == TensorId{TensorRole::kAttnK, 0}) {
+      EXPECT_EQ(l.candidates.size(), 1u);  // kept by name
+      EXPECT_EQ(l.candidates[0].plan.method, WeightMethod::kKeep);
+    } else if (l.id == TensorId{TensorRole::kFfnGate, 1}) {
+      ASSERT_EQ(l.candidates.size(), 2u);  // least squares by row is its plan
+      EXPECT_EQ(l.candidates[1].plan.method, WeightMethod::kInt8);
+    } else {
+      ASSERT_EQ(l.candidates.size(), 3u);
+      EXPECT_EQ(l.candidates[0].plan.method, WeightMethod::kKeep);
+      EXPECT_EQ(l.candidates[0].cost, 0);
+      if (!(l.id == up)) {
+        EXPECT_GT(l.candidates[1].cost, 0);
+      }
+      EXPECT_GT(l.candidates[1].bytes, l.candidates[2].bytes);
+      EXPECT_EQ(l.candidates[2].cost == 0, l.id == up) << "trits already: as trits they cost nothing";
+    }
+  }
+  const BitAssignment half = assign_within_bytes(all, kept_bytes / 2);
+  EXPECT_LE(half.bytes, kept_bytes / 2);
+  const QuantConfig made = assigned_config(c, reader.config(), all, half);
+  std::size_t kept = 0;
+  for (const PlannedLinear& l : plan_linears(made, reader.config()))
+    kept += l.plan.method == WeightMethod::kKeep ? 1 : 0;
+  EXPECT_GE(kept, 2u);
+  EXPECT_LT(kept, all.size() - 1);
+}
+
+TEST(Sensitivity, TooFewTokensAreSaidWithHowManyAreNeeded) {
+  const MemoryReader reader = dense_reader();
+  RandomActivations few(reader.config(), 70);  // enough for 64 columns, too few for 96
+  StreamedCalibration calibration(context(), few, reader.config());
+  SensitivityOptions o;
+  o.calibration = &calibration;
+  o.ways = {{WeightMethod::kGptq}, {WeightMethod::kInt8}};
+  for (const LinearSensitivity& l : measure_sensitivity(context(), reader, base(), o)) {
+    if (l.id.role != TensorRole::kFfnDown) {
+      EXPECT_THAT(l.warnings, ::testing::IsEmpty());
+      continue;
+    }
+    EXPECT_THAT(
+        l.warnings,
+        ::testing::ElementsAre("calibrated on 70 tokens for 96 inputs, whose second moments they do not "
+                               "determine: at least 96 are needed for estimates of output errors, better 384",
+                               "calibrated on 70 tokens for 96 inputs, whose second moments they do not "
+                               "determine: at least 96 are needed for gptq, better 384"));
+  }
+  MadeUpModel model(reader);  // which judges by predictions: what it costs is no estimate
+  o.trials = &model;
+  for (const LinearSensitivity& l : measure_sensitivity(context(), reader, base(), o))
+    EXPECT_EQ(l.warnings.size(), l.id.role == TensorRole::kFfnDown ? 1u : 0u);
+}
+
 TEST(Sensitivity, KeepingIsACandidateLikeOthers) {
   const MemoryReader reader = dense_reader();
   MadeUpModel model(reader);

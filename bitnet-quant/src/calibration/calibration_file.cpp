@@ -14,7 +14,9 @@
 namespace bitnet::quant {
 namespace {
 
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kVersionWithoutFingerprint = "1";
+constexpr const char* kFingerprint = "fingerprint";
 constexpr const char* kFormat = "bitnet-calibration";
 constexpr const char* kChecksums = "checksums";
 constexpr std::size_t kNumbers = 11 + InputStatistics::kBins;  // of a statistics tensor
@@ -82,24 +84,39 @@ std::vector<T> copy_of(std::span<const std::byte> bytes) {
   return out;
 }
 
-class CalibrationFile final : public CalibrationSource {
+class CalibrationFile final : public SavedCalibration {
  public:
-  CalibrationFile(const std::filesystem::path& path, const ModelConfig& model)
+  CalibrationFile(const std::filesystem::path& path, const ModelConfig& model, const std::string& fingerprint)
       : path_(path), model_(model), inputs_(linear_inputs(model)), files_(SafeTensors::open(path)) {
     const auto meta = [&](const char* key) {
       const auto at = files_->metadata().find(key);
       return at == files_->metadata().end() ? std::string() : at->second;
     };
     if (meta("format") != kFormat) corrupt("expected the metadata 'format' to be 'bitnet-calibration'");
-    if (meta("format_version") != kVersion)
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: version '{}', expected {}", place(), meta("format_version"), kVersion));
+    const std::string version = meta("format_version");
+    if (version != kVersion && version != kVersionWithoutFingerprint)
+      throw Error(ErrorCode::kUnsupported, fmt::format("{}: version '{}', expected {} or {}", place(),
+                                                       version, kVersionWithoutFingerprint, kVersion));
     if (meta("model") != model_sizes(model))
       throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: made for another model ({}), this one has {}",
                                                            place(), meta("model"), model_sizes(model)));
+    if (version == kVersion) {
+      if (!files_->metadata().contains(kFingerprint)) corrupt("expected the metadata 'fingerprint'");
+      fingerprint_ = meta(kFingerprint);
+    }
+    if (!fingerprint.empty() && !fingerprint_.empty() && fingerprint != fingerprint_)
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{}: made with another model of the same sizes (fingerprint {}, this one's is {}), "
+                      "whose inputs say little of this one's: calibrate with this model, or say that "
+                      "another's will do "
+                      "(--foreign-calibration)",
+                      place(), fingerprint_, fingerprint));
     checksums_ =
         copy_of<std::uint64_t>(data(kChecksums, SafeDType::kI64, static_cast<std::int64_t>(inputs_.size())));
   }
+
+  const std::string& fingerprint() const noexcept override { return fingerprint_; }
 
   std::shared_ptr<const InputCalibration> find(TensorId input) override {
     const auto at = std::find(inputs_.begin(), inputs_.end(), input);
@@ -137,12 +154,14 @@ class CalibrationFile final : public CalibrationSource {
   ModelConfig model_;
   std::vector<TensorId> inputs_;
   std::shared_ptr<const SafeTensors> files_;
+  std::string fingerprint_;
   std::vector<std::uint64_t> checksums_;
 };
 
 }  // namespace
 
-void save_calibration(const std::filesystem::path& path, CalibrationSource& from, const ModelConfig& model) {
+void save_calibration(const std::filesystem::path& path, CalibrationSource& from, const ModelConfig& model,
+                      const std::string& fingerprint) {
   with_context(fmt::format("writing calibration '{}'", path.string()), [&] {
     const std::vector<TensorId> inputs = linear_inputs(model);
     std::vector<SafeTensorInfo> tensors;
@@ -155,9 +174,11 @@ void save_calibration(const std::filesystem::path& path, CalibrationSource& from
       tensors.push_back({name + ".channel_peaks", SafeDType::kF32, {in}, 0, 0, 0});
     }
     tensors.push_back({kChecksums, SafeDType::kI64, {static_cast<std::int64_t>(inputs.size())}, 0, 0, 0});
-    SafeTensorsWriter writer(
-        path, std::move(tensors),
-        {{"format", kFormat}, {"format_version", kVersion}, {"model", model_sizes(model)}});
+    SafeTensorsWriter writer(path, std::move(tensors),
+                             {{"format", kFormat},
+                              {"format_version", kVersion},
+                              {"model", model_sizes(model)},
+                              {kFingerprint, fingerprint}});
     std::vector<std::uint64_t> checksums;
     for (const TensorId id : inputs) {
       const std::shared_ptr<const InputCalibration> c = from.find(id);
@@ -175,9 +196,9 @@ void save_calibration(const std::filesystem::path& path, CalibrationSource& from
   });
 }
 
-std::unique_ptr<CalibrationSource> open_calibration(const std::filesystem::path& path,
-                                                    const ModelConfig& model) {
-  return std::make_unique<CalibrationFile>(path, model);
+std::unique_ptr<SavedCalibration> open_calibration(const std::filesystem::path& path,
+                                                   const ModelConfig& model, const std::string& fingerprint) {
+  return std::make_unique<CalibrationFile>(path, model, fingerprint);
 }
 
 }  // namespace bitnet::quant

@@ -65,7 +65,7 @@ std::shared_ptr<const InputCalibration> StreamedCalibration::find(TensorId input
             ErrorCode::kInvalidArgument,
             fmt::format("calibration: no rows for the input of '{}': expected at least {}, better four "
                         "times as many",
-                        gguf_name(c->id), c->hessian.in()));
+                        gguf_name(c->id), rows_needed(CalibrationUse::kSecondMoments, c->hessian.in())));
   } catch (...) {
     now_.clear();  // half a pass is none
     throw;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "bitnet/core/error.hpp"
@@ -81,14 +82,41 @@ bool known_whole(const std::vector<LinearSensitivity>& known, std::int64_t layer
   });
 }
 
+/// Linears that stay in full precision because the configuration says so of them, by name.
+std::vector<TensorId> kept_by_name(const QuantConfig& config, const ModelConfig& model) {
+  QuantConfig otherwise = as_mixed(config);
+  if (otherwise.linears.method == WeightMethod::kKeep) otherwise.linears.method = WeightMethod::kInt8;
+  std::vector<TensorId> kept;
+  for (const PlannedLinear& l : plan_linears(otherwise, model))
+    if (l.plan.method == WeightMethod::kKeep) kept.push_back(l.id);
+  return kept;
+}
+
+/// A source that remembers from how many rows each input is.
+class CountedRows final : public CalibrationSource {
+ public:
+  explicit CountedRows(CalibrationSource& source) : source_(source) {}
+  std::shared_ptr<const InputCalibration> find(TensorId input) override {
+    auto found = source_.find(input);
+    rows_[{input.role, input.layer}] = found->hessian.n_rows();
+    return found;
+  }
+  /// Of an input that was asked for before.
+  std::int64_t rows(TensorId input) const { return rows_.at({input.role, input.layer}); }
+
+ private:
+  CalibrationSource& source_;
+  std::map<std::pair<TensorRole, std::int64_t>, std::int64_t> rows_;
+};
+
 /// Quantisers of one model by all ways, and what judges them.
 class Trials {
  public:
   Trials(const ExecutionContext& context, const ModelReader& reader, const QuantConfig& config,
          const SensitivityOptions& options)
-      : options_(options) {
+      : options_(options), kept_(kept_by_name(config, reader.config())) {
     QuantizerOptions how;
-    how.calibration = options.calibration;
+    if (options.calibration != nullptr) how.calibration = &rows_.emplace(*options.calibration);
     quantizers_.push_back(std::make_unique<Quantizer>(context, reader, as_mixed(config), how));
     for (const CandidateWay& way : options.ways)
       quantizers_.push_back(std::make_unique<Quantizer>(context, reader, in_way(config, way), how));
@@ -98,7 +126,7 @@ class Trials {
 
   LinearSensitivity measure(TensorId id) {
     LinearSensitivity s{id, {}};
-    bool fixed = false;  // kept whatever the way
+    bool fixed = std::find(kept_.begin(), kept_.end(), id) != kept_.end();  // whatever the way
     for (const auto& q : quantizers_) {
       const LogicalTensor tensor = q->read(id);  // of all, or their next layers would begin without it
       const LinearReport& report = *std::find_if(q->reports().begin(), q->reports().end(),
@@ -106,13 +134,27 @@ class Trials {
       const auto same = [&](const Candidate& c) { return c.plan == report.plan; };
       if (std::any_of(s.candidates.begin(), s.candidates.end(), same) || (fixed && !s.candidates.empty()))
         continue;
-      if (q == quantizers_.front()) fixed = report.kept;  // a candidate may be to keep it
+      // Ternary already. A plan or a candidate may be to keep it, which leaves it the other ways.
+      if (q == quantizers_.front() && report.kept && report.plan.method != WeightMethod::kKeep) fixed = true;
+      if (tensor.ternary && report.kept) fixed = true;
       s.candidates.push_back(judge(tensor, report));
+      add_warnings(report, s.warnings);
     }
     return s;
   }
 
  private:
+  void add_warnings(const LinearReport& report, std::vector<std::string>& warnings) const {
+    std::vector<std::string> more = report.kept ? std::vector<std::string>() : report.warnings;
+    if (options_.trials == nullptr)
+      more.push_back(too_few_rows(CalibrationUse::kSecondMoments,
+                                  rows_->rows({input_role(report.id.role), report.id.layer}), report.in,
+                                  "estimates of output errors"));
+    for (std::string& text : more)
+      if (!text.empty() && std::find(warnings.begin(), warnings.end(), text) == warnings.end())
+        warnings.push_back(std::move(text));
+  }
+
   Candidate judge(const LogicalTensor& tensor, const LinearReport& report) {
     Candidate c;
     c.plan = report.plan;
@@ -132,6 +174,8 @@ class Trials {
   }
 
   const SensitivityOptions& options_;
+  std::vector<TensorId> kept_;
+  std::optional<CountedRows> rows_;                     // of the calibration, where there is one
   std::vector<std::unique_ptr<Quantizer>> quantizers_;  // the configuration's own first
   std::optional<OriginalLogits> original_;
 };

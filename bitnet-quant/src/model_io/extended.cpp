@@ -193,8 +193,8 @@ int write_extended(const fs::path& directory, const ModelConfig& config, const S
     while (next < ids.size() && (file + 1 == n_files || ids[next].layer == file - 1)) {
       const TensorId id = ids[next++];
       const std::string tensor = hf_name(id, config.family);
+      LogicalTensor t = source(id);  // which names the tensor itself
       with_context(fmt::format("tensor '{}'", tensor), [&] {
-        LogicalTensor t = source(id);
         const Shape shape = tensor_shape(id, config);
         if (!(t.shape == shape))
           throw Error(ErrorCode::kInvalidArgument,

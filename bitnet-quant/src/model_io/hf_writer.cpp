@@ -76,7 +76,8 @@ void write_tensor(SafeTensorsWriter& writer, TensorId id, const ModelConfig& con
   LogicalTensor t = take(source, id, config, options.type == LinearType::kHf);
   const std::string name = hf_name(id, config.family);
   if (!t.ternary) {
-    writer.write(name, as_dtype(std::move(t), dense_dtype(id, options)));
+    with_context(fmt::format("tensor '{}'", name),
+                 [&] { writer.write(name, as_dtype(std::move(t), dense_dtype(id, options))); });
     return;
   }
   with_context(fmt::format("tensor '{}'", name),

@@ -76,30 +76,28 @@ LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config,
 std::vector<std::byte> as_dtype(LogicalTensor&& t, DType dtype) {
   std::vector<std::byte> bytes = std::move(t.dense);
   if (t.dtype == dtype) return bytes;
-  return with_context(fmt::format("tensor '{}'", gguf_name(t.id)), [&] {
-    constexpr std::size_t kStep = std::size_t{1} << 16;  // values at a time
-    const std::size_t from = bits_of(t.dtype) / 8, to = bits_of(dtype) / 8, n = bytes.size() / from;
-    const Encoding encoding = t.dtype == DType::kF16    ? Encoding::kF16
-                              : t.dtype == DType::kBF16 ? Encoding::kBF16
-                                                        : Encoding::kF32;
-    std::vector<float> values(std::min(kStep, n));
-    const auto convert = [&](std::size_t i) {
-      const std::size_t m = std::min(kStep, n - i);
-      decode_floats(encoding, bytes.data() + i * from, m, values.data());
-      const std::vector<std::byte> made = encode_floats(dtype, std::span(values).first(m));
-      std::copy(made.begin(), made.end(), bytes.begin() + static_cast<std::ptrdiff_t>(i * to));
-    };
-    // In place: what is written never reaches what is still to be read, from the front where values become
-    // smaller, from the back where they grow.
-    if (to <= from) {
-      for (std::size_t i = 0; i < n; i += kStep) convert(i);
-      bytes.resize(n * to);
-    } else {
-      bytes.resize(n * to);
-      for (std::size_t i = (n + kStep - 1) / kStep; i-- > 0;) convert(i * kStep);
-    }
-    return std::move(bytes);
-  });
+  constexpr std::size_t kStep = std::size_t{1} << 16;  // values at a time
+  const std::size_t from = bits_of(t.dtype) / 8, to = bits_of(dtype) / 8, n = bytes.size() / from;
+  const Encoding encoding = t.dtype == DType::kF16    ? Encoding::kF16
+                            : t.dtype == DType::kBF16 ? Encoding::kBF16
+                                                      : Encoding::kF32;
+  std::vector<float> values(std::min(kStep, n));
+  const auto convert = [&](std::size_t i) {
+    const std::size_t m = std::min(kStep, n - i);
+    decode_floats(encoding, bytes.data() + i * from, m, values.data());
+    const std::vector<std::byte> made = encode_floats(dtype, std::span(values).first(m));
+    std::copy(made.begin(), made.end(), bytes.begin() + static_cast<std::ptrdiff_t>(i * to));
+  };
+  // In place: what is written never reaches what is still to be read, from the front where values become
+  // smaller, from the back where they grow.
+  if (to <= from) {
+    for (std::size_t i = 0; i < n; i += kStep) convert(i);
+    bytes.resize(n * to);
+  } else {
+    bytes.resize(n * to);
+    for (std::size_t i = (n + kStep - 1) / kStep; i-- > 0;) convert(i * kStep);
+  }
+  return bytes;
 }
 
 DType dense_dtype(TensorId id, const WriteOptions& options) {

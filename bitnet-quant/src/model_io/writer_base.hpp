@@ -14,7 +14,7 @@ using Source = std::function<LogicalTensor(TensorId)>;
 LogicalTensor take(const Source& source, TensorId id, const ModelConfig& config, bool ternary);
 
 /// The dense values as bytes of `dtype`, which the tensor gives away: a matrix of gigabytes is never there
-/// twice. Throws Error(kUnsupported) on a value that `dtype` cannot hold.
+/// twice. Throws Error(kUnsupported) on a value that `dtype` cannot hold; callers name the tensor.
 std::vector<std::byte> as_dtype(LogicalTensor&& t, DType dtype);
 
 /// The dtype in which a tensor that is not packed is written.

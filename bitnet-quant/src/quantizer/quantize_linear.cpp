@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "bitnet/core/error.hpp"
 #include "bitnet/quant/quantizer.hpp"
@@ -30,12 +31,11 @@ Int8Rows round_to_int8(std::span<const float> w, std::int64_t out, std::int64_t 
 /// and less.
 void warn_of_calibration(const InputCalibration& input, const LinearPlan& plan,
                          std::vector<std::string>& warnings) {
-  const std::int64_t rows = input.hessian.n_rows(), in = input.hessian.in();
-  if (rows < in) {
-    warnings.push_back(fmt::format(
-        "calibrated on {} tokens for {} inputs, whose second moments they do not determine: at least {} are "
-        "needed for {}, better {}",
-        rows, in, in, to_string(plan.method), 4 * in));
+  const std::int64_t rows = input.hessian.n_rows();
+  std::string few =
+      too_few_rows(CalibrationUse::kSecondMoments, rows, input.hessian.in(), to_string(plan.method));
+  if (!few.empty()) {
+    warnings.push_back(std::move(few));
     return;
   }
   const HessianRank r = rank_of(input.hessian);

@@ -250,7 +250,14 @@ void Quantizer::run(std::vector<Group>& groups) {
 QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& group) const {
   throw_if_cancelled(options_.cancelled);
   PlannedLinear linear = planned;
-  if (linear.adaptive) adapt(group.calibration->statistics, config_.activation_tolerance, linear.plan);
+  std::vector<std::string> warnings;
+  if (linear.adaptive) {
+    const InputStatistics& seen = group.calibration->statistics;
+    adapt(seen, config_.activation_tolerance, linear.plan);
+    std::string few =
+        too_few_rows(CalibrationUse::kRanges, seen.rows, group.calibration->hessian.in(), "activation bits");
+    if (!few.empty() && linear.plan.method != WeightMethod::kKeep) warnings.push_back(std::move(few));
+  }
   LogicalTensor t = reader_.read(linear.id);
   const std::int64_t out = t.shape[0], in = t.shape[1];
   const Hessian* const hessian = group.calibration != nullptr ? &group.calibration->hessian : nullptr;
@@ -264,6 +271,7 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
     q.report.plan = linear.plan;
     q.report.kept = true;
     if (q.tensor.ternary) q.tensor.activations = activation_form(linear.plan);
+    q.report.warnings = warnings;
     warn_of_weights(w, q.report.warnings);
     if (!why.empty()) q.report.warnings.push_back(std::move(why));
     finish_linear(context_, w, hessian, output(), options_.cancelled, q);
@@ -287,16 +295,17 @@ QuantizedLinear Quantizer::quantize(const PlannedLinear& planned, const Group& g
   }
   if (config_.protect && reader_.config().weights == WeightKind::kTernary && is_ternary(plan.method) &&
       plan.method != WeightMethod::kAbsmean) {
-    note = fmt::format(
+    warnings.push_back(fmt::format(
         "float master weights of a BitNet model: absmean, which it was trained with, in place of {} "
         "(protect: false if it was not)",
-        to_string(plan.method));
+        to_string(plan.method)));
     plan.method = WeightMethod::kAbsmean;
     plan.scales = ScaleUnit::kTensor;
   }
   QuantizedLinear q = quantize_linear(context_, linear.id, w, out, in, plan, config_, group.calibration.get(),
                                       group.factor ? &*group.factor : nullptr, output(), options_.cancelled);
   if (!note.empty()) q.report.warnings.push_back(std::move(note));
+  q.report.warnings.insert(q.report.warnings.end(), warnings.begin(), warnings.end());
   return q;
 }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bitnet/core/execution.hpp"
@@ -63,6 +64,16 @@ struct InputCalibration {
   InputStatistics statistics;
 };
 
+/// What calibration is to say of an input.
+enum class CalibrationUse : std::uint8_t {
+  kSecondMoments,  ///< what methods and estimates of output errors go by: as many rows as columns, or no rank
+  kRanges,         ///< what activation bits are chosen by: means over rows, and values that stand out
+};
+/// Rows (tokens) of an input of `in` columns that this takes at least; four times as many are better.
+std::int64_t rows_needed(CalibrationUse use, std::int64_t in) noexcept;
+/// What to warn of where `rows` are fewer, naming both numbers; empty where they are not. `purpose`: "gptq".
+std::string too_few_rows(CalibrationUse use, std::int64_t rows, std::int64_t in, std::string_view purpose);
+
 /// Whoever knows what inputs look like: a model that runs, or a file.
 class CalibrationSource {
  public:
@@ -104,14 +115,24 @@ class StreamedCalibration final : public CalibrationSource {
   std::int64_t passes_ = 0;
 };
 
-/// Writes all inputs of a model, one at a time (docs/formats/calibration.md). Throws Error(kIo) and what
-/// `from` throws.
-void save_calibration(const std::filesystem::path& path, CalibrationSource& from, const ModelConfig& model);
+/// Writes all inputs of a model, one at a time (docs/formats/calibration.md). `fingerprint`: of the model
+/// that they are from (model_fingerprint()); empty: not known. Throws Error(kIo) and what `from` throws.
+void save_calibration(const std::filesystem::path& path, CalibrationSource& from, const ModelConfig& model,
+                      const std::string& fingerprint = {});
 
-/// Opens what save_calibration() wrote; inputs are read, and their checksums compared, when they are asked
-/// for. Throws Error(kNotFound | kIo | kCorruptFile), Error(kUnsupported) for another version,
-/// Error(kInvalidArgument) for a model of other sizes.
-std::unique_ptr<CalibrationSource> open_calibration(const std::filesystem::path& path,
-                                                    const ModelConfig& model);
+/// A file that save_calibration() wrote.
+class SavedCalibration : public CalibrationSource {
+ public:
+  /// Of the model that it was made with; empty where the file does not say.
+  virtual const std::string& fingerprint() const noexcept = 0;
+};
+
+/// Opens a file of save_calibration(); inputs are read, and their checksums compared, when they are asked
+/// for. `fingerprint`: of the model that it is for; empty: that of any model of the same sizes will do.
+/// Throws Error(kNotFound | kIo | kCorruptFile), Error(kUnsupported) for another version,
+/// Error(kInvalidArgument) for a model of other sizes, or of another fingerprint where the file has one.
+std::unique_ptr<SavedCalibration> open_calibration(const std::filesystem::path& path,
+                                                   const ModelConfig& model,
+                                                   const std::string& fingerprint = {});
 
 }  // namespace bitnet::quant

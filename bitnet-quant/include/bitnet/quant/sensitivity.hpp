@@ -51,6 +51,8 @@ struct Candidate {
 struct LinearSensitivity {
   TensorId id;
   std::vector<Candidate> candidates;  ///< never empty; the first is the configuration's own plan
+  /// What a person should know of the figures, as too few tokens; not in the file of to_json().
+  std::vector<std::string> warnings = {};
 };
 
 struct SensitivityOptions {
@@ -68,9 +70,10 @@ struct SensitivityOptions {
   std::function<void(const std::vector<LinearSensitivity>&, std::size_t linears)> on_layer = {};
 };
 
-/// Each linear of a model in each way. Linears that the configuration keeps, or that are ternary already,
-/// have one candidate. `reader` as Quantizer takes it. Throws what Quantizer, the trials and compare_logits()
-/// throw; Error(kInvalidArgument) with neither trials nor calibration.
+/// Each linear of a model in each way. Linears that `keep` or an override of the configuration keeps, or that
+/// are ternary already, have one candidate; those that it keeps because no override names them have all.
+/// `reader` as Quantizer takes it. Throws what Quantizer, the trials and compare_logits() throw;
+/// Error(kInvalidArgument) with neither trials nor calibration.
 std::vector<LinearSensitivity> measure_sensitivity(const ExecutionContext& context, const ModelReader& reader,
                                                    const QuantConfig& config,
                                                    const SensitivityOptions& options);
