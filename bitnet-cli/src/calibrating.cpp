@@ -22,21 +22,49 @@ std::shared_ptr<const inference::Model> load_model(const std::filesystem::path& 
 
 }  // namespace
 
-std::vector<std::vector<TokenId>> calibration_windows(const Tokenizer& tokenizer, const std::string& text,
-                                                      std::int64_t length, std::int64_t tokens) {
-  const std::vector<TokenId> ids = tokenizer.encode(text);
-  if (ids.size() < 2)
-    throw Error(ErrorCode::kInvalidArgument,
-                "a text of " + std::to_string(ids.size()) + " tokens: expected two and more");
-  const std::size_t size = std::min(static_cast<std::size_t>(length), ids.size());
-  const std::size_t all = ids.size() / size;
-  const std::size_t n = std::clamp<std::size_t>((static_cast<std::size_t>(tokens) + size - 1) / size, 1, all);
-  std::vector<std::vector<TokenId>> windows;
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto from = ids.begin() + static_cast<std::ptrdiff_t>(i * all / n * size);
-    windows.emplace_back(from, from + static_cast<std::ptrdiff_t>(size));
-    if (tokenizer.adds_bos() && tokenizer.bos()) windows.back().front() = *tokenizer.bos();
+TextWindows::TextWindows(const Tokenizer& tokenizer, std::int64_t length, std::int64_t tokens,
+                         std::size_t most_kept)
+    : bos_(tokenizer.adds_bos() ? tokenizer.bos() : std::nullopt),
+      length_(static_cast<std::size_t>(length)),
+      wanted_(std::max<std::size_t>((static_cast<std::size_t>(tokens) + length_ - 1) / length_, 1)),
+      most_(std::max(4 * wanted_, most_kept / length_)) {}
+
+void TextWindows::add(std::span<const TokenId> ids) {
+  while (!ids.empty()) {
+    const std::size_t n = std::min(ids.size(), length_ - now_.size());
+    now_.insert(now_.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(n));
+    ids = ids.subspan(n);
+    if (now_.size() < length_) return;
+    if (windows_++ % stride_ == 0) {
+      if (kept_.size() == most_) keep_every_second();
+      if ((windows_ - 1) % stride_ == 0) kept_.push_back(now_);
+    }
+    now_.clear();
   }
+}
+
+void TextWindows::keep_every_second() {
+  for (std::size_t i = 0; 2 * i < kept_.size(); ++i)
+    if (i > 0) kept_[i] = std::move(kept_[2 * i]);
+  kept_.resize((kept_.size() + 1) / 2);
+  stride_ *= 2;
+}
+
+std::vector<std::vector<TokenId>> TextWindows::take() {
+  if (windows_ == 0 && now_.size() < 2)
+    throw Error(ErrorCode::kInvalidArgument,
+                "a text of " + std::to_string(now_.size()) + " tokens: expected two and more");
+  if (windows_ == 0) {
+    kept_.push_back(std::move(now_));
+    windows_ = 1;
+  }
+  const std::size_t n = std::min(wanted_, windows_);
+  std::vector<std::vector<TokenId>> windows;
+  for (std::size_t i = 0; i < n; ++i) {  // at most four times as many are kept: each is another one
+    windows.push_back(std::move(kept_[i * windows_ / n / stride_]));
+    if (bos_) windows.back().front() = *bos_;
+  }
+  kept_.clear();
   return windows;
 }
 

@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,10 +19,31 @@
 
 namespace bitnet::cli {
 
-/// `n` windows of at most `length` tokens, evenly spread over the text, each with BOS in place of its first
-/// token where the vocabulary adds one. Throws Error(kInvalidArgument) on a text without two tokens.
-std::vector<std::vector<TokenId>> calibration_windows(const Tokenizer& tokenizer, const std::string& text,
-                                                      std::int64_t length, std::int64_t tokens);
+/// Windows of a text whose tokens come piece by piece: as many of `length` tokens as hold `tokens` (of a
+/// shorter text: one), evenly spread over it, each with BOS in place of its first token where the vocabulary
+/// adds one. Of a text of more than 4,194,304 tokens, and four times as many as are wanted, every second,
+/// fourth … window is in the choice, so that what is held does not grow with the text: 16 bytes for each
+/// token that is wanted, or 16 MiB. Not thread-safe.
+class TextWindows {
+ public:
+  /// `most_kept`: tokens that are held whatever is wanted.
+  TextWindows(const Tokenizer& tokenizer, std::int64_t length, std::int64_t tokens,
+              std::size_t most_kept = std::size_t{4} << 20);
+  void add(std::span<const TokenId> ids);
+  /// The windows, once all of the text was added. Throws Error(kInvalidArgument) on a text without two
+  /// tokens.
+  std::vector<std::vector<TokenId>> take();
+
+ private:
+  void keep_every_second();
+  std::optional<TokenId> bos_;
+  std::size_t length_, wanted_;  // tokens of a window; windows
+  std::size_t most_;             // windows kept
+  std::size_t stride_ = 1;       // window i·stride_ of the text is kept_[i]
+  std::size_t windows_ = 0;      // whole ones so far
+  std::vector<std::vector<TokenId>> kept_;
+  std::vector<TokenId> now_;  // begins the next window
+};
 
 /// The activations of a model in files, on the CPU, its linears as they are stored.
 class ModelActivations final : public quant::ActivationSource {

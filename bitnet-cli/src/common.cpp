@@ -16,6 +16,7 @@
 #include "bitnet/core/error_monitor.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/core/isa.hpp"
+#include "text_stream.hpp"
 
 namespace bitnet::cli {
 
@@ -30,10 +31,15 @@ std::string require(const Values& values, const Option& option) {
 }
 
 std::string read_text(const std::string& path, Io& io) {
-  if (path != "-") return read_file(path, std::uint64_t{1} << 31, FileKind::kAny);
-  std::string text{std::istreambuf_iterator<char>(io.in), std::istreambuf_iterator<char>()};
-  check_cancelled(io);
-  if (io.in.bad()) throw Error(ErrorCode::kIo, "cannot read standard input");
+  constexpr std::size_t kMost = std::size_t{1} << 31;  // bytes
+  TextReader reader(path, io);
+  std::string text, block;
+  while (reader.next(block)) {
+    if (text.size() + block.size() > kMost)
+      throw Error(ErrorCode::kInvalidArgument,
+                  "'" + path + "' is larger than " + std::to_string(kMost) + " bytes");
+    text += block;
+  }
   return text;
 }
 
@@ -139,6 +145,14 @@ std::string grouped(std::int64_t n) {
 std::string fixed(double x, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, x);
+  return text;
+}
+
+std::string significant(double x, int digits) {
+  const double least = std::pow(10.0, 1 - digits);  // what keeps two digits
+  if (x == 0 || !(std::fabs(x) < least)) return fixed(x, digits);
+  char text[64];
+  std::snprintf(text, sizeof text, "%.3g", x);
   return text;
 }
 

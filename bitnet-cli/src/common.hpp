@@ -73,6 +73,8 @@ std::string human_bytes(std::uint64_t bytes);
 std::string human_time(double seconds);
 /// Fixed-point with `digits` behind the point.
 std::string fixed(double x, int digits);
+/// The same, but of numbers that would have fewer than two digits left three: "0.0123", "4.56e-06".
+std::string significant(double x, int digits);
 
 /// what(); of a broken invariant, which is a bug to be reported, with the place: "… (internal error at
 /// x.cpp:7)".

@@ -86,7 +86,8 @@ const Option kCalibrationTokens{kInputGroup, "calibration-tokens", 0, Kind::kInt
 const Option kThroughQuantised{kInputGroup, "through-quantised", 0, Kind::kFlag, "", "calibrate each layer on what the quantised layers before it give; reads the text once a layer", "", ""};
 const Option kSaveCalibration{kOutputGroup, "save-calibration", 0, Kind::kText, "FILE", "keep what --calibrate found, for --calibration", "", ""};
 const Option kCalibration{kInputGroup, "calibration", 0, Kind::kText, "FILE", "what --save-calibration kept", "", ""};
-const Option kEvaluate{kInputGroup, "evaluate", 0, Kind::kText, "TEXT", "file of text on which both models are compared at the end: perplexity, KL divergence, first choices", "", ""};
+const Option kForeignCalibration{kInputGroup, "foreign-calibration", 0, Kind::kFlag, "", "take --calibration though another model of the same sizes was calibrated", "", ""};
+const Option kEvaluate{kInputGroup, "evaluate", 0, Kind::kText, "TEXT", "file of text to measure on: quantize compares both models on it at the end (perplexity, KL divergence, first choices), plan runs its trials on it instead of on that of --calibrate", "", ""};
 const Option kPlanMethod{kInputGroup, "method", 0, Kind::kChoice, "absmean|ls|ls+refit|gptq|two-plane|int8", "what linears become where nothing else is chosen", "gptq", ""};
 const Option kPlanScales{kInputGroup, "scales", 0, Kind::kChoice, "tensor|row|group32|group64|group128|group256", "how many scales those get", "row", ""};
 const Option kBudgetSize{kInputGroup, "budget-size", 0, Kind::kText, "SIZE", "most bytes for all tensors of the model, e.g. 40MiB", "", ""};

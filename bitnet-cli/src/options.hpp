@@ -52,7 +52,8 @@ extern const Option kPplFile, kPplContext, kPplChunks, kPplLines, kTokenizeModel
 extern const Option kJson, kConvertType, kQuantizeType, kDenseType, kConvertDenseType, kMethod, kScaleForm,
     kTrainResume, kDryRun, kPlot;
 extern const Option kScales, kPlan, kCalibrate, kCalibrationTokens, kThroughQuantised, kSaveCalibration,
-    kCalibration, kEvaluate, kWork, kQuantReport, kShardSize, kTuningAfter, kTuningText;  // quantize
+    kCalibration, kForeignCalibration, kEvaluate, kWork, kQuantReport, kShardSize, kTuningAfter,
+    kTuningText;  // quantize
 extern const Option kOriginal, kTuningFile, kTuningTokens, kTuningSteps, kTuningRate, kTuningBatch,
     kTuningTemperature, kCrossEntropy, kTuningSeed, kTuningParts, kTuningType;  // tune
 extern const Option kPlanMethod, kPlanScales, kBudgetSize, kBudgetPerplexity, kCandidates, kEstimate,

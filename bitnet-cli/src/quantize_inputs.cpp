@@ -6,7 +6,9 @@
 #include <system_error>
 #include <utility>
 
+#include "bitnet/quant/model_fingerprint.hpp"
 #include "common.hpp"
+#include "text_stream.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -43,7 +45,10 @@ std::vector<std::vector<TokenId>> windows_of(const Values& values, const Option&
   const std::int64_t window = std::min(kWindow, model.config().max_position);
   const std::string path = values.text(file);
   return with_context("'" + path + "'", [&] {
-    return calibration_windows(*tokenizer, read_text(path, io), window, values.integer(tokens));
+    TextReader reader(path, io);
+    TextWindows windows(*tokenizer, window, values.integer(tokens));
+    stream_tokens(tokenizer, reader, [&](std::span<const TokenId> ids) { windows.add(ids); });
+    return windows.take();
   });
 }
 
@@ -60,7 +65,14 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
     throw UsageError(
         "--save-calibration saves the inputs of the model as it is: not with --through-quantised");
   if (values.has(opt::kCalibration)) {
-    c.source = quant::open_calibration(values.text(opt::kCalibration), model.config());
+    const std::string path = values.text(opt::kCalibration);
+    const bool any = values.flag(opt::kForeignCalibration);
+    auto saved = quant::open_calibration(path, model.config(), any ? "" : quant::model_fingerprint(model));
+    if (saved->fingerprint().empty() && !any)
+      io.err << "warning: --calibration '" << path
+             << "': an older file, which does not say what model it was made with: if not with this one, it "
+                "misleads\n";
+    c.source = std::move(saved);
   } else if (values.has(opt::kCalibrate)) {
     std::int64_t widest = 0;
     for (const TensorId input : quant::linear_inputs(model.config()))
@@ -77,11 +89,25 @@ Calibration calibration_of(const Values& values, const fs::path& in, const quant
   return c;
 }
 
-void use_calibration(const Values& values, const ModelConfig& model, Calibration& c, Io& io) {
+void LinearWarnings::add(TensorId linear, const std::string& text) {
+  const TensorId input{input_role(linear.role), linear.layer};
+  const auto same = std::find_if(all_.begin(), all_.end(),
+                                 [&](const Warning& w) { return w.input == input && w.text == text; });
+  if (same == all_.end())
+    all_.push_back({input, text, gguf_name(linear)});
+  else
+    same->names += ", " + gguf_name(linear);
+}
+
+void LinearWarnings::say(Io& io) const {
+  for (const Warning& w : all_) io.err << "warning: " << w.names << ": " << w.text << '\n';
+}
+
+void use_calibration(const Values& values, const quant::ModelReader& model, Calibration& c, Io& io) {
   if (values.has(opt::kSaveCalibration)) {
     const fs::path to = values.text(opt::kSaveCalibration);
-    quant::save_calibration(to, *c.source, model);
-    c.source = quant::open_calibration(to, model);
+    quant::save_calibration(to, *c.source, model.config(), quant::model_fingerprint(model));
+    c.source = quant::open_calibration(to, model.config());
     io.err << "wrote '" << to.string() << "'\n";
   }
   if (c.source != nullptr) c.seen = std::make_unique<quant::SeenInputs>(*c.source);

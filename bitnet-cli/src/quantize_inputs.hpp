@@ -48,7 +48,22 @@ Calibration calibration_of(const Values& values, const std::filesystem::path& in
                            Io& io);
 
 /// What is done with a calibration before anything else: --save-calibration. Then `seen` is there.
-void use_calibration(const Values& values, const ModelConfig& model, Calibration& calibration, Io& io);
+void use_calibration(const Values& values, const quant::ModelReader& model, Calibration& calibration, Io& io);
+
+/// Warnings of linears, to be said to a person: those of several linears with one input in the same words, as
+/// of too few tokens, are said once.
+class LinearWarnings {
+ public:
+  void add(TensorId linear, const std::string& text);
+  void say(Io& io) const;
+
+ private:
+  struct Warning {
+    TensorId input;
+    std::string text, names;
+  };
+  std::vector<Warning> all_;
+};
 
 /// Refuses a place for a file, which `option` or OUT names, where none can be written: in a directory that is
 /// not there, or over something that is no ordinary file. Throws UsageError.

@@ -2,6 +2,7 @@
 #include "common.hpp"
 #include "bitnet/core/text/utf8.hpp"
 
+#include <cmath>
 #include <sstream>
 
 #include "bitnet/testing/testing.hpp"
@@ -23,6 +24,16 @@ TEST(Texts, NumbersForPeople) {
   EXPECT_EQ(human_time(59.2), "1:00");
   EXPECT_EQ(human_time(3909), "1:05:09");
   EXPECT_EQ(quoted("a\"\n\x01\\é"), "\"a\\\"\\n\\x01\\\\é\"");
+}
+
+TEST(Texts, SmallNumbersKeepDigits) {
+  EXPECT_EQ(significant(0.1234567, 4), "0.1235");
+  EXPECT_EQ(significant(-12.5, 4), "-12.5000");
+  EXPECT_EQ(significant(0.0012, 4), "0.0012");
+  EXPECT_EQ(significant(0.00034567, 4), "0.000346");
+  EXPECT_EQ(significant(-0.0000123456, 4), "-1.23e-05");
+  EXPECT_EQ(significant(0, 4), "0.0000");
+  EXPECT_EQ(significant(std::nan(""), 4), "nan");
 }
 
 TEST(Texts, AFailureThatIsABugHasItsPlace) {

@@ -1,5 +1,6 @@
 // Quantising in the forms that there are, and planning it: quantize, plan, and their models in convert and
 // run.
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -289,6 +290,80 @@ TEST_F(QuantizeTest, PlansOfAnAdaptiveConfigurationStayAdaptive) {
   EXPECT_THAT(o.err, HasSubstr("activations of 4 bits for 12 of 14 linears"));
 }
 
+TEST_F(QuantizeTest, ACalibrationOfAnotherModelIsRefused) {
+  std::string story;
+  for (int i = 0; i < 60; ++i) story += "the cat sat on mat " + std::to_string(i * i) + ", the end. ";
+  const std::string text = file("story.txt", story), kept = file("c.safetensors"), other = file("other.gguf");
+  ASSERT_EQ(call({"synth", "--config", at("llama.json"), "--type", "f16", "--seed", "77", "-o", other}).code,
+            kOk);
+  const auto quantize = [&](const std::string& in, std::vector<std::string> more) {
+    std::vector<std::string> words{"quantize", in, file("q.gguf"), "--method", "ls+refit"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  ASSERT_EQ(quantize(dense_model(), {"--calibrate", text, "--save-calibration", kept}).code, kOk);
+  const auto own = quantize(dense_model(), {"--calibration", kept});
+  ASSERT_EQ(own.code, kOk) << own.err;
+  EXPECT_THAT(own.err, Not(HasSubstr("does not say")));
+  EXPECT_FAILS(quantize(other, {"--calibration", kept}), kFailure,
+               "made with another model of the same sizes (fingerprint ");
+  EXPECT_FAILS(
+      call({"plan", other, file("p.yaml"), "--budget-size", "2MiB", "--estimate", "--calibration", kept}),
+      kFailure, "(--foreign-calibration)");
+  const auto all_the_same = quantize(other, {"--calibration", kept, "--foreign-calibration"});
+  EXPECT_EQ(all_the_same.code, kOk) << all_the_same.err;
+  // A file as it was before it said so.
+  std::string bytes = read_file(kept);
+  const std::size_t from = bytes.find("\"fingerprint\""), to = bytes.find("\"format\"", from);
+  ASSERT_NE(to, std::string::npos);
+  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(from),
+            bytes.begin() + static_cast<std::ptrdiff_t>(to), ' ');
+  const std::string version = "\"format_version\":\"2\"";
+  bytes.replace(bytes.find(version), version.size(), "\"format_version\":\"1\"");
+  write_file(kept, bytes);
+  const auto older = quantize(dense_model(), {"--calibration", kept});
+  EXPECT_EQ(older.code, kOk) << older.err;
+  EXPECT_THAT(older.err, HasSubstr("an older file, which does not say what model it was made with"));
+}
+
+TEST_F(QuantizeTest, ALayerOfAnotherModelIsNotTakenFromWork) {
+  // Two models in one place, one after the other, of the same size and with the same time stamp.
+  const std::string in = file("m.gguf"), work = file("work");
+  fs::copy(dense_model(), in);
+  const auto when = fs::last_write_time(in);
+  const auto quantize = [&] {
+    return call({"quantize", in, file("q.gguf"), "--method", "ls", "--work", work});
+  };
+  ASSERT_EQ(quantize().code, kOk);
+  EXPECT_THAT(quantize().err, HasSubstr("2 layers were done before"));
+  ASSERT_EQ(call({"synth", "--config", at("llama.json"), "--type", "f16", "--seed", "78", "-o", in}).code,
+            kOk);
+  fs::last_write_time(in, when);
+  const auto other = quantize();
+  ASSERT_EQ(other.code, kOk) << other.err;
+  EXPECT_THAT(other.err, Not(HasSubstr("were done before")));
+}
+
+TEST_F(QuantizeTest, PlanAndActivationBitsWarnOfLittleText) {
+  const std::string text = file("little.txt", "only a few words, which are not enough of them");
+  const auto plan = call({"plan", dense_model(), file("p.yaml"), "--method", "ls", "--candidates", "int8",
+                          "--estimate", "--budget-size", "2MiB", "--calibrate", text});
+  ASSERT_EQ(plan.code, kOk) << plan.err;
+  EXPECT_THAT(plan.err, HasSubstr("warning: blk.0.attn_q.weight, blk.0.attn_k.weight, blk.0.attn_v.weight: "
+                                  "calibrated on "));
+  EXPECT_THAT(plan.err, HasSubstr("at least 256 are needed for estimates of output errors, better 1024"));
+  const std::string adaptive =
+      file("b.yaml", "scheme: adaptive\nweights: {method: ls}\nactivations: {tolerance: 1}\n");
+  const auto four = call({"plan", dense_model(), file("four.yaml"), "--plan", adaptive, "--candidates",
+                          "int8", "--estimate", "--budget-size", "2MiB", "--calibrate", text});
+  ASSERT_EQ(four.code, kOk) << four.err;
+  EXPECT_THAT(four.err, HasSubstr("at least 512 are needed for activation bits, better 2048"));
+  const auto bits = call({"quantize", dense_model(), file("q"), "--type", "extended", "--calibrate", text,
+                          "--plan", file("a.yaml", "scheme: adaptive\nweights: {method: ls}\n")});
+  ASSERT_EQ(bits.code, kOk) << bits.err;
+  EXPECT_THAT(bits.err, HasSubstr("at least 512 are needed for activation bits, better 2048"));
+}
+
 TEST_F(QuantizeTest, WarnsOfLittleTextOncePerInput) {
   const std::string text = file("little.txt", "only a few words, which are not enough of them");
   const auto o = call({"quantize", dense_model(), file("q.gguf"), "--method", "gptq", "--calibrate", text});
@@ -298,6 +373,28 @@ TEST_F(QuantizeTest, WarnsOfLittleTextOncePerInput) {
   std::size_t said = 0;
   for (std::size_t at = 0; (at = o.err.find(": calibrated on ", at)) != std::string::npos; ++at) ++said;
   EXPECT_EQ(said, 8u) << o.err;  // two layers of four inputs
+}
+
+TEST_F(QuantizeTest, ATensorThatIsNotFiniteIsNamedOnce) {
+  for (const char* name : {"blk.1.ffn_up.weight", "token_embd.weight"}) {
+    const std::string bad = file("bad.gguf");
+    fs::copy_file(dense_model(), bad, fs::copy_options::overwrite_existing);
+    {
+      std::fstream out(bad, std::ios::in | std::ios::out | std::ios::binary);
+      const auto gguf = GgufFile::open(bad);
+      out.seekp(gguf->data(*gguf->find(name)).data() - gguf->file().bytes().data());
+      const std::uint16_t nan = f32_to_f16(std::nanf(""));
+      out.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+    }
+    for (const char* type : {"extended", "hf", "tq2_0"}) {
+      const auto o =
+          call({"quantize", bad, file(std::string("out-") + type + name), "--method", "ls", "--type", type});
+      EXPECT_FAILS(o, kFailure, "row 0, column 0 is nan, not finite");
+      const std::size_t first = o.err.find("tensor '");
+      EXPECT_NE(first, std::string::npos) << o.err;
+      EXPECT_EQ(o.err.find("tensor '", first + 1), std::string::npos) << o.err;
+    }
+  }
 }
 
 TEST_F(QuantizeTest, WarnsOfALinearWithoutEffect) {

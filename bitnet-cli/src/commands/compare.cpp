@@ -4,11 +4,11 @@
 #include <ostream>
 #include <utility>
 
-#include "bitnet/core/text/utf8.hpp"
 #include "bitnet/quant/model_difference.hpp"
 #include "calibrating.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
+#include "text_stream.hpp"
 
 namespace bitnet::cli {
 namespace {
@@ -60,17 +60,22 @@ std::shared_ptr<const Tokenizer> shared_tokenizer(const Pair& pair, Io& io) {
   return first;
 }
 
-std::vector<std::vector<TokenId>> windows_of(const Values& values, const Pair& pair,
-                                             const std::string& text) {
+/// The text is read once, with both vocabularies where there are two.
+std::vector<std::vector<TokenId>> windows_of(const Values& values, const Pair& pair, TextReader& text) {
   std::int64_t window = values.integer(opt::kCompareContext);
   window = std::min({window, pair.model->config().max_position, pair.other->config().max_position});
   return with_context("'" + values.text(opt::kCompareFile) + "'", [&] {
-    auto windows = calibration_windows(*pair.tokenizer, text, window, values.integer(opt::kCompareTokens));
-    if (const auto other = pair.other->tokenizer();
-        other != nullptr && pair.model->tokenizer() != nullptr &&
-        windows != calibration_windows(*other, text, window, values.integer(opt::kCompareTokens)))
+    const auto other = pair.model->tokenizer() != nullptr ? pair.other->tokenizer() : nullptr;
+    const std::int64_t tokens = values.integer(opt::kCompareTokens);
+    TextWindows windows(*pair.tokenizer, window, tokens);
+    TextWindows other_windows(other != nullptr ? *other : *pair.tokenizer, window, tokens);
+    stream_tokens({pair.tokenizer, other}, text, [&](std::size_t which, std::span<const TokenId> ids) {
+      (which == 0 ? windows : other_windows).add(ids);
+    });
+    auto taken = windows.take();
+    if (other != nullptr && taken != other_windows.take())
       refuse_vocabularies("they cut this text into other tokens");
-    return windows;
+    return taken;
   });
 }
 
@@ -126,8 +131,8 @@ std::string line_of(const TensorDifference& t) {
   if (!t.comparable())
     return name + ": shapes " + t.shape.to_string() + " and " + t.other_shape.to_string() + ", not compared";
   if (t.noise == 0) return name + ": equal";
-  std::string line = name + ": relative difference " + fixed(t.relative(), 4) + ", cosine " +
-                     fixed(t.cosine(), 4) + ", largest " + fixed(t.largest, 6);
+  std::string line = name + ": relative difference " + significant(t.relative(), 4) + ", cosine " +
+                     fixed(t.cosine(), 4) + ", largest " + significant(t.largest, 6);
   if (t.same_trits)
     line += ", " + fixed(100 * share(*t.same_trits, t.shape.numel()), 1) + " % of the trits equal";
   return line;
@@ -137,8 +142,8 @@ void write_text(const Pair& pair, const quant::LogitMetrics& l, const quant::Mod
                 Io& io) {
   io.out << "perplexity " << fixed(l.perplexity_original(), 4) << " of '" << pair.path << "'\n"
          << "perplexity " << fixed(l.perplexity_other(), 4) << " of '" << pair.other_path << "'\n"
-         << "KL divergence " << fixed(l.mean_kl(), 6) << " nats a token, at most " << fixed(l.largest_kl, 4)
-         << '\n'
+         << "KL divergence " << significant(l.mean_kl(), 6) << " nats a token, at most "
+         << significant(l.largest_kl, 4) << '\n'
          << "the same first choice for " << fixed(100 * l.top1_agreement(), 2) << " % of "
          << grouped(l.positions) << " tokens\n";
   const auto all = by_difference(d);
@@ -198,8 +203,7 @@ int compare(const Values& values, Io& io) {
   Pair pair;
   pair.path = values.positionals.at(0);
   pair.other_path = values.positionals.at(1);
-  const std::string text = read_text(require(values, opt::kCompareFile), io);
-  text::require_utf8(text, "'" + values.text(opt::kCompareFile) + "'");
+  TextReader text(require(values, opt::kCompareFile), io);
   pair.model = ModelReader::open(pair.path);
   pair.other = ModelReader::open(pair.other_path);
   pair.tokenizer = shared_tokenizer(pair, io);

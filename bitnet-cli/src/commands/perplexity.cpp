@@ -2,12 +2,12 @@
 #include <nlohmann/json.hpp>
 #include <ostream>
 
-#include "bitnet/core/text/utf8.hpp"
 #include "bitnet/inference/perplexity.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
 #include "loading.hpp"
 #include "memory_watch.hpp"
+#include "text_stream.hpp"
 #ifdef BITNET_WITH_TRAINING
 #include <optional>
 
@@ -46,23 +46,31 @@ void write_result(const inference::PerplexityResult& r, const Values& values, Io
   }
 }
 
-/// The ids of each line of `text`; those of a blank line are none.
-std::vector<std::vector<TokenId>> encode_lines(const Tokenizer& tokenizer, std::string_view text) {
-  std::vector<std::vector<TokenId>> lines;
-  while (!text.empty()) {
-    const std::size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (!line.empty()) lines.push_back(tokenizer.encode(line));
+/// The ids of the text: of each line that is not blank with --lines, else of all of it.
+std::vector<std::vector<TokenId>> encode(const Values& values,
+                                         const std::shared_ptr<const Tokenizer>& tokenizer,
+                                         TextReader& text) {
+  std::vector<std::vector<TokenId>> ids;
+  if (values.flag(opt::kPplLines)) {
+    std::int64_t n = 0;
+    stream_lines(text, [&](std::string_view line) {
+      ++n;
+      with_context("line " + std::to_string(n), [&] {
+        if (!line.empty()) ids.push_back(tokenizer->encode(line));
+      });
+    });
+  } else {
+    ids.emplace_back();
+    stream_tokens(tokenizer, text, [&](std::span<const TokenId> more) {
+      ids.front().insert(ids.front().end(), more.begin(), more.end());
+    });
   }
-  return lines;
+  return ids;
 }
 
 int measure(const Values& values, Io& io) {
   require(values, opt::kModel);
-  const std::string text = read_text(require(values, opt::kPplFile), io);
-  text::require_utf8(text, "'" + values.text(opt::kPplFile) + "'");
+  TextReader text(require(values, opt::kPplFile), io);
   const auto context = make_context(values);
   const ModelFile* instead = nullptr;
 #ifdef BITNET_WITH_TRAINING
@@ -83,6 +91,9 @@ int measure(const Values& values, Io& io) {
   if (const std::int64_t trained = engine->model()->config().max_position; options.n_ctx > trained)
     io.err << "warning: chunks of " << options.n_ctx << " tokens: the model was trained for " << trained
            << '\n';
+  static_cast<void>(engine->model()->require_tokenizer());
+  const std::vector<std::vector<TokenId>> ids = with_context(
+      "'" + text.path() + "'", [&] { return encode(values, engine->model()->tokenizer(), text); });
   inference::PerplexityResult result;
   MemoryWatch memory(engine->model());
   {
@@ -90,11 +101,9 @@ int measure(const Values& values, Io& io) {
     options.progress = [&](std::int64_t chunk, std::int64_t n_chunks, double so_far) {
       bar.update(static_cast<double>(chunk), static_cast<double>(n_chunks), "perplexity " + fixed(so_far, 4));
     };
-    result = with_context("'" + values.text(opt::kPplFile) + "'", [&] {
-      if (values.flag(opt::kPplLines))
-        return inference::perplexity_of_texts(
-            engine->model(), encode_lines(engine->model()->require_tokenizer(), text), options);
-      return inference::perplexity(engine->model(), std::string_view(text), options);
+    result = with_context("'" + text.path() + "'", [&] {
+      if (values.flag(opt::kPplLines)) return inference::perplexity_of_texts(engine->model(), ids, options);
+      return inference::perplexity(engine->model(), std::span<const TokenId>(ids.front()), options);
     });
   }
   write_result(result, values, io);

@@ -6,6 +6,7 @@
 #include "bitnet/core/hash64.hpp"
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/model_check.hpp"
+#include "bitnet/quant/model_fingerprint.hpp"
 #include "bitnet/quant/sensitivity.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -43,8 +44,9 @@ void check_options(const Values& values) {
 }
 
 /// What the figures of a file of --sensitivity depend on.
-std::string identity_of(const Values& values, const fs::path& in, const quant::QuantConfig& config) {
-  std::string all = state_of(in) + "\n" + config.to_yaml();
+std::string identity_of(const Values& values, const fs::path& in, const quant::ModelReader& model,
+                        const quant::QuantConfig& config) {
+  std::string all = state_of(in) + " " + quant::model_fingerprint(model) + "\n" + config.to_yaml();
   for (const Option* o : {&opt::kCalibrate, &opt::kCalibration, &opt::kEvaluate})
     all += values.has(*o) ? "\n" + std::string(o->name) + " " + state_of(values.text(*o)) : "";
   for (const Option* o : {&opt::kCandidates, &opt::kCalibrationTokens, &opt::kEstimate, &opt::kDenseType})
@@ -80,7 +82,7 @@ class Planner {
     calibration_ = calibration_of(values_, in_, *model_, context_, quant::StreamOptions{}.memory, io_);
     found_ = quant::check_model(*model_, quant::plan_linears(config_, model_->config()), io_.cancelled);
     for (const std::string& warning : found_.warnings) io_.err << "warning: " << warning << '\n';
-    use_calibration(values_, model_->config(), calibration_, io_);
+    use_calibration(values_, *model_, calibration_, io_);
     linears_ = sensitivity();
     quant::BitAssignment assignment;
     std::optional<quant::LogitMetrics> measured;
@@ -135,7 +137,7 @@ class Planner {
     options.calibration = calibration_.seen.get();
     if (!values_.flag(opt::kEstimate)) options.trials = &trials();
     options.float_type = options_.dense_type;
-    const std::string identity = identity_of(values_, in_, config_);
+    const std::string identity = identity_of(values_, in_, *model_, config_);
     const fs::path kept = values_.text(opt::kSensitivity);
     std::error_code ignored;
     if (!kept.empty() && fs::exists(kept, ignored)) {
@@ -150,7 +152,13 @@ class Planner {
       bar.update(static_cast<double>(done.size()), static_cast<double>(linears));
       if (!kept.empty()) write_file(kept, quant::to_json(done, identity));
     };
-    return quant::measure_sensitivity(*context_, *model_, config_, options);
+    auto linears = quant::measure_sensitivity(*context_, *model_, config_, options);
+    bar.clear();
+    LinearWarnings warnings;
+    for (const quant::LinearSensitivity& l : linears)
+      for (const std::string& text : l.warnings) warnings.add(l.id, text);
+    warnings.say(io_);
+    return linears;
   }
 
   quant::LogitMetrics measure(const quant::BitAssignment& a) {
@@ -179,12 +187,12 @@ class Planner {
     std::string out = begin;
     for (const auto& [name, n] : ways) out += (out == begin ? "" : ", ") + std::to_string(n) + " " + name;
     out += ": " + grouped(static_cast<std::int64_t>(a.bytes + beside_)) + " bytes of tensors, summed " +
-           (values_.flag(opt::kEstimate) ? "error " + fixed(a.cost, 4)
-                                         : "cost " + fixed(a.cost, 4) + " nats a token") +
+           (values_.flag(opt::kEstimate) ? "error " + significant(a.cost, 4)
+                                         : "cost " + significant(a.cost, 4) + " nats a token") +
            (a.exact ? "" : " (the search was cut: something better may exist)") + "\n";
     if (m)
       out += begin + "perplexity " + fixed(m->perplexity_original(), 4) + " → " +
-             fixed(m->perplexity_other(), 4) + ", KL divergence " + fixed(m->mean_kl(), 4) +
+             fixed(m->perplexity_other(), 4) + ", KL divergence " + significant(m->mean_kl(), 4) +
              ", all together\n";
     return out;
   }
@@ -196,7 +204,7 @@ class Planner {
         const bool taken = &c == &linears_[i].candidates[a.chosen[i]];
         io_.err << (&c == linears_[i].candidates.data() ? " " : ", ") << (taken ? "[" : "")
                 << (found_.is_ternary(linears_[i].id) ? "ternary already" : to_string(c.plan.method)) << ' '
-                << fixed(c.cost, 5) << (taken ? "]" : "");
+                << significant(c.cost, 5) << (taken ? "]" : "");
       }
       io_.err << '\n';
     }
@@ -255,8 +263,8 @@ const Command kPlanCommand{
     .arguments = {"IN", "OUT.yaml"},
     .options = {&opt::kBudgetSize, &opt::kBudgetPerplexity, &opt::kPlanMethod, &opt::kPlanScales, &opt::kPlan,
                 &opt::kCandidates, &opt::kEstimate, &opt::kSensitivity, &opt::kCalibrate,
-                &opt::kCalibrationTokens, &opt::kCalibration, &opt::kEvaluate, &opt::kDenseType,
-                &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit, &opt::kVerbose},
+                &opt::kCalibrationTokens, &opt::kCalibration, &opt::kForeignCalibration, &opt::kEvaluate,
+                &opt::kDenseType, &opt::kThreads, &opt::kIsa, &opt::kMemoryLimit, &opt::kVerbose},
     .body = plan,
 };
 

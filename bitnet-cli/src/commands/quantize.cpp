@@ -4,6 +4,7 @@
 
 #include "bitnet/core/io/atomic_file.hpp"
 #include "bitnet/quant/model_check.hpp"
+#include "bitnet/quant/model_fingerprint.hpp"
 #include "bitnet/quant/quant_report.hpp"
 #include "commands/commands_list.hpp"
 #include "common.hpp"
@@ -25,31 +26,17 @@ std::string line_of(const quant::LinearReport& r) {
       gguf_name(r.id) + ": " +
       (r.kept ? "kept"
               : std::string(to_string(r.plan.method)) + ", " + std::string(to_string(r.plan.scales))) +
-      ", relative error " + fixed(r.metrics.relative_error(), 4);
-  if (r.metrics.output_signal > 0) out += ", of the output " + fixed(r.metrics.output_error(), 4);
+      ", relative error " + significant(r.metrics.relative_error(), 4);
+  if (r.metrics.output_signal > 0) out += ", of the output " + significant(r.metrics.output_error(), 4);
   return out;
 }
 
-/// What is said of several linears with one input in the same words, as of too few tokens, is said once.
 void say_warnings(const quant::QuantReport& report, bool verbose, Io& io) {
-  struct Warning {
-    TensorId input;
-    std::string text, names;
-  };
-  std::vector<Warning> all;
-  for (const quant::LinearReport& r : report.linears) {
-    const TensorId input{input_role(r.id.role), r.id.layer};
-    for (const std::string& text : r.warnings) {
-      if (!verbose && r.kept && text == quant::kAlreadyTernary) continue;
-      const auto same = std::find_if(all.begin(), all.end(),
-                                     [&](const Warning& w) { return w.input == input && w.text == text; });
-      if (same == all.end())
-        all.push_back({input, text, gguf_name(r.id)});
-      else
-        same->names += ", " + gguf_name(r.id);
-    }
-  }
-  for (const Warning& w : all) io.err << "warning: " << w.names << ": " << w.text << '\n';
+  LinearWarnings all;
+  for (const quant::LinearReport& r : report.linears)
+    for (const std::string& text : r.warnings)
+      if (verbose || !r.kept || text != quant::kAlreadyTernary) all.add(r.id, text);
+  all.say(io);
 }
 
 void say(const quant::QuantReport& report, bool verbose, Io& io) {
@@ -68,13 +55,14 @@ void say(const quant::QuantReport& report, bool verbose, Io& io) {
     io.err << "activations of 4 bits for " << four << " of " << report.linears.size() << " linears\n";
   const quant::WeightMetrics total = report.total();
   io.err << fixed(report.bits_per_weight(), 2) << " bits a weight, relative error of the weights "
-         << fixed(total.relative_error(), 4);
-  if (total.output_signal > 0) io.err << ", squared error of the outputs " << fixed(total.output_error(), 4);
+         << significant(total.relative_error(), 4);
+  if (total.output_signal > 0)
+    io.err << ", squared error of the outputs " << significant(total.output_error(), 4);
   io.err << '\n';
   if (report.logits)
     io.err << "perplexity " << fixed(report.logits->perplexity_original(), 4) << " → "
            << fixed(report.logits->perplexity_other(), 4) << ", KL divergence "
-           << fixed(report.logits->mean_kl(), 4) << ", the same first choice for "
+           << significant(report.logits->mean_kl(), 4) << ", the same first choice for "
            << fixed(100 * report.logits->top1_agreement(), 1) << " % of " << grouped(report.logits->positions)
            << " tokens\n";
   for (const std::string& hint : quant::mitigation_hints(report)) io.err << "hint: " << hint << '\n';
@@ -111,8 +99,8 @@ void write_report(const ReportFiles& files, const quant::QuantReport& report) {
 }
 
 /// What the layers that --work keeps depend on beside the plan.
-std::string identity_of(const Values& values, const fs::path& in) {
-  std::string out = state_of(in);
+std::string identity_of(const Values& values, const fs::path& in, const quant::ModelReader& model) {
+  std::string out = state_of(in) + " " + quant::model_fingerprint(model);
   for (const Option* o : {&opt::kCalibrate, &opt::kCalibration})
     out += values.has(*o) ? "\n" + std::string(o->name) + " " + state_of(values.text(*o)) : "";
   return out + "\n" + std::to_string(values.integer(opt::kCalibrationTokens)) +
@@ -188,15 +176,16 @@ void warn_of_few_tokens(std::int64_t tokens, const std::vector<quant::PlannedLin
     if (needs_calibration(l.plan.method) && !found.is_ternary(l.id) &&
         (widest == nullptr || columns(l) > columns(*widest)))
       widest = &l;
-  if (tokens == 0 || widest == nullptr || tokens >= columns(*widest)) return;
+  if (tokens == 0 || widest == nullptr ||
+      tokens >= quant::rows_needed(quant::CalibrationUse::kSecondMoments, columns(*widest)))
+    return;
   io.err << "warning: --calibrate has " << grouped(tokens) << " tokens: " << to_string(widest->plan.method)
          << " needs at least " << grouped(columns(*widest)) << " for this model, better "
          << grouped(4 * columns(*widest)) << '\n';
 }
 
 /// Before the work: what cannot be quantised, and what will hardly be worth anything. `tokens`: of the text
-/// of
-/// --calibrate, or 0.
+/// of --calibrate, or 0.
 void check_tensors(const quant::QuantConfig& config, const std::vector<quant::PlannedLinear>& plans,
                    const quant::ModelReader& model, std::int64_t tokens, Io& io) {
   const quant::ModelFindings found = quant::check_model(model, plans, io.cancelled);
@@ -260,9 +249,9 @@ int quantize(const Values& values, Io& io) {
   if (calibration.through_quantised) how.activations = calibration.activations.get();
   if (values.has(opt::kWork)) {
     how.work = values.text(opt::kWork);
-    how.identity = identity_of(values, in);
+    how.identity = identity_of(values, in, *model);
   }
-  use_calibration(values, model->config(), calibration, io);
+  use_calibration(values, *model, calibration, io);
   how.calibration = calibration.seen.get();
   QuantizeProgress progress(io, plans, model->config());
   const quant::Quantizer* running = nullptr;
@@ -330,6 +319,7 @@ const Command kQuantizeCommand{
                 &opt::kThroughQuantised,
                 &opt::kSaveCalibration,
                 &opt::kCalibration,
+                &opt::kForeignCalibration,
                 &opt::kEvaluate,
                 &opt::kTuningAfter,
                 &opt::kTuningText,
