@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"dense", "tests/data/models/llama-dense", true, false, DType::kF32},
                       Case{"mixed", nullptr, true, true, DType::kI8},
                       Case{"mixed_in_groups", nullptr, false, true, DType::kF16}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& each) { return std::string(each.param.name); });
 
 }  // namespace
 }  // namespace bitnet

@@ -55,7 +55,7 @@ TEST_P(Probes, KeepWithinALimitOfMemory) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, Probes, ::testing::Bool(),
-                         [](const auto& info) { return std::string(info.param ? "wide" : "in_groups"); });
+                         [](const auto& each) { return std::string(each.param ? "wide" : "in_groups"); });
 
 }  // namespace
 }  // namespace bitnet
