@@ -49,10 +49,11 @@ TEST_F(ProfilerTest, OwnTimeIsWithoutTheZonesInside) {
   const std::string table = profiler.table();
   EXPECT_THAT(
       table,
-      HasSubstr("linear                         3       0.040       0.040    66.7       13.33      0.3"));
+      HasSubstr("linear                             3       0.040       0.040    66.7       13.33      0.3"));
   EXPECT_THAT(
       table,
-      HasSubstr("step                           1       0.050       0.015    25.0       50.00         \n"));
+      HasSubstr(
+          "step                               1       0.050       0.015    25.0       50.00         \n"));
 }
 
 TEST_F(ProfilerTest, AZoneInsideItselfCountsOnce) {

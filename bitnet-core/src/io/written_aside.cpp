@@ -1,6 +1,7 @@
 // Locks by flock(), which belong to an open file and are given back when its last descriptor is closed.
 #include "bitnet/core/io/written_aside.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -8,8 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <string>
-#include <system_error>
+#include <memory>
 
 namespace bitnet {
 namespace {
@@ -47,8 +47,10 @@ void remove_if_abandoned(const fs::path& path) {
   // Still under its name: it could have been renamed since, which ends its lock.
   if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &opened) == 0 && lstat(path.c_str(), &now) == 0 &&
       opened.st_ino == now.st_ino && opened.st_dev == now.st_dev) {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
+    try {
+      fs::remove_all(path);
+    } catch (...) {  // what is left of it stays
+    }
   }
   close(fd);
 }
@@ -64,13 +66,16 @@ bool hold_written_aside(int fd) noexcept {
 }
 
 void remove_abandoned(const fs::path& directory, std::string_view stem) noexcept {
-  try {
-    std::error_code error;
-    for (fs::directory_iterator it(directory.empty() ? "." : directory, error), end; !error && it != end;
-         it.increment(error))
-      if (const std::string name = it->path().filename().string(); stem_of(name) == stem && !stem.empty())
-        remove_if_abandoned(it->path());
-  } catch (...) {  // out of memory, names that cannot be converted: they stay
+  if (stem.empty()) return;
+  // Not fs::directory_iterator: libstdc++'s ends the program where memory for a name is refused.
+  const std::unique_ptr<DIR, int (*)(DIR*)> entries(opendir(directory.empty() ? "." : directory.c_str()),
+                                                    &closedir);
+  if (entries == nullptr) return;
+  while (const dirent* entry = readdir(entries.get())) {
+    try {
+      if (stem_of(entry->d_name) == stem) remove_if_abandoned(directory / entry->d_name);
+    } catch (...) {  // out of memory: it stays
+    }
   }
 }
 
