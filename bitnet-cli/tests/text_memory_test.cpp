@@ -84,8 +84,8 @@ TEST_F(TextMemory, OfCalibrationDoesNotGrowWithTheText) {
       {"compare", {"compare", model(), model(), "--tokens", "1024", "-f"}}};
   for (const auto& [name, words] : calls) {
     SCOPED_TRACE(name);
-    const auto with = [&](const std::string& path) {
-      auto all = words;
+    const auto with = [&command = words](const std::string& path) {  // Clang 14 captures no binding as it is
+      auto all = command;
       all.push_back(path);
       return all;
     };
