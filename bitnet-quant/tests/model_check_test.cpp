@@ -53,6 +53,12 @@ TEST(ModelCheck, WarnsOfTablesThatCannotHaveBeenTrained) {
   fill({TensorRole::kAttnNorm, 0}, 0);
   fill({TensorRole::kFfnNorm, 0}, 0.5f);
   fill({TensorRole::kFfnNorm, 1}, 1);  // as one may be made
+  MemoryReader last = reader;          // the last value alone is another one
+  LogicalTensor& table = last.model()[{TensorRole::kTokenEmbedding}];
+  std::vector<float> values = table.to_f32();
+  values.back() = 0.5f;
+  set_values(table, values);
+  EXPECT_EQ(check_model(last).warnings.size(), 2u);
   EXPECT_EQ(check_model(reader).warnings,
             (std::vector<std::string>{
                 "tensor 'token_embd.weight': every value is 0.25: it cannot have been trained",
