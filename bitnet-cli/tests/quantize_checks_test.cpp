@@ -1,9 +1,13 @@
 // What quantize, plan and tune-scales say before the work: tensors that cannot be quantised or were not
-// trained, memory that it takes, texts that say too little.
+// trained, memory that it takes, texts that say too little, places, and files of other models.
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
+#include <utility>
 
+#include "bitnet/core/dtype.hpp"
 #include "bitnet/core/io/gguf.hpp"
 #include "quantize_process.hpp"
 #include "scored_models.hpp"
@@ -11,6 +15,7 @@
 namespace bitnet::cli {
 namespace {
 
+using nlohmann::json;
 namespace fs = std::filesystem;
 
 class QuantizeChecksTest : public ScoredModels {
@@ -227,6 +232,170 @@ TEST_F(QuantizeChecksTest, TakesNoMoreMemoryThanItSays) {
     const std::string log = read_file(file("log"));
     EXPECT_GT(said_bytes(log.substr(log.find("needs up to ")), ": "), std::uint64_t{70} << 20);
     fs::remove_all(file("q"));
+  }
+}
+
+TEST_F(QuantizeChecksTest, RefusesBeforeItWorks) {
+  const std::string out = file("q.gguf"), story = read_file(text);
+  const auto expect = [&](std::vector<std::string> more, int code, const char* message) {
+    std::vector<std::string> all{"quantize", dense_model(), out};
+    all.insert(all.end(), more.begin(), more.end());
+    EXPECT_FAILS(call(all), code, message);
+    EXPECT_FALSE(fs::exists(out));
+  };
+  expect({"--method", "gptq"}, kFailure, "the method gptq needs calibration data");
+  expect({"--method", "ls", "--scales", "row"}, kFailure,
+         "i2_s cannot hold the plan of blk.0.attn_q: scales by row");
+  expect({"--plan", file("p.yaml", "weigths: {}\n")}, kFailure,
+         "p.yaml:1: unknown key 'weigths', did you mean");
+  expect({"--plan", file("p.yaml", "layers: [{match: blk.0.attn_w, method: ls}]\n")}, kFailure,
+         "p.yaml:1: the pattern 'blk.0.attn_w' names no linear");
+  expect({"--plan", file("p.yaml", ""), "--method", "ls"}, kUsage, "--method and --plan exclude each other");
+  expect({"--through-quantised"}, kUsage, "need the text of --calibrate");
+  expect({"--calibrate", text, "--calibration", text}, kUsage, "exclude each other");
+  expect({"--calibrate", file("none.txt", "")}, kFailure, "1 tokens: expected two and more");
+  expect({"--calibration", text}, kFailure, "story.txt");
+  expect({"--report", dense_model()}, kUsage, "is a file of the input");
+  expect({"--report", out}, kUsage, "is the output");
+  expect({"--evaluate", file("missing.txt")}, kFailure, "missing.txt");
+  expect({"--calibrate", "-", "--evaluate", "-"}, kUsage, "one can be standard input");
+  expect({"--calibrate", "-", "--work", file("wk")}, kUsage, "--work: --calibrate needs a file");
+  expect({"--report", file("none/r.html")}, kUsage, "there is no directory");
+  expect({"--calibrate", text, "--save-calibration", file("none/c")}, kUsage, "there is no directory");
+  EXPECT_FALSE(fs::exists(file("wk")));
+  // Places that are found wrong only when something is to be written there.
+  const fs::path here = fs::path(out).parent_path();
+  expect({"--report", here.string()}, kUsage, "is a directory: expected the name of a file");
+  expect({"--calibrate", text, "--save-calibration", here.string()}, kUsage, "is a directory");
+  expect({"--calibrate", text, "--save-calibration", file("c.json")}, kUsage, "read as an index");
+  expect({"--calibrate", text, "--save-calibration", out}, kUsage, "is the output, or a file of it");
+  for (const char* report : {"r.html", "r.JSON"})
+    expect({"--calibrate", text, "--save-calibration", file(report), "--report", file(report)}, kUsage,
+           "is a file of --report");
+  for (const char* type : {"i2_s", "hf", "extended"})
+    for (const char* work : {"q", "q/layers"}) {
+      EXPECT_FAILS(call({"quantize", dense_model(), file("q"), "--type", type, "--work", file(work)}), kUsage,
+                   "is the output, or in it");
+      EXPECT_FALSE(fs::exists(file("q")));
+    }
+  // Nothing is written over what is read.
+  for (const char* option : {"--calibrate", "--evaluate"}) {
+    expect({option, text, "--report", text}, kFailure, "would replace the file of --");
+    EXPECT_FAILS(call({"quantize", dense_model(), text, option, text}), kFailure,
+                 "would replace the file of");
+  }
+  expect({"--calibrate", text, "--save-calibration", text}, kFailure,
+         "would replace the file of --calibrate");
+  EXPECT_EQ(read_file(text), story);
+  fs::create_directory(file("used"));
+  file("used/a.txt", "something");
+  EXPECT_FAILS(call({"quantize", dense_model(), file("used"), "--type", "extended"}), kFailure,
+               "is not empty");
+  fs::create_directory(file("other"));
+  file("other/model-00001-of-00002.safetensors", "");
+  EXPECT_FAILS(
+      call({"quantize", dense_model(), file("other"), "--type", "hf", "--calibrate", file("missing.txt")}),
+      kFailure, "the directory holds another model's 'model-00001-of-00002.safetensors'");
+}
+
+TEST_F(QuantizeChecksTest, NothingIsWrittenOverAPlanOrACalibration) {
+  const std::string calibration = file("c.safetensors"), plan = file("p.yaml", "weights: {method: ls}\n");
+  ASSERT_EQ(call({"quantize", dense_model(), file("q.gguf"), "--method", "ls", "--calibrate", text,
+                  "--save-calibration", calibration})
+                .code,
+            kOk);
+  const std::string saved = read_file(calibration);
+  for (const auto& [option, path] : {std::pair{"--plan", plan}, {"--calibration", calibration}}) {
+    const std::string message = std::string("would replace the file of ") + option;
+    EXPECT_FAILS(call({"quantize", dense_model(), path, option, path}), kFailure, message);
+    EXPECT_FAILS(call({"quantize", dense_model(), file("r.gguf"), option, path, "--report", path}), kFailure,
+                 message);
+    EXPECT_FALSE(fs::exists(file("r.gguf")));
+  }
+  EXPECT_FAILS(call({"quantize", dense_model(), file("r.gguf"), "--plan", plan, "--calibrate", text,
+                     "--save-calibration", plan}),
+               kFailure, "would replace the file of --plan");
+  EXPECT_FAILS(call({"plan", dense_model(), calibration, "--calibration", calibration, "--evaluate", text,
+                     "--budget-size", "1MiB"}),
+               kFailure, "would replace the file of --calibration");
+  EXPECT_FAILS(
+      call({"plan", dense_model(), plan, "--plan", plan, "--calibrate", text, "--budget-size", "1MiB"}),
+      kUsage, "is a file of the input");
+  EXPECT_TRUE(read_file(calibration) == saved);
+  EXPECT_EQ(read_file(plan), "weights: {method: ls}\n");
+}
+
+TEST_F(QuantizeChecksTest, ACalibrationOfAnotherModelIsRefused) {
+  const std::string kept = file("c.safetensors"), other = file("other.gguf");
+  ASSERT_EQ(call({"synth", "--config", at("llama.json"), "--type", "f16", "--seed", "77", "-o", other}).code,
+            kOk);
+  const auto quantize = [&](const std::string& in, std::vector<std::string> more) {
+    std::vector<std::string> words{"quantize", in, file("q.gguf"), "--method", "ls+refit"};
+    words.insert(words.end(), more.begin(), more.end());
+    return call(words);
+  };
+  ASSERT_EQ(quantize(dense_model(), {"--calibrate", text, "--save-calibration", kept}).code, kOk);
+  const auto own = quantize(dense_model(), {"--calibration", kept});
+  ASSERT_EQ(own.code, kOk) << own.err;
+  EXPECT_THAT(own.err, Not(HasSubstr("does not say")));
+  EXPECT_FAILS(quantize(other, {"--calibration", kept}), kFailure,
+               "made with another model of the same sizes (fingerprint ");
+  EXPECT_FAILS(
+      call({"plan", other, file("p.yaml"), "--budget-size", "2MiB", "--estimate", "--calibration", kept}),
+      kFailure, "(--foreign-calibration)");
+  const auto all_the_same = quantize(other, {"--calibration", kept, "--foreign-calibration"});
+  EXPECT_EQ(all_the_same.code, kOk) << all_the_same.err;
+  // A file as it was before it said so.
+  std::string bytes = read_file(kept);
+  const std::size_t from = bytes.find("\"fingerprint\""), to = bytes.find("\"format\"", from);
+  ASSERT_NE(to, std::string::npos);
+  std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(from),
+            bytes.begin() + static_cast<std::ptrdiff_t>(to), ' ');
+  const std::string version = "\"format_version\":\"2\"";
+  bytes.replace(bytes.find(version), version.size(), "\"format_version\":\"1\"");
+  write_file(kept, bytes);
+  const auto older = quantize(dense_model(), {"--calibration", kept});
+  EXPECT_EQ(older.code, kOk) << older.err;
+  EXPECT_THAT(older.err, HasSubstr("an older file, which does not say what model it was made with"));
+}
+
+TEST_F(QuantizeChecksTest, ALayerOfAnotherModelIsNotTakenFromWork) {
+  // Two models in one place, one after the other, of the same size and with the same time stamp.
+  const std::string in = file("m.gguf"), work = file("work");
+  fs::copy(dense_model(), in);
+  const auto when = fs::last_write_time(in);
+  const auto quantize = [&] {
+    return call({"quantize", in, file("q.gguf"), "--method", "ls", "--work", work});
+  };
+  ASSERT_EQ(quantize().code, kOk);
+  EXPECT_THAT(quantize().err, HasSubstr("2 layers were done before"));
+  ASSERT_EQ(call({"synth", "--config", at("llama.json"), "--type", "f16", "--seed", "78", "-o", in}).code,
+            kOk);
+  fs::last_write_time(in, when);
+  const auto other = quantize();
+  ASSERT_EQ(other.code, kOk) << other.err;
+  EXPECT_THAT(other.err, Not(HasSubstr("were done before")));
+}
+
+TEST_F(QuantizeChecksTest, ATensorThatIsNotFiniteIsNamedOnce) {
+  for (const char* name : {"blk.1.ffn_up.weight", "token_embd.weight"}) {
+    const std::string bad = file("bad.gguf");
+    fs::copy_file(dense_model(), bad, fs::copy_options::overwrite_existing);
+    {
+      std::fstream out(bad, std::ios::in | std::ios::out | std::ios::binary);
+      const auto gguf = GgufFile::open(bad);
+      out.seekp(gguf->data(*gguf->find(name)).data() - gguf->file().bytes().data());
+      const std::uint16_t nan = f32_to_f16(std::nanf(""));
+      out.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+    }
+    for (const char* type : {"extended", "hf", "tq2_0"}) {
+      const auto o =
+          call({"quantize", bad, file(std::string("out-") + type + name), "--method", "ls", "--type", type});
+      EXPECT_FAILS(o, kFailure, "row 0, column 0 is nan, not finite");
+      const std::size_t first = o.err.find("tensor '");
+      EXPECT_NE(first, std::string::npos) << o.err;
+      EXPECT_EQ(o.err.find("tensor '", first + 1), std::string::npos) << o.err;
+    }
   }
 }
 
