@@ -8,20 +8,15 @@
 
 #include "bitnet/testing/testing.hpp"
 #include "memory_reader.hpp"
+#include "quantizer_support.hpp"
 
 namespace bitnet::quant {
 namespace {
 
 using testing::dense_reader;
 using testing::MemoryReader;
+using testing::mixed;
 using testing::set_values;
-
-QuantConfig mixed(WeightMethod method, ScaleUnit scales) {
-  QuantConfig c;
-  c.scheme = QuantScheme::kMixedPrecision;
-  c.linears = {method, scales};
-  return c;
-}
 
 TEST(ModelCheck, NamesWhatIsNotFinite) {
   for (const TensorId id : {TensorId{TensorRole::kTokenEmbedding}, TensorId{TensorRole::kFfnNorm, 1},

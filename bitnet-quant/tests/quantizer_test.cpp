@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <map>
@@ -16,6 +15,7 @@
 #include "bitnet/testing/testing.hpp"
 #include "contexts.hpp"
 #include "memory_reader.hpp"
+#include "quantizer_support.hpp"
 
 namespace bitnet::quant {
 namespace {
@@ -24,28 +24,12 @@ using test::context;
 using testing::dense_config;
 using testing::dense_reader;
 using testing::Linears;
+using testing::linears_of;
 using testing::MemoryModel;
 using testing::MemoryReader;
+using testing::mixed;
 using testing::RandomActivations;
 using testing::set_values;
-
-QuantConfig mixed(WeightMethod method, ScaleUnit scales = ScaleUnit::kTensor) {
-  QuantConfig c;
-  c.scheme = QuantScheme::kMixedPrecision;
-  c.linears = {method, scales};
-  return c;
-}
-
-/// All linears of a model, in file order.
-std::vector<LogicalTensor> all(Quantizer& q, const ModelConfig& model) {
-  std::vector<LogicalTensor> out;
-  for (const TensorId id : model_tensors(model))
-    if (is_linear(id.role))
-      out.push_back(q.read(id));
-    else
-      q.read(id);
-  return out;
-}
 
 TEST(QuantizerTest, EveryMethodIsTheOneOfItsFunction) {
   const MemoryReader reader = dense_reader();
@@ -108,131 +92,6 @@ TEST(QuantizerTest, EveryMethodIsTheOneOfItsFunction) {
   EXPECT_EQ(calibration.passes(), 1);
 }
 
-TEST(QuantizerTest, ReportsSayWhatWasLost) {
-  const MemoryReader reader = dense_reader();
-  RandomActivations source(reader.config(), 400);
-  StreamedCalibration calibration(context(), source, reader.config());
-  std::vector<TensorId> told;
-  QuantizerOptions options;
-  options.calibration = &calibration;
-  options.on_linear = [&](const LinearReport& r) { told.push_back(r.id); };
-  Quantizer q(context(), reader, mixed(WeightMethod::kLeastSquares, ScaleUnit::kRow), options);
-  const std::vector<LogicalTensor> tensors = all(q, reader.config());
-  ASSERT_EQ(told.size(), 14u);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const LinearReport& r = q.reports()[i];
-    EXPECT_TRUE(r.id == tensors[i].id && told[i] == r.id);
-    const std::vector<float> w = reader.read(r.id).to_f32();
-    EXPECT_EQ(r.bytes, w.size() / 4 + 4 * static_cast<std::uint64_t>(r.out));
-    EXPECT_DOUBLE_EQ(r.bits_per_weight(), 2 + 32.0 / static_cast<double>(r.in));
-    const Hessian& h = calibration.find({input_role(r.id.role), r.id.layer})->hessian;
-    const WeightMetrics expected = measure(context(), w, tensors[i].weights, &h);
-    EXPECT_EQ(r.metrics.noise, expected.noise);
-    EXPECT_EQ(r.metrics.output_noise, expected.output_noise);
-    EXPECT_EQ(r.metrics.trits, expected.trits);
-    EXPECT_FALSE(r.kept);
-    EXPECT_TRUE(r.warnings.empty());
-  }
-}
-
-/// A dense model whose linears every type can hold.
-ModelConfig wide_config() {
-  ModelConfig c = dense_config();
-  c.hidden_size = c.intermediate_size = 256;
-  c.head_dim = 64;
-  c.n_kv_heads = 4;
-  return c;
-}
-
-TEST(QuantizerTest, ReportsCountWhatTheOutputStores) {
-  const MemoryReader reader(wide_config(), MemoryModel(wide_config(), Linears::kFloat, 3));
-  const TensorId up{TensorRole::kFfnUp, 1};
-  const auto bits = [&](std::optional<WriteOptions> output, WeightMethod method, ScaleUnit scales,
-                        int activation_bits = 8) {
-    QuantConfig c = mixed(method, scales);
-    c.linears.activation_bits = activation_bits;
-    Quantizer q(context(), reader, c, {.output = output});
-    const LogicalTensor t = q.read(up);
-    for (const LinearReport& r : q.reports())
-      if (r.id == up) return r.bits_per_weight();
-    return 0.0;
-  };
-  const double n = 256 * 256;
-  const auto type = [](LinearType t) { return WriteOptions{.type = t}; };
-  const auto ls = WeightMethod::kLeastSquares;
-  EXPECT_EQ(bits(type(LinearType::kTQ1_0), ls, ScaleUnit::kTensor), 1.6875);
-  EXPECT_EQ(bits(type(LinearType::kTQ1_0), ls, ScaleUnit::kGroup256), 1.6875);
-  EXPECT_EQ(bits(type(LinearType::kTQ2_0), ls, ScaleUnit::kRow), 2.0625);
-  EXPECT_EQ(bits(type(LinearType::kI2_S), ls, ScaleUnit::kTensor), 2 + 8 * 32 / n);
-  EXPECT_EQ(bits(type(LinearType::kHf), ls, ScaleUnit::kTensor), 2 + 8 * 4 / n);
-  for (const std::optional<WriteOptions>& output : {std::optional(type(LinearType::kExtended)), {}}) {
-    EXPECT_EQ(bits(output, ls, ScaleUnit::kTensor), 2 + 8 * 4 / n);
-    EXPECT_EQ(bits(output, ls, ScaleUnit::kGroup32), 3);
-    EXPECT_EQ(bits(output, WeightMethod::kTwoPlane, ScaleUnit::kRow), 2 * (2 + 32.0 / 256));
-    EXPECT_EQ(bits(output, WeightMethod::kInt8, ScaleUnit::kRow), 8 + 32.0 / 256);
-    EXPECT_EQ(bits(output, WeightMethod::kInt8, ScaleUnit::kRow, 4), 8 + 32.0 / 256 + 8 / n);
-  }
-  EXPECT_EQ(bits({}, WeightMethod::kKeep, {}), 32);  // as they are
-  EXPECT_EQ(bits(type(LinearType::kExtended), WeightMethod::kKeep, {}), 16);
-  EXPECT_EQ(
-      bits(WriteOptions{.type = LinearType::kExtended, .dense_type = DType::kF32}, WeightMethod::kKeep, {}),
-      32);
-  BITNET_EXPECT_ERROR(bits(type(LinearType::kI2_S), ls, ScaleUnit::kRow), ErrorCode::kUnsupported,
-                      "i2_s cannot hold the plan of blk.0.attn_q");
-}
-
-TEST(QuantizerTest, ReportsHaveTheErrorOfWhatTheOutputRounds) {
-  MemoryReader reader(wide_config(), MemoryModel(wide_config(), Linears::kFloat, 3));
-  const TensorId up{TensorRole::kFfnUp, 1};
-  std::vector<float> w = reader.read(up).to_f32();
-  for (float& v : w) v = v * 1.001f + 1e-4f;  // no values of 16 bits
-  set_values(reader.model()[up], w);
-  RandomActivations source(reader.config(), 300);
-  StreamedCalibration calibration(context(), source, reader.config());
-  const auto report = [&](WriteOptions output, WeightMethod method, ScaleUnit scales, LogicalTensor* to) {
-    Quantizer q(context(), reader, mixed(method, scales), {.calibration = &calibration, .output = output});
-    *to = q.read(up);
-    for (const LinearReport& r : q.reports())
-      if (r.id == up) return r;
-    return LinearReport{};
-  };
-  LogicalTensor t;
-  for (const DType type : {DType::kF16, DType::kBF16, DType::kF32}) {
-    const auto r = report({.type = LinearType::kExtended, .dense_type = type}, WeightMethod::kKeep, {}, &t);
-    EXPECT_TRUE(r.kept);
-    EXPECT_EQ(t.dtype, type);
-    double noise = 0;
-    for (const float v : w) {
-      const float stored = type == DType::kF16    ? f16_to_f32(f32_to_f16(v))
-                           : type == DType::kBF16 ? bf16_to_f32(f32_to_bf16(v))
-                                                  : v;
-      noise += static_cast<double>(v - stored) * static_cast<double>(v - stored);
-    }
-    EXPECT_EQ(noise == 0, type == DType::kF32);
-    EXPECT_EQ(r.metrics.output_noise == 0, type == DType::kF32);
-    EXPECT_NEAR(r.metrics.noise, noise, 1e-6 * noise);
-  }
-  // Scales as f16 are what is stored, and what the figures are of.
-  const auto exact =
-      report({.type = LinearType::kExtended}, WeightMethod::kLeastSquares, ScaleUnit::kGroup256, &t);
-  const std::vector<float> scales = t.weights.scales;
-  const auto rounded =
-      report({.type = LinearType::kTQ1_0}, WeightMethod::kLeastSquares, ScaleUnit::kGroup256, &t);
-  EXPECT_NE(t.weights.scales, scales);
-  for (std::size_t i = 0; i < scales.size(); ++i)
-    EXPECT_EQ(t.weights.scales[i], f16_to_f32(f32_to_f16(scales[i])));
-  EXPECT_GT(rounded.metrics.noise, exact.metrics.noise);  // least squares were the best
-  EXPECT_EQ(rounded.metrics.noise, measure(context(), w, t, nullptr).noise);
-  EXPECT_TRUE(pack(TernaryLayout::kTQ1_0, t.weights) ==
-              pack(TernaryLayout::kTQ1_0,
-                   unpack(TernaryLayout::kTQ1_0, pack(TernaryLayout::kTQ1_0, t.weights), 256, 256)));
-  // What 16 bits cannot hold is an error with the tensor's name.
-  w[3] = 1e6f;
-  set_values(reader.model()[up], w);
-  BITNET_EXPECT_ERROR(report({.type = LinearType::kExtended}, WeightMethod::kKeep, {}, &t),
-                      ErrorCode::kUnsupported, "blk.1.ffn_up");
-}
-
 TEST(QuantizerTest, NeitherThreadsNorMemoryChangeABit) {
   const MemoryReader reader = dense_reader();
   std::vector<std::vector<std::int8_t>> trits;
@@ -244,7 +103,7 @@ TEST(QuantizerTest, NeitherThreadsNorMemoryChangeABit) {
       Quantizer q(context(threads), reader, mixed(WeightMethod::kGptq, ScaleUnit::kGroup32),
                   {.calibration = &calibration, .memory = memory});
       std::size_t i = 0;
-      for (const LogicalTensor& t : all(q, reader.config())) {
+      for (const LogicalTensor& t : linears_of(q, reader.config())) {
         if (trits.size() < 14) {
           trits.push_back(t.weights.trits);
           scales.push_back(t.weights.scales);
@@ -356,7 +215,7 @@ TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
     c.activation_tolerance = tolerance;
     Quantizer q(context(), reader, c, {.calibration = &calibration});
     std::size_t four = 0;
-    for (const LogicalTensor& t : all(q, reader.config())) {
+    for (const LogicalTensor& t : linears_of(q, reader.config())) {
       const double absmax = noise(t.id, ActivationForm::kInt4Absmax),
                    absmean = noise(t.id, ActivationForm::kInt4Absmean);
       const ActivationForm expected = std::min(absmax, absmean) > tolerance ? ActivationForm::kInt8
@@ -374,7 +233,7 @@ TEST(QuantizerTest, AdaptiveChoosesActivationBitsFromCalibration) {
   // What an override says stays; the rest is chosen.
   c.layers = {{{"*ffn_down"}, {}, {}, 8, {}}};
   Quantizer q(context(), reader, c, {.calibration = &calibration});
-  for (const LogicalTensor& t : all(q, reader.config()))
+  for (const LogicalTensor& t : linears_of(q, reader.config()))
     EXPECT_EQ(t.activations == ActivationForm::kInt8, t.id.role == TensorRole::kFfnDown);
 }
 
@@ -388,7 +247,7 @@ TEST(QuantizerTest, ActivationBitsFromFewTokensAreWarnedOf) {
     RandomActivations source(reader.config(), rows);
     StreamedCalibration calibration(context(), source, reader.config());
     Quantizer q(context(), reader, c, {.calibration = &calibration});
-    all(q, reader.config());
+    linears_of(q, reader.config());
     for (const LinearReport& r : q.reports()) {
       if (rows == 512 || r.id.role == TensorRole::kFfnDown) {
         EXPECT_THAT(r.warnings, ::testing::IsEmpty()) << gguf_name(r.id);
@@ -503,7 +362,7 @@ TEST(QuantizerTest, TellsARunningModelWhatWasQuantised) {
   StreamedCalibration calibration(context(), source, reader.config(), {.through_quantised = true});
   Quantizer q(context(), reader, mixed(WeightMethod::kLeastSquaresRefit),
               {.calibration = &calibration, .activations = &source});
-  all(q, reader.config());
+  linears_of(q, reader.config());
   EXPECT_EQ(calibration.passes(), 2);
   ASSERT_EQ(source.replaced.size(), 14u);
   EXPECT_TRUE((source.replaced[7] == TensorId{TensorRole::kAttnQ, 1}));
@@ -543,7 +402,7 @@ TEST(QuantizerTest, IsCancelledWithinALayer) {
     options.cancelled = &flag;
     options.on_linear = [&](const LinearReport&) { ++reported; };
     Quantizer q(context(), reader, mixed(method), options);
-    BITNET_EXPECT_ERROR(all(q, reader.config()), ErrorCode::kCancelled, "cancelled");
+    BITNET_EXPECT_ERROR(linears_of(q, reader.config()), ErrorCode::kCancelled, "cancelled");
     EXPECT_EQ(reported, 7);  // the first layer
     EXPECT_TRUE(std::filesystem::exists(options.work / "layer-00000.safetensors"));
     EXPECT_FALSE(std::filesystem::exists(options.work / "layer-00001.safetensors"));
@@ -574,7 +433,8 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
     stopped.read({TensorRole::kAttnQ, 0});
   }
   Quantizer whole(context(), reader, c), resumed(context(), reader, c, options);
-  const std::vector<LogicalTensor> a = all(whole, reader.config()), b = all(resumed, reader.config());
+  const std::vector<LogicalTensor> a = linears_of(whole, reader.config()),
+                                   b = linears_of(resumed, reader.config());
   EXPECT_EQ(resumed.resumed_layers(), 1);
   ASSERT_EQ(b.size(), a.size());
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -592,7 +452,7 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
   }
   const auto resumed_by = [&](const QuantConfig& config, const std::string& identity) {
     Quantizer q(context(), reader, config, {.work = dir.path() / "work", .identity = identity});
-    for (const LogicalTensor& t : all(q, reader.config())) EXPECT_FALSE(t.shape.rank() != 2);
+    for (const LogicalTensor& t : linears_of(q, reader.config())) EXPECT_FALSE(t.shape.rank() != 2);
     return q.resumed_layers();
   };
   EXPECT_EQ(resumed_by(c, "this model"), 2);
@@ -606,7 +466,7 @@ TEST(QuantizerTest, GoesOnWhereItWasStopped) {
                 {.output = WriteOptions{.type = type, .dense_type = floats},
                  .work = dir.path() / "work",
                  .identity = "another model"});
-    all(q, reader.config());
+    linears_of(q, reader.config());
     EXPECT_EQ(q.reports()[0].bits_per_weight(), static_cast<double>(bits_of(floats)));
     return q.resumed_layers();
   };
